@@ -1,0 +1,1 @@
+"""What it means: the pure rules. Nothing here opens a file, a socket or a clock."""

@@ -1,0 +1,128 @@
+"""The comparison: from what was known and what a scan saw to what has changed.
+
+`plan` is the heart of syncd and is pure. Its rules (guarantees 3 and 5 of the delivery contract):
+
+- present: no version before makes `added`, another version makes `modified`, the same nothing;
+- missing: a version before makes `removed`;
+- unreadable: nothing changes but the state; the last version stays;
+- unsettled: nothing changes at all but the problem that people see;
+- an entry that left the vault config is `removed` with the scope that it had.
+
+Applying the plan gives the new inventory; planning again from there with the same observations
+gives nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from syncd.core.model import (
+    Change,
+    ChangeKind,
+    Known,
+    Observation,
+    State,
+    VaultConfigChange,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from syncd.core.model import Entry
+
+_UNSEEN = Observation(State.MISSING, settled=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a scan amounts to.
+
+    Attributes:
+        changes: Secrets whose content changed, ordered by name.
+        vault_config: How the vault config's entries changed; falsy when they did not.
+        inventory: What is known afterwards, by name.
+        touched: Names whose row in the inventory is new or differs, sorted.
+        dropped: Names that left the inventory, sorted.
+    """
+
+    changes: tuple[Change, ...]
+    vault_config: VaultConfigChange
+    inventory: Mapping[str, Known]
+    touched: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+def plan(
+    known: Mapping[str, Known],
+    entries: Mapping[str, Entry],
+    observations: Mapping[str, Observation],
+    at: str,
+) -> Plan:
+    """Compares what was known with what a scan saw.
+
+    Args:
+        known: The inventory so far, by name.
+        entries: The vault config's entries, by name.
+        observations: What the scan saw, by name; a name without one counts as not yet seen.
+        at: Time of the scan (RFC 3339, UTC), for `changed_at`.
+    """
+    changes: list[Change] = []
+    inventory: dict[str, Known] = {}
+    touched: list[str] = []
+    for name in sorted(entries):
+        before = known.get(name)
+        after, change = _judge(before, entries[name], observations.get(name, _UNSEEN), at)
+        inventory[name] = after
+        if after is not before:
+            touched.append(name)
+        if change is not None:
+            changes.append(change)
+    dropped = tuple(sorted(known.keys() - entries.keys()))
+    changes += [
+        Change(ChangeKind.REMOVED, gone.entry, None, gone.version)
+        for gone in (known[name] for name in dropped)
+        if gone.version is not None
+    ]
+    changes.sort(key=lambda change: change.entry.name)
+    return Plan(tuple(changes), compare_entries(known, entries), inventory, tuple(touched), dropped)
+
+
+def _judge(
+    before: Known | None, entry: Entry, seen: Observation, at: str
+) -> tuple[Known, Change | None]:
+    last = before.version if before is not None else None
+    changed_at = before.changed_at if before is not None else None
+    version, change = last, None
+    if seen.settled and seen.state is State.PRESENT and seen.version != last:
+        kind = ChangeKind.ADDED if last is None else ChangeKind.MODIFIED
+        change = Change(kind, entry, seen.version, last)
+        version, changed_at = seen.version, at
+    elif seen.settled and seen.state is State.MISSING and last is not None:
+        change = Change(ChangeKind.REMOVED, entry, None, last)
+        version, changed_at = None, at
+    after = Known(entry, seen.state, version, seen.problem, changed_at)
+    if before is not None and not seen.settled and seen.problem is None:
+        after = replace(after, state=before.state, problem=before.problem)
+    return (before if before == after else after), change
+
+
+def compare_entries(known: Mapping[str, Known], entries: Mapping[str, Entry]) -> VaultConfigChange:
+    """Tells how the vault config's entries differ from those that were known."""
+    both = sorted(known.keys() & entries.keys())
+    return VaultConfigChange(
+        added=tuple(sorted(entries.keys() - known.keys())),
+        removed=tuple(sorted(known.keys() - entries.keys())),
+        rescoped=tuple(n for n in both if known[n].entry.scopes != entries[n].scopes),
+        repointed=tuple(n for n in both if known[n].entry.path != entries[n].path),
+    )
+
+
+def restrict(change: VaultConfigChange, visible: frozenset[str]) -> VaultConfigChange:
+    """Leaves only the names that a consumer may see."""
+    return VaultConfigChange(
+        *(
+            tuple(name for name in names if name in visible)
+            for names in (change.added, change.removed, change.rescoped, change.repointed)
+        )
+    )

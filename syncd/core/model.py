@@ -1,0 +1,158 @@
+"""The nouns of syncd: scope, entry, observation, known secret, change.
+
+All are frozen. None of them can hold a secret's value: what is known of a value is its version, a
+keyed hash (see `syncd.mount.read`).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Scope:
+    """Who may use a secret: every resource of a type, or with an id only that one.
+
+    Attributes:
+        resource_type: FHIR or Aidbox resource type, such as `Client`.
+        id: The resource's id, or None for all of the type.
+    """
+
+    resource_type: str
+    id: str | None = None
+
+    def covers(self, other: Scope) -> bool:
+        """Whether everything in `other` lies within this scope."""
+        return self.resource_type == other.resource_type and self.id in (None, other.id)
+
+    def __str__(self) -> str:
+        return self.resource_type if self.id is None else f"{self.resource_type}/{self.id}"
+
+
+class Grant:
+    """What a consumer or subscriber may see: everything, or the secrets within its scopes.
+
+    A secret is visible when one of its scopes lies within one of the granted ones: a grant for
+    all Clients covers a secret of one Client, not the other way round.
+    """
+
+    __slots__ = ("scopes",)
+
+    def __init__(self, scopes: Iterable[Scope] | None = None) -> None:
+        self.scopes = None if scopes is None else frozenset(scopes)
+
+    def sees(self, scopes: Iterable[Scope]) -> bool:
+        """Whether a secret with these scopes may be seen."""
+        if self.scopes is None:
+            return True
+        return any(granted.covers(scope) for granted in self.scopes for scope in scopes)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One secret of the vault config.
+
+    Attributes:
+        name: The name by which resources refer to it.
+        path: Absolute path of the file that holds it.
+        scopes: Who may use it; one, or several where the older list form is used.
+    """
+
+    name: str
+    path: str
+    scopes: tuple[Scope, ...]
+
+
+class State(enum.StrEnum):
+    """What a scan found at an entry's path."""
+
+    PRESENT = "present"
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one scan saw of one secret.
+
+    Attributes:
+        state: Present with a version, missing, or there but unreadable.
+        version: Keyed hash of the content when present, else None.
+        problem: One line for people when something is wrong, else None.
+        settled: False where the scan cannot tell yet (a file still being written, a mount that
+            is away): whatever was known stays known.
+    """
+
+    state: State
+    version: str | None = None
+    problem: str | None = None
+    settled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What syncd knows of one secret: its entry, its last version and how it looks now.
+
+    Attributes:
+        entry: The vault config's entry.
+        state: As of the last scan.
+        version: The last version seen; kept while the file is unreadable; None when missing.
+        problem: One line for people, or None.
+        changed_at: When the version last changed (RFC 3339, UTC), or None if never seen to.
+    """
+
+    entry: Entry
+    state: State
+    version: str | None
+    problem: str | None
+    changed_at: str | None
+
+
+class ChangeKind(enum.StrEnum):
+    """How a secret differs from what was known of it."""
+
+    ADDED = "added"
+    MODIFIED = "modified"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One secret that is not what it was.
+
+    Attributes:
+        kind: Added, modified or removed.
+        entry: The entry as it is now; for a removed one, as it was last.
+        version: The version now; None when removed.
+        previous_version: The version before; None when added.
+    """
+
+    kind: ChangeKind
+    entry: Entry
+    version: str | None
+    previous_version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class VaultConfigChange:
+    """How the vault config's entries differ from those known before: names, sorted.
+
+    Attributes:
+        added: Names that are new.
+        removed: Names that are gone.
+        rescoped: Names that other resources may use now.
+        repointed: Names whose file is another one.
+    """
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    rescoped: tuple[str, ...] = ()
+    repointed: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.rescoped or self.repointed)

@@ -1,0 +1,136 @@
+"""Text to tree: JSON and YAML as plain values that remember what a decoder would lose.
+
+Both parsers keep duplicate keys visible instead of letting the last one win, and YAML is read by
+the core schema of YAML 1.2 (section 10.3): `true` and `false` are the only booleans, `on`, `1:30`
+and `2026-01-01` are strings. Typed decoding of the tree is `syncd.core.decode`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import yaml
+
+from syncd.core.errors import SyncdError
+
+
+class TreeError(SyncdError):
+    """The text is not JSON or YAML; the message says where, without quoting the text."""
+
+
+class Node(dict[str, Any]):
+    """A mapping that knows which of its keys were written more than once.
+
+    Attributes:
+        duplicates: The keys that occur again, in order; the first value is the one that is kept.
+    """
+
+    __slots__ = ("duplicates",)
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__()
+        self.duplicates: list[str] = []
+        for key, value in pairs:
+            if key in self:
+                self.duplicates.append(key)
+            else:
+                self[key] = value
+
+
+def parse_json(text: bytes) -> Any:  # noqa: ANN401 - a tree of JSON values has no narrower type
+    """Parses JSON (RFC 8259), objects as `Node`.
+
+    Raises:
+        TreeError: Not UTF-8 or not JSON; names line and column.
+    """
+    try:
+        return json.loads(
+            text.decode("utf-8-sig"), object_pairs_hook=Node, parse_constant=_no_constant
+        )
+    except UnicodeDecodeError as error:
+        raise TreeError(f"not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise TreeError(
+            f"not valid JSON at line {error.lineno} column {error.colno}: {error.msg}"
+        ) from None
+    except RecursionError:
+        raise TreeError("nested too deeply to be read") from None
+    except ValueError:
+        raise TreeError("not valid JSON: a number out of range, NaN or Infinity") from None
+
+
+def parse_yaml(text: bytes) -> list[Any]:
+    """Parses every document of a YAML stream, mappings as `Node`.
+
+    Raises:
+        TreeError: Not UTF-8 or not YAML; names line and column.
+    """
+    try:
+        return list(yaml.load_all(text.decode("utf-8-sig"), Loader=_CoreLoader))
+    except UnicodeDecodeError as error:
+        raise TreeError(f"not UTF-8 at byte {error.start}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f" at line {mark.line + 1} column {mark.column + 1}" if mark else ""
+        raise TreeError(f"not valid YAML{place}: {_calm(error.problem)}") from None
+    except yaml.YAMLError:
+        raise TreeError("not valid YAML: a character that YAML does not allow") from None
+    except RecursionError:
+        raise TreeError("nested too deeply to be read") from None
+
+
+def _no_constant(_name: str) -> None:
+    raise ValueError
+
+
+def _calm(problem: str | None) -> str:
+    """Cuts what PyYAML quotes of the text: a misplaced secret must not reach the message."""
+    return re.sub(r"['\"].*", "…", problem or "syntax error", flags=re.DOTALL)
+
+
+class _CoreLoader(yaml.SafeLoader):
+    """PyYAML's safe loader with YAML 1.2's scalars and without merge keys or tags."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's name
+
+
+def _construct_mapping(loader: _CoreLoader, node: yaml.MappingNode) -> Node:
+    pairs = []
+    for key_node, value_node in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a key must be a plain word", key_node.start_mark
+            )
+        pairs.append((key_node.value, loader.construct_object(value_node, deep=True)))
+    return Node(pairs)
+
+
+def _construct_int(loader: _CoreLoader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+    if len(text) > _LONGEST_NUMBER:
+        raise yaml.constructor.ConstructorError(None, None, "number too long", node.start_mark)
+    return int(text[2:] if base != 10 else text, base)  # noqa: PLR2004 - decimal
+
+
+def _construct_float(loader: _CoreLoader, node: yaml.ScalarNode) -> float:
+    return float(loader.construct_scalar(node))
+
+
+_LONGEST_NUMBER = 64
+_CoreLoader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
+_CoreLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_CoreLoader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+for _tag, _pattern, _first in (
+    ("null", r"(?:~|null|Null|NULL|)\Z", ["~", "n", "N", ""]),
+    ("bool", r"(?:true|True|TRUE|false|False|FALSE)\Z", list("tTfF")),
+    ("int", r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z",
+        list("-+.0123456789"),
+    ),
+):
+    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
