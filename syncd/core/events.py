@@ -1,0 +1,283 @@
+"""Events: what syncd says when something changed, as CloudEvents 1.0.
+
+An `Event` is what the ledger keeps: position, time, type, subject and data. `CloudEvent` is what
+goes over the wire (CloudEvents 1.0.2, JSON event format 1.0.2). Nothing here can hold a secret's
+value, its length or an unkeyed hash of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+
+from syncd.core.changes import restrict
+from syncd.core.model import ChangeKind, Scope, VaultConfigChange
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from syncd.core.changes import Plan
+    from syncd.core.model import Change, Grant, Known
+
+SECRET_CHANGED: Final = "io.syncd.secret.changed"  # noqa: S105 - an event type
+VAULT_CONFIG_CHANGED: Final = "io.syncd.vault_config.changed"
+STRUCTURED: Final = "application/cloudevents+json"
+BATCH: Final = "application/cloudevents-batch+json"
+
+Version = Annotated[
+    str,
+    msgspec.Meta(
+        pattern="^k[0-9]+:[0-9a-f]+$",
+        description="Keyed hash of the content; comparable within one installation only.",
+    ),
+]
+
+
+class ScopeData(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A scope as the vault config writes it; without `id`, every resource of the type."""
+
+    resource_type: str
+    id: str | None = None
+
+
+class SecretData(msgspec.Struct, frozen=True):
+    """Data of `io.syncd.secret.changed`.
+
+    Attributes:
+        secret: Name in the vault config.
+        change: `added`, `modified` or `removed`, as seen by the receiver of the event.
+        path: The file that holds the secret.
+        scope: Who may use it; a list where the vault config uses the older list form with
+            several elements.
+        version: Version now, null when removed.
+        previous_version: The version that this receiver acknowledged last, null when added.
+    """
+
+    secret: str
+    change: ChangeKind
+    path: str
+    scope: ScopeData | list[ScopeData]
+    version: Version | None
+    previous_version: Version | None
+
+
+class VaultConfigData(msgspec.Struct, frozen=True):
+    """Data of `io.syncd.vault_config.changed`: names of secrets whose entry changed."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    rescoped: tuple[str, ...]
+    repointed: tuple[str, ...]
+
+
+Data = SecretData | VaultConfigData
+DATA_TYPES: Final[Mapping[str, type[Data]]] = {
+    SECRET_CHANGED: SecretData,
+    VAULT_CONFIG_CHANGED: VaultConfigData,
+}
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One event as the ledger keeps it.
+
+    Attributes:
+        sequence: Position in the ledger, growing by one per event.
+        time: When the scan saw the change (RFC 3339, UTC).
+        type: CloudEvents type.
+        subject: Secret's name, or the vault config's path.
+        data: Payload, of the type's structure.
+        audience: The scopes, by secret name, that decide who may see the event.
+    """
+
+    sequence: int
+    time: str
+    type: str
+    subject: str
+    data: Data
+    audience: Mapping[str, tuple[Scope, ...]]
+
+    @property
+    def slot(self) -> str:
+        """Events of one slot supersede each other; a vault config's changes do not."""
+        if isinstance(self.data, SecretData):
+            return "secret:" + self.subject
+        return f"event:{self.sequence}"
+
+    def seen_by(self, grant: Grant) -> Event | None:
+        """The event as far as a grant allows to see it, or None."""
+        if grant.scopes is None:
+            return self
+        visible = frozenset(n for n, scopes in self.audience.items() if grant.sees(scopes))
+        if isinstance(self.data, VaultConfigData):
+            data = self.data
+            seen = restrict(
+                VaultConfigChange(data.added, data.removed, data.rescoped, data.repointed), visible
+            )
+            return msgspec.structs.replace(self, data=vault_config_data(seen)) if seen else None
+        return self if visible else None
+
+    def since(self, acknowledged: str | None) -> Event:
+        """The event for a receiver whose last acknowledged version is another one.
+
+        A receiver that was away gets the newest state instead of the history, so the change is
+        told against what that receiver knows.
+        """
+        data = self.data
+        if not isinstance(data, SecretData) or data.previous_version == acknowledged:
+            return self
+        if data.version is None:
+            change = ChangeKind.REMOVED
+        elif acknowledged is None:
+            change = ChangeKind.ADDED
+        else:
+            change = ChangeKind.MODIFIED
+        data = msgspec.structs.replace(data, change=change, previous_version=acknowledged)
+        return msgspec.structs.replace(self, data=data)
+
+
+class CloudEvent(msgspec.Struct, frozen=True):
+    """The wire form (CloudEvents 1.0.2, section "Context Attributes")."""
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: str
+    datacontenttype: str
+    data: Any
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """What an installation writes on its events: the ledger's epoch and the source URI."""
+
+    epoch: str
+    source: str
+
+    def id(self, sequence: int) -> str:
+        """The event id `<epoch>-<sequence>`."""
+        return f"{self.epoch}-{sequence}"
+
+    def sequence(self, event_id: str) -> int | None:
+        """The position that an id names, or None if it is not one of this epoch."""
+        epoch, _, sequence = event_id.rpartition("-")
+        if epoch != self.epoch or not (sequence.isascii() and sequence.isdigit()):
+            return None
+        return int(sequence) if len(sequence) < 19 else None  # noqa: PLR2004 - digits of 2**63
+
+    def cloud_event(self, event: Event) -> CloudEvent:
+        """The wire form of an event."""
+        return CloudEvent(
+            "1.0",
+            self.id(event.sequence),
+            self.source,
+            event.type,
+            event.subject,
+            event.time,
+            "application/json",
+            event.data,
+        )
+
+    def encode(self, event: Event) -> bytes:
+        """The event as JSON, in structured content mode."""
+        return _encoder.encode(self.cloud_event(event))
+
+    def encode_batch(self, events: Iterable[Event]) -> bytes:
+        """Several events as JSON, in batch content mode."""
+        return _encoder.encode([self.cloud_event(event) for event in events])
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def scope_data(scopes: tuple[Scope, ...]) -> ScopeData | list[ScopeData]:
+    """Scopes as an event carries them."""
+    several = [ScopeData(scope.resource_type, scope.id) for scope in scopes]
+    return several[0] if len(several) == 1 else several
+
+
+def secret_data(change: Change) -> SecretData:
+    """The payload that tells of one change."""
+    entry = change.entry
+    return SecretData(
+        entry.name,
+        change.kind,
+        entry.path,
+        scope_data(entry.scopes),
+        change.version,
+        change.previous_version,
+    )
+
+
+def vault_config_data(change: VaultConfigChange) -> VaultConfigData:
+    """The payload that tells how the vault config changed."""
+    return VaultConfigData(change.added, change.removed, change.rescoped, change.repointed)
+
+
+def events_of(
+    plan: Plan, known: Mapping[str, Known], vault_config_path: str, at: str, first: int
+) -> list[Event]:
+    """The events that a plan amounts to: first the vault config, then secrets by name.
+
+    Args:
+        plan: What changed.
+        known: The inventory before the plan, for the scopes that entries had.
+        vault_config_path: Subject of a vault config event.
+        at: Time of the scan.
+        first: Sequence of the first event.
+    """
+    events: list[Event] = []
+    if plan.vault_config:
+        change = plan.vault_config
+        names = {*change.added, *change.removed, *change.rescoped, *change.repointed}
+        audience = {
+            name: tuple(
+                {
+                    scope: None
+                    for inventory in (known, plan.inventory)
+                    if name in inventory
+                    for scope in inventory[name].entry.scopes
+                }
+            )
+            for name in sorted(names)
+        }
+        data = vault_config_data(change)
+        events.append(Event(first, at, VAULT_CONFIG_CHANGED, vault_config_path, data, audience))
+    for sequence, secret in enumerate(plan.changes, first + len(events)):
+        entry = secret.entry
+        events.append(
+            Event(
+                sequence,
+                at,
+                SECRET_CHANGED,
+                entry.name,
+                secret_data(secret),
+                {entry.name: entry.scopes},
+            )
+        )
+    return events
+
+
+class _SecretChanged(msgspec.Struct, tag=SECRET_CHANGED, tag_field="type"):
+    specversion: str
+    id: str
+    source: str
+    subject: str
+    time: str
+    datacontenttype: str
+    data: SecretData
+
+
+class _VaultConfigChanged(msgspec.Struct, tag=VAULT_CONFIG_CHANGED, tag_field="type"):
+    specversion: str
+    id: str
+    source: str
+    subject: str
+    time: str
+    datacontenttype: str
+    data: VaultConfigData
+
+
+WIRE_TYPES: Final = _SecretChanged | _VaultConfigChanged
+"""Every event as it goes over the wire, for `syncd schema event`."""

@@ -1,0 +1,473 @@
+"""The ledger: what syncd remembers, in one SQLite file.
+
+It owns the inventory (last version per secret), the event log that subscribers resume from, and
+the mailboxes: per consumer, the events that it has not acknowledged. It promises that
+
+- a change and its events are committed together, before anyone is told of them;
+- a mailbox holds per secret the newest event only, with the version that its consumer last
+  acknowledged, and keeps them in the order of their sequences;
+- an event id never comes to mean another event. The log is a WAL with `synchronous=NORMAL`
+  (https://sqlite.org/wal.html#performance_considerations): a power cut can roll it back, and the
+  sequences given out since would be given out again; so a ledger that was open when the machine
+  went down gets a new epoch.
+
+Methods block, may be called from any thread, and raise `StateError` when the file cannot be used.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from syncd.core.errors import StateError
+from syncd.core.events import DATA_TYPES, Event, SecretData, events_of
+from syncd.core.model import Entry, Known, Scope, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from syncd.core.changes import Plan
+    from syncd.core.model import Grant
+    from syncd.state_dir import StateDir
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE secret (
+    name TEXT PRIMARY KEY, path TEXT NOT NULL, scopes TEXT NOT NULL, state TEXT NOT NULL,
+    version TEXT, problem TEXT, changed_at TEXT
+) WITHOUT ROWID;
+CREATE TABLE event (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT, time TEXT NOT NULL, type TEXT NOT NULL,
+    subject TEXT NOT NULL, data TEXT NOT NULL, audience TEXT NOT NULL
+);
+CREATE INDEX event_time ON event (time);
+CREATE TABLE pending (
+    consumer TEXT NOT NULL, slot TEXT NOT NULL, sequence INTEGER NOT NULL, acknowledged TEXT,
+    PRIMARY KEY (consumer, slot)
+) WITHOUT ROWID;
+CREATE INDEX pending_order ON pending (consumer, sequence);
+CREATE INDEX pending_event ON pending (sequence);
+"""
+_MACHINE_ERRORS = frozenset(
+    (
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    )
+)
+_EVENT = "event.sequence, event.time, event.type, event.subject, event.data, event.audience"
+_decode_audience = msgspec.json.Decoder(dict[str, tuple[Scope, ...]]).decode
+_decode_scopes = msgspec.json.Decoder(tuple[Scope, ...]).decode
+_decode_data = {name: msgspec.json.Decoder(type_).decode for name, type_ in DATA_TYPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """One secret's place in a consumer's mailbox.
+
+    Attributes:
+        acknowledged_version: The version that the consumer acknowledged last, or None.
+        sequence: The event that waits for it.
+    """
+
+    acknowledged_version: str | None
+    sequence: int
+
+
+class Ledger:
+    """An open ledger.
+
+    Attributes:
+        epoch: First half of every event id; changes when sequences might repeat.
+        rebuilt: Why the ledger was started anew although one was there, or None.
+        fresh: True until the first baseline is recorded.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, rebuilt: str | None) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self.rebuilt = rebuilt
+        self.epoch = self._meta("epoch") or ""
+        self.fresh = self._meta("baseline") is None
+
+    @classmethod
+    def open(cls, state: StateDir, boot_id: str) -> Ledger:
+        """Opens or creates the ledger of a state directory.
+
+        A damaged ledger, or one whose fingerprint key is gone, is set aside and a new one is
+        begun; `rebuilt` says so.
+
+        Args:
+            state: The locked directory.
+            boot_id: Names this run of the machine (`/proc/sys/kernel/random/boot_id`).
+
+        Raises:
+            StateError: It cannot be opened, or a newer syncd wrote it.
+        """
+        path = f"{state.path}/ledger.sqlite3"
+        rebuilt = None
+        try:
+            connection = _connect(path)
+            rebuilt = _unusable(connection, path, state.key_id)
+            if rebuilt is not None:
+                connection.close()
+        except OSError as error:
+            raise StateError(
+                f"cannot open {path}: {error.strerror}; make state_dir writable"
+            ) from None
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _MACHINE_ERRORS:
+                raise StateError(
+                    f"cannot open {path}: {_reason(error)}; make state_dir writable"
+                ) from None
+            rebuilt = "damaged"
+        if rebuilt is not None:
+            _set_aside(path)
+            connection = _connect(path)
+        ledger = cls(connection, rebuilt)
+        ledger._begin(state.key_id, boot_id)
+        return ledger
+
+    def _begin(self, key_id: str, boot_id: str) -> None:
+        with self._transaction() as db:
+            crashed_with_machine = self._meta("open_since_boot") not in (None, "", boot_id)
+            if not self.epoch or crashed_with_machine:
+                self.epoch = secrets.token_hex(4)
+            for key, value in (
+                ("epoch", self.epoch),
+                ("key_id", key_id),
+                ("open_since_boot", boot_id),
+            ):
+                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def close(self) -> None:
+        """Closes the file; the next opening need not doubt its sequences."""
+        with self._lock:
+            try:
+                self._connection.execute("UPDATE meta SET value = '' WHERE key = 'open_since_boot'")
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.Error:
+                pass  # the next opening treats it as a crash, which is safe
+            self._connection.close()
+
+    def inventory(self) -> dict[str, Known]:
+        """Everything known, by secret name."""
+        rows = self._read(
+            "SELECT name, path, scopes, state, version, problem, changed_at FROM secret"
+        )
+        return {
+            name: Known(
+                Entry(name, path, _decode_scopes(scopes)),
+                State(state),
+                version,
+                problem,
+                changed_at,
+            )
+            for name, path, scopes, state, version, problem, changed_at in rows
+        }
+
+    def record(
+        self,
+        plan: Plan,
+        known: Mapping[str, Known],
+        vault_config_path: str,
+        at: str,
+        consumers: Mapping[str, Grant],
+    ) -> list[Event]:
+        """Commits a plan: inventory, events and mailboxes in one transaction.
+
+        The first plan of a fresh ledger is the baseline and makes no events.
+
+        Args:
+            plan: What a scan amounts to.
+            known: The inventory before it.
+            vault_config_path: Subject of a vault config event.
+            at: Time of the scan (RFC 3339, UTC).
+            consumers: Whose mailboxes to fill, and what each may see.
+
+        Returns:
+            The events, in order.
+        """
+        with self._transaction() as db:
+            events: list[Event] = []
+            if self.fresh:
+                db.execute("INSERT OR REPLACE INTO meta VALUES ('baseline', ?)", (at,))
+            else:
+                events = events_of(plan, known, vault_config_path, at, self._last() + 1)
+            self._store_inventory(db, plan)
+            self._append(db, events, consumers)
+        self.fresh = False
+        return events
+
+    def append(self, event: Event, consumers: Mapping[str, Grant]) -> Event:
+        """Commits one more event, at the next sequence whatever `event.sequence` says."""
+        with self._transaction() as db:
+            event = msgspec.structs.replace(event, sequence=self._last() + 1)
+            self._append(db, [event], consumers)
+        return event
+
+    def _store_inventory(self, db: sqlite3.Connection, plan: Plan) -> None:
+        rows = [
+            (
+                name,
+                item.entry.path,
+                msgspec.json.encode(item.entry.scopes).decode(),
+                item.state.value,
+                item.version,
+                item.problem,
+                item.changed_at,
+            )
+            for name, item in ((name, plan.inventory[name]) for name in plan.touched)
+        ]
+        db.executemany("INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        db.executemany("DELETE FROM secret WHERE name = ?", [(name,) for name in plan.dropped])
+
+    def _append(
+        self, db: sqlite3.Connection, events: Sequence[Event], consumers: Mapping[str, Grant]
+    ) -> None:
+        encode = msgspec.json.encode
+        db.executemany(
+            "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (e.sequence, e.time, e.type, e.subject, encode(e.data), encode(e.audience))
+                for e in events
+            ],
+        )
+        for consumer, grant in consumers.items():
+            db.executemany(
+                "INSERT INTO pending VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET sequence = excluded.sequence",
+                [
+                    (consumer, event.slot, event.sequence, _previous(event))
+                    for event in events
+                    if event.seen_by(grant) is not None
+                ],
+            )
+
+    def take(self, consumer: str, grant: Grant, limit: int) -> list[Event]:
+        """The oldest events of a consumer's mailbox, each told against what it acknowledged.
+
+        What the consumer may not see any more, since its scope was narrowed, is dropped.
+        """
+        rows = self._read(
+            f"SELECT {_EVENT}, pending.acknowledged FROM pending JOIN event USING (sequence)"  # noqa: S608 - constant
+            " WHERE consumer = ? ORDER BY pending.sequence LIMIT ?",
+            (consumer, limit),
+        )
+        events, hidden = [], []
+        for *columns, acknowledged in rows:
+            event = _event(columns)
+            seen = event.seen_by(grant)
+            if seen is None:
+                hidden.append(event)
+            else:
+                events.append(seen.since(acknowledged))
+        if hidden:
+            self.acknowledge(consumer, hidden)
+            return events or self.take(consumer, grant, limit)
+        return events
+
+    def acknowledge(self, consumer: str, events: Iterable[Event]) -> None:
+        """Takes delivered events out of a mailbox.
+
+        Where a newer event of the same secret came meanwhile, that one stays and remembers what
+        was just acknowledged.
+        """
+        with self._transaction() as db:
+            for event in events:
+                at = (consumer, event.slot, event.sequence)
+                done = db.execute(
+                    "DELETE FROM pending WHERE consumer = ? AND slot = ? AND sequence = ?", at
+                )
+                if done.rowcount == 0:
+                    version = event.data.version if isinstance(event.data, SecretData) else None
+                    db.execute(
+                        "UPDATE pending SET acknowledged = ? WHERE consumer = ? AND slot = ?",
+                        (version, consumer, event.slot),
+                    )
+
+    def pending(self) -> dict[str, dict[str, Pending]]:
+        """Per consumer, what waits for it, by secret name (other events under their slot)."""
+        waiting: dict[str, dict[str, Pending]] = {}
+        for consumer, slot, sequence, acknowledged in self._read("SELECT * FROM pending"):
+            name = slot.removeprefix("secret:")
+            waiting.setdefault(consumer, {})[name] = Pending(acknowledged, sequence)
+        return waiting
+
+    def pending_count(self, consumer: str) -> int:
+        """How many events wait in a mailbox."""
+        rows = self._read("SELECT count(*) FROM pending WHERE consumer = ?", (consumer,))
+        return int(rows[0][0])
+
+    def forget_others(self, consumers: Iterable[str]) -> dict[str, int]:
+        """Drops the mailboxes of all consumers but these; tells how many events each held."""
+        kept = set(consumers)
+        rows = self._read("SELECT consumer, count(*) FROM pending GROUP BY consumer")
+        gone = {consumer: count for consumer, count in rows if consumer not in kept}
+        with self._transaction() as db:
+            for consumer in gone:
+                db.execute("DELETE FROM pending WHERE consumer = ?", (consumer,))
+        return gone
+
+    def events_after(self, sequence: int, limit: int) -> list[Event]:
+        """The events that follow a position, oldest first."""
+        rows = self._read(
+            f"SELECT {_EVENT} FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?",  # noqa: S608 - constant
+            (sequence, limit),
+        )
+        return [_event(row) for row in rows]
+
+    def span(self) -> tuple[int, int]:
+        """The sequence before the oldest event that is still held, and that of the newest.
+
+        A subscriber whose position is at least the first can go on without a gap.
+        """
+        with self._lock, _as_state_error():
+            last = self._last()
+            (first,) = self._connection.execute("SELECT min(sequence) FROM event").fetchone()
+        return (last if first is None else first - 1), last
+
+    def prune(self, max_events: int, older_than: str) -> int:
+        """Bounds the event log; what a mailbox still needs stays.
+
+        Args:
+            max_events: How many events to keep at the most.
+            older_than: Time (RFC 3339, UTC) before which events go.
+
+        Returns:
+            How many events went.
+        """
+        with self._transaction() as db:
+            done = db.execute(
+                "DELETE FROM event WHERE (sequence <= ? OR time < ?)"
+                " AND sequence NOT IN (SELECT sequence FROM pending)",
+                (self._last() - max_events, older_than),
+            )
+            return done.rowcount
+
+    def _last(self) -> int:
+        row = self._connection.execute(
+            "SELECT seq FROM sqlite_sequence WHERE name = 'event'"
+        ).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def _meta(self, key: str) -> str | None:
+        row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def _read(self, statement: str, parameters: tuple[object, ...] = ()) -> list[tuple]:  # type: ignore[type-arg] # sqlite3's rows
+        with self._lock, _as_state_error():
+            return self._connection.execute(statement, parameters).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, _as_state_error():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+
+@contextmanager
+def _as_state_error() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StateError(
+            f"cannot use the ledger: {_reason(error)}; free or mend state_dir"
+        ) from None
+
+
+def _reason(error: sqlite3.Error) -> str:
+    """SQLite's name of the error: its text may quote a statement, its name cannot."""
+    name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
+    return str(name).removeprefix("SQLITE_").replace("_", " ").lower()
+
+
+def _previous(event: Event) -> str | None:
+    return event.data.previous_version if isinstance(event.data, SecretData) else None
+
+
+def _event(row: Sequence) -> Event:  # type: ignore[type-arg] # sqlite3's rows
+    sequence, time, type_, subject, data, audience = row
+    return Event(
+        sequence, time, type_, subject, _decode_data[type_](data), _decode_audience(audience)
+    )
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    """Opens the file, makes the schema, and reads enough of it to notice damage.
+
+    Raises:
+        sqlite3.DatabaseError: Not a ledger, or damaged.
+        sqlite3.OperationalError: The file system is in the way.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = NORMAL",
+            "cache_size = -1024",
+            "journal_size_limit = 1048576",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _unusable(connection: sqlite3.Connection, path: str, key_id: str) -> str | None:
+    """Why a ledger that could be opened must be started anew, or None.
+
+    Raises:
+        StateError: A newer syncd wrote it.
+        sqlite3.Error: It is damaged.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > _SCHEMA_VERSION:
+        connection.close()
+        raise StateError(
+            f"cannot use {path}: a newer syncd wrote it; run that one, or remove the file to start "
+            "from a new baseline"
+        )
+    if not _closed_cleanly(connection):
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            return "damaged"
+    meta = dict(connection.execute("SELECT key, value FROM meta"))
+    return None if meta.get("key_id") in (None, key_id) else "fingerprint key replaced"
+
+
+def _closed_cleanly(connection: sqlite3.Connection) -> bool:
+    row = connection.execute("SELECT value FROM meta WHERE key = 'open_since_boot'").fetchone()
+    return row is not None and row[0] == ""
+
+
+def _set_aside(path: str) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        if os.path.exists(path + suffix):
+            os.replace(path + suffix, f"{path}.set-aside{suffix}")
