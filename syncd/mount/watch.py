@@ -1,0 +1,218 @@
+"""Watching directories: inotify as a hint that a scan is worth while, never as the truth.
+
+Traps, and what is done about them:
+
+- A watch on a file dies with the file; only directories are watched (inotify(7)).
+- A mount on top of a watched directory makes no event: `/proc/self/mountinfo` is polled for
+  `EPOLLPRI`, which the kernel raises when the mount table changes (proc(5)).
+- The queue overflows: everything is scanned.
+- A file that is being written says `IN_MODIFY`, and `IN_CLOSE_WRITE` when it is done; in between
+  it is listed in `writers`, for a bounded time, because a truncate(2) never closes anything.
+- Instances and watches are limited per user (`EMFILE`, `ENOSPC`), and some sandboxes have none
+  (`ENOSYS`): the caller then polls, and every call of `arm` tries to come back.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import anyio
+from inotify_simple import INotify, flags
+
+from syncd.mount.read import DATA_LINK
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+WRITER_LIMIT: Final = 10.0
+"""Seconds after its last write that a file counts as being written if nobody closed it."""
+
+_MASK: Final = (
+    flags.MODIFY
+    | flags.ATTRIB
+    | flags.CLOSE_WRITE
+    | flags.MOVED_FROM
+    | flags.MOVED_TO
+    | flags.CREATE
+    | flags.DELETE
+    | flags.DELETE_SELF
+    | flags.MOVE_SELF
+    | flags.ONLYDIR
+)
+_OF_ITSELF: Final = flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT | flags.IGNORED
+_WRITER_DONE: Final = flags.CLOSE_WRITE | flags.MOVED_FROM | flags.MOVED_TO | flags.DELETE
+_ABSENT: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP))
+_MANY: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """Something happened that a scan should look at.
+
+    Attributes:
+        reason: `inotify`, or `overflow` when events were lost.
+        urgent: True where waiting for writers to finish would be in vain: a swap, a mount.
+        directories: Where; empty when unknown.
+    """
+
+    reason: Literal["inotify", "overflow"]
+    urgent: bool
+    directories: frozenset[str]
+
+
+class Watcher:
+    """Watches a set of directories that `arm` may change at any time.
+
+    Args:
+        mode: `auto` and `inotify` use inotify where they can, `poll` does not.
+    """
+
+    def __init__(self, mode: Literal["auto", "inotify", "poll"] = "auto") -> None:
+        self._wanted = mode != "poll"
+        self._inotify: INotify | None = None
+        self._table: dict[int, tuple[str, frozenset[str] | None]] = {}
+        self._modified: dict[str, float] = {}
+        self._mounts: int | None = None
+        self._epoll: select.epoll | None = None
+        self.degraded: str | None = None
+        """Why inotify cannot be used now although it is wanted, or None."""
+
+    @property
+    def mode(self) -> Literal["inotify", "poll"]:
+        """How changes are noticed now."""
+        return "inotify" if self._inotify is not None and self.degraded is None else "poll"
+
+    def arm(self, watch: Mapping[str, frozenset[str] | None]) -> None:
+        """Watches these directories and no others; may be called from a worker thread.
+
+        A directory that was replaced by another of the same name is watched anew. What cannot be
+        watched shows in `degraded`.
+
+        Args:
+            watch: Per directory the names that matter, or None for all.
+        """
+        self._open()
+        if self._inotify is None:
+            return
+        table: dict[int, tuple[str, frozenset[str] | None]] = {}
+        degraded = None
+        for directory, names in watch.items():
+            try:
+                table[self._inotify.add_watch(directory, _MASK)] = (directory, names)
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    degraded = _explain(error)
+        gone = self._table.keys() - table.keys()
+        self._table = table
+        for descriptor in gone:
+            try:
+                self._inotify.rm_watch(descriptor)
+            except OSError:
+                continue  # it went with its directory
+        self.degraded = degraded
+
+    def _open(self) -> None:
+        try:
+            if self._epoll is None:
+                self._epoll = select.epoll()
+            if self._mounts is None:
+                self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+                self._epoll.register(self._mounts, select.EPOLLPRI)
+        except OSError:
+            pass  # the rescan notices mounts, later
+        if not self._wanted or self._inotify is not None:
+            return
+        try:
+            inotify = INotify(nonblocking=True)
+        except OSError as error:
+            self.degraded = _explain(error)
+            return
+        if self._epoll is None:
+            inotify.close()
+            self.degraded = _explain(OSError(errno.EMFILE, ""))
+            return
+        self._epoll.register(inotify.fileno(), select.EPOLLIN)
+        self._inotify = inotify
+
+    def writers(self) -> frozenset[str]:
+        """Paths of files that were written to and not closed since, as far as events tell."""
+        limit = time.monotonic() - WRITER_LIMIT
+        self._modified = {path: at for path, at in self._modified.items() if at > limit}
+        return frozenset(self._modified)
+
+    async def next_hint(self) -> Hint:
+        """Waits until something happened that matters."""
+        while True:
+            if self._epoll is None:
+                await anyio.sleep_forever()
+                continue
+            await anyio.wait_readable(self._epoll.fileno())
+            hint = self._drain(self._epoll)
+            if hint is not None:
+                return hint
+
+    def _drain(self, epoll: select.epoll) -> Hint | None:
+        directories: set[str] = set()
+        urgent = overflow = False
+        for descriptor, _ in epoll.poll(0):
+            if descriptor == self._mounts:
+                urgent = True
+                continue
+            if self._inotify is None:
+                continue
+            for event in self._inotify.read(timeout=0):
+                if event.mask & flags.Q_OVERFLOW:
+                    overflow = urgent = True
+                    self._modified.clear()
+                    continue
+                directory, names = self._table.get(event.wd, ("", None))
+                verdict = self._judge(directory, names, event.mask, event.name)
+                if verdict is not None:
+                    urgent |= verdict
+                    directories.add(directory)
+        if not (urgent or directories):
+            return None
+        return Hint("overflow" if overflow else "inotify", urgent, frozenset(directories))
+
+    def _judge(
+        self, directory: str, names: frozenset[str] | None, mask: int, name: str
+    ) -> bool | None:
+        """Whether an event is urgent, or None if it does not matter."""
+        if mask & _OF_ITSELF:
+            return None if mask & flags.IGNORED and not directory else True
+        if names is not None and name not in names:
+            return None
+        if name.startswith(".."):
+            return True if name == DATA_LINK and mask & flags.MOVED_TO else None
+        if not mask & flags.ISDIR:
+            path = f"{directory}/{name}"
+            if mask & _WRITER_DONE:
+                self._modified.pop(path, None)
+            elif mask & flags.MODIFY and len(self._modified) < _MANY:
+                self._modified[path] = time.monotonic()
+        return names is not None
+
+    def close(self) -> None:
+        """Closes all descriptors."""
+        for closable in (self._epoll, self._inotify):
+            if closable is not None:
+                closable.close()
+        if self._mounts is not None:
+            os.close(self._mounts)
+        self._epoll = self._inotify = self._mounts = None
+
+
+def _explain(error: OSError) -> str:
+    remedies = {
+        errno.EMFILE: "raise fs.inotify.max_user_instances or the limit of open files",
+        errno.ENOSPC: "raise fs.inotify.max_user_watches",
+        errno.ENOSYS: "this sandbox has no inotify",
+    }
+    reason = error.strerror or os.strerror(error.errno or 0)
+    remedy = remedies.get(error.errno or 0)
+    return f"inotify: {reason}; {remedy}" if remedy else f"inotify: {reason}"
