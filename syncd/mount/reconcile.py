@@ -1,0 +1,317 @@
+"""The one loop: a wake-up, a snapshot, a comparison, a commit, and then everybody is told.
+
+Scanning, comparing and committing are one trip to a worker thread. A scan costs at most half of
+the time: after a pass the loop rests for as long as the pass took, however fast a publisher swaps.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from syncd.core.changes import plan
+from syncd.core.errors import StateError
+from syncd.core.model import State
+from syncd.core.timing import Backoff
+from syncd.mount.read import DATA_LINK, Reader, Snapshot, derive_roots, watch_path
+from syncd.mount.watch import Watcher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from syncd.core.changes import Plan
+    from syncd.core.events import Event
+    from syncd.core.model import Grant, Known
+    from syncd.ledger import Ledger
+    from syncd.mount.vault_config_file import VaultConfigFile
+    from syncd.settings import Watch
+    from syncd.telemetry.metrics import Metrics
+
+_BASELINE_LIMIT: Final = 5.0
+_LOGGED_CHANGES: Final = 20
+log = structlog.get_logger()
+
+
+def rfc3339(moment: datetime) -> str:
+    """A time as events carry it: UTC, milliseconds, `Z` (RFC 3339)."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a pass committed.
+
+    Attributes:
+        events: In order; all of one time.
+        inventory: Everything known afterwards.
+        detected: Monotonic clock when the scan ended, seconds.
+    """
+
+    events: tuple[Event, ...]
+    inventory: Mapping[str, Known]
+    detected: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    snapshot: Snapshot
+    plan: Plan
+    commit: Commit | None
+    duration: float
+
+
+class Reconciler:
+    """Keeps the ledger in step with the mount.
+
+    Args:
+        settings: The `watch` section.
+        vault_config: Already loaded.
+        key: Key of the fingerprints.
+        ledger: Where changes are committed.
+        consumers: Whose mailboxes to fill, and what each may see.
+        metrics: What operators scrape.
+        on_commit: Called in the event loop after each commit that made events.
+
+    Attributes:
+        inventory: What is known, as of the last pass.
+        scanned_at: When the last pass ended (RFC 3339, UTC), or None.
+        failure: Why the last pass could not be committed, or None.
+        watcher: Tells how changes are noticed.
+        settled: Whether the last pass left nothing to look at again at once.
+    """
+
+    def __init__(
+        self,
+        settings: Watch,
+        vault_config: VaultConfigFile,
+        *,
+        key: bytes,
+        ledger: Ledger,
+        consumers: Mapping[str, Grant],
+        metrics: Metrics,
+        on_commit: Callable[[Commit], None],
+    ) -> None:
+        self._settings = settings
+        self.vault_config = vault_config
+        self._key = key
+        self._ledger = ledger
+        self._consumers = consumers
+        self._metrics = metrics
+        self._on_commit = on_commit
+        self.watcher = Watcher(settings.mode)
+        self.inventory: Mapping[str, Known] = {}
+        self.scanned_at: str | None = None
+        self.failure: str | None = None
+        self.settled = False
+        self._reader = self._make_reader()
+        self._watch: dict[str, frozenset[str] | None] = {}
+        self._vault_config_watch: frozenset[str] = frozenset()
+        self._vault_config_stale = False
+        self._backoff = Backoff(first=0.2, cap=10.0)
+        self._rng = Random()  # noqa: S311 - jitter
+        self._degraded: str | None = None
+        self._born = time.monotonic()
+
+    def _make_reader(self) -> Reader:
+        settings = self._settings
+        roots = settings.roots or derive_roots(self.vault_config.entries.values())
+        return Reader(
+            self._key,
+            roots,
+            max_size=settings.max_secret_size,
+            settle=settings.settle,
+            grace=settings.remount_grace,
+        )
+
+    async def start(self, reason: str = "start") -> None:
+        """Takes over what the ledger knows, and makes the first pass.
+
+        Raises:
+            StateError: The ledger cannot be used.
+        """
+        self.inventory = await anyio.to_thread.run_sync(self._ledger.inventory)
+        self._say_findings()
+        result = await self._pass(reason)
+        while self._ledger.fresh:
+            # the baseline waits for files that are being written, or it would not be one
+            await anyio.sleep(min(result.snapshot.retry_in or 0.0, self._settings.settle))
+            result = await self._pass(reason)
+
+    async def run(self) -> None:
+        """Follows the mount until cancelled. `start` comes first."""
+        reason = "start"
+        duration, retry = 0.0, None if self.settled else 0.0
+        while True:
+            reason = await self._wake(duration, retry, reason)
+            if self._vault_config_stale:
+                await self._follow_vault_config()
+            try:
+                result = await self._pass(reason)
+            except StateError as error:
+                duration, retry = 0.0, self._backoff.next(self._rng)
+                if self.failure != str(error):
+                    log.error("ledger.unusable", problem=str(error))
+                self.failure = str(error)
+                continue
+            if self.failure is not None:
+                log.info("ledger.recovered")
+            self.failure = None
+            self._backoff.reset()
+            duration, retry = result.duration, result.snapshot.retry_in
+            if self._vault_config_stale:
+                retry = min(retry or self._settings.settle, self._settings.settle)
+
+    async def _wake(self, duration: float, retry: float | None, reason: str) -> str:
+        """Waits until the next pass is due; returns its reason.
+
+        Args:
+            duration: How long the last pass took; the loop rests for as long, seconds.
+            retry: When to look again without a hint, seconds, or None.
+            reason: The last pass's, which a retry continues.
+        """
+        now = time.monotonic()
+        rested = now + duration
+        due, next_reason = now + self._settings.rescan_interval, "interval"
+        if retry is not None and now + retry < due:
+            due, next_reason = max(now + retry, rested), reason
+        while (now := time.monotonic()) < due:
+            with anyio.move_on_after(due - now):
+                hint = await self.watcher.next_hint()
+                at = max(rested, now if hint.urgent else now + self._settings.settle)
+                if at < due:
+                    due, next_reason = at, hint.reason
+                if not hint.directories or hint.directories & self._vault_config_watch:
+                    self._vault_config_stale = True
+        self._vault_config_stale |= next_reason == "interval"
+        return next_reason
+
+    async def _follow_vault_config(self) -> None:
+        file = self.vault_config
+        changed = await file.refresh()
+        self._vault_config_stale = file.postponed
+        if not changed:
+            return
+        if file.valid:
+            log.info("vault_config.loaded", path=file.path, secrets=len(file.entries))
+            reader = self._make_reader()
+            if set(reader.roots) != set(self._reader.roots):
+                self._reader = reader
+        else:
+            log.error("vault_config.rejected", path=file.path, hint="the last good one stays")
+        self._say_findings()
+
+    def _say_findings(self) -> None:
+        self._metrics.set_vault_config_valid(valid=self.vault_config.valid)
+        for finding in self.vault_config.findings:
+            say = log.error if finding.is_error else log.warning
+            say("vault_config.finding", code=finding.code, finding=str(finding))
+
+    async def _pass(self, reason: str) -> _Pass:
+        before = self.inventory
+        result = await anyio.to_thread.run_sync(self._scan_and_commit, reason)
+        if result.commit is not None:
+            self.inventory = result.commit.inventory
+            self._on_commit(result.commit)
+        self.scanned_at = rfc3339(datetime.now(UTC))
+        self.settled = result.snapshot.retry_in is None
+        self._tell(result, before, reason)
+        return result
+
+    def _scan_and_commit(self, reason: str) -> _Pass:
+        started = time.monotonic()
+        self.watcher.arm(self._watch)
+        snapshot = self._scan()
+        watch = {**snapshot.watch}
+        self._watch_vault_config(watch)
+        if watch != self._watch:
+            # what changed between the scan and the new watches would go unnoticed: look again
+            self._watch = watch
+            self.watcher.arm(watch)
+            snapshot = self._scan()
+        self._watch = watch
+        before = self.inventory
+        now = rfc3339(datetime.now(UTC))
+        planned = plan(before, self.vault_config.entries, snapshot.observations, now)
+        commit = None
+        if self._ledger.fresh and self._still_being_written(snapshot):
+            return _Pass(snapshot, planned, None, time.monotonic() - started)
+        if self._ledger.fresh or planned.touched or planned.dropped:
+            events = self._ledger.record(
+                planned, before, self.vault_config.path, now, self._consumers
+            )
+            commit = Commit(tuple(events), planned.inventory, started)
+        duration = time.monotonic() - started
+        self._metrics.scanned(reason, duration)
+        return _Pass(snapshot, planned, commit, duration)
+
+    def _scan(self) -> Snapshot:
+        return self._reader.scan(
+            self.vault_config.entries,
+            now=time.time(),
+            monotonic=time.monotonic(),
+            writers=self.watcher.writers(),
+        )
+
+    def _still_being_written(self, snapshot: Snapshot) -> bool:
+        young = time.monotonic() - self._born < _BASELINE_LIMIT
+        return young and any(
+            not seen.settled and seen.state is State.PRESENT
+            for seen in snapshot.observations.values()
+        )
+
+    def _watch_vault_config(self, watch: dict[str, frozenset[str] | None]) -> None:
+        mine: dict[str, frozenset[str] | None] = {}
+        watch_path(mine, self.vault_config.path)
+        for directory, names in mine.items():
+            others = watch.get(directory, frozenset())
+            both = None if others is None or names is None else others | names | {DATA_LINK}
+            watch[directory] = both
+        self._vault_config_watch = frozenset(mine)
+
+    def _tell(self, result: _Pass, before: Mapping[str, Known], reason: str) -> None:
+        """Logs and counts a pass, after everybody who waits for its events was woken."""
+        watcher = self.watcher
+        if watcher.degraded != self._degraded:
+            if watcher.degraded is not None:
+                log.warning("watch.degraded", mode=watcher.mode, problem=watcher.degraded)
+            else:
+                log.info("watch.recovered", mode=watcher.mode)
+            self._degraded = watcher.degraded
+        planned = result.plan
+        changes = planned.changes if result.commit is not None and result.commit.events else ()
+        self._metrics.changed(changes)
+        if planned.touched or planned.dropped:
+            self._metrics.set_inventory(planned.inventory.values())
+        log.debug("mount.scanned", reason=reason, duration=result.duration, changes=len(changes))
+        for change in changes[:_LOGGED_CHANGES]:
+            log.info("secret.changed", secret=change.entry.name, change=change.kind.value)
+        if len(changes) > _LOGGED_CHANGES:
+            log.info("mount.changed", secrets=len(changes), listed=_LOGGED_CHANGES)
+        if result.commit is not None:
+            self._tell_problems(planned, before)
+
+    def _tell_problems(self, planned: Plan, before: Mapping[str, Known]) -> None:
+        said = 0
+        for name in planned.touched:
+            item, old = planned.inventory[name], before.get(name)
+            was = None if old is None else old.problem
+            if item.problem == was or said == _LOGGED_CHANGES:
+                continue
+            said += 1
+            if item.problem is None:
+                log.info("secret.recovered", secret=name, path=item.entry.path)
+            else:
+                log.warning(
+                    "secret.problem",
+                    secret=name,
+                    state=item.state.value,
+                    path=item.entry.path,
+                    problem=item.problem,
+                )

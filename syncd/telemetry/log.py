@@ -1,0 +1,139 @@
+"""The log: one event a line, stable dotted names, never a value.
+
+The first line of defence is that no code hands a value to the log. This module is the second: an
+exception is logged as its class and the place it was raised, never its text, since the text of a
+foreign library's exception can hold a response body; keys that name a secret's content are masked;
+bytes and unknown objects are never rendered; and records of other libraries that come through the
+standard `logging` are reduced to where they come from.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import structlog
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+MASK: Final = "[redacted]"
+_TELLING: Final = (
+    "authorization",
+    "body",
+    "content",
+    "credential",
+    "password",
+    "private",
+    "secret_id",
+    "signing_key",
+    "token",
+    "value",
+)
+_PLAIN: Final = (str, int, float, bool, type(None))
+
+
+def configure(level: str, format_: str) -> None:
+    """Sets up structlog and the standard `logging`, both to standard error.
+
+    Args:
+        level: `debug`, `info`, `warning` or `error`.
+        format_: `json`, `console`, or `auto`: console on a terminal, JSON elsewhere.
+    """
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    console = format_ == "console" or (format_ == "auto" and sys.stderr.isatty())
+    processors: list[Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        redact,
+        _console() if console else _render_json,
+    ]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(handlers=[_Foreign()], level=max(threshold, logging.WARNING), force=True)
+    sys.excepthook = _report_crash
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Masks what must not be shown, whoever logged it."""
+    problem = event.pop("exc_info", None)
+    if problem is True:
+        problem = sys.exc_info()
+    if isinstance(problem, tuple):
+        problem = problem[1]
+    if isinstance(problem, BaseException):
+        event["exception"] = describe(problem)
+    return {key: _mask(key, value) for key, value in event.items()}
+
+
+def describe(error: BaseException) -> str:
+    """An exception without its text: class and place, innermost cause last."""
+    parts: list[str] = []
+    seen: BaseException | None = error
+    while seen is not None and len(parts) < 5:  # noqa: PLR2004 - enough to find the place
+        parts.append(f"{type(seen).__name__} at {_place(seen.__traceback__)}")
+        inner = seen.exceptions[0] if isinstance(seen, BaseExceptionGroup) else None
+        seen = inner or seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return " from ".join(parts)
+
+
+def _place(traceback: TracebackType | None) -> str:
+    if traceback is None:
+        return "an unknown place"
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    code = traceback.tb_frame.f_code
+    return f"{os.path.basename(code.co_filename)}:{traceback.tb_lineno}"
+
+
+def _mask(key: str, value: object) -> object:
+    if any(word in key.lower() for word in _TELLING):
+        return MASK
+    if isinstance(value, BaseException):
+        return describe(value)
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, dict):
+        return {str(inner): _mask(str(inner), item) for inner, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_mask(key, item) for item in value]
+    return f"[{type(value).__name__}]"
+
+
+def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    return msgspec.json.encode(event).decode()
+
+
+def _console() -> Any:  # noqa: ANN401 - structlog's renderer; its module is loaded on a terminal only
+    from structlog.dev import ConsoleRenderer, plain_traceback  # noqa: PLC0415
+
+    return ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain_traceback)
+
+
+class _Foreign(logging.Handler):
+    """Says that a library had something to say, without repeating it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger().warning(
+            "library.logged",
+            logger=record.name,
+            severity=record.levelname.lower(),
+            place=f"{record.module}:{record.lineno}",
+        )
+
+
+def _report_crash(
+    _kind: type[BaseException], error: BaseException, _traceback: TracebackType | None
+) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        sys.exit(130)
+    sys.stderr.write(f"syncd: internal error: {describe(error)}; please report it\n")
