@@ -141,7 +141,7 @@ def _walk_struct(tree: object, type_: Any, path: Path, problems: list[Problem]) 
         if key in fields:
             values[fields[key].name] = _walk(item, fields[key].type, (*path, key), problems)
         elif key != config.tag_field:
-            problems.append(Problem((*path, key), "unknown key", _did_you_mean(key, fields)))
+            problems.append(Problem((*path, key), "unknown key", did_you_mean(key, fields)))
     problems.extend(
         Problem((*path, name), "is missing", f"add {name}")
         for name, field in fields.items()
@@ -224,7 +224,8 @@ def _report_duplicates(tree: dict[str, Any], path: Path, problems: list[Problem]
         )
 
 
-def _did_you_mean(key: str, known: Iterable[str]) -> str:
+def did_you_mean(key: str, known: Iterable[str]) -> str:
+    """A hint for a word that is unknown: the closest one known, else all of them."""
     close = difflib.get_close_matches(key, list(known), n=1)
     return f"did you mean {close[0]}?" if close else "known here: " + ", ".join(sorted(known))
 

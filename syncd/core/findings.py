@@ -1,16 +1,22 @@
 """Findings: what syncd tells a person about their configuration, files and mounts.
 
-A finding has a stable code, so that scripts may rely on it, a severity, a place and a hint. The
-codes are listed in docs/findings.md.
+A finding has a stable code, so that scripts may rely on it, a severity, a place and a hint.
+`CODES` declares every code; docs/findings.md says what each means and what to do about it.
 """
 
 from __future__ import annotations
 
 import enum
+import json
 import re
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Severity(enum.StrEnum):
@@ -18,6 +24,35 @@ class Severity(enum.StrEnum):
 
     ERROR = "error"
     WARNING = "warning"
+
+
+CODES: Mapping[str, Severity] = MappingProxyType(
+    {
+        # syncd's own configuration
+        "config-unreadable": Severity.ERROR,
+        "config-malformed": Severity.ERROR,
+        "config-invalid": Severity.ERROR,
+        # the vault config
+        "vault-config-unreadable": Severity.ERROR,
+        "vault-config-malformed": Severity.ERROR,
+        "vault-config-empty": Severity.WARNING,
+        "key-duplicate": Severity.ERROR,
+        "key-missing": Severity.ERROR,
+        "key-unknown": Severity.WARNING,
+        "name-duplicate": Severity.ERROR,
+        "name-invalid": Severity.ERROR,
+        "path-invalid": Severity.ERROR,
+        "path-not-absolute": Severity.ERROR,
+        "path-not-normalized": Severity.ERROR,
+        "path-shared": Severity.WARNING,
+        "resource-type-unknown": Severity.WARNING,
+        "scope-id-unusual": Severity.WARNING,
+        "scope-invalid": Severity.ERROR,
+        "scope-list": Severity.WARNING,
+        "type-wrong": Severity.ERROR,
+    }
+)
+"""Every code and its severity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +85,11 @@ class Finding:
         return self.severity is Severity.ERROR
 
 
+def finding(code: str, source: str, where: str, message: str, hint: str) -> Finding:
+    """Makes a finding with the severity that `CODES` gives its code."""
+    return Finding(code, CODES[code], source, where, message, hint)
+
+
 def json_path(*steps: str | int) -> str:
     """Writes a JSON path (RFC 9535), quoting the names that need it.
 
@@ -60,9 +100,15 @@ def json_path(*steps: str | int) -> str:
     for step in steps:
         if isinstance(step, int):
             path += f"[{step}]"
-        elif _IDENTIFIER.match(step):
+        elif _IDENTIFIER.fullmatch(step):
             path += f".{step}"
         else:
-            escaped = step.replace("\\", "\\\\").replace("'", "\\'")
-            path += "['" + escaped.encode("unicode_escape").decode().replace("\\\\", "\\") + "']"
+            path += "['" + "".join(map(_quoted, step)) + "']"
     return path
+
+
+def _quoted(character: str) -> str:
+    """Escapes as section 2.7 asks, and whatever would leave the line or not be seen."""
+    if character in "'\\":
+        return "\\" + character
+    return character if character.isprintable() else json.dumps(character)[1:-1]

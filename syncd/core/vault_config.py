@@ -1,0 +1,272 @@
+"""Aidbox's vault config: which file holds a secret, and which resources may use it.
+
+The file that `BOX_VAULT_CONFIG` names looks like this, and a scope without `id` means every
+resource of its type:
+
+    {"secret": {"client-secret": {"path": "/run/vault-secrets/client-secret",
+                                  "scope": {"resource_type": "Client", "id": "my-client"}}}}
+
+Its rules, after Aidbox's documentation of external secrets (release 2602):
+
+- a name, a path and one scope object make an entry; whatever lacks one of them is an error;
+- a path is absolute and plainly written, because Aidbox opens it as it stands;
+- JSON lets one key be written twice and keeps either; here that is an error;
+- what Aidbox tolerates but a person would not want is a warning: keys and resource types that
+  it does not know, an empty map, two names on one file;
+- the list form of a scope (`["Client/my-client", "TokenIntrospector"]`), which older published
+  pages showed, is read, with a warning that says what to write instead.
+
+Every problem is told at once, with its JSON path and without quoting a path: a secret that was
+pasted into the wrong place must not travel on. Whether the files are there is asked elsewhere
+(`syncd.mount.read`, `syncd.check`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from syncd.core.decode import did_you_mean
+from syncd.core.findings import Finding, finding, json_path
+from syncd.core.model import Entry, Scope
+from syncd.core.tree import Node, TreeError, parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RESOURCE_TYPES = ("AidboxTopicDestination", "Client", "IdentityProvider", "TokenIntrospector")
+"""The resource types that Aidbox documents fields with secret references for."""
+
+_FHIR_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
+_UNSEEN = re.compile(  # controls, lone surrogates, line ends, zero widths, changes of direction
+    r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
+)
+_KINDS = {Node: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+_EXAMPLE = '{"resource_type": "Client", "id": "my-client"}'
+
+Steps = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VaultConfig:
+    """A vault config without errors.
+
+    Attributes:
+        entries: Its entries by name, in the order of the file.
+    """
+
+    entries: Mapping[str, Entry]
+
+
+def decode_vault_config(text: bytes, source: str) -> tuple[VaultConfig | None, list[Finding]]:
+    """Decodes a vault config.
+
+    Args:
+        text: Content of the file.
+        source: Path of the file, for the findings.
+
+    Returns:
+        The vault config, or None when any finding is an error; and every finding.
+    """
+    entries, findings = lint_vault_config(text, source)
+    if any(found.is_error for found in findings):
+        return None, findings
+    return VaultConfig(entries), findings
+
+
+def lint_vault_config(text: bytes, source: str) -> tuple[Mapping[str, Entry], list[Finding]]:
+    """Reads as much of a vault config as can be read, for a linter that goes on after an error.
+
+    Args:
+        text: Content of the file.
+        source: Path of the file, for the findings.
+
+    Returns:
+        Every entry with a usable name and path, with no scopes where its scope is unusable; and
+        every finding.
+    """
+    reader = _Reader(source)
+    try:
+        tree = parse_json(text)
+    except TreeError as error:
+        reader.report("vault-config-malformed", (), str(error), "mend the JSON there")
+        return MappingProxyType({}), reader.findings
+    return MappingProxyType(reader.document(tree)), reader.findings
+
+
+class _Reader:
+    """Walks one vault config from the top down and keeps what it finds wrong."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.findings: list[Finding] = []
+
+    def report(self, code: str, at: Steps, message: str, hint: str) -> None:
+        where = json_path(*at) if at else ""
+        self.findings.append(finding(code, self.source, where, message, hint))
+
+    def document(self, tree: object) -> dict[str, Entry]:
+        top = self.fields(tree, (), ("secret",), 'write {"secret": {"<name>": {…}}}')
+        if top is None or "secret" not in top:
+            return {}
+        at: Steps = ("secret",)
+        secrets = top["secret"]
+        if not isinstance(secrets, Node):
+            self.mistyped(at, "an object", secrets, 'write "secret": {"<name>": {…}}')
+            return {}
+        for name in secrets.duplicates:
+            hint = "keep one of them: nobody can tell which one Aidbox takes"
+            self.report("name-duplicate", (*at, name), "is written twice", hint)
+        if not secrets:
+            self.report("vault-config-empty", at, "names no secret", "add an entry for each secret")
+        entries = {}
+        for name, item in secrets.items():
+            entry = self.entry(name, item, (*at, name))
+            if entry is not None:
+                entries[name] = entry
+        self.shared_paths(entries, at)
+        return entries
+
+    def entry(self, name: str, item: object, at: Steps) -> Entry | None:
+        named = self.plain("name-invalid", name, at, "name it in visible characters")
+        fields = self.fields(
+            item, at, ("path", "scope"), f'write {{"path": "/…", "scope": {_EXAMPLE}}}'
+        )
+        if fields is None:
+            return None
+        scopes = self.scopes(fields["scope"], (*at, "scope")) if "scope" in fields else ()
+        path = self.path(fields["path"], (*at, "path")) if "path" in fields else None
+        return Entry(name, path, scopes) if named and path is not None else None
+
+    def path(self, value: object, at: Steps) -> str | None:
+        hint = "write the absolute path of the file"
+        if not isinstance(value, str):
+            self.mistyped(at, "a string", value, hint)
+            return None
+        if not self.plain("path-invalid", value, at, hint):
+            return None
+        if not value.startswith("/"):
+            self.report("path-not-absolute", at, "is not absolute", "start it with /")
+            return None
+        if not {"", ".", ".."}.isdisjoint(value.split("/")[1:]):
+            hint = "leave out ., .., // and a / at the end"
+            self.report("path-not-normalized", at, "is not plainly written", hint)
+            return None
+        return value
+
+    def scopes(self, value: object, at: Steps) -> tuple[Scope, ...]:
+        if isinstance(value, list):
+            return self.scope_list(value, at)
+        fields = self.fields(value, at, ("resource_type",), f"write {_EXAMPLE}", optional=("id",))
+        if fields is None or "resource_type" not in fields:
+            return ()
+        hint = f"write one of {', '.join(RESOURCE_TYPES)}"
+        type_ = self.text(fields["resource_type"], (*at, "resource_type"), hint)
+        if type_ is not None:
+            self.resource_type(type_, (*at, "resource_type"))
+        if "id" not in fields:
+            return () if type_ is None else (Scope(type_),)
+        hint = f"write the resource's id, or leave id out for every {type_ or 'resource'}"
+        id_ = self.text(fields["id"], (*at, "id"), hint)
+        if id_ is not None and not _FHIR_ID.fullmatch(id_):
+            hint = "write the id alone, without its type: letters, digits, - and ., 64 at most"
+            self.report("scope-id-unusual", (*at, "id"), "is not a FHIR id", hint)
+        return () if type_ is None or id_ is None else (Scope(type_, id_),)
+
+    def scope_list(self, items: list[Any], at: Steps) -> tuple[Scope, ...]:
+        """The older form, in which each element is `Type` or `Type/id`."""
+        scopes = []
+        hint = f"write {_EXAMPLE}"
+        for index, item in enumerate(items):
+            here = (*at, index)
+            if not isinstance(item, str):
+                self.mistyped(here, "a string", item, f"one scope object per entry: {hint}")
+                continue
+            type_, slash, id_ = item.partition("/")
+            if not type_ or _UNSEEN.search(item) or (slash and not _FHIR_ID.fullmatch(id_)):
+                self.report("scope-invalid", here, "is neither Type nor Type/id", hint)
+                continue
+            self.resource_type(type_, here)
+            scopes.append(Scope(type_, id_ or None))
+        if not items:
+            self.report("scope-invalid", at, "names no resource, so none may use it", hint)
+        elif len(scopes) == len(items):
+            self.report("scope-list", at, "is written in the older list form", _rewritten(scopes))
+        return tuple(dict.fromkeys(scopes)) if len(scopes) == len(items) else ()
+
+    def resource_type(self, value: str, at: Steps) -> None:
+        if value not in RESOURCE_TYPES:
+            message = "is no resource type that refers to secrets"
+            self.report("resource-type-unknown", at, message, did_you_mean(value, RESOURCE_TYPES))
+
+    def shared_paths(self, entries: Mapping[str, Entry], at: Steps) -> None:
+        first: dict[str, str] = {}
+        for entry in entries.values():
+            other = first.setdefault(entry.path, entry.name)
+            if other != entry.name:
+                message = f"is the file of {json_path(*at, other)} too"
+                hint = "keep one of them, unless each serves a scope of its own"
+                self.report("path-shared", (*at, entry.name, "path"), message, hint)
+
+    def fields(
+        self,
+        value: object,
+        at: Steps,
+        required: tuple[str, ...],
+        hint: str,
+        *,
+        optional: tuple[str, ...] = (),
+    ) -> Node | None:
+        """Checks that something is an object, and its keys."""
+        if not isinstance(value, Node):
+            self.mistyped(at, "an object", value, hint)
+            return None
+        known = (*required, *optional)
+        for key in value.duplicates:
+            self.report("key-duplicate", (*at, key), "is written twice", "keep one of them")
+        for key in value:
+            if key not in known:
+                self.report("key-unknown", (*at, key), "is unknown", did_you_mean(key, known))
+        for key in required:
+            if key not in value:
+                self.report("key-missing", (*at, key), "is missing", hint)
+        return value
+
+    def text(self, value: object, at: Steps, hint: str) -> str | None:
+        """Checks that something is a string that can stand in one line."""
+        if not isinstance(value, str):
+            self.mistyped(at, "a string", value, hint)
+            return None
+        return value if self.plain("scope-invalid", value, at, hint) else None
+
+    def plain(self, code: str, value: str, at: Steps, hint: str) -> bool:
+        """Checks that a string is not empty and every character of it can be shown."""
+        if not value:
+            self.report(code, at, "is empty", hint)
+        elif _UNSEEN.search(value):
+            self.report(code, at, "holds a control or invisible character", hint)
+        else:
+            return True
+        return False
+
+    def mistyped(self, at: Steps, expected: str, value: object, hint: str) -> None:
+        kind = _KINDS.get(type(value), "a number")
+        self.report("type-wrong", at, f"must be {expected}, not {kind}", hint)
+
+
+def _rewritten(scopes: list[Scope]) -> str:
+    texts = [
+        '"scope": ' + json.dumps({"resource_type": scope.resource_type, "id": scope.id})
+        if scope.id is not None
+        else '"scope": ' + json.dumps({"resource_type": scope.resource_type})
+        for scope in scopes
+    ]
+    if len(texts) == 1:
+        return f"write {texts[0]}"
+    return (
+        f"an entry has one scope: split it into {len(texts)} entries with names of their own and"
+        f" the same path, {' and '.join(texts)}, and let each resource refer to its name"
+    )
