@@ -144,6 +144,13 @@ class Reconciler:
             await anyio.sleep(min(result.snapshot.retry_in or 0.0, self._settings.settle))
             result = await self._pass(reason)
 
+    async def settle(self, limit: float) -> None:
+        """Makes passes until nothing is being written, or the limit (seconds) is over."""
+        with anyio.move_on_after(limit):
+            while not self.settled:
+                await anyio.sleep(self._settings.settle)
+                await self._pass("interval")
+
     async def run(self) -> None:
         """Follows the mount until cancelled. `start` comes first."""
         reason = "start"

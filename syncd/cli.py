@@ -1,0 +1,153 @@
+"""The command line: what a user types, turned into calls; what went wrong, turned into one line.
+
+Heavy modules are imported by the command that needs them, so that `syncd --version` and a probe
+cost little.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from syncd import __version__
+from syncd.core.decode import Duration, decode
+from syncd.core.errors import ConfigurationError, StateError, SyncdError
+
+if TYPE_CHECKING:
+    from syncd.settings import Settings
+
+_NO_INPUT = 2
+
+
+class _DurationType(click.ParamType[float]):
+    """A duration such as `250ms`, `30s`, `2m`, `1h` or a number of seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds, _ = decode(value, Duration)
+        if seconds is None:
+            self.fail("write a duration such as 250ms, 30s, 2m or 1h", param, ctx)
+        return seconds
+
+
+_DURATION = _DurationType()
+_config = click.option(
+    "-c",
+    "--config",
+    "config",
+    metavar="FILE",
+    help="Configuration; else $SYNCD_CONFIG, else /etc/syncd/syncd.yaml, else the environment.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="syncd", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Watches mounted secrets for Aidbox, proves what changed, and tells everyone who must know."""
+
+
+@cli.command()
+@_config
+@click.option("--once", is_flag=True, help="One pass, deliver what is pending, exit.")
+@click.option(
+    "--timeout", type=_DURATION, default="60s", show_default=True, help="With --once: how long."
+)
+def run(config: str | None, *, once: bool, timeout: float) -> None:
+    """Runs the daemon until SIGTERM or SIGINT."""
+    import anyio  # noqa: PLC0415 - see the module's docstring
+
+    from syncd.daemon import Daemon  # noqa: PLC0415
+    from syncd.settings import load  # noqa: PLC0415
+
+    daemon = Daemon(lambda: load(config))
+    _configure_log(daemon.settings)
+    if once:
+        sys.exit(0 if anyio.run(daemon.run_once, timeout) else 1)
+    anyio.run(daemon.run)
+
+
+@cli.command()
+@_config
+@click.option("--timeout", type=_DURATION, default="60s", show_default=True, help="How long.")
+def wait(config: str | None, timeout: float) -> None:
+    """Waits until every secret of the vault config is present and readable."""
+    import anyio  # noqa: PLC0415
+
+    from syncd.settings import load  # noqa: PLC0415
+    from syncd.wait import wait as wait_for_all  # noqa: PLC0415
+
+    missing = anyio.run(wait_for_all, load(config), timeout)
+    for line in missing:
+        click.echo(line, err=True)
+    sys.exit(1 if missing else 0)
+
+
+@cli.command()
+@click.argument("what", type=click.Choice(["vault-config", "config", "event"]))
+def schema(what: str) -> None:
+    """Prints a JSON Schema (2020-12)."""
+    import msgspec  # noqa: PLC0415
+
+    from syncd.schema import schema_of  # noqa: PLC0415
+
+    click.echo(msgspec.json.format(msgspec.json.encode(schema_of(what)), indent=2))
+
+
+@cli.command()
+@click.option("--rotations", type=click.IntRange(min=0), help="Stop after N; else at Ctrl-C.")
+@click.option(
+    "--interval", type=_DURATION, default="1s", show_default=True, help="Between rotations."
+)
+def demo(rotations: int | None, interval: float) -> None:
+    """Rotates secrets in a temporary mount and prints each event as it lands."""
+    import anyio  # noqa: PLC0415
+
+    from syncd.demo import demo as show  # noqa: PLC0415
+
+    sys.exit(anyio.run(show, rotations, interval))
+
+
+def _configure_log(settings: Settings) -> None:
+    from syncd.telemetry.log import configure  # noqa: PLC0415
+
+    configure(settings.log.level, settings.log.format)
+
+
+def main() -> None:
+    """The entry point: runs a command, and says what went wrong in plain lines."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except ConfigurationError as error:
+        _say(error)
+        sys.exit(_NO_INPUT)
+    except (StateError, SyncdError) as error:
+        _say(error)
+        sys.exit(1)
+    except BaseExceptionGroup as group:
+        _leave(group)
+
+
+def _leave(group: BaseExceptionGroup) -> None:
+    errors, rest = group.split(SyncdError)
+    if errors is None or rest is not None:
+        raise group
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    _say(first)
+    sys.exit(_NO_INPUT if isinstance(first, ConfigurationError) else 1)
+
+
+def _say(error: BaseException) -> None:
+    for line in str(error).splitlines():
+        click.echo(f"syncd: {line}", err=True)

@@ -1,0 +1,270 @@
+"""The daemon: puts the parts together, runs them, and takes them down again.
+
+An `Engine` is everything that one configuration calls for; the `Daemon` owns what outlives a
+reload (state directory, ledger, metrics) and the signals. SIGHUP prepares a new engine first and
+only then stops the old one: what a reload cannot use, it does not break. Whatever happens between
+the two is in the mount and in the ledger, so nothing is lost.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from contextlib import asynccontextmanager
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+import aiofiles
+import anyio
+import anyio.to_thread
+import structlog
+
+from syncd import __version__
+from syncd.check import log_findings
+from syncd.consumers.delivery import Delivery
+from syncd.consumers.webhook import WebhookConsumer
+from syncd.core.errors import SyncdError
+from syncd.core.events import Stamp
+from syncd.ledger import Ledger
+from syncd.mount.reconcile import Commit, Reconciler
+from syncd.mount.vault_config_file import VaultConfigFile
+from syncd.settings import grant
+from syncd.state_dir import StateDir
+from syncd.telemetry.log import configure as configure_log
+from syncd.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from anyio.abc import TaskStatus
+
+    from syncd.settings import Settings
+
+_SETTLE_LIMIT: Final = 5.0
+log = structlog.get_logger()
+
+
+class Engine:
+    """Everything that one configuration calls for, running.
+
+    Args:
+        settings: The configuration.
+        state: The locked state directory.
+        ledger: The open ledger.
+        metrics: What operators scrape.
+        listeners: Called with each commit, in the event loop.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        state: StateDir,
+        ledger: Ledger,
+        metrics: Metrics,
+        listeners: list[Callable[[Commit], None]],
+    ) -> None:
+        self.settings = settings
+        self.vault_config = VaultConfigFile(settings.vault_config, settings.watch.settle)
+        self._ledger = ledger
+        self._listeners = listeners
+        stamp = Stamp(ledger.epoch, f"/syncd/{socket.gethostname()}")
+        rng = Random()  # noqa: S311 - jitter
+        self.deliveries = {
+            consumer.name: Delivery(WebhookConsumer(consumer, stamp), ledger, metrics, rng)
+            for consumer in settings.consumers
+        }
+        self.reconciler = Reconciler(
+            settings.watch,
+            self.vault_config,
+            key=state.key,
+            ledger=ledger,
+            consumers={consumer.name: grant(consumer.scope) for consumer in settings.consumers},
+            metrics=metrics,
+            on_commit=self._committed,
+        )
+
+    async def prepare(self) -> None:
+        """Reads what the engine needs before it can start.
+
+        Raises:
+            ConfigurationError: The vault config cannot be used.
+        """
+        await self.vault_config.load()
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Runs until cancelled; reports as started after the first pass.
+
+        Raises:
+            StateError: The ledger cannot be used at the start.
+        """
+        try:
+            async with anyio.create_task_group() as tasks:
+                await self._start()
+                for delivery in self.deliveries.values():
+                    tasks.start_soon(delivery.run)
+                tasks.start_soon(log_findings, self.settings, self.vault_config)
+                task_status.started()
+                await self.reconciler.run()
+        finally:
+            self.reconciler.watcher.close()
+
+    async def run_once(self, limit: float) -> bool:
+        """One pass, then delivery; whether every mailbox is empty at the end.
+
+        Args:
+            limit: How long to try to deliver, seconds.
+        """
+        try:
+            async with anyio.create_task_group() as tasks:
+                await self._start()
+                await self.reconciler.settle(_SETTLE_LIMIT)
+                for delivery in self.deliveries.values():
+                    tasks.start_soon(delivery.run)
+                with anyio.move_on_after(limit):
+                    for delivery in self.deliveries.values():
+                        await delivery.drained()
+                tasks.cancel_scope.cancel()
+        finally:
+            self.reconciler.watcher.close()
+        left = [
+            await anyio.to_thread.run_sync(self._ledger.pending_count, n) for n in self.deliveries
+        ]
+        return not any(left)
+
+    async def _start(self) -> None:
+        gone = await anyio.to_thread.run_sync(self._ledger.forget_others, list(self.deliveries))
+        for name, count in gone.items():
+            log.warning("consumer.forgotten", consumer=name, undelivered=count)
+        await self.reconciler.start()
+
+    def _committed(self, commit: Commit) -> None:
+        if commit.events:
+            for delivery in self.deliveries.values():
+                delivery.wake()
+        for listener in self._listeners:
+            listener(commit)
+
+
+class Daemon:
+    """Owns what outlives a reload, and the signals.
+
+    Args:
+        load: Reads the configuration; called at the start and for each SIGHUP.
+
+    Raises:
+        ConfigurationError: From the constructor, when the configuration cannot be used.
+    """
+
+    def __init__(self, load: Callable[[], Settings]) -> None:
+        self._load = load
+        self.settings = load()
+        self.metrics = Metrics()
+        self.listeners: list[Callable[[Commit], None]] = []
+        self.engine: Engine | None = None
+        self._next: Engine | None = None
+        self._scope = anyio.CancelScope()
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Runs until SIGTERM or SIGINT.
+
+        Raises:
+            ConfigurationError: The vault config cannot be used at the start.
+            StateError: The state directory cannot be used.
+        """
+        async with self._opened() as (state, ledger):
+            self._next = await self._prepare(self.settings, state, ledger)
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(self._listen, state, ledger)
+                while self._next is not None and not self._stopping:
+                    self.engine, self._next = self._next, None
+                    with anyio.CancelScope() as self._scope:
+                        await self._run_engine(self.engine)
+                tasks.cancel_scope.cancel()
+        log.info("daemon.stopped")
+
+    async def run_once(self, limit: float) -> bool:
+        """One pass and its delivery; whether everything was acknowledged in time.
+
+        Args:
+            limit: How long to try to deliver, seconds.
+        """
+        async with self._opened() as (state, ledger):
+            engine = await self._prepare(self.settings, state, ledger)
+            return await engine.run_once(limit)
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[tuple[StateDir, Ledger]]:
+        state = await anyio.to_thread.run_sync(StateDir.open, self.settings.state_dir)
+        try:
+            ledger = await anyio.to_thread.run_sync(Ledger.open, state, await _boot_id())
+            if ledger.rebuilt is not None:
+                log.error("ledger.rebuilt", reason=ledger.rebuilt, old="ledger.sqlite3.set-aside")
+            try:
+                yield state, ledger
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(ledger.close)
+        finally:
+            state.close()
+
+    async def _prepare(self, settings: Settings, state: StateDir, ledger: Ledger) -> Engine:
+        engine = Engine(
+            settings, state=state, ledger=ledger, metrics=self.metrics, listeners=self.listeners
+        )
+        await engine.prepare()
+        return engine
+
+    async def _run_engine(self, engine: Engine) -> None:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(engine.run)
+            log.info(
+                "daemon.ready",
+                version=__version__,
+                secrets=len(engine.vault_config.entries),
+                consumers=sorted(engine.deliveries),
+                watch=engine.reconciler.watcher.mode,
+            )
+
+    async def _listen(
+        self,
+        state: StateDir,
+        ledger: Ledger,
+        *,
+        task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        with anyio.open_signal_receiver(*wanted) as signals:
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    await self._reload(state, ledger)
+                    continue
+                log.info("daemon.stopping", signal=signal.Signals(number).name)
+                self._stopping = True
+                self._scope.cancel()
+                return
+
+    async def _reload(self, state: StateDir, ledger: Ledger) -> None:
+        try:
+            settings = await anyio.to_thread.run_sync(self._load)
+            engine = await self._prepare(settings, state, ledger)
+        except SyncdError as error:
+            for line in str(error).splitlines():
+                log.error("daemon.reload_rejected", problem=line, hint="the old one stays")
+            return
+        if settings.state_dir != self.settings.state_dir:
+            log.warning("daemon.restart_needed", setting="state_dir")
+        configure_log(settings.log.level, settings.log.format)
+        self.settings, self._next = settings, engine
+        log.info("daemon.reloaded")
+        self._scope.cancel()
+
+
+async def _boot_id() -> str:
+    try:
+        async with aiofiles.open("/proc/sys/kernel/random/boot_id") as file:
+            return (await file.read()).strip()
+    except OSError:
+        return "unknown"
