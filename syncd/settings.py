@@ -18,13 +18,13 @@ from syncd.core.errors import ConfigurationError
 from syncd.core.findings import Finding, Severity
 from syncd.core.model import Grant, Scope
 from syncd.core.tree import TreeError, parse_yaml
+from syncd.providers.auth import AbsolutePath, AzureAuth, VaultAuth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_FILE = "/etc/syncd/syncd.yaml"
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-AbsolutePath = Annotated[str, msgspec.Meta(pattern=r"^/[^\x00]*$")]
 
 
 class ScopeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,35 +89,6 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
     metrics_secret_names: bool = False
 
 
-class Auth(msgspec.Struct, frozen=True, kw_only=True):
-    """How to log in to a vault; which keys apply depends on the method."""
-
-    method: Literal[
-        "token",
-        "approle",
-        "kubernetes",
-        "jwt",
-        "cert",
-        "azure",
-        "workload_identity",
-        "client_secret",
-        "client_certificate",
-        "managed_identity",
-    ]
-    mount: str | None = None
-    role: str | None = None
-    token_file: AbsolutePath | None = None
-    role_id_file: AbsolutePath | None = None
-    secret_id_file: AbsolutePath | None = None
-    secret_id_wrapped: bool = False
-    jwt_file: AbsolutePath | None = None
-    client_id: str | None = None
-    tenant_id: str | None = None
-    client_secret_file: AbsolutePath | None = None
-    client_certificate_file: AbsolutePath | None = None
-    resource: str | None = None
-
-
 class Provision(msgspec.Struct, frozen=True, kw_only=True):
     """Secrets that syncd fetches itself: a SecretProviderClass manifest and where to write it."""
 
@@ -126,7 +97,7 @@ class Provision(msgspec.Struct, frozen=True, kw_only=True):
     interval: Duration = Duration(120)
     owner: str | None = None
     group: str | None = None
-    auth: Auth | None = None
+    auth: VaultAuth | AzureAuth | None = None
     vault_url: str | None = None
     ca_file: AbsolutePath | None = None
     api_version: str | None = None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import msgspec
 
-from syncd.core.tree import Node
+from syncd.core.tree import Node, Scalar, values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,6 +52,12 @@ class Size(int):
 
 class FileMode(int):
     """Permission bits, written as an octal string such as `"0660"`."""
+
+    __slots__ = ()
+
+
+class Text(str):
+    """A string, or any YAML scalar as it is written: `007` and `1e3` keep their characters."""
 
     __slots__ = ()
 
@@ -95,6 +101,8 @@ def _schema_hook(type_: type) -> dict[str, Any]:
 
 
 def _walk(tree: object, type_: Any, path: Path, problems: list[Problem]) -> Any:  # noqa: C901, PLR0911 - one branch a kind of type
+    if isinstance(tree, Scalar) and type_ is not Text:
+        tree = tree.value
     origin, arguments = get_origin(type_), get_args(type_)
     if origin is not None and origin not in (list, tuple, dict):  # a union
         if tree is None and type(None) in arguments:
@@ -171,6 +179,8 @@ def _leaf(tree: object, type_: Any, path: Path, problems: list[Problem]) -> Any:
         parse, hint = _PARSERS[type_]
         value = parse(tree)
         return value if value is not None else _reject(path, "cannot be read", hint, problems)
+    if type_ is Any:
+        return values(tree)
     try:
         return msgspec.convert(tree, type_, strict=True)
     except msgspec.ValidationError:
@@ -204,6 +214,12 @@ def _size(tree: object) -> Size | None:
     return Size(int(match[1]) * _BYTES[match[2]]) if match else None
 
 
+def _text(tree: object) -> Text | None:
+    if isinstance(tree, Scalar) and tree.value is None:
+        return Text()
+    return Text(tree) if isinstance(tree, str) else None
+
+
 def _mode(tree: object) -> FileMode | None:
     if not isinstance(tree, str) or not _MODE.fullmatch(tree):
         return None
@@ -213,6 +229,7 @@ def _mode(tree: object) -> FileMode | None:
 _PARSERS: dict[Any, tuple[Any, str]] = {
     Duration: (_duration, "write a duration such as 250ms, 30s, 2m or 1h"),
     Size: (_size, "write a size such as 64KiB or 1MiB"),
+    Text: (_text, "write a string"),
     FileMode: (_mode, 'write an octal mode in quotes, such as "0660"'),
 }
 

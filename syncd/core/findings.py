@@ -112,3 +112,15 @@ def _quoted(character: str) -> str:
     if character in "'\\":
         return "\\" + character
     return character if character.isprintable() else json.dumps(character)[1:-1]
+
+
+def key_path(*steps: str | int) -> str:
+    """Writes the way to a key as YAML users do.
+
+    >>> key_path("consumers", 0, "url")
+    'consumers[0].url'
+    """
+    path = ""
+    for step in steps:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
+    return path

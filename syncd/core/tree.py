@@ -2,7 +2,8 @@
 
 Both parsers keep duplicate keys visible instead of letting the last one win, and YAML is read by
 the core schema of YAML 1.2 (section 10.3): `true` and `false` are the only booleans, `on`, `1:30`
-and `2026-01-01` are strings. Typed decoding of the tree is `syncd.core.decode`.
+and `2026-01-01` are strings. Where a format reads its scalars by rules of its own, they can be had
+as written. Typed decoding of the tree is `syncd.core.decode`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,20 @@ class Node(dict[str, Any]):
                 self[key] = value
 
 
+class Scalar(str):
+    """A YAML scalar as written, for formats whose readers give it a meaning of their own.
+
+    Attributes:
+        value: What the core schema makes of it: a string, number or boolean, or None.
+        plain: Whether it stands there without quotes and not as a block.
+    """
+
+    __slots__ = ("plain", "value")
+
+    value: str | float | bool | None
+    plain: bool
+
+
 def parse_json(text: bytes) -> Any:  # noqa: ANN401 - a tree of JSON values has no narrower type
     """Parses JSON (RFC 8259), objects as `Node`.
 
@@ -61,14 +76,20 @@ def parse_json(text: bytes) -> Any:  # noqa: ANN401 - a tree of JSON values has 
         raise TreeError("not valid JSON: a number out of range, NaN or Infinity") from None
 
 
-def parse_yaml(text: bytes) -> list[Any]:
+def parse_yaml(text: bytes, *, raw: bool = False) -> list[Any]:
     """Parses every document of a YAML stream, mappings as `Node`.
+
+    Args:
+        text: The stream, UTF-8.
+        raw: Gives every scalar as a `Scalar` instead of its value.
 
     Raises:
         TreeError: Not UTF-8 or not YAML; names line and column.
     """
     try:
-        return list(yaml.load_all(text.decode("utf-8-sig"), Loader=_CoreLoader))
+        return list(
+            yaml.load_all(text.decode("utf-8-sig"), Loader=_RawLoader if raw else _CoreLoader)
+        )
     except UnicodeDecodeError as error:
         raise TreeError(f"not UTF-8 at byte {error.start}") from None
     except yaml.MarkedYAMLError as error:
@@ -79,6 +100,17 @@ def parse_yaml(text: bytes) -> list[Any]:
         raise TreeError("not valid YAML: a character that YAML does not allow") from None
     except RecursionError:
         raise TreeError("nested too deeply to be read") from None
+
+
+def values(tree: Any) -> Any:  # noqa: ANN401 - a tree has no narrower type
+    """The tree with every `Scalar` replaced by its value."""
+    if isinstance(tree, Scalar):
+        return tree.value
+    if isinstance(tree, dict):
+        return {key: values(item) for key, item in tree.items()}
+    if isinstance(tree, list):
+        return [values(item) for item in tree]
+    return tree
 
 
 def _no_constant(_name: str) -> None:
@@ -117,6 +149,19 @@ def _construct_int(loader: _CoreLoader, node: yaml.ScalarNode) -> int:
 
 def _construct_float(loader: _CoreLoader, node: yaml.ScalarNode) -> float:
     return float(loader.construct_scalar(node))
+
+
+class _RawLoader(_CoreLoader):
+    """The core loader, with every scalar kept as it is written."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401, FBT001, FBT002 - PyYAML's signature
+        value = super().construct_object(node, deep)
+        if not isinstance(node, yaml.ScalarNode):
+            return value
+        scalar = Scalar(node.value)
+        scalar.value = value
+        scalar.plain = node.style is None
+        return scalar
 
 
 _LONGEST_NUMBER = 64

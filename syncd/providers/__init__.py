@@ -1,0 +1,1 @@
+"""Secrets come in: manifests, the vaults' clients, and the loop that refreshes."""
