@@ -2,6 +2,9 @@
 
 This is the one place where secret values pass through syncd. The types here show paths and
 modes, never contents, and nothing keeps them once they are written.
+
+Source of the rules about paths: the Secrets Store CSI driver's `pkg/fileutil`, a port of the
+kubelet's AtomicWriter.
 """
 
 from __future__ import annotations
@@ -12,13 +15,18 @@ from dataclasses import dataclass, field
 DEFAULT_MODE = 0o644
 """Permission bits of a file whose object names none (Secrets Store CSI driver and providers)."""
 
+LONGEST_PATH = 4096
+"""Bytes in a file's whole path (kubelet's AtomicWriter, `maxPathLength`)."""
+LONGEST_NAME = 255
+"""Bytes in one element of a path (kubelet's AtomicWriter, `maxFileNameLength`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class File:
     """One file of a generation.
 
     Attributes:
-        path: Relative to the target, checked by `syncd.providers.manifest.path_problem`.
+        path: Relative to the target, as `path_problem` wants it.
         content: The secret. Never shown by `repr`, never compared by `==` of a log line.
         mode: Permission bits, at most 0777.
         volatile: Top-level JSON keys that differ on every read without meaning a change, such as
@@ -60,3 +68,35 @@ class Payload:
 
     files: tuple[File, ...]
     due: float | None = None
+
+
+def path_problem(path: str) -> str | None:
+    """What is wrong with a file's path inside the target, or None.
+
+    The rules are the AtomicWriter's (`validatePath`: not empty, relative, at most 4096 bytes, each
+    element at most 255, no `..`, not starting with `..`, clean), and beyond them: not `.`, and
+    nothing that a line of a log or a path of the kernel cannot hold.
+    """
+    try:
+        encoded = path.encode()
+    except UnicodeEncodeError:
+        return "is not valid Unicode"
+    elements = path.split("/")
+    rules = (
+        (not path, "is empty"),
+        (not path.isprintable(), "holds a character that cannot be printed"),
+        (path.startswith("/"), "is not relative to the target"),
+        (len(encoded) > LONGEST_PATH, f"is longer than {LONGEST_PATH} bytes"),
+        (
+            any(len(element.encode()) > LONGEST_NAME for element in elements),
+            f"has an element longer than {LONGEST_NAME} bytes",
+        ),
+        (".." in elements, "leaves the target by .."),
+        (path.startswith(".."), "starts with .., which is reserved for the mount's own entries"),
+        (path == ".", "is the target itself"),
+        (
+            "" in elements or "." in elements,
+            "is not clean: it has an empty element, a . or a slash at its end",
+        ),
+    )
+    return next((problem for broken, problem in rules if broken), None)

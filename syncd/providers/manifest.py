@@ -5,8 +5,7 @@ Takes the very file that is applied to a cluster. What the API server would refu
 is a warning, because a key that does nothing was meant to do something. What the parameters mean is
 each provider's own module (`syncd.providers.vault_objects`).
 
-Sources: secrets-store.csi.x-k8s.io CRD v1 and v1alpha1; the driver's `pkg/fileutil` (a port of the
-kubelet's AtomicWriter) for the rules of file paths.
+Source: the CRD of secrets-store.csi.x-k8s.io, v1 and v1alpha1.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import msgspec
 
 from syncd.core.decode import Problem, Text, decode
 from syncd.core.findings import Finding, Severity, key_path
+from syncd.core.payload import path_problem
 from syncd.core.tree import Node, Scalar, TreeError, parse_yaml
 
 if TYPE_CHECKING:
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
 
 API_GROUP = "secrets-store.csi.x-k8s.io"
 PROVIDERS = ("azure", "openbao", "vault")
-LONGEST_PATH = 4096
-"""Bytes in a file's whole path (kubelet's AtomicWriter, `maxPathLength`)."""
-LONGEST_NAME = 255
-"""Bytes in one element of a path (kubelet's AtomicWriter, `maxFileNameLength`)."""
-
 ALL_PERMISSIONS = 0o777
 """No set-user-ID, set-group-ID or sticky bit is ever taken."""
 
@@ -260,38 +255,6 @@ def without_unknown(tree: Any, path: Path, known: Collection[str], report: Repor
     kept = Node([(key, value) for key, value in tree.items() if key in known])
     kept.duplicates = [key for key in tree.duplicates if key in known]
     return kept
-
-
-def path_problem(path: str) -> str | None:
-    """What is wrong with a file's path inside the target, or None.
-
-    The rules are the AtomicWriter's (`validatePath`: not empty, relative, at most 4096 bytes, each
-    element at most 255, no `..`, not starting with `..`, clean), and beyond them: not `.`, and
-    nothing that a line of a log or a path of the kernel cannot hold.
-    """
-    try:
-        encoded = path.encode()
-    except UnicodeEncodeError:
-        return "is not valid Unicode"
-    elements = path.split("/")
-    rules = (
-        (not path, "is empty"),
-        (not path.isprintable(), "holds a character that cannot be printed"),
-        (path.startswith("/"), "is not relative to the target"),
-        (len(encoded) > LONGEST_PATH, f"is longer than {LONGEST_PATH} bytes"),
-        (
-            any(len(element.encode()) > LONGEST_NAME for element in elements),
-            f"has an element longer than {LONGEST_NAME} bytes",
-        ),
-        (".." in elements, "leaves the target by .."),
-        (path.startswith(".."), "starts with .., which is reserved for the mount's own entries"),
-        (path == ".", "is the target itself"),
-        (
-            "" in elements or "." in elements,
-            "is not clean: it has an empty element, a . or a slash at its end",
-        ),
-    )
-    return next((problem for broken, problem in rules if broken), None)
 
 
 def check_paths(paths: Iterable[tuple[Path, str]], report: Report) -> None:
