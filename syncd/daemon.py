@@ -20,7 +20,7 @@ import anyio.to_thread
 import structlog
 
 from syncd import __version__
-from syncd.check import log_findings
+from syncd.consumers.credentials import CredentialFiles
 from syncd.consumers.delivery import Delivery
 from syncd.consumers.webhook import WebhookConsumer
 from syncd.core.errors import SyncdError
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskStatus
 
-    from syncd.settings import Settings
+    from syncd.settings import Settings, Webhook
 
 _SETTLE_LIMIT: Final = 5.0
 log = structlog.get_logger()
@@ -71,8 +71,8 @@ class Engine:
         stamp = Stamp(ledger.epoch, f"/syncd/{socket.gethostname()}")
         rng = Random()  # noqa: S311 - jitter
         self.deliveries = {
-            consumer.name: Delivery(WebhookConsumer(consumer, stamp), ledger, metrics, rng)
-            for consumer in settings.consumers
+            item.name: Delivery(_consumer(item, stamp), ledger, metrics, rng)
+            for item in settings.consumers
         }
         self.reconciler = Reconciler(
             settings.watch,
@@ -103,7 +103,6 @@ class Engine:
                 await self._start()
                 for delivery in self.deliveries.values():
                     tasks.start_soon(delivery.run)
-                tasks.start_soon(log_findings, self.settings, self.vault_config)
                 task_status.started()
                 await self.reconciler.run()
         finally:
@@ -146,6 +145,29 @@ class Engine:
             listener(commit)
 
 
+def _consumer(settings: Webhook, stamp: Stamp) -> WebhookConsumer:
+    basic = settings.basic_auth
+    return WebhookConsumer(
+        name=settings.name,
+        grant=grant(settings.scope),
+        stamp=stamp,
+        url=settings.url,
+        files=CredentialFiles(
+            signing_key=settings.signing_key_file,
+            username=basic.username if basic else None,
+            password=basic.password_file if basic else None,
+            bearer_token=settings.bearer_token_file,
+            ca=settings.ca_file,
+            client_cert=settings.client_cert,
+            client_key=settings.client_key,
+        ),
+        socket=settings.socket,
+        headers=settings.headers,
+        timeout=settings.timeout,
+        max_batch=settings.max_batch,
+    )
+
+
 class Daemon:
     """Owns what outlives a reload, and the signals.
 
@@ -163,7 +185,7 @@ class Daemon:
         self.listeners: list[Callable[[Commit], None]] = []
         self.engine: Engine | None = None
         self._next: Engine | None = None
-        self._scope = anyio.CancelScope()
+        self._scope: anyio.CancelScope | None = None
         self._stopping = False
 
     async def run(self) -> None:
@@ -243,7 +265,7 @@ class Daemon:
                     continue
                 log.info("daemon.stopping", signal=signal.Signals(number).name)
                 self._stopping = True
-                self._scope.cancel()
+                self._end_engine()
                 return
 
     async def _reload(self, state: StateDir, ledger: Ledger) -> None:
@@ -259,7 +281,11 @@ class Daemon:
         configure_log(settings.log.level, settings.log.format)
         self.settings, self._next = settings, engine
         log.info("daemon.reloaded")
-        self._scope.cancel()
+        self._end_engine()
+
+    def _end_engine(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
 
 
 async def _boot_id() -> str:

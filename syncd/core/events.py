@@ -7,6 +7,7 @@ value, its length or an unkeyed hash of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
@@ -15,7 +16,7 @@ from syncd.core.changes import restrict
 from syncd.core.model import ChangeKind, Scope, VaultConfigChange
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from syncd.core.changes import Plan
     from syncd.core.model import Change, Grant, Known

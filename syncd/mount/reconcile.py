@@ -137,6 +137,7 @@ class Reconciler:
             StateError: The ledger cannot be used.
         """
         self.inventory = await anyio.to_thread.run_sync(self._ledger.inventory)
+        self._reader = self._make_reader()
         self._say_findings()
         result = await self._pass(reason)
         while self._ledger.fresh:
@@ -215,14 +216,14 @@ class Reconciler:
         self._say_findings()
 
     def _say_findings(self) -> None:
-        self._metrics.set_vault_config_valid(valid=self.vault_config.valid)
+        self._metrics.vault_config(valid=self.vault_config.valid)
         for finding in self.vault_config.findings:
             say = log.error if finding.is_error else log.warning
             say("vault_config.finding", code=finding.code, finding=str(finding))
 
     async def _pass(self, reason: str) -> _Pass:
         before = self.inventory
-        result = await anyio.to_thread.run_sync(self._scan_and_commit, reason)
+        result = await anyio.to_thread.run_sync(self._scan_and_commit)
         if result.commit is not None:
             self.inventory = result.commit.inventory
             self._on_commit(result.commit)
@@ -231,7 +232,7 @@ class Reconciler:
         self._tell(result, before, reason)
         return result
 
-    def _scan_and_commit(self, reason: str) -> _Pass:
+    def _scan_and_commit(self) -> _Pass:
         started = time.monotonic()
         self.watcher.arm(self._watch)
         snapshot = self._scan()
@@ -255,7 +256,6 @@ class Reconciler:
             )
             commit = Commit(tuple(events), planned.inventory, started)
         duration = time.monotonic() - started
-        self._metrics.scanned(reason, duration)
         return _Pass(snapshot, planned, commit, duration)
 
     def _scan(self) -> Snapshot:
@@ -293,9 +293,11 @@ class Reconciler:
             self._degraded = watcher.degraded
         planned = result.plan
         changes = planned.changes if result.commit is not None and result.commit.events else ()
-        self._metrics.changed(changes)
+        self._metrics.scanned(reason, result.duration, time.time())
+        for change in changes:
+            self._metrics.changed(change.kind)
         if planned.touched or planned.dropped:
-            self._metrics.set_inventory(planned.inventory.values())
+            self._metrics.inventory(planned.inventory)
         log.debug("mount.scanned", reason=reason, duration=result.duration, changes=len(changes))
         for change in changes[:_LOGGED_CHANGES]:
             log.info("secret.changed", secret=change.entry.name, change=change.kind.value)
