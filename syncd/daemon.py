@@ -20,7 +20,6 @@ import anyio.to_thread
 import structlog
 
 from syncd import __version__
-from syncd.consumers.credentials import CredentialFiles
 from syncd.consumers.delivery import Delivery
 from syncd.consumers.webhook import WebhookConsumer
 from syncd.core.errors import SyncdError
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskStatus
 
-    from syncd.settings import Settings, Webhook
+    from syncd.settings import Settings
 
 _SETTLE_LIMIT: Final = 5.0
 log = structlog.get_logger()
@@ -71,7 +70,9 @@ class Engine:
         stamp = Stamp(ledger.epoch, f"/syncd/{socket.gethostname()}")
         rng = Random()  # noqa: S311 - jitter
         self.deliveries = {
-            item.name: Delivery(_consumer(item, stamp), ledger, metrics, rng)
+            item.name: Delivery(
+                WebhookConsumer(item, grant(item.scope), stamp), ledger, metrics, rng
+            )
             for item in settings.consumers
         }
         self.reconciler = Reconciler(
@@ -143,29 +144,6 @@ class Engine:
                 delivery.wake()
         for listener in self._listeners:
             listener(commit)
-
-
-def _consumer(settings: Webhook, stamp: Stamp) -> WebhookConsumer:
-    basic = settings.basic_auth
-    return WebhookConsumer(
-        name=settings.name,
-        grant=grant(settings.scope),
-        stamp=stamp,
-        url=settings.url,
-        files=CredentialFiles(
-            signing_key=settings.signing_key_file,
-            username=basic.username if basic else None,
-            password=basic.password_file if basic else None,
-            bearer_token=settings.bearer_token_file,
-            ca=settings.ca_file,
-            client_cert=settings.client_cert,
-            client_key=settings.client_key,
-        ),
-        socket=settings.socket,
-        headers=settings.headers,
-        timeout=settings.timeout,
-        max_batch=settings.max_batch,
-    )
 
 
 class Daemon:

@@ -1,0 +1,216 @@
+"""The metrics that syncd exposes, under the names that its contract promises.
+
+One `Metrics` owns one registry; nothing is registered globally. Every series whose labels are
+known beforehand exists from the start at zero, so that `rate()` and alerts see the first
+increment. Names of consumers and providers are labels, names of secrets only where asked for.
+
+Besides ours there are the usual `process_*` series of prometheus-client, which read `/proc` when
+scraped: so `exposition` belongs in a worker thread.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from typing import TYPE_CHECKING, Final
+
+import prometheus_client
+from prometheus_client.exposition import choose_encoder
+
+from syncd import __version__
+from syncd.core.model import ChangeKind, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from syncd.core.model import Change, Known
+
+SCAN_REASONS: Final = ("start", "inotify", "interval", "overflow", "reload")
+OUTCOMES: Final = ("delivered", "retried", "rejected")
+_SCAN_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_LATENCY_BUCKETS = (
+    *(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+    *(10, 30, 60, 300, 1800, 3600),
+)
+
+# `*_created` would double the counters' series under names that the contract does not have
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class ConsumerMetrics:
+    """The series of one consumer."""
+
+    def __init__(self, metrics: Metrics, consumer: str) -> None:
+        outcomes = metrics.deliveries
+        self._delivered, self._retried, self._rejected = (
+            outcomes.labels(consumer, outcome) for outcome in OUTCOMES
+        )
+        self._latency = metrics.delivery_latency.labels(consumer)
+        self._pending = metrics.delivery_pending.labels(consumer)
+
+    def delivered(self, latency: float) -> None:
+        """Counts an acknowledged event, `latency` seconds after the scan that detected it."""
+        self._delivered.inc()
+        self._latency.observe(latency)
+
+    def retried(self) -> None:
+        """Counts an attempt that failed and is going to be repeated."""
+        self._retried.inc()
+
+    def rejected(self) -> None:
+        """Counts an attempt that the consumer refused."""
+        self._rejected.inc()
+
+    def set_pending(self, count: int) -> None:
+        """Tells how many events wait in the mailbox."""
+        self._pending.set(count)
+
+
+class Metrics:
+    """Every metric of one daemon.
+
+    Args:
+        secret_names: Whether `syncd_secrets` carries a `secret` label, one series per secret
+            (`api.metrics_secret_names`).
+
+    Attributes:
+        registry: Holds them all.
+    """
+
+    def __init__(self, *, secret_names: bool = False) -> None:
+        self.registry = registry = prometheus_client.CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=registry)
+        self._secret_names = secret_names
+
+        build = prometheus_client.Info("syncd_build", "The running syncd", registry=registry)
+        build.info({"version": __version__})
+        labels = ["state", "secret"] if secret_names else ["state"]
+        self._secrets = prometheus_client.Gauge(
+            "syncd_secrets", "Entries of the vault config by state", labels, registry=registry
+        )
+        self._vault_config_valid = prometheus_client.Gauge(
+            "syncd_vault_config_valid",
+            "1 while the vault config on disk is the one in use",
+            registry=registry,
+        )
+        self._last_scan = prometheus_client.Gauge(
+            "syncd_last_scan_timestamp_seconds", "When the last scan ended", registry=registry
+        )
+        self._scans = prometheus_client.Counter(
+            "syncd_scans", "Scans of the mounts by what caused them", ["reason"], registry=registry
+        )
+        self._scan_duration = prometheus_client.Histogram(
+            "syncd_scan_duration_seconds",
+            "Time to read and compare the mounts",
+            registry=registry,
+            buckets=_SCAN_BUCKETS,
+        )
+        self._changes = prometheus_client.Counter(
+            "syncd_changes", "Changes of secrets", ["change"], registry=registry
+        )
+        self.deliveries = prometheus_client.Counter(
+            "syncd_deliveries",
+            "Events delivered, and attempts that failed",
+            ["consumer", "outcome"],
+            registry=registry,
+        )
+        self.delivery_pending = prometheus_client.Gauge(
+            "syncd_delivery_pending",
+            "Events that a consumer has not acknowledged",
+            ["consumer"],
+            registry=registry,
+        )
+        self.delivery_latency = prometheus_client.Histogram(
+            "syncd_delivery_latency_seconds",
+            "From the scan that detected a change to the consumer's acknowledgement",
+            ["consumer"],
+            registry=registry,
+            buckets=_LATENCY_BUCKETS,
+        )
+        self._subscribers = prometheus_client.Gauge(
+            "syncd_subscribers", "Open event streams", registry=registry
+        )
+        self._provision = prometheus_client.Counter(
+            "syncd_provision",
+            "Fetches from a vault by outcome",
+            ["provider", "outcome"],
+            registry=registry,
+        )
+        self._provision_last_success = prometheus_client.Gauge(
+            "syncd_provision_last_success_timestamp_seconds",
+            "When all secrets of a provider were last fetched",
+            ["provider"],
+            registry=registry,
+        )
+        for reason in SCAN_REASONS:
+            self._scans.labels(reason)
+        for kind in ChangeKind:
+            self._changes.labels(kind.value)
+        self.set_inventory(())
+
+    def set_inventory(self, known: Iterable[Known]) -> None:
+        """Tells the state of every secret."""
+        if self._secret_names:
+            self._secrets.clear()
+            for item in known:
+                self._secrets.labels(item.state.value, item.entry.name).set(1)
+            return
+        tally = Tally(item.state for item in known)
+        for state in State:
+            self._secrets.labels(state.value).set(tally[state])
+
+    def set_vault_config_valid(self, *, valid: bool) -> None:
+        """Tells whether the vault config on disk could be taken into use."""
+        self._vault_config_valid.set(valid)
+
+    def scanned(self, reason: str, seconds: float) -> None:
+        """Counts a scan that has just ended.
+
+        Args:
+            reason: What caused it, such as one of `SCAN_REASONS`.
+            seconds: How long it took.
+        """
+        self._scans.labels(reason).inc()
+        self._scan_duration.observe(seconds)
+        self._last_scan.set_to_current_time()
+
+    def changed(self, changes: Iterable[Change]) -> None:
+        """Counts changes of secrets."""
+        for kind, count in Tally(change.kind for change in changes).items():
+            self._changes.labels(kind.value).inc(count)
+
+    def consumer(self, name: str) -> ConsumerMetrics:
+        """The series of a consumer, which exist from now on."""
+        return ConsumerMetrics(self, name)
+
+    def forget_consumer(self, name: str) -> None:
+        """Drops the series of a consumer that left the configuration."""
+        for outcome in OUTCOMES:
+            self.deliveries.remove(name, outcome)
+        self.delivery_pending.remove(name)
+        self.delivery_latency.remove(name)
+
+    def set_subscribers(self, count: int) -> None:
+        """Tells how many event streams are open."""
+        self._subscribers.set(count)
+
+    def provisioned(self, provider: str, outcome: str) -> None:
+        """Counts a fetch from a vault that has just ended.
+
+        Args:
+            provider: Its name.
+            outcome: `success`, or the kind of failure.
+        """
+        self._provision.labels(provider, outcome).inc()
+        if outcome == "success":
+            self._provision_last_success.labels(provider).set_to_current_time()
+
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """Everything, in the format that a scraper's `Accept` header asks for.
+
+        Blocks on `/proc`: call it in a worker thread.
+
+        Returns:
+            The body and its content type.
+        """
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
