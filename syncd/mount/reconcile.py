@@ -216,7 +216,7 @@ class Reconciler:
         self._say_findings()
 
     def _say_findings(self) -> None:
-        self._metrics.vault_config(valid=self.vault_config.valid)
+        self._metrics.set_vault_config_valid(valid=self.vault_config.valid)
         for finding in self.vault_config.findings:
             say = log.error if finding.is_error else log.warning
             say("vault_config.finding", code=finding.code, finding=str(finding))
@@ -293,11 +293,10 @@ class Reconciler:
             self._degraded = watcher.degraded
         planned = result.plan
         changes = planned.changes if result.commit is not None and result.commit.events else ()
-        self._metrics.scanned(reason, result.duration, time.time())
-        for change in changes:
-            self._metrics.changed(change.kind)
+        self._metrics.scanned(reason, result.duration)
+        self._metrics.changed(changes)
         if planned.touched or planned.dropped:
-            self._metrics.inventory(planned.inventory)
+            self._metrics.set_inventory(planned.inventory.values())
         log.debug("mount.scanned", reason=reason, duration=result.duration, changes=len(changes))
         for change in changes[:_LOGGED_CHANGES]:
             log.info("secret.changed", secret=change.entry.name, change=change.kind.value)
