@@ -138,6 +138,7 @@ class Reconciler:
         """
         self.inventory = await anyio.to_thread.run_sync(self._ledger.inventory)
         self._reader = self._make_reader()
+        self._metrics.set_inventory(self.inventory.values())
         self._say_findings()
         result = await self._pass(reason)
         while self._ledger.fresh:
