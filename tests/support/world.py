@@ -12,10 +12,12 @@ Everything the daemon says is on record; leaving checks that it never said a pla
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -108,6 +110,20 @@ class World:
         self.daemons.append(daemon)
         return daemon
 
+    def daemon_from_environment(self, **environment: str) -> DaemonProcess:
+        """A daemon process without a configuration file."""
+        daemon = DaemonProcess(["run"], environment, ready=True)
+        self.daemons.append(daemon)
+        return daemon
+
+    def events(self) -> list[dict[str, str]]:
+        """The event log, oldest first, straight from the ledger."""
+        path = f"file:{self.state}/ledger.sqlite3?mode=ro"
+        with contextlib.closing(sqlite3.connect(path, uri=True)) as ledger:
+            ledger.row_factory = sqlite3.Row
+            rows = ledger.execute("SELECT * FROM event ORDER BY sequence").fetchall()
+        return [dict(row) for row in rows]
+
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs a command to its end."""
         return subprocess.run(
@@ -131,11 +147,13 @@ class DaemonProcess:
         self._await_ready = ready
         self._condition = threading.Condition()
         self._over = False
+        self.killed = False
         self.log: list[dict[str, Any]] = []
         self.output: list[str] = []
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> Self:
+        self.killed, self._over = False, False
         self.process = subprocess.Popen(
             [sys.executable, "-m", "syncd", *self._arguments],
             env=_environment({"SYNCD_LOG_LEVEL": "debug", **self._environment}),
@@ -200,6 +218,7 @@ class DaemonProcess:
 
     def kill(self) -> None:
         """SIGKILL; harmless when it is gone."""
+        self.killed = True
         if self.process is not None:
             self.process.kill()
             self.process.wait(DEADLINE)
@@ -222,7 +241,7 @@ class DaemonProcess:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None and not self.killed:
             code = self.stop()
             if kind is None:
                 assert code == 0, "".join(self.output[-30:])
