@@ -1,0 +1,405 @@
+"""The delivery loop over a real mailbox, with a consumer of the test's making."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.lowlevel
+import pytest
+from structlog.testing import capture_logs
+from support.mail import (
+    Mail,
+    Naps,
+    change,
+    delivery,
+    drained,
+    running,
+    sample,
+    subjects,
+    version,
+)
+
+from syncd.consumers import delivery as engine
+from syncd.core.errors import RefusedError, StateError, TemporaryError
+from syncd.core.events import Event, SecretData
+from syncd.core.model import ChangeKind, Grant, Scope
+from syncd.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+
+class Listener:
+    """A consumer that remembers what it got; each planned outcome is used up by one attempt."""
+
+    def __init__(self, *plan: Exception | None, name: str = "hook", max_batch: int = 1) -> None:
+        self.name = name
+        self.grant = Grant()
+        self.max_batch = max_batch
+        self.plan = list(plan)
+        self.got: list[list[Event]] = []
+        self.begun = anyio.Event()
+        self.gate: anyio.Event | None = None
+        self.closed = False
+
+    async def deliver(self, events: Sequence[Event]) -> None:
+        self.begun.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        self.got.append(list(events))
+        outcome = self.plan.pop(0) if self.plan else None
+        if outcome is not None:
+            raise outcome
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def mail(tmp_path: Path) -> Iterator[Mail]:
+    mail = Mail(str(tmp_path / "state"), {"hook": Grant(), "other": Grant()})
+    yield mail
+    mail.close()
+
+
+async def test_empties_the_mailbox_in_order(mail: Mail) -> None:
+    """What waits is delivered oldest first, one by one, and leaves the mailbox."""
+    listener = Listener()
+    loop = delivery(listener, mail)
+    await mail.put(change("a", 2, 1), change("b", 2, 1), change("c", 2, 1))
+    async with running(loop):
+        await drained(loop)
+    assert [subjects(events) for events in listener.got] == [["a"], ["b"], ["c"]]
+    assert await mail.left() == 0
+    assert listener.closed
+
+
+async def test_wakes_for_later_events(mail: Mail) -> None:
+    """After `wake` the mailbox is looked at again, and `drained` waits for that."""
+    listener = Listener(max_batch=10)
+    loop = delivery(listener, mail)
+    async with running(loop):
+        await drained(loop)
+        await mail.put(change("a", 2, 1), change("b", 2, 1))
+        loop.wake()
+        await drained(loop)
+    assert [subjects(events) for events in listener.got] == [["a", "b"]]
+
+
+async def test_batches_are_bounded(mail: Mail) -> None:
+    """No attempt carries more than `max_batch` events."""
+    listener = Listener(max_batch=2)
+    loop = delivery(listener, mail)
+    await mail.put(*(change(name, 2, 1) for name in "abcde"))
+    async with running(loop):
+        await drained(loop)
+    assert [subjects(events) for events in listener.got] == [["a", "b"], ["c", "d"], ["e"]]
+
+
+async def test_retries_with_growing_bounded_jittered_delays(mail: Mail) -> None:
+    """Delays double from half a second and never exceed a minute."""
+    listener = Listener(*(TemporaryError("cannot reach it") for _ in range(12)))
+    naps = Naps()
+    loop = delivery(listener, mail, naps=naps)
+    await mail.put(change("a", 2, 1))
+    async with running(loop):
+        await drained(loop)
+    bounds = [min(60.0, 0.5 * 2**n) for n in range(12)]
+    assert len(naps.taken) == 12
+    assert all(b / 2 <= nap <= b for nap, b in zip(naps.taken, bounds, strict=True))
+    assert len(listener.got) == 13
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(7.0, 7.0), (90.0, 90.0), (1e9, 3600.0)])
+async def test_honours_retry_after_up_to_an_hour(mail: Mail, asked: float, waited: float) -> None:
+    """What the consumer asked for is waited for, beyond the cap, but not beyond an hour."""
+    naps = Naps()
+    loop = delivery(Listener(TemporaryError("busy", retry_after=asked)), mail, naps=naps)
+    await mail.put(change("a", 2, 1))
+    async with running(loop):
+        await drained(loop)
+    assert naps.taken == [waited]
+
+
+async def test_what_waits_is_merged_to_the_newest(mail: Mail) -> None:
+    """Five rotations while the consumer is away are one event, told against what it knows."""
+    listener = Listener(TemporaryError("away"))
+    naps = Naps(held=True)
+    loop = delivery(listener, mail, naps=naps)
+    await mail.put(change("a", 2, 1))
+    async with running(loop):
+        await naps.begun()
+        for number in range(3, 8):
+            await mail.put(change("a", number, number - 1))
+            loop.wake()
+        naps.end()
+        await drained(loop)
+    (first,), (last,) = listener.got
+    assert isinstance(first.data, SecretData)
+    assert isinstance(last.data, SecretData)
+    assert (last.data.version, last.data.previous_version) == (version(7), version(1))
+    assert last.sequence > first.sequence
+
+
+async def test_added_and_removed_while_away(mail: Mail) -> None:
+    """A secret that the consumer knows and that is gone at last is told as removed."""
+    naps = Naps(held=True)
+    listener = Listener(TemporaryError("away"))
+    loop = delivery(listener, mail, naps=naps)
+    await mail.put(change("a", 2, 1))
+    async with running(loop):
+        await naps.begun()
+        await mail.put(change("a", None, 2))
+        naps.end()
+        await drained(loop)
+    data = listener.got[-1][0].data
+    assert isinstance(data, SecretData)
+    assert (data.change, data.version) == (ChangeKind.REMOVED, None)
+    assert data.previous_version == version(1)
+
+
+async def test_newer_event_during_delivery_is_told_against_the_acknowledged(mail: Mail) -> None:
+    """What changes while a delivery is in flight follows, against what was just acknowledged."""
+    listener = Listener()
+    listener.gate = anyio.Event()
+    loop = delivery(listener, mail)
+    await mail.put(change("a", 2, 1))
+    async with running(loop):
+        await listener.begun.wait()
+        await mail.put(change("a", 3, 2), change("a", 4, 3))
+        loop.wake()
+        listener.gate.set()
+        await drained(loop)
+    versions = [e.data for (e,) in listener.got if isinstance(e.data, SecretData)]
+    assert [(d.previous_version, d.version) for d in versions] == [
+        (version(1), version(2)),
+        (version(2), version(4)),
+    ]
+
+
+async def test_rejection_is_an_error_once_per_reason(mail: Mail) -> None:
+    """A rejection is retried at the cap; its reason is an error in the log once."""
+    plan = [RefusedError("cannot: 404"), RefusedError("cannot: 404"), RefusedError("cannot: 410")]
+    naps = Naps()
+    metrics = Metrics()
+    loop = delivery(Listener(*plan), mail, naps=naps, metrics=metrics)
+    await mail.put(change("a", 2, 1))
+    with capture_logs() as logs:
+        async with running(loop):
+            await drained(loop)
+    rejected = [(e["log_level"], e["reason"]) for e in logs if e["event"] == "delivery.rejected"]
+    assert rejected == [
+        ("error", "cannot: 404"),
+        ("debug", "cannot: 404"),
+        ("error", "cannot: 410"),
+    ]
+    assert all(30 <= nap <= 60 for nap in naps.taken)
+    labels = {"consumer": "hook", "outcome": "rejected"}
+    assert sample(metrics, "syncd_deliveries_total", labels) == 3
+
+
+async def test_warnings_grow_rarer(mail: Mail) -> None:
+    """Of many failures the 1st, 2nd, 4th, 8th… are warnings."""
+    loop = delivery(Listener(*(TemporaryError("down") for _ in range(20))), mail)
+    await mail.put(change("a", 2, 1))
+    with capture_logs() as logs:
+        async with running(loop):
+            await drained(loop)
+    warned = [e["failures"] for e in logs if e["log_level"] == "warning"]
+    assert warned == [1, 2, 4, 8, 16]
+    (done,) = [e for e in logs if e["event"] == "delivery.acknowledged"]
+    assert done["after_failures"] == 20
+
+
+async def test_a_bug_is_survived_and_its_text_not_logged(mail: Mail) -> None:
+    """An unexpected exception is logged by class and place, and retried at the cap."""
+    naps = Naps()
+    loop = delivery(Listener(ValueError("canary-7f3a")), mail, naps=naps)
+    await mail.put(change("a", 2, 1))
+    with capture_logs() as logs:
+        async with running(loop):
+            await drained(loop)
+    (failed,) = [entry for entry in logs if entry["event"] == "delivery.failed"]
+    assert failed["log_level"] == "error"
+    assert failed["error"].startswith("ValueError at test_delivery.py:")
+    assert "canary" not in str(logs)
+    assert 30 <= naps.taken[0] <= 60
+
+
+async def test_one_consumer_delays_no_other(mail: Mail) -> None:
+    """While one consumer hangs, fails or is broken, another gets everything."""
+    stuck = Listener(name="other")
+    stuck.gate = anyio.Event()
+    healthy = Listener()
+    loops = [delivery(stuck, mail), delivery(healthy, mail)]
+    await mail.put(change("a", 2, 1), change("b", 2, 1))
+    async with running(*loops):
+        await stuck.begun.wait()
+        await drained(loops[1])
+        assert len(healthy.got) == 2
+        assert stuck.got == []
+        stuck.gate.set()
+        await drained(loops[0])
+
+
+async def test_acknowledgement_that_fails_is_delivered_again(
+    mail: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the ledger cannot record a delivery, the same event is delivered again."""
+    acknowledge, failures = mail.ledger.acknowledge, iter([True, True])
+
+    def failing(consumer: str, events: Sequence[Event]) -> None:
+        if next(failures, False):
+            raise StateError("cannot use the ledger: disk full; free or mend state_dir")
+        acknowledge(consumer, events)
+
+    monkeypatch.setattr(mail.ledger, "acknowledge", failing)
+    listener, naps, metrics = Listener(), Naps(), Metrics()
+    loop = delivery(listener, mail, naps=naps, metrics=metrics)
+    await mail.put(change("a", 2, 1))
+    async with running(loop):
+        await drained(loop)
+    assert len(listener.got) == 3
+    assert len({events[0].sequence for events in listener.got}) == 1
+    assert len(naps.taken) == 2
+    labels = {"consumer": "hook", "outcome": "delivered"}
+    assert sample(metrics, "syncd_deliveries_total", labels) == 1
+
+
+async def test_ledger_that_cannot_be_read_is_tried_again(
+    mail: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ledger failure while taking does not end the loop."""
+    take, failures = mail.ledger.take, iter([True])
+
+    def failing(consumer: str, grant: Grant, limit: int) -> list[Event]:
+        if next(failures, False):
+            raise StateError("cannot use the ledger: ioerr; free or mend state_dir")
+        return take(consumer, grant, limit)
+
+    monkeypatch.setattr(mail.ledger, "take", failing)
+    listener = Listener()
+    loop = delivery(listener, mail)
+    await mail.put(change("a", 2, 1))
+    async with running(loop):
+        await drained(loop)
+    assert len(listener.got) == 1
+
+
+async def test_shutdown_lets_a_delivery_in_flight_finish(mail: Mail) -> None:
+    """A 2xx that comes within the grace is recorded although the daemon is going down."""
+    listener = Listener()
+    listener.gate = anyio.Event()
+    await mail.put(change("a", 2, 1), change("b", 2, 1))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(delivery(listener, mail).run)
+        await listener.begun.wait()
+        tasks.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await anyio.lowlevel.checkpoint()
+            listener.gate.set()
+    assert [subjects(events) for events in listener.got] == [["a"]]
+    assert await mail.left() == 1
+    assert listener.closed
+
+
+async def test_shutdown_waits_no_longer_than_the_grace(
+    mail: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A consumer that hangs is given up after the grace; its event stays."""
+    monkeypatch.setattr(engine, "SHUTDOWN_GRACE", 0.05)
+    listener = Listener()
+    listener.gate = anyio.Event()
+    await mail.put(change("a", 2, 1))
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(delivery(listener, mail).run)
+            await listener.begun.wait()
+            tasks.cancel_scope.cancel()
+    assert await mail.left() == 1
+    assert listener.closed
+
+
+async def test_shutdown_while_waiting_is_immediate(mail: Mail) -> None:
+    """Nobody waits for a backoff at shutdown."""
+    naps = Naps(held=True)
+    loop = delivery(Listener(TemporaryError("down")), mail, naps=naps)
+    await mail.put(change("a", 2, 1))
+    with anyio.fail_after(1):
+        async with running(loop):
+            await naps.begun()
+
+
+async def test_health_tells_what_is_going_on(mail: Mail) -> None:
+    """Pending, failures, reason and next attempt show while waiting, the success afterwards."""
+    naps = Naps(held=True)
+    metrics = Metrics()
+    loop = delivery(Listener(TemporaryError("cannot reach it")), mail, naps=naps, metrics=metrics)
+    await mail.put(change("a", 2, 1))
+    async with running(loop):
+        await naps.begun()
+        before = loop.health
+        await mail.put(change("b", 2, 1))
+        loop.wake()
+        with anyio.fail_after(5):
+            while loop.health.pending < 2:
+                await anyio.lowlevel.checkpoint()
+        assert sample(metrics, "syncd_delivery_pending", {"consumer": "hook"}) == 2
+        naps.end()
+        await drained(loop)
+        after = loop.health
+    assert (before.pending, before.failures, before.last_error) == (1, 1, "cannot reach it")
+    assert before.last_success_at is None
+    assert before.next_attempt_at is not None
+    assert before.next_attempt_at.startswith("2026-11-23T20:40:30")
+    assert (after.pending, after.failures, after.last_error) == (0, 0, None)
+    assert after.last_success_at is not None
+    assert after.next_attempt_at is None
+    assert sample(metrics, "syncd_delivery_pending", {"consumer": "hook"}) == 0
+
+
+async def test_latency_is_measured_from_detection(mail: Mail) -> None:
+    """The histogram gets the time from the scan to the acknowledgement."""
+    metrics = Metrics()
+    loop = delivery(Listener(), mail, metrics=metrics)
+    await mail.put(change("a", 2, 1))
+    async with running(loop):
+        await drained(loop)
+    total = sample(metrics, "syncd_delivery_latency_seconds_sum", {"consumer": "hook"})
+    assert total is not None
+    assert math.isclose(total, 1.667, abs_tol=1e-3)
+
+
+async def test_long_mailboxes_are_not_counted_for_every_event(
+    mail: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counting is not repeated while nothing but deliveries changes the number."""
+    counted = 0
+    count = mail.ledger.pending_count
+
+    def counting(consumer: str) -> int:
+        nonlocal counted
+        counted += 1
+        return count(consumer)
+
+    monkeypatch.setattr(mail.ledger, "pending_count", counting)
+    loop = delivery(Listener(), mail)
+    await mail.put(*(change(f"s{n}", 2, 1) for n in range(20)))
+    async with running(loop):
+        await drained(loop)
+    assert counted == 1
+    assert loop.health.pending == 0
+
+
+async def test_narrowed_grant_drops_what_may_not_be_seen(mail: Mail) -> None:
+    """A consumer gets nothing beyond its scope, even if it was put into its mailbox earlier."""
+    listener = Listener()
+    listener.grant = Grant([Scope("AidboxTopicDestination")])
+    loop = delivery(listener, mail)
+    await mail.put(change("a", 2, 1), change("b", 2, 1, Scope("AidboxTopicDestination", "kafka")))
+    async with running(loop):
+        await drained(loop)
+    assert [subjects(events) for events in listener.got] == [["b"]]
