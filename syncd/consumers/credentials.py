@@ -262,7 +262,7 @@ def _load(option: str, path: str, load: Callable[[], None]) -> None:
     try:
         load()
     except ssl.SSLError as error:
-        reason = (error.reason or "not PEM").lower().replace("_", " ")
+        reason = (getattr(error, "reason", None) or "not PEM").lower().replace("_", " ")
     except _EncryptedKeyError:
         reason = "the key is encrypted"
     except OSError as error:

@@ -334,7 +334,8 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"its certificate is not valid: {cause.verify_message}; mend it, or set ca_file"
         if isinstance(cause, ssl.SSLError):
-            return f"TLS failed: {(cause.reason or 'unexpected end').lower().replace('_', ' ')}"
+            said = getattr(cause, "reason", None) or "unexpected end"
+            return f"TLS failed: {said.lower().replace('_', ' ')}"
         if isinstance(cause, sockets.gaierror):
             return "its name cannot be resolved; mend url or the DNS"
         if isinstance(cause, OSError) and cause.errno is not None:
