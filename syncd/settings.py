@@ -13,18 +13,25 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from syncd.core.decode import Duration, FileMode, Problem, Size, decode
+from syncd.core.decode import Duration, FileMode, Path, Problem, Size, decode
 from syncd.core.errors import ConfigurationError
-from syncd.core.findings import Finding, Severity
+from syncd.core.findings import Finding, finding, key_path
 from syncd.core.model import Grant, Scope
 from syncd.core.tree import TreeError, parse_yaml
 from syncd.providers.auth import AbsolutePath, AzureAuth, VaultAuth
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 DEFAULT_FILE = "/etc/syncd/syncd.yaml"
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Name = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$(?!\n)",
+        description="a name of letters, digits, ., _ and -, 63 at most",
+        examples=["aidbox-hook"],
+    ),
+]
 
 
 class ScopeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +138,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log: Log = Log()
 
 
+def credential_files(settings: Settings) -> list[tuple[str, str]]:
+    """The files whose content syncd uses itself, each with the key path that names it."""
+    return list(_credential_files(settings, ()))
+
+
+def _credential_files(tree: object, at: Path) -> Iterator[tuple[str, str]]:
+    if isinstance(tree, msgspec.Struct):
+        for key, item in msgspec.structs.asdict(tree).items():
+            if isinstance(item, str) and (key.endswith("_file") or key in _CREDENTIALS):
+                yield key_path(*at, key), item
+            else:
+                yield from _credential_files(item, (*at, key))
+    elif isinstance(tree, tuple):
+        for index, item in enumerate(tree):
+            yield from _credential_files(item, (*at, index))
+
+
+_CREDENTIALS = frozenset(("client_cert", "client_key"))
+
+
 def grant(scope: tuple[ScopeSettings, ...] | None) -> Grant:
     """What a `scope:` list allows; without one, everything."""
     return Grant(None if scope is None else [Scope(item.resource_type, item.id) for item in scope])
@@ -147,18 +174,48 @@ def load(file: str | None, environ: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         ConfigurationError: Every problem found, with file and key path.
     """
-    path = file or environ.get("SYNCD_CONFIG")
+    settings, findings = examine(file, environ)
+    if settings is None or findings:
+        raise ConfigurationError(findings)
+    return settings
+
+
+def examine(
+    file: str | None, environ: Mapping[str, str] = os.environ
+) -> tuple[Settings | None, list[Finding]]:
+    """Reads as much of the configuration as can be read, for a linter that goes on after an error.
+
+    Args:
+        file: As for `load`.
+        environ: As for `load`.
+
+    Returns:
+        The configuration, and every problem; with a problem, only the sections `vault_config` and
+        `watch`, so far as they can be read; None when not even the vault config is known.
+    """
+    path = file or environ.get("SYNCD_CONFIG") or None
     if path is None and os.path.exists(DEFAULT_FILE):
         path = DEFAULT_FILE
-    tree, problems = _overlay(_read(path), environ)
-    settings, found = decode(tree, Settings)
+    try:
+        written, findings = _read(path), []
+    except ConfigurationError as error:
+        written, findings = {}, list(error.findings)
+    tree, problems, origins = _overlay(written, environ)
+    if findings and "vault_config" not in tree:
+        return None, findings
+    settings, found = decode(tree, Settings, _contradictions)
     problems += found
-    source = path or "environment"
-    if settings is not None:
-        problems += _contradictions(settings)
-    if problems or settings is None:
-        raise ConfigurationError([_finding(problem, source) for problem in problems])
-    return settings
+    findings += [_finding(problem, path or "environment", origins) for problem in problems]
+    return (_salvage(tree) if findings else settings), findings
+
+
+def _salvage(tree: dict[str, Any]) -> Settings | None:
+    vault_config = tree.get("vault_config")
+    attempts = [
+        decode({"vault_config": vault_config, "watch": tree.get("watch", {})}, Settings)[0],
+        decode({"vault_config": vault_config}, Settings)[0],
+    ]
+    return next(filter(None, attempts), None)
 
 
 def _read(path: str | None) -> dict[str, Any]:
@@ -190,16 +247,18 @@ def _read(path: str | None) -> dict[str, Any]:
 
 
 def _problem(code: str, source: str, message: str, hint: str) -> Finding:
-    return Finding(code, Severity.ERROR, source, "", message, hint)
+    return finding(code, source, "", message, hint)
 
 
-def _finding(problem: Problem, source: str) -> Finding:
-    where = ""
-    for step in problem.path:
-        where += f"[{step}]" if isinstance(step, int) else f".{step}" if where else step
-    if where.startswith("$"):
-        source, where = "environment", where.removeprefix("$")
-    return Finding("config-invalid", Severity.ERROR, source, where, problem.message, problem.hint)
+def _finding(problem: Problem, source: str, origins: Mapping[Path, str]) -> Finding:
+    """Names the variable instead of the key where the environment is what must be mended."""
+    where = key_path(*problem.path)
+    for length in range(len(problem.path), 0, -1):
+        variable = origins.get(problem.path[:length])
+        if variable is not None:
+            source, where = "environment", variable
+            break
+    return finding("config-invalid", source, where, problem.message, problem.hint)
 
 
 _PLAIN_TWINS = {
@@ -213,34 +272,42 @@ _PLAIN_TWINS = {
 
 def _overlay(
     tree: dict[str, Any], environ: Mapping[str, str]
-) -> tuple[dict[str, Any], list[Problem]]:
-    """Lays the environment's twins over the file's tree, leaving malformed sections to `decode`."""
+) -> tuple[dict[str, Any], list[Problem], dict[Path, str]]:
+    """Lays the environment's twins over the file's tree, leaving malformed sections to `decode`.
+
+    Returns:
+        The tree, problems of the environment itself, and which variable gave which key.
+    """
     problems: list[Problem] = []
-    vault_config = environ.get("BOX_VAULT_CONFIG") or environ.get("AIDBOX_VAULT_CONFIG")
-    if vault_config:
-        tree["vault_config"] = vault_config
+    origins: dict[Path, str] = {}
+    for variable in ("AIDBOX_VAULT_CONFIG", "BOX_VAULT_CONFIG"):
+        if environ.get(variable):
+            tree["vault_config"] = environ[variable]
+            origins["vault_config",] = variable
     for variable, (*sections, key) in _PLAIN_TWINS.items():
         if environ.get(variable):
             _put(tree, sections, key, environ[variable])
+            origins[*sections, key] = variable
     if environ.get("SYNCD_WATCH_ROOTS"):
         _put(tree, ["watch"], "roots", [r for r in environ["SYNCD_WATCH_ROOTS"].split(":") if r])
+        origins["watch", "roots"] = "SYNCD_WATCH_ROOTS"
     url, key_file = environ.get("SYNCD_WEBHOOK_URL"), environ.get("SYNCD_WEBHOOK_SIGNING_KEY_FILE")
     if url:
         webhook = {"name": "webhook", "kind": "webhook", "url": url}
-        if key_file:
-            webhook["signing_key_file"] = key_file
         others = tree.get("consumers") or []
         if isinstance(others, list):
             kept = [c for c in others if not (isinstance(c, dict) and c.get("name") == "webhook")]
             tree["consumers"] = [*kept, webhook]
+            origins["consumers", len(kept), "url"] = "SYNCD_WEBHOOK_URL"
+            if key_file:
+                webhook["signing_key_file"] = key_file
+                place = "SYNCD_WEBHOOK_SIGNING_KEY_FILE"
+                origins["consumers", len(kept), "signing_key_file"] = place
     elif key_file:
-        hint = "set SYNCD_WEBHOOK_URL too"
-        problems.append(Problem(("$SYNCD_WEBHOOK_SIGNING_KEY_FILE",), "signs nothing", hint))
-    if "vault_config" not in tree:
-        hint = "set vault_config in the file or BOX_VAULT_CONFIG in the environment"
-        problems.append(Problem(("vault_config",), "is missing", hint))
-        tree["vault_config"] = "/"
-    return tree, problems
+        variable = "SYNCD_WEBHOOK_SIGNING_KEY_FILE"
+        problems.append(Problem((variable,), "signs nothing", "set SYNCD_WEBHOOK_URL too"))
+        origins[variable,] = variable
+    return tree, problems, origins
 
 
 def _put(tree: dict[str, Any], sections: list[str], key: str, value: object) -> None:
@@ -254,35 +321,31 @@ def _put(tree: dict[str, Any], sections: list[str], key: str, value: object) -> 
     tree[key] = value
 
 
-def _contradictions(settings: Settings) -> list[Problem]:
-    problems: list[Problem] = []
-    seen: set[str] = set()
-    for index, consumer in enumerate(settings.consumers):
-        at = ("consumers", index)
-        if consumer.name in seen:
-            problems.append(
-                Problem((*at, "name"), "is used twice", "give each consumer its own name")
-            )
-        seen.add(consumer.name)
-        problems += _check_webhook(consumer, at)
-    if settings.watch.rescan_interval <= 0:
-        problems.append(Problem(("watch", "rescan_interval"), "must be above zero", "write 60s"))
-    problems += check_listen(settings.api.listen)
-    return problems
+def _contradictions(section: object, at: Path) -> list[Problem]:
+    """What a section that can be read must not say; called by `decode` for each of them."""
+    if isinstance(section, Webhook):
+        return _check_webhook(section, at)
+    if isinstance(section, Watch) and section.rescan_interval <= 0:
+        return [Problem((*at, "rescan_interval"), "must be above zero", "write 60s")]
+    if isinstance(section, Api):
+        return check_listen(section.listen)
+    if isinstance(section, Settings):
+        names = [consumer.name for consumer in section.consumers]
+        hint = "give each consumer its own name"
+        return [
+            Problem(("consumers", index, "name"), "is used twice", hint)
+            for index, name in enumerate(names)
+            if name in names[:index]
+        ]
+    return []
 
 
-def _check_webhook(webhook: Webhook, at: tuple[str | int, ...]) -> list[Problem]:
+def _check_webhook(webhook: Webhook, at: Path) -> list[Problem]:
     problems: list[Problem] = []
-    try:
-        url = urlsplit(webhook.url)
-        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
-        problems.append(
-            Problem((*at, "url"), "is not an http or https URL", "write http://host:port/path")
-        )
-    elif url.username is not None or url.password is not None:
+    if not _is_http_url(webhook.url):
+        hint = "write http://host:port/path"
+        problems.append(Problem((*at, "url"), "is not an http or https URL", hint))
+    elif "@" in urlsplit(webhook.url).netloc:
         hint = "use basic_auth with a password_file"
         problems.append(Problem((*at, "url"), "holds credentials", hint))
     if webhook.basic_auth and webhook.bearer_token_file:
@@ -309,6 +372,16 @@ def _check_webhook(webhook: Webhook, at: tuple[str | int, ...]) -> list[Problem]
                 Problem((*at, "headers", name), "is not a valid HTTP header", "use plain ASCII")
             )
     return problems
+
+
+def _is_http_url(text: str) -> bool:
+    if not text.isprintable() or " " in text:
+        return False  # urlsplit would drop a line break without a word
+    try:
+        url = urlsplit(text)
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
 
 
 _OWN_HEADERS = frozenset(

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, NewType, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Path = tuple[str | int, ...]
+_UNUSABLE = object()
+_KINDS_KEY = "x-kinds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +42,29 @@ class Problem:
     hint: str
 
 
-class Duration(float):
-    """Seconds, written `250ms`, `30s`, `2m`, `1h` or as a number of seconds."""
-
-    __slots__ = ()
+Check = Callable[[object, Path], list[Problem]]
 
 
-class Size(int):
-    """Bytes, written `64KiB`, `1MiB` or as a number of bytes."""
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+_SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB)?")
+_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, None: 1}
+_MODE = re.compile(r"0?[0-7]{3}|0o[0-7]{3}")
 
-    __slots__ = ()
+
+def _written(kinds: list[str], pattern: re.Pattern[str]) -> msgspec.Meta:
+    """What `schema` says of a leaf that may be a number or a string such as `30s`."""
+    return msgspec.Meta(extra_json_schema={_KINDS_KEY: kinds, "pattern": f"^({pattern.pattern})$"})
 
 
-class FileMode(int):
-    """Permission bits, written as an octal string such as `"0660"`."""
+Duration = NewType("Duration", Annotated[float, _written(["number", "string"], _DURATION)])
+"""Seconds, written `250ms`, `30s`, `2m`, `1h` or as a number of seconds."""
 
-    __slots__ = ()
+Size = NewType("Size", Annotated[int, _written(["integer", "string"], _SIZE)])
+"""Bytes, written `64KiB`, `1MiB` or as a number of bytes."""
+
+FileMode = NewType("FileMode", Annotated[int, _written(["string"], _MODE)])
+"""Permission bits, written as an octal string such as `"0660"`."""
 
 
 class Text(str):
@@ -62,149 +73,190 @@ class Text(str):
     __slots__ = ()
 
 
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
-_SIZE = re.compile(r"([0-9]+)(B|KiB|MiB|GiB)?")
-_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, None: 1}
-_MODE = re.compile(r"0?[0-7]{3}|0o[0-7]{3}")
 _FOREVER = 10 * 365 * 86400.0
 _KINDS = {dict: "a mapping", list: "a list", str: "a string", bool: "a boolean"}
 
 
-def decode(tree: object, type_: type[T]) -> tuple[T | None, list[Problem]]:
+def decode(
+    tree: object, type_: type[T], check: Check | None = None
+) -> tuple[T | None, list[Problem]]:
     """Decodes a tree into `type_`.
+
+    Args:
+        tree: What was parsed.
+        type_: What it should be.
+        check: Tells what is wrong with a structure although its types are right; called for each
+            structure that could be built, inner ones first, even where unknown keys were found.
 
     Returns:
         The value and no problems, or None and every problem in order of appearance.
     """
-    problems: list[Problem] = []
-    value = _walk(tree, type_, (), problems)
-    return (None if problems else value), problems
+    walk = _Walk(check)
+    value = walk.value(tree, type_, ())
+    return (None if walk.problems else value), walk.problems
 
 
 def schema(type_: type) -> dict[str, Any]:
     """The JSON Schema (2020-12) of what `decode` takes for `type_`."""
-    document = msgspec.json.schema(type_, schema_hook=_schema_hook)
+    document = _as_decoded(msgspec.json.schema(type_))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
 
 
-def _schema_hook(type_: type) -> dict[str, Any]:
-    if type_ is Duration:
-        pattern = f"^{_DURATION.pattern}$"
-        return {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": pattern}]}
-    if type_ is Size:
-        pattern = f"^{_SIZE.pattern}$"
-        return {
-            "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": pattern}]
-        }
-    return {"type": "string", "pattern": f"^({_MODE.pattern})$"}
+def _as_decoded(described: Any) -> Any:
+    """Says what msgspec's own schema does not: no unknown keys, and `30s` beside 30."""
+    if isinstance(described, list):
+        return [_as_decoded(item) for item in described]
+    if not isinstance(described, dict):
+        return described
+    widened = {key: _as_decoded(item) for key, item in described.items() if key != _KINDS_KEY}
+    if _KINDS_KEY in described:
+        widened["type"] = described[_KINDS_KEY]
+        if "default" in widened and widened["type"] == ["string"]:
+            widened["default"] = f"{widened['default']:04o}"
+    if "properties" in widened:
+        widened["additionalProperties"] = False
+    return widened
 
 
-def _walk(tree: object, type_: Any, path: Path, problems: list[Problem]) -> Any:  # noqa: C901, PLR0911 - one branch a kind of type
-    if isinstance(tree, Scalar) and type_ is not Text:
-        tree = tree.value
-    origin, arguments = get_origin(type_), get_args(type_)
-    if origin is not None and origin not in (list, tuple, dict):  # a union
-        if tree is None and type(None) in arguments:
+class _Walk:
+    """One decoding: goes through tree and type together and collects the problems.
+
+    What cannot be built is `_UNUSABLE`, and so is all that holds it.
+    """
+
+    def __init__(self, check: Check | None) -> None:
+        self._check = check
+        self.problems: list[Problem] = []
+
+    def reject(self, path: Path, message: str, hint: str) -> Any:
+        self.problems.append(Problem(path, message, hint))
+        return _UNUSABLE
+
+    def value(self, tree: object, type_: Any, path: Path) -> Any:
+        if isinstance(tree, Scalar) and type_ is not Text:
+            tree = tree.value
+        origin, arguments = get_origin(type_), get_args(type_)
+        if origin in (Union, UnionType):
+            return self.union(tree, type_, arguments, path)
+        if origin in (list, tuple):
+            return self.items(tree, origin, arguments[0], path)
+        if origin is dict:
+            return self.mapping(tree, arguments[1], path)
+        if _is_struct(type_):
+            if type_.__struct_config__.tag is not None:
+                return self.tagged(tree, [type_], path)
+            return self.struct(tree, type_, path)
+        return self.leaf(tree, type_, path)
+
+    def union(self, tree: object, type_: Any, arguments: tuple[Any, ...], path: Path) -> Any:
+        if tree is None and NoneType in arguments:
             return None
-        members = [member for member in arguments if member is not type(None)]
+        members = [member for member in arguments if member is not NoneType]
         if len(members) == 1:
-            return _walk(tree, members[0], path, problems)
-        if all(
-            isinstance(member, type) and issubclass(member, msgspec.Struct) for member in members
-        ):
-            return _walk_tagged(tree, members, path, problems)
-    if origin in (list, tuple):
+            return self.value(tree, members[0], path)
+        if all(map(_is_struct, members)):
+            return self.tagged(tree, members, path)
+        return self.leaf(tree, type_, path)
+
+    def items(self, tree: object, origin: type, type_: Any, path: Path) -> Any:
         if not isinstance(tree, list):
-            return _reject(
-                path, f"must be a list, not {_kind(tree)}", "start each item with -", problems
-            )
-        items = [_walk(item, arguments[0], (*path, i), problems) for i, item in enumerate(tree)]
-        return tuple(items) if origin is tuple else items
-    if origin is dict:
+            return self.reject(path, f"must be a list, not {_kind(tree)}", "start each item with -")
+        items = [self.value(item, type_, (*path, index)) for index, item in enumerate(tree)]
+        return _UNUSABLE if _UNUSABLE in items else origin(items)
+
+    def mapping(self, tree: object, type_: Any, path: Path) -> Any:
         if not isinstance(tree, dict):
-            return _reject(
-                path, f"must be a mapping, not {_kind(tree)}", "write key: value", problems
-            )
-        _report_duplicates(tree, path, problems)
-        return {
-            key: _walk(item, arguments[1], (*path, key), problems) for key, item in tree.items()
-        }
-    if isinstance(type_, type) and issubclass(type_, msgspec.Struct):
-        if type_.__struct_config__.tag is not None:
-            return _walk_tagged(tree, [type_], path, problems)
-        return _walk_struct(tree, type_, path, problems)
-    return _leaf(tree, type_, path, problems)
+            return self.reject(path, f"must be a mapping, not {_kind(tree)}", "write key: value")
+        self.duplicates(tree, path)
+        items = {key: self.value(item, type_, (*path, key)) for key, item in tree.items()}
+        return _UNUSABLE if _UNUSABLE in items.values() else items
+
+    def struct(self, tree: object, type_: Any, path: Path) -> Any:
+        if not isinstance(tree, dict):
+            return self.reject(path, f"must be a mapping, not {_kind(tree)}", "write key: value")
+        self.duplicates(tree, path)
+        fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+        values = {}
+        for key, item in tree.items():
+            if key in fields:
+                values[fields[key].name] = self.value(item, fields[key].type, (*path, key))
+            elif key != type_.__struct_config__.tag_field:
+                self.reject((*path, key), "unknown key", did_you_mean(key, fields))
+        for name, field in fields.items():
+            if field.required and name not in tree:
+                values[name] = self.reject((*path, name), "is missing", f"add {name}")
+        if _UNUSABLE in values.values():
+            return _UNUSABLE
+        built = type_(**values)
+        if self._check is not None:
+            self.problems += self._check(built, path)
+        return built
+
+    def tagged(self, tree: object, members: list[Any], path: Path) -> Any:
+        by_tag = {member.__struct_config__.tag: member for member in members}
+        field = members[0].__struct_config__.tag_field
+        if not isinstance(tree, dict):
+            hint = f"start with {field}:"
+            return self.reject(path, f"must be a mapping, not {_kind(tree)}", hint)
+        tag = tree.get(field)
+        if isinstance(tag, str) and tag in by_tag:
+            return self.struct(tree, by_tag[tag], path)
+        message = "is not a known value" if field in tree else "is missing"
+        return self.reject((*path, field), message, f"use one of {', '.join(sorted(by_tag))}")
+
+    def leaf(self, tree: object, type_: Any, path: Path) -> Any:
+        if type_ in _PARSERS:
+            parse, hint = _PARSERS[type_]
+            value = parse(tree)
+            return value if value is not None else self.reject(path, "cannot be read", hint)
+        if type_ is Any:
+            return values(tree)
+        try:
+            return msgspec.convert(tree, type_, strict=True)
+        except msgspec.ValidationError:
+            expected, hint = _expectation(type_)
+            return self.reject(path, f"is {_kind(tree)}, but must be {expected}", hint)
+
+    def duplicates(self, tree: dict[str, Any], path: Path) -> None:
+        for key in tree.duplicates if isinstance(tree, Node) else ():
+            self.reject((*path, key), "is written twice", "keep one of them")
 
 
-def _walk_struct(tree: object, type_: Any, path: Path, problems: list[Problem]) -> Any:
-    if not isinstance(tree, dict):
-        return _reject(path, f"must be a mapping, not {_kind(tree)}", "write key: value", problems)
-    _report_duplicates(tree, path, problems)
-    before = len(problems)
-    fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
-    config = type_.__struct_config__
-    values = {}
-    for key, item in tree.items():
-        if key in fields:
-            values[fields[key].name] = _walk(item, fields[key].type, (*path, key), problems)
-        elif key != config.tag_field:
-            problems.append(Problem((*path, key), "unknown key", did_you_mean(key, fields)))
-    problems.extend(
-        Problem((*path, name), "is missing", f"add {name}")
-        for name, field in fields.items()
-        if field.required and name not in tree
-    )
-    return type_(**values) if len(problems) == before else None
+def _is_struct(type_: object) -> bool:
+    return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
 
 
-def _walk_tagged(tree: object, members: list[Any], path: Path, problems: list[Problem]) -> Any:
-    by_tag = {member.__struct_config__.tag: member for member in members}
-    field = members[0].__struct_config__.tag_field
-    tag = tree.get(field) if isinstance(tree, dict) else None
-    if isinstance(tag, str) and tag in by_tag:
-        return _walk_struct(tree, by_tag[tag], path, problems)
-    choices = ", ".join(sorted(by_tag))
-    if not isinstance(tree, dict):
-        return _reject(
-            path, f"must be a mapping, not {_kind(tree)}", f"start with {field}:", problems
-        )
-    if field not in tree:
-        return _reject((*path, field), "is missing", f"use one of {choices}", problems)
-    return _reject((*path, field), "is not a known value", f"use one of {choices}", problems)
-
-
-def _leaf(tree: object, type_: Any, path: Path, problems: list[Problem]) -> Any:
-    if type_ in _PARSERS:
-        parse, hint = _PARSERS[type_]
-        value = parse(tree)
-        return value if value is not None else _reject(path, "cannot be read", hint, problems)
-    if type_ is Any:
-        return values(tree)
-    try:
-        return msgspec.convert(tree, type_, strict=True)
-    except msgspec.ValidationError:
-        return _reject(
-            path, f"is {_kind(tree)} where it does not fit", _expectation(type_), problems
-        )
-
-
-def _expectation(type_: Any) -> str:
+def _expectation(type_: Any) -> tuple[str, str]:
+    """What a leaf must be, and how to write it, from the type's JSON Schema."""
     described = msgspec.json.schema(type_)
-    described = next(iter(described.get("$defs", {}).values()), described)
+    described = described.get("anyOf", [described])[0]
+    if "description" in described:
+        return described["description"], f"write it like {described['examples'][0]}"
     if "enum" in described:
-        return "use one of " + ", ".join(str(choice) for choice in described["enum"])
-    return f"use {described.get('type', 'another type')} (quote a string that looks like a number)"
+        return "one of the known values", f"use one of {', '.join(map(str, described['enum']))}"
+    if described["type"] == "integer":
+        low, high = described.get("minimum"), described.get("maximum")
+        limits = f" from {low}" * (low is not None) + f" to {high}" * (high is not None)
+        return f"an integer{limits}", "write it in digits, without quotes"
+    return _HINTS[described["type"]]
+
+
+_HINTS = {
+    "boolean": ("a boolean", "write true or false"),
+    "number": ("a number", "write it in digits, without quotes"),
+    "string": ("a string", "put it in quotes"),
+}
 
 
 def _duration(tree: object) -> Duration | None:
-    if isinstance(tree, bool) or not isinstance(tree, int | float | str):
+    if isinstance(tree, str):
+        match = _DURATION.fullmatch(tree)
+        seconds = float(match[1]) * _SECONDS[match[2]] if match else -1.0
+    elif isinstance(tree, int | float) and not isinstance(tree, bool):
+        seconds = tree
+    else:
         return None
-    match = _DURATION.fullmatch(str(tree))
-    if match is None:
-        return None
-    seconds = float(match[1]) * _SECONDS[match[2]]
-    return Duration(seconds) if seconds <= _FOREVER else None
+    return Duration(seconds) if 0 <= seconds <= _FOREVER else None
 
 
 def _size(tree: object) -> Size | None:
@@ -234,21 +286,10 @@ _PARSERS: dict[Any, tuple[Any, str]] = {
 }
 
 
-def _report_duplicates(tree: dict[str, Any], path: Path, problems: list[Problem]) -> None:
-    if isinstance(tree, Node):
-        problems.extend(
-            Problem((*path, key), "is written twice", "keep one of them") for key in tree.duplicates
-        )
-
-
 def did_you_mean(key: str, known: Iterable[str]) -> str:
     """A hint for a word that is unknown: the closest one known, else all of them."""
     close = difflib.get_close_matches(key, list(known), n=1)
     return f"did you mean {close[0]}?" if close else "known here: " + ", ".join(sorted(known))
-
-
-def _reject(path: Path, message: str, hint: str, problems: list[Problem]) -> None:
-    problems.append(Problem(path, message, hint))
 
 
 def _kind(tree: object) -> str:

@@ -50,6 +50,20 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "scope-invalid": Severity.ERROR,
         "scope-list": Severity.WARNING,
         "type-wrong": Severity.ERROR,
+        # the files of the secrets
+        "secret-empty": Severity.WARNING,
+        "secret-link-dangling": Severity.ERROR,
+        "secret-link-loop": Severity.ERROR,
+        "secret-missing": Severity.ERROR,
+        "secret-newline": Severity.WARNING,
+        "secret-not-a-file": Severity.ERROR,
+        "secret-outside-roots": Severity.ERROR,
+        "secret-too-large": Severity.ERROR,
+        "secret-unreadable": Severity.ERROR,
+        "secret-world-readable": Severity.WARNING,
+        # the mount
+        "file-unmapped": Severity.WARNING,
+        "mount-frozen": Severity.WARNING,
     }
 )
 """Every code and its severity."""

@@ -86,12 +86,14 @@ class Observation:
         problem: One line for people when something is wrong, else None.
         settled: False where the scan cannot tell yet (a file still being written, a mount that
             is away): whatever was known stays known.
+        code: Code of the finding that `problem` amounts to (`syncd.core.findings`), else None.
     """
 
     state: State
     version: str | None = None
     problem: str | None = None
     settled: bool = True
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

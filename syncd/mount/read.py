@@ -153,7 +153,9 @@ class Reader:
         for entry in entries.values():
             root = next((root for root in self._roots if _contains(root, entry.path)), None)
             if root is None:
-                snapshot.observations[entry.name] = _unreadable("lies outside the watch roots")
+                snapshot.observations[entry.name] = _unreadable(
+                    "secret-outside-roots", "lies outside the watch roots"
+                )
             else:
                 by_root[root].append(entry)
         for root, members in by_root.items():
@@ -200,7 +202,7 @@ class _RootScan:
                 self._observe_all(entries, _failure(error, "its mount"))
             elif not self._may_return(entries, monotonic):
                 problem = f"the mount {self._root.path} is gone"
-                self._observe_all(entries, Observation(State.MISSING, None, problem))
+                self._observe_all(entries, _gone(problem))
         else:
             try:
                 self._read_root(root, entries, monotonic)
@@ -324,10 +326,12 @@ class _RootScan:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             kind = next((name for test, name in _KINDS if test(status.st_mode)), "no regular file")
-            return _unreadable(f"is {kind}, not a file")
+            return _unreadable("secret-not-a-file", f"is {kind}, not a file")
         limit = self._reader.max_size
         if status.st_size > limit:
-            return _unreadable(f"is larger than max_secret_size ({limit} bytes)")
+            return _unreadable(
+                "secret-too-large", f"is larger than max_secret_size ({limit} bytes)"
+            )
         content = os.read(descriptor, status.st_size + 1)
         if not atomic and not self._at_rest(descriptor, status, len(content), entry):
             self._snapshot.retry_within(self._reader.settle)
@@ -335,7 +339,7 @@ class _RootScan:
         if not content:
             self._snapshot.empty.append(entry.name)
             if not atomic:
-                return _unreadable("is empty: half-written, or never filled")
+                return _unreadable("secret-empty", "is empty: half-written, or never filled")
         if content.endswith(b"\n"):
             self._snapshot.newline_ended.append(entry.name)
         if not atomic and status.st_mode & stat.S_IROTH:
@@ -406,12 +410,16 @@ def _is_empty(directory: str) -> bool:
 
 def _missing(entry: Entry, *, atomic: bool) -> Observation:
     if not atomic and os.path.islink(entry.path):
-        return _unreadable("is a symlink to nothing")
-    return Observation(State.MISSING, None, f"there is no file {entry.path}")
+        return _unreadable("secret-link-dangling", "is a symlink to nothing")
+    return _gone(f"there is no file {entry.path}")
 
 
-def _unreadable(reason: str) -> Observation:
-    return Observation(State.UNREADABLE, None, reason)
+def _gone(problem: str) -> Observation:
+    return Observation(State.MISSING, None, problem, code="secret-missing")
+
+
+def _unreadable(code: str, reason: str) -> Observation:
+    return Observation(State.UNREADABLE, None, reason, code=code)
 
 
 def _failure(error: OSError, what: str) -> Observation:
@@ -419,10 +427,11 @@ def _failure(error: OSError, what: str) -> Observation:
         problem = f"{what} could not be read: {error.strerror}"
         return Observation(State.UNREADABLE, None, problem, settled=False)
     reasons = {
-        errno.EXDEV: "leads outside the watch roots",
-        errno.ELOOP: "is a loop of symlinks",
-        errno.EACCES: f"may not be read by uid {os.geteuid()}",
-        errno.ENXIO: "is a socket or device, not a file",
+        errno.EXDEV: ("secret-outside-roots", "leads outside the watch roots"),
+        errno.ELOOP: ("secret-link-loop", "is a loop of symlinks"),
+        errno.EACCES: ("secret-unreadable", f"may not be read by uid {os.geteuid()}"),
+        errno.ENXIO: ("secret-not-a-file", "is a socket or device, not a file"),
     }
-    reason = reasons.get(error.errno or 0, f"cannot be read: {error.strerror}")
-    return _unreadable(reason if what == "the file" else f"{what} {reason}")
+    otherwise = ("secret-unreadable", f"cannot be read: {error.strerror}")
+    code, reason = reasons.get(error.errno or 0, otherwise)
+    return _unreadable(code, reason if what == "the file" else f"{what} {reason}")

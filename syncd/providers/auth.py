@@ -10,7 +10,14 @@ from typing import Annotated
 
 import msgspec
 
-AbsolutePath = Annotated[str, msgspec.Meta(pattern=r"^/[^\x00]*$")]
+AbsolutePath = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^/[^\x00-\x1f\x7f]*$(?!\n)",
+        description="an absolute path",
+        examples=["/etc/syncd/webhook.key"],
+    ),
+]
 MountPath = Annotated[str, msgspec.Meta(pattern=r"^[^/\x00][^\x00]*$")]
 
 SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path

@@ -1,0 +1,80 @@
+"""What a linter wants to know of a mount beyond the secrets that the vault config names.
+
+Nothing here opens a secret: files are listed, links resolved, mounts looked up.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from syncd.core.mountinfo import Mount, parse_mountinfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_MOUNTINFO: Final = "/proc/self/mountinfo"
+
+
+def mounts() -> tuple[Mount, ...]:
+    """The mounts that this process sees; none where the kernel does not tell."""
+    try:
+        with open(_MOUNTINFO, "rb") as file:
+            return parse_mountinfo(file.read())
+    except OSError:
+        return ()
+
+
+def unclaimed_files(roots: Iterable[str], claimed: Iterable[str], *, most: int) -> list[str]:
+    """Files under the roots that nobody claims.
+
+    The AtomicWriter's own names, which start with `..`, are skipped; what they hold is met through
+    the visible links. Directories of other file systems are not entered.
+
+    Args:
+        roots: Directories.
+        claimed: Paths of files that are spoken for, by any of their names.
+        most: How many files to look at before giving up: a root may be as wide as `/etc`.
+
+    Returns:
+        Paths as a vault config would name them, sorted.
+    """
+    known = {name for path in claimed for name in (path, os.path.realpath(path))}
+    unclaimed: set[str] = set()
+    for root in roots:
+        for seen, path in enumerate(_files(root)):
+            if seen == most:
+                break
+            if path not in known and os.path.realpath(path) not in known:
+                unclaimed.add(path)
+    return sorted(unclaimed)
+
+
+def _files(root: str) -> Iterator[str]:
+    """Files below a directory; links are followed at its top, where the AtomicWriter's are."""
+    try:
+        device = os.stat(root).st_dev
+    except OSError:
+        return
+    pending = [root]
+    while pending:
+        directory = pending.pop()
+        try:
+            with os.scandir(directory) as listing:
+                items = list(listing)
+        except OSError:
+            continue
+        for item in items:
+            if item.name.startswith(".."):
+                continue
+            if not _is_directory(item, follow=directory == root):
+                yield item.path
+            elif os.stat(item.path).st_dev == device:
+                pending.append(item.path)
+
+
+def _is_directory(item: os.DirEntry[str], *, follow: bool) -> bool:
+    try:
+        return item.is_dir(follow_symlinks=follow)
+    except OSError:  # a loop of links
+        return False
