@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Final
 import anyio.to_thread
 import structlog
 
+from syncd.consumers.credentials import inspect
+from syncd.core.errors import RefusedError, SyncdError
 from syncd.core.findings import finding, json_path
 from syncd.core.mountinfo import frozen_mount
 from syncd.core.vault_config import lint_vault_config
 from syncd.mount.read import Reader, derive_roots
 from syncd.mount.survey import mounts, unclaimed_files
-from syncd.settings import credential_files, examine
+from syncd.settings import config_file, credential_files, examine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -75,6 +77,7 @@ def run_checks(file: str | None, environ: Mapping[str, str] = os.environ) -> lis
     settings, findings = examine(file, environ)
     if settings is None:
         return findings
+    findings += _credentials(settings, config_file(file, environ) or "environment")
     path = settings.vault_config
     try:
         text = _read(path)
@@ -148,6 +151,24 @@ def _read(path: str) -> bytes:
         if status.st_size > _LARGEST_VAULT_CONFIG:
             raise OSError(0, "is larger than 64 MiB")
         return file.read()
+
+
+def _credentials(settings: Settings, source: str) -> list[Finding]:
+    """Reads every file that holds a credential of syncd's own, as it will be read for use."""
+    files = credential_files(settings)
+    partners = {where: path for where, path in files if where.endswith(".client_key")}
+    findings = []
+    for where, path in files:
+        section, _, option = where.rpartition(".")
+        partner = partners.get(f"{section}.client_key") if option == "client_cert" else None
+        try:
+            inspect(option, path, partner)
+        except SyncdError as error:
+            refused = isinstance(error, RefusedError)
+            code = "credential-malformed" if refused else "credential-unreadable"
+            message, _, hint = str(error).rpartition("; ")
+            findings.append(finding(code, source, where, message, hint))
+    return findings
 
 
 async def log_findings(settings: Settings, vault_config: VaultConfigFile) -> None:

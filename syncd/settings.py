@@ -193,9 +193,7 @@ def examine(
         The configuration, and every problem; with a problem, only the sections `vault_config` and
         `watch`, so far as they can be read; None when not even the vault config is known.
     """
-    path = file or environ.get("SYNCD_CONFIG") or None
-    if path is None and os.path.exists(DEFAULT_FILE):
-        path = DEFAULT_FILE
+    path = config_file(file, environ)
     try:
         written, findings = _read(path), []
     except ConfigurationError as error:
@@ -207,6 +205,12 @@ def examine(
     problems += found
     findings += [_finding(problem, path or "environment", origins) for problem in problems]
     return (_salvage(tree) if findings else settings), findings
+
+
+def config_file(file: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The configuration file in use, or None for the environment alone; arguments as for `load`."""
+    path = file or environ.get("SYNCD_CONFIG") or None
+    return DEFAULT_FILE if path is None and os.path.exists(DEFAULT_FILE) else path
 
 
 def _salvage(tree: dict[str, Any]) -> Settings | None:

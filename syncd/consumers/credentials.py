@@ -239,6 +239,32 @@ class _Tls:
         return context
 
 
+def inspect(option: str, path: str, partner: str | None = None) -> None:
+    """Reads one credential as a consumer would, and forgets it.
+
+    Args:
+        option: Name of the option that names the file.
+        path: The file.
+        partner: For `client_cert`, the private key that belongs to it.
+
+    Raises:
+        TemporaryError: The file is missing, empty or cannot be read.
+        RefusedError: It does not hold what it should.
+    """
+    if option == "ca_file":
+        _Tls(CredentialFiles(ca=path)).context()
+    elif option in ("client_cert", "client_key"):
+        _look(option, path, MAX_PEM_SIZE)
+        if partner is not None and os.path.exists(partner):  # else it is missed by its own name
+            _Tls(CredentialFiles(client_cert=path, client_key=partner)).context()
+    elif option == "bearer_token_file":
+        Keyring(CredentialFiles(bearer_token=path), tls=False)._load(reread=False)  # noqa: SLF001
+    else:
+        content = _SecretFile(option, path).read(again=False)
+        if option == "signing_key_file":
+            _signer(path, content)
+
+
 def _secret(option: str, path: str | None) -> _SecretFile | None:
     return None if path is None else _SecretFile(option, path)
 

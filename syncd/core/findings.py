@@ -32,6 +32,8 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "config-unreadable": Severity.ERROR,
         "config-malformed": Severity.ERROR,
         "config-invalid": Severity.ERROR,
+        "credential-malformed": Severity.ERROR,
+        "credential-unreadable": Severity.ERROR,
         # the vault config
         "vault-config-unreadable": Severity.ERROR,
         "vault-config-malformed": Severity.ERROR,

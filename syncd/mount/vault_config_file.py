@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import aiofiles
 
 from syncd.core.errors import ConfigurationError
-from syncd.core.findings import Finding, Severity
+from syncd.core.findings import Finding, finding
 from syncd.core.vault_config import VaultConfig, decode_vault_config
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class VaultConfigFile:
         """
         self.postponed = False
         try:
-            async with aiofiles.open(self.path, "rb") as file:
+            async with aiofiles.open(self.path, "rb", opener=_open_at_once) as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     return self._reject("vault-config-unreadable", "is not a file")
@@ -96,15 +96,14 @@ class VaultConfigFile:
         return True
 
     def _reject(self, code: str, message: str) -> bool:
-        finding = Finding(
-            code,
-            Severity.ERROR,
-            self.path,
-            "",
-            message,
-            "set vault_config or BOX_VAULT_CONFIG to the JSON file that Aidbox reads",
-        )
-        if self.findings == (finding,):
+        hint = "set vault_config or BOX_VAULT_CONFIG to the JSON file that Aidbox reads"
+        found = finding(code, self.path, "", message, hint)
+        if self.findings == (found,):
             return False
-        self._digest, self.valid, self.findings = b"", False, (finding,)
+        self._digest, self.valid, self.findings = b"", False, (found,)
         return True
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file; a FIFO would keep others waiting for its writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
