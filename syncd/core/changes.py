@@ -5,7 +5,8 @@
 - present: no version before makes `added`, another version makes `modified`, the same nothing;
 - missing: a version before makes `removed`;
 - unreadable: nothing changes but the state; the last version stays;
-- unsettled: nothing changes at all but the problem that people see;
+- unsettled: no version changes; people see the state and the problem that the scan names, or,
+  where it names none, those from before;
 - an entry that left the vault config is `removed` with the scope that it had.
 
 Applying the plan gives the new inventory; planning again from there with the same observations

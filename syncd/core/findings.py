@@ -34,6 +34,11 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "config-invalid": Severity.ERROR,
         "credential-malformed": Severity.ERROR,
         "credential-unreadable": Severity.ERROR,
+        # SecretProviderClass manifests
+        "manifest-ignored": Severity.WARNING,
+        "manifest-invalid": Severity.ERROR,
+        "manifest-malformed": Severity.ERROR,
+        "manifest-permission": Severity.WARNING,
         # the vault config
         "vault-config-unreadable": Severity.ERROR,
         "vault-config-malformed": Severity.ERROR,

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import yaml
 
 from syncd.core.errors import SyncdError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TreeError(SyncdError):
@@ -61,19 +64,24 @@ def parse_json(text: bytes) -> Any:  # noqa: ANN401 - a tree of JSON values has 
         TreeError: Not UTF-8 or not JSON; names line and column.
     """
     try:
-        return json.loads(
+        tree = json.loads(
             text.decode("utf-8-sig"), object_pairs_hook=Node, parse_constant=_no_constant
         )
+        if b"\\u" in text:
+            json.dumps(tree, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise TreeError(f"not UTF-8 at byte {error.start}") from None
+    except UnicodeEncodeError:
+        raise TreeError("not valid JSON: an escape is half of a surrogate pair") from None
     except json.JSONDecodeError as error:
         raise TreeError(
-            f"not valid JSON at line {error.lineno} column {error.colno}: {error.msg}"
+            f"not valid JSON at line {error.lineno} column {error.colno}: {_calm(error.msg)}"
         ) from None
     except RecursionError:
         raise TreeError("nested too deeply to be read") from None
     except ValueError:
         raise TreeError("not valid JSON: a number out of range, NaN or Infinity") from None
+    return tree
 
 
 def parse_yaml(text: bytes, *, raw: bool = False) -> list[Any]:
@@ -100,6 +108,8 @@ def parse_yaml(text: bytes, *, raw: bool = False) -> list[Any]:
         raise TreeError("not valid YAML: a character that YAML does not allow") from None
     except RecursionError:
         raise TreeError("nested too deeply to be read") from None
+    except (ValueError, OverflowError):  # PyYAML checks neither "\\UFFFFFFFF" nor %YAML 1.<digits>
+        raise TreeError("not valid YAML: a number out of range") from None
 
 
 def values(tree: Any) -> Any:  # noqa: ANN401 - a tree has no narrower type
@@ -122,33 +132,91 @@ def _calm(problem: str | None) -> str:
     return re.sub(r"['\"].*", "…", problem or "syntax error", flags=re.DOTALL)
 
 
-class _CoreLoader(yaml.SafeLoader):
-    """PyYAML's safe loader with YAML 1.2's scalars and without merge keys or tags."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's name
-
-
-def _construct_mapping(loader: _CoreLoader, node: yaml.MappingNode) -> Node:
+def _construct_mapping(loader: _CoreLoader, node: yaml.Node) -> Node:
+    if not isinstance(node, yaml.MappingNode):
+        raise _refusal("not a mapping", node)
     pairs = []
     for key_node, value_node in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
-            raise yaml.constructor.ConstructorError(
-                None, None, "a key must be a plain word", key_node.start_mark
-            )
+            raise _refusal("a key must be a plain word", key_node)
         pairs.append((key_node.value, loader.construct_object(value_node, deep=True)))
     return Node(pairs)
 
 
-def _construct_int(loader: _CoreLoader, node: yaml.ScalarNode) -> int:
+def _construct_sequence(loader: _CoreLoader, node: yaml.Node) -> list[Any]:
+    if not isinstance(node, yaml.SequenceNode):
+        raise _refusal("not a sequence", node)
+    return [loader.construct_object(item, deep=True) for item in node.value]
+
+
+def _construct_scalar(loader: _CoreLoader, node: yaml.ScalarNode) -> str | float | bool | None:
     text = loader.construct_scalar(node)
-    base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-    if len(text) > _LONGEST_NUMBER:
-        raise yaml.constructor.ConstructorError(None, None, "number too long", node.start_mark)
-    return int(text[2:] if base != 10 else text, base)  # noqa: PLR2004 - decimal
+    pattern, _, convert = _SCALARS[node.tag]
+    if len(text) > _LONGEST_NUMBER or not pattern.fullmatch(text):
+        raise _refusal("not what its tag says, or too long", node)
+    return convert(text)
 
 
-def _construct_float(loader: _CoreLoader, node: yaml.ScalarNode) -> float:
-    return float(loader.construct_scalar(node))
+def _refusal(problem: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+def _integer(text: str) -> int:
+    base = {"0o": 8, "0x": 16}.get(text[:2])
+    return int(text) if base is None else int(text[2:], base)
+
+
+_Convert = Callable[[str], str | float | bool | None]
+_TAG = "tag:yaml.org,2002:"
+_LONGEST_NUMBER = 64
+_SCALARS: dict[str, tuple[re.Pattern[str], list[str], _Convert]] = {
+    _TAG + "null": (
+        re.compile(r"(?:~|null|Null|NULL|)\Z"),
+        ["~", "n", "N", ""],
+        lambda _: None,
+    ),
+    _TAG + "bool": (
+        re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"),
+        list("tTfF"),
+        lambda text: text[0] in "tT",
+    ),
+    _TAG + "int": (
+        re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z"),
+        list("-+0123456789"),
+        _integer,
+    ),
+    _TAG + "float": (
+        re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z"),
+        list("-+.0123456789"),
+        float,
+    ),
+}
+
+
+class _CoreLoader(yaml.SafeLoader):
+    """PyYAML's safe loader with YAML 1.2's core scalars, and without merge keys and other tags."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's name
+    yaml_constructors: ClassVar[dict[str | None, Callable[[Any, Any], Any]]] = {
+        _TAG + "map": _construct_mapping,
+        _TAG + "seq": _construct_sequence,
+        _TAG + "str": yaml.SafeLoader.construct_yaml_str,
+        **dict.fromkeys(_SCALARS, _construct_scalar),
+        None: yaml.SafeLoader.construct_undefined,
+    }
+
+    def compose_scalar_node(self, anchor: dict[Any, Any]) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        if _SURROGATE.search(node.value):  # JSON's way to write what lies beyond U+FFFF
+            try:
+                node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16")
+            except UnicodeDecodeError:
+                raise _refusal("an escape is half of a surrogate pair", node) from None
+        return node
+
+
+for _tag, (_pattern, _first, _) in _SCALARS.items():
+    _CoreLoader.add_implicit_resolver(_tag, _pattern, _first)
 
 
 class _RawLoader(_CoreLoader):
@@ -162,20 +230,3 @@ class _RawLoader(_CoreLoader):
         scalar.value = value
         scalar.plain = node.style is None
         return scalar
-
-
-_LONGEST_NUMBER = 64
-_CoreLoader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
-_CoreLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
-_CoreLoader.add_constructor("tag:yaml.org,2002:float", _construct_float)
-for _tag, _pattern, _first in (
-    ("null", r"(?:~|null|Null|NULL|)\Z", ["~", "n", "N", ""]),
-    ("bool", r"(?:true|True|TRUE|false|False|FALSE)\Z", list("tTfF")),
-    ("int", r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)\Z", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z",
-        list("-+.0123456789"),
-    ),
-):
-    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)

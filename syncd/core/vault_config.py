@@ -41,8 +41,8 @@ RESOURCE_TYPES = ("AidboxTopicDestination", "Client", "IdentityProvider", "Token
 """The resource types that Aidbox documents fields with secret references for."""
 
 _FHIR_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
-_UNSEEN = re.compile(  # controls, lone surrogates, line ends, zero widths, changes of direction
-    r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
+_UNSEEN = re.compile(  # controls, line ends, zero widths, changes of direction
+    r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
 )
 _KINDS = {Node: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
 _EXAMPLE = '{"resource_type": "Client", "id": "my-client"}'
