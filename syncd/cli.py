@@ -88,6 +88,21 @@ def wait(config: str | None, timeout: float) -> None:
 
 
 @cli.command()
+@_config
+@click.option(
+    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+@click.option("--strict", is_flag=True, help="Exit 1 for warnings too.")
+def check(config: str | None, format_: str, *, strict: bool) -> None:
+    """Lints vault config, mount and daemon configuration."""
+    from syncd.check import as_json, as_text, exit_code, run_checks  # noqa: PLC0415
+
+    findings = run_checks(config)
+    click.echo(as_json(findings) if format_ == "json" else as_text(findings))
+    sys.exit(exit_code(findings, strict=strict))
+
+
+@cli.command()
 @click.argument("what", type=click.Choice(["vault-config", "config", "event"]))
 def schema(what: str) -> None:
     """Prints a JSON Schema (2020-12)."""

@@ -20,6 +20,7 @@ import anyio.to_thread
 import structlog
 
 from syncd import __version__
+from syncd.check import log_findings
 from syncd.consumers.delivery import Delivery
 from syncd.consumers.webhook import WebhookConsumer
 from syncd.core.errors import SyncdError
@@ -104,6 +105,7 @@ class Engine:
                 await self._start()
                 for delivery in self.deliveries.values():
                     tasks.start_soon(delivery.run)
+                tasks.start_soon(log_findings, self.settings, self.vault_config)
                 task_status.started()
                 await self.reconciler.run()
         finally:
