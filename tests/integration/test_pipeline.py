@@ -450,7 +450,7 @@ def test_bad_input_at_the_start(world: World) -> None:
     world.map("a")
     for config, expected in (
         ('{"vault_config": "/nowhere/x.json"}', "/nowhere/x.json: cannot be read"),
-        ('{"vault_config": 5}', "vault_config: is a number where it does not fit"),
+        ('{"vault_config": 5}', "vault_config: is a number, but must be an absolute path"),
         ('{"vault_confg": "/x"}', "vault_confg: unknown key; did you mean vault_config?"),
         ("{]", "not valid YAML at line 1 column 2"),
     ):
