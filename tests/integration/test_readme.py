@@ -1,0 +1,137 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+from support.receiver import Receiver
+from support.world import World, secret
+
+from syncd.schema import schema_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+with open(f"{ROOT}/README.md") as _file:
+    README = _file.read()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_demonstration() -> None:
+    """`make demo` runs `syncd demo`, which prints each event with its latency and ends well."""
+    assert blocks("sh")[0] == "make demo\n"
+    plan = subprocess.run(
+        ["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert re.search(r"-m syncd demo --rotations \d+ --interval \w+", plan.stdout)
+    done = subprocess.run(
+        [sys.executable, "-m", "syncd", "demo", "--rotations", "4", "--interval", "10ms"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    events = [line for line in done.stdout.splitlines() if line.startswith("event ")]
+    assert len(events) == 1 + 1 + 1 + 3
+    assert all(re.search(r"\d+\.\d ms after the swap, signature valid$", line) for line in events)
+
+
+def test_checking_a_set_up() -> None:
+    """The linter's command works as written, on a configuration of one's own."""
+    command = blocks("sh")[1].split()
+    assert command == ["syncd", "check", "-c", "/etc/syncd/syncd.yaml"]
+    with World() as world:
+        world.publish(a=secret("1"))
+        world.map("a")
+        world.configure()
+        done = world.run(*command[1:3], world.config)
+        assert (done.returncode, done.stdout) == (0, "0 errors, 0 warnings\n")
+
+
+def test_the_sidecar() -> None:
+    """The sidecar's environment is a complete configuration."""
+    (manifest,) = blocks("yaml")
+    (container,) = yaml.safe_load(manifest)["initContainers"]
+    assert container["restartPolicy"] == "Always"
+    environment = {item["name"]: item["value"] for item in container["env"]}
+    assert set(environment) == {"BOX_VAULT_CONFIG", "SYNCD_WEBHOOK_URL"}
+    with World() as world, Receiver() as receiver:
+        world.publish(a=secret("1"))
+        world.map("a")
+        environment |= {
+            "BOX_VAULT_CONFIG": world.vault_config,
+            "SYNCD_WEBHOOK_URL": receiver.url,
+            "SYNCD_STATE_DIR": world.state,
+        }
+        with world.daemon_from_environment(**environment):
+            world.publish(a=secret("2"))
+            receiver.wait(1)
+
+
+def test_the_event() -> None:
+    """The event shown is one of the schema, but for its shortened versions."""
+    event = json.loads(blocks("json")[0].replace("…", "00"))
+    Draft202012Validator(schema_of("event")).validate(event)
+
+
+@pytest.mark.parametrize("forged", [False, True])
+def test_receiving_and_verifying(tmp_path: Path, *, forged: bool) -> None:
+    """The key, the receiver in Python and the sender in curl work together as written."""
+    make_key, send = blocks("sh")[2:]
+    (receiver,) = (block for block in blocks("python") if "HTTPServer" in block)
+    run = {"cwd": tmp_path, "shell": True, "executable": "/bin/bash"}
+    subprocess.run(make_key, check=True, **run)  # type: ignore[call-overload]
+    free = "HTTPServer(('127.0.0.1', 0), Receiver)"
+    code = receiver.replace('HTTPServer(("127.0.0.1", 9000), Receiver)', f"server = {free}")
+    code = code.replace(
+        ".serve_forever()", "; print(server.server_port, flush=True); server.serve_forever()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        command = send.replace("127.0.0.1:9000", f"127.0.0.1:{port}")
+        if forged:
+            command = command.replace("webhook-id: $id", "webhook-id: other")
+        sent = subprocess.run(command, capture_output=True, check=False, **run)  # type: ignore[call-overload]
+        assert sent.returncode == (22 if forged else 0), sent.stderr
+        if not forged:
+            assert process.stdout.readline() == "client-secret modified\n"
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def test_the_configuration_reference() -> None:
+    """Every key of the configuration is in the reference, and none that does not exist."""
+    properties = schema_of("config")["$defs"]
+    shown = set(
+        re.findall(
+            r"`([a-z_.]+)`", README.partition("## Configuration")[2].partition("## Commands")[0]
+        )
+    )
+    for name in properties["Watch"]["properties"]:
+        assert f"watch.{name}" in shown
+    for name in properties["Webhook"]["properties"].keys() - {"kind", "basic_auth"}:
+        assert name in shown
