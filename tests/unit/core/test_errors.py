@@ -1,0 +1,26 @@
+"""syncd.core.errors: what the caller can do about it."""
+
+from __future__ import annotations
+
+from syncd.core.errors import ConfigurationError, SyncdError, TemporaryError
+from syncd.core.findings import finding
+
+
+def test_a_configuration_error_tells_every_finding_on_its_own_line() -> None:
+    """All that must be mended is in the message, one line each, in order."""
+    findings = [
+        finding("config-invalid", "syncd.yaml", where, "is wrong", "mend it") for where in "ab"
+    ]
+    error = ConfigurationError(findings)
+    assert error.findings == tuple(findings)
+    assert str(error).splitlines() == [
+        "syncd.yaml: a: is wrong; mend it [config-invalid]",
+        "syncd.yaml: b: is wrong; mend it [config-invalid]",
+    ]
+    assert isinstance(error, SyncdError)
+
+
+def test_a_temporary_error_may_say_how_long_to_wait() -> None:
+    """The other side's wish is kept; without one there is none."""
+    assert TemporaryError("busy", retry_after=3.0).retry_after == 3.0
+    assert TemporaryError("busy").retry_after is None

@@ -1,0 +1,61 @@
+"""syncd.core.model: scopes, grants and what may be shown."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from syncd.core.model import Grant, Scope, VaultConfigChange
+
+CLIENTS, MINE, OTHER = Scope("Client"), Scope("Client", "mine"), Scope("Client", "other")
+
+
+class TestScope:
+    @pytest.mark.parametrize(
+        ("granted", "asked", "covered"),
+        [
+            (CLIENTS, CLIENTS, True),
+            (CLIENTS, MINE, True),
+            (MINE, MINE, True),
+            (MINE, CLIENTS, False),
+            (MINE, OTHER, False),
+            (CLIENTS, Scope("IdentityProvider"), False),
+        ],
+    )
+    def test_covers_what_lies_within(self, granted: Scope, asked: Scope, covered: bool) -> None:
+        """A type covers all of its resources, a resource only itself."""
+        assert granted.covers(asked) is covered
+
+    def test_reads_as_a_reference(self) -> None:
+        """A scope is shown as `Type` or `Type/id`."""
+        assert (str(CLIENTS), str(MINE)) == ("Client", "Client/mine")
+
+
+class TestGrant:
+    def test_without_scopes_sees_everything(self) -> None:
+        """No list means no limit, even for a secret without a scope."""
+        assert Grant().sees([MINE])
+        assert Grant().sees([])
+
+    def test_with_no_scope_sees_nothing(self) -> None:
+        """An empty list grants nothing."""
+        assert not Grant([]).sees([MINE])
+
+    def test_sees_a_secret_if_any_of_its_scopes_is_granted(self) -> None:
+        """One covered scope is enough; a grant of one Client does not cover all Clients."""
+        assert Grant([MINE]).sees([OTHER, MINE])
+        assert not Grant([MINE]).sees([CLIENTS, OTHER])
+
+    @settings(max_examples=50)
+    @given(st.lists(st.sampled_from([CLIENTS, MINE, OTHER])), st.sampled_from([CLIENTS, MINE]))
+    def test_never_shrinks_when_it_grows(self, scopes: list[Scope], more: Scope) -> None:
+        """Whatever a grant sees, it still sees with one scope more."""
+        for secret in (CLIENTS, MINE, OTHER):
+            assert Grant([*scopes, more]).sees([secret]) >= Grant(scopes).sees([secret])
+
+
+@pytest.mark.parametrize("field", ["added", "removed", "rescoped", "repointed"])
+def test_a_vault_config_change_is_true_if_anything_changed(field: str) -> None:
+    """It is false only when all four lists are empty."""
+    assert VaultConfigChange(**{field: ("a",)})
+    assert not VaultConfigChange()

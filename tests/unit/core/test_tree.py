@@ -1,0 +1,213 @@
+"""syncd.core.tree: text to tree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from syncd.core.tree import Node, Scalar, TreeError, parse_json, parse_yaml, values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CANARY = "hunter2-canary"
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner),
+    max_leaves=20,
+)
+
+
+class TestJson:
+    def test_objects_are_nodes_that_remember_repeated_keys(self) -> None:
+        """A key that is written twice keeps its first value and is remembered."""
+        tree = parse_json(b'{"a": 1, "b": {"c": 2, "c": 3, "c": 4}, "a": 5}')
+        assert tree == {"a": 1, "b": {"c": 2}}
+        assert tree.duplicates == ["a"]
+        assert tree["b"].duplicates == ["c", "c"]
+
+    def test_a_byte_order_mark_is_no_content(self) -> None:
+        """A UTF-8 byte order mark is skipped (RFC 8259, section 8.1)."""
+        assert parse_json(b"\xef\xbb\xbf{}") == {}
+
+    def test_a_surrogate_pair_is_one_character(self) -> None:
+        """An escaped pair is a character of Unicode like any other."""
+        assert parse_json(rb'["\ud83d\ude00", "\u00e9"]') == ["😀", "é"]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (b"{\n  ]", "not valid JSON at line 2 column 3"),
+            (b"", "not valid JSON at line 1 column 1"),
+            (b"{'a': 1}", "not valid JSON at line 1 column 2"),
+            (b'"ab\xff"', "not UTF-8 at byte 3"),
+            (b"[NaN]", "a number out of range, NaN or Infinity"),
+            (b"[-Infinity]", "a number out of range, NaN or Infinity"),
+            (b"9" * 5000, "a number out of range"),
+            (b"[" * 100_000, "nested too deeply"),
+            (rb'"\ud800"', "half of a surrogate pair"),
+            (rb'{"\udfff": 1}', "half of a surrogate pair"),
+        ],
+    )
+    def test_what_is_not_json_is_refused_with_its_place(self, text: bytes, message: str) -> None:
+        """Whatever is not JSON is a TreeError that says where."""
+        with pytest.raises(TreeError, match=message):
+            parse_json(text)
+
+    @settings(max_examples=60)
+    @given(JSON_VALUES)
+    def test_every_json_value_survives(self, value: object) -> None:
+        """Parsing what the standard library wrote gives the value back."""
+        import json
+
+        assert parse_json(json.dumps(value).encode()) == value
+
+
+class TestYaml:
+    @pytest.mark.parametrize(
+        ("written", "value"),
+        [
+            ("true", True),
+            ("FALSE", False),
+            ("on", "on"),
+            ("yes", "yes"),
+            ("~", None),
+            ("", None),
+            ("Null", None),
+            ("12", 12),
+            ("-7", -7),
+            ("0o17", 15),
+            ("0x1F", 31),
+            ("0660", 660),
+            ("1:30", "1:30"),
+            ("1_000", "1_000"),
+            ("2026-01-01", "2026-01-01"),
+            (".5", 0.5),
+            ("1e3", 1000.0),
+            (".inf", ".inf"),
+            ("'true'", "true"),
+            ('"12"', "12"),
+            ("!!str 12", "12"),
+            ("!!int '12'", 12),
+            ("!!float 1", 1.0),
+            (r'"\ud83d\ude00"', "😀"),
+            ("[1, [a]]", [1, ["a"]]),
+        ],
+    )
+    def test_scalars_follow_the_core_schema(self, written: str, value: object) -> None:
+        """Scalars mean what YAML 1.2's core schema says, not what YAML 1.1 did."""
+        (tree,) = parse_yaml(f"key: {written}".encode())
+        assert tree == {"key": value}
+        assert type(tree["key"]) is type(value)
+
+    def test_mappings_are_nodes_that_remember_repeated_keys(self) -> None:
+        """A key that is written twice keeps its first value and is remembered."""
+        (tree,) = parse_yaml(b"a: 1\na: 2\n1: x\n")
+        assert isinstance(tree, Node)
+        assert tree == {"a": 1, "1": "x"}
+        assert tree.duplicates == ["a"]
+
+    def test_anchors_work_and_merge_keys_do_not(self) -> None:
+        """An alias repeats a value; `<<` is a key like any other."""
+        (tree,) = parse_yaml(b"a: &x {b: 1}\nc: *x\n<<: *x\n")
+        assert tree == {"a": {"b": 1}, "c": {"b": 1}, "<<": {"b": 1}}
+
+    def test_every_document_is_parsed(self) -> None:
+        """A stream gives one tree per document; an empty one gives none."""
+        assert parse_yaml(b"a: 1\n---\n- b\n") == [{"a": 1}, ["b"]]
+        assert parse_yaml(b"# nothing\n") == []
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (b"a: 'x", "at line 1 column 6: found unexpected end of stream"),
+            (b"a: b: c", "at line 1 column 5: mapping values are not allowed here"),
+            (b"a: \xff", "not UTF-8 at byte 3"),
+            (b"a: \x01", "a character that YAML does not allow"),
+            (b"[" * 5000, "nested too deeply"),
+            (b"? [a]\n: b", "at line 1 column 3: a key must be a plain word"),
+            (b"a: &x [*x]", "unconstructable recursive node"),
+            (b"&x a: {b: &y {c: *y}}", "unconstructable recursive node"),
+            (b"!!python/object:os.system x", "could not determine a constructor"),
+            (b"!!set {a}", "could not determine a constructor"),
+            (b"!!binary aGk=", "could not determine a constructor"),
+            (b"!!timestamp x", "could not determine a constructor"),
+            (b"!!int abc", "not what its tag says"),
+            (b"!!bool maybe", "not what its tag says"),
+            (b"!!map abc", "not a mapping"),
+            (b"!!seq abc", "not a sequence"),
+            (b"!!int [a]", "expected a scalar node"),
+            (b"a: " + b"1" * 65, "too long"),
+            (b'"\\UFFFFFFFF"', "a number out of range"),
+            (b'"\\ud800"', "half of a surrogate pair"),
+            (b"%YAML 1." + b"9" * 5000 + b"\n---\n", "a number out of range"),
+        ],
+    )
+    def test_what_is_not_plain_yaml_is_refused(self, text: bytes, message: str) -> None:
+        """Whatever is not plain YAML is a TreeError that says where."""
+        with pytest.raises(TreeError, match=message):
+            parse_yaml(text)
+
+    def test_a_raw_scalar_keeps_its_characters(self) -> None:
+        """Raw scalars know how they are written, what they mean, and whether they are quoted."""
+        (tree,) = parse_yaml(b"a: 007\nb: '1e3'\nc: [~]\n", raw=True)
+        assert (tree["a"], tree["a"].value, tree["a"].plain) == ("007", 7, True)
+        assert (tree["b"], tree["b"].value, tree["b"].plain) == ("1e3", "1e3", False)
+        assert isinstance(tree["c"][0], Scalar)
+        assert values(tree) == {"a": 7, "b": "1e3", "c": [None]}
+
+    def test_values_leave_plain_trees_alone(self) -> None:
+        """A tree without raw scalars has itself as values."""
+        assert values([1, {"a": None}]) == [1, {"a": None}]
+
+
+def _refusal(parse: Callable[[bytes], object], text: bytes) -> str:
+    """The message of the only error that a parser may raise, empty when it raises none."""
+    try:
+        parse(text)
+    except TreeError as error:
+        return str(error)
+    return ""
+
+
+@settings(max_examples=150)
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_parsed_or_refused(data: bytes) -> None:
+    """No input makes a parser raise anything but TreeError, on one line."""
+    for parse in (parse_json, parse_yaml, lambda text: parse_yaml(text, raw=True)):
+        assert "\n" not in _refusal(parse, data)
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        *"-?:,[]{}#&*!|>'\"%@` \n\t\\a1~",
+        "key: ",
+        "\n  - ",
+        "!!int ",
+        "!!map ",
+        "&a ",
+        "*a",
+        "<<: ",
+        "---\n",
+        "%YAML 1.1\n",
+        "\\ud800",
+        "\\x",
+        "{}",
+        "true",
+        "1e999",
+        CANARY,
+    ]
+)
+
+
+@settings(max_examples=200)
+@given(st.lists(FRAGMENTS, max_size=25).map("".join))
+def test_no_refusal_quotes_the_text(text: str) -> None:
+    """However a text is broken, a secret in it does not reach the message."""
+    for parse in (parse_json, parse_yaml):
+        assert CANARY not in _refusal(parse, text.encode())
