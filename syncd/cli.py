@@ -7,16 +7,12 @@ cost little.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
 from syncd import __version__
 from syncd.core.decode import Duration, decode
 from syncd.core.errors import ConfigurationError, StateError, SyncdError
-
-if TYPE_CHECKING:
-    from syncd.settings import Settings
 
 _NO_INPUT = 2
 
@@ -59,13 +55,17 @@ def cli() -> None:
 )
 def run(config: str | None, *, once: bool, timeout: float) -> None:
     """Runs the daemon until SIGTERM or SIGINT."""
-    import anyio  # noqa: PLC0415 - see the module's docstring
+    from syncd.settings import load  # noqa: PLC0415 - see the module's docstring
+    from syncd.telemetry.log import configure  # noqa: PLC0415
+
+    settings = load(config)
+    configure(settings.log.level, settings.log.format)  # before anything else loads structlog
+
+    import anyio  # noqa: PLC0415
 
     from syncd.daemon import Daemon  # noqa: PLC0415
-    from syncd.settings import load  # noqa: PLC0415
 
-    daemon = Daemon(lambda: load(config))
-    _configure_log(daemon.settings)
+    daemon = Daemon(settings, reload=lambda: load(config))
     if once:
         sys.exit(0 if anyio.run(daemon.run_once, timeout) else 1)
     anyio.run(daemon.run)
@@ -125,12 +125,6 @@ def demo(rotations: int | None, interval: float) -> None:
     from syncd.demo import demo as show  # noqa: PLC0415
 
     sys.exit(anyio.run(show, rotations, interval))
-
-
-def _configure_log(settings: Settings) -> None:
-    from syncd.telemetry.log import configure  # noqa: PLC0415
-
-    configure(settings.log.level, settings.log.format)
 
 
 def main() -> None:

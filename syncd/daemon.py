@@ -8,6 +8,9 @@ the two is in the mount and in the ledger, so nothing is lost.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import signal
 import socket
 from contextlib import asynccontextmanager
@@ -152,15 +155,13 @@ class Daemon:
     """Owns what outlives a reload, and the signals.
 
     Args:
-        load: Reads the configuration; called at the start and for each SIGHUP.
-
-    Raises:
-        ConfigurationError: From the constructor, when the configuration cannot be used.
+        settings: The configuration to start with.
+        reload: Reads the configuration again, for SIGHUP.
     """
 
-    def __init__(self, load: Callable[[], Settings]) -> None:
-        self._load = load
-        self.settings = load()
+    def __init__(self, settings: Settings, reload: Callable[[], Settings]) -> None:
+        self.settings = settings
+        self._load = reload
         self.metrics = Metrics()
         self.listeners: list[Callable[[Commit], None]] = []
         self.engine: Engine | None = None
@@ -221,6 +222,7 @@ class Daemon:
     async def _run_engine(self, engine: Engine) -> None:
         async with anyio.create_task_group() as tasks:
             await tasks.start(engine.run)
+            _release_memory()
             log.info(
                 "daemon.ready",
                 version=__version__,
@@ -266,6 +268,14 @@ class Daemon:
     def _end_engine(self) -> None:
         if self._scope is not None:
             self._scope.cancel()
+
+
+def _release_memory() -> None:
+    """Gives back what starting up needed: a few hundred KiB beside somebody's pod."""
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(AttributeError, OSError):  # glibc only: mallopt(3)
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 async def _boot_id() -> str:
