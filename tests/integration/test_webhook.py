@@ -376,7 +376,7 @@ async def test_unauthorized_reads_again_and_tries_once_more(
     """A rotation between reading and answering costs one request, not a minute."""
     token = tmp_path / "token"
     token.write_text("old")
-    receiver.script(reply(status, after=lambda: replace(token, "new")))
+    receiver.script(reply(status, before=lambda: replace(token, "new")))
     naps = Naps()
     loop = delivery(webhook(receiver, mail, bearer_token_file=token), mail, naps=naps)
     await mail.put(change("a", 2, 1))
@@ -559,19 +559,18 @@ async def test_mutual_tls_and_its_rotation(mail: Mail, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def real_log(capfd: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
-    """Everything that syncd and its libraries log, at debug level, as the daemon would."""
+def _restored_log() -> Iterator[None]:
+    """Undoes what a test configures."""
     handlers, level, hook = logging.root.handlers[:], logging.root.level, sys.excepthook
-    configure("debug", "json")
-    logging.root.setLevel(logging.DEBUG)
-    yield capfd
+    yield
     structlog.reset_defaults()
     logging.root.handlers[:], sys.excepthook = handlers, hook
     logging.root.setLevel(level)
 
 
+@pytest.mark.usefixtures("_restored_log")
 async def test_no_credential_shows_anywhere(
-    mail: Mail, tmp_path: Path, real_log: pytest.CaptureFixture[str]
+    mail: Mail, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Through every failure: neither logs, nor errors, nor reprs hold a credential."""
     canary = "canary-0a1b2c3d"
@@ -579,6 +578,8 @@ async def test_no_credential_shows_anywhere(
     files["key"].write_text("whsec_" + base64.b64encode(canary.encode() * 3).decode())
     files["password"].write_text(canary)
     files["token"].write_text(canary)
+    configure("debug", "json")
+    logging.root.setLevel(logging.DEBUG)
     echo = canary.encode() * 100
     auth = BasicAuth(username="syncd", password_file=str(files["password"]))
     shown = []
@@ -610,7 +611,7 @@ async def test_no_credential_shows_anywhere(
             with pytest.raises(RefusedError) as refused:
                 await consumer.deliver(events)
             shown += traceback.format_exception(refused.value)
-    captured = real_log.readouterr()
+    captured = capfd.readouterr()
     everything = "".join([*shown, captured.out, captured.err])
     assert "delivery.acknowledged" in captured.err
     encoded = {base64.b64encode(text.encode()).decode()[:12] for text in (canary, canary * 3)}

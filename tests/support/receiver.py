@@ -82,11 +82,13 @@ Reply = Callable[["_Connection"], Awaitable[None]]
 
 
 def reply(
-    status: int = 204, body: bytes = b"", *, after: Callable[[], Any] | None = None, **headers: str
+    status: int = 204, body: bytes = b"", *, before: Callable[[], Any] | None = None, **headers: str
 ) -> Reply:
-    """An answer; `after` is called once it is sent, header names take `_` for `-`."""
+    """An answer; `before` is called before it is sent, header names take `_` for `-`."""
 
     async def play(connection: _Connection) -> None:
+        if before is not None:
+            before()
         fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
         if status != 204 and "content_length" not in headers:
             fields.append(("content-length", str(len(body))))
@@ -95,8 +97,6 @@ def reply(
             connection.send(h11.Data(data=body))
         connection.send(h11.EndOfMessage())
         await connection.writer.drain()
-        if after is not None:
-            after()
 
     return play
 
