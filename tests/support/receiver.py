@@ -82,9 +82,17 @@ Reply = Callable[["_Connection"], Awaitable[None]]
 
 
 def reply(
-    status: int = 204, body: bytes = b"", *, before: Callable[[], Any] | None = None, **headers: str
+    status: int = 204,
+    body: bytes = b"",
+    *,
+    before: Callable[[], Any] | None = None,
+    after: Callable[[], Any] | None = None,
+    **headers: str,
 ) -> Reply:
-    """An answer; `before` is called before it is sent, header names take `_` for `-`."""
+    """An answer; `before` and `after` are called before and after it is sent.
+
+    Names of headers take `_` for `-`.
+    """
 
     async def play(connection: _Connection) -> None:
         if before is not None:
@@ -97,6 +105,8 @@ def reply(
             connection.send(h11.Data(data=body))
         connection.send(h11.EndOfMessage())
         await connection.writer.drain()
+        if after is not None:
+            after()
 
     return play
 
@@ -329,5 +339,7 @@ class _Connection:
         certificate = tls.getpeercert() if tls else None
         if not certificate:
             return None
-        fields = {name: value for group in certificate["subject"] for name, value in group}
-        return fields.get("commonName") or fields["organizationalUnitName"]
+        fields: dict[str, str] = {
+            n: value for group in certificate["subject"] for n, value in group
+        }
+        return fields.get("commonName")

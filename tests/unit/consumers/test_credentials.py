@@ -69,9 +69,14 @@ async def test_unchanged_files_are_not_read_again(
     """A file is opened once, until it changes."""
     file = tmp_path / "token"
     file.write_text("one")
-    opened: list[Any] = []
+    opened = []
     real = builtins.open
-    monkeypatch.setattr("builtins.open", lambda *a, **k: opened.append(a) or real(*a, **k))
+
+    def watched(*arguments: Any) -> Any:
+        opened.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr("builtins.open", watched)
     ring = keyring(bearer_token=file)
     for _ in range(3):
         assert (await ring.current()).authorization == "Bearer one"
