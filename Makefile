@@ -11,7 +11,7 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.dev
 	$(BIN)/coverage run --data-file=.coverage -m pytest tests/unit -q
 	$(BIN)/coverage report --fail-under=100
-	$(BIN)/python -m pytest tests/integration -q
+	$(BIN)/python -m pytest tests/integration -q -n 2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -182,9 +182,10 @@ def test_a_crash_between_delivery_and_acknowledgement(world: World, receiver: Re
     world.map("a")
     world.configure(consumers=[hook(world, receiver)])
     with world.daemon() as daemon:
-        receiver.script(reply(503, after=daemon.kill))
+        receiver.script(reply(204, before=daemon.kill))
         world.publish(a=secret("1"))
         receiver.wait(1)
+        daemon.wait_for_end()
     with world.daemon():
         first, second = receiver.wait(2)
     assert first.headers["webhook-id"] == second.headers["webhook-id"]

@@ -224,6 +224,11 @@ class DaemonProcess:
             self.process.wait(DEADLINE)
             self._finish()
 
+    def wait_for_end(self) -> int:
+        """Waits until the process has ended by itself or by somebody else's hand."""
+        assert self.process is not None
+        return self.process.wait(DEADLINE)
+
     def _finish(self) -> None:
         deadline = time.monotonic() + DEADLINE
         with self._condition:
