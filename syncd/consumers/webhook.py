@@ -239,7 +239,6 @@ class WebhookConsumer:
             # a context of our own where there is no TLS: the default loads every CA of the system
             self._transport = httpx2.AsyncHTTPTransport(
                 verify=tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-                trust_env=False,
                 uds=self._socket,
                 limits=httpx2.Limits(max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE),
             )

@@ -21,6 +21,7 @@ from support.receiver import Receiver, hang, reply
 from support.tls import EXPIRED, Authority, replace
 
 from syncd import __version__
+from syncd.consumers import credentials
 from syncd.consumers.webhook import WebhookConsumer
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.events import Stamp
@@ -236,6 +237,17 @@ async def test_2xx_counts_whatever_follows(receiver: Receiver, mail: Mail) -> No
     assert [request.subjects for request in receiver.requests] == [["a"], ["b"], ["c"]]
 
 
+async def test_no_more_than_a_bound_of_an_answer_is_read(receiver: Receiver, mail: Mail) -> None:
+    """A huge body is not waited for; the connection is given up instead."""
+    receiver.script(answers.flood)
+    loop = delivery(webhook(receiver, mail), mail)
+    await mail.put(change("a", 2, 1), change("b", 2, 1))
+    async with running(loop):
+        await drained(loop)
+    assert [request.connection for request in receiver.requests] == [1, 2]
+    assert receiver.flooded < 16 << 20
+
+
 async def test_redirect_is_a_rejection_and_gets_no_credential(
     receiver: Receiver, mail: Mail, tmp_path: Path
 ) -> None:
@@ -385,6 +397,22 @@ async def test_unauthorized_reads_again_and_tries_once_more(
     sent = [request.headers["authorization"] for request in receiver.requests]
     assert sent == ["Bearer old", "Bearer new"]
     assert naps.taken == []
+
+
+async def test_unauthorized_does_not_trust_the_times_of_a_file(
+    receiver: Receiver, mail: Mail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a 401 a file is read even if it looks as it did."""
+    monkeypatch.setattr(credentials, "_signature", lambda status: (1, 2, 3))
+    monkeypatch.setattr(credentials, "_DOUBTFUL", 0)
+    token = tmp_path / "token"
+    token.write_text("old")
+    receiver.script(reply(401, before=lambda: replace(token, "new")))
+    consumer = webhook(receiver, mail, bearer_token_file=token)
+    await consumer.deliver(await mail.put(change("a", 2, 1)))
+    sent = [request.headers["authorization"] for request in receiver.requests]
+    assert sent == ["Bearer old", "Bearer new"]
+    await consumer.aclose()
 
 
 async def test_unauthorized_twice_is_a_rejection(

@@ -148,6 +148,16 @@ async def trickle(connection: _Connection) -> None:
                 await asyncio.wait_for(connection.receiver.released.wait(), 0.05)
 
 
+async def flood(connection: _Connection) -> None:
+    """200 at once, and a body of 64 MiB; `receiver.flooded` tells how much of it was taken."""
+    connection.writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 67108864\r\n\r\n")
+    with suppress(ConnectionError):
+        for _ in range(1024):
+            connection.writer.write(b"x" * 65536)
+            await connection.writer.drain()
+            connection.receiver.flooded += 65536
+
+
 async def garbage(connection: _Connection) -> None:
     """Something that is not HTTP."""
     connection.writer.write(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
@@ -180,6 +190,7 @@ class Receiver:
         self.default = default or reply()
         self.requests: list[Request] = []
         self.connections = 0
+        self.flooded = 0
         self.released: asyncio.Event
         self._script: deque[Reply] = deque()
         self._news = threading.Condition()

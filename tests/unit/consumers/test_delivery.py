@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 import pytest
 from structlog.testing import capture_logs
@@ -281,12 +282,38 @@ async def test_ledger_that_cannot_be_read_is_tried_again(
         return take(consumer, grant, limit)
 
     monkeypatch.setattr(mail.ledger, "take", failing)
+    listener, naps = Listener(), Naps()
+    loop = delivery(listener, mail, naps=naps)
+    await mail.put(change("a", 2, 1))
+    with capture_logs() as logs:
+        async with running(loop):
+            await drained(loop)
+    assert len(listener.got) == 1
+    assert naps.taken[0] <= 0.5
+    assert logs[0]["event"] == "delivery.retry"
+    assert logs[0]["reason"].startswith("cannot use the ledger")
+
+
+async def test_wake_during_the_last_look_is_not_lost(
+    mail: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is committed while the mailbox is being found empty still counts as not drained."""
+    take = mail.ledger.take
     listener = Listener()
     loop = delivery(listener, mail)
-    await mail.put(change("a", 2, 1))
+    late = iter([True])
+
+    def racing(consumer: str, grant: Grant, limit: int) -> list[Event]:
+        found = take(consumer, grant, limit)
+        if next(late, False):
+            mail.ledger.append(change("a", 2, 1), mail.grants)
+            anyio.from_thread.run_sync(loop.wake)
+        return found
+
+    monkeypatch.setattr(mail.ledger, "take", racing)
     async with running(loop):
         await drained(loop)
-    assert len(listener.got) == 1
+        assert [subjects(events) for events in listener.got] == [["a"]]
 
 
 async def test_shutdown_lets_a_delivery_in_flight_finish(mail: Mail) -> None:
