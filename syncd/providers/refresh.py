@@ -14,6 +14,7 @@ How a vault is asked is the provider's part, how files are written the publisher
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ from syncd.mount.publish import filesystem
 from syncd.telemetry.log import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Hashable
     from random import Random
 
     from syncd.core.payload import Payload
@@ -70,7 +71,10 @@ class Provider(Protocol):
         """
 
     def interrupt(self) -> None:
-        """Ends the fetch under way, if any, by an error. Called from any thread; does not block."""
+        """Ends the fetch under way by an error, and others until `resume`. Any thread, at once."""
+
+    def resume(self) -> None:
+        """Fetches again after an interruption."""
 
     def close(self) -> None:
         """Lets go of connections and of what is kept in memory. The provider is not used again."""
@@ -108,8 +112,13 @@ class Refresher:
         interval: Seconds between fetches; 0 fetches once.
         metrics: Where to count.
         rng: Source of the jitter.
+        key: What the provider was made of, to tell whether another loop may take it over.
         clock: Seconds since the epoch.
         sleep: Waits for some seconds.
+
+    Attributes:
+        provider: Where the secrets come from.
+        key: As given.
     """
 
     def __init__(
@@ -120,10 +129,12 @@ class Refresher:
         metrics: Metrics,
         rng: Random,
         *,
+        key: Hashable = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.provider = provider
+        self.key = key
         self._publisher = publisher
         self._interval = interval
         self._metrics = metrics.provider(provider.name)
@@ -158,12 +169,17 @@ class Refresher:
         """Asks for a fetch now, whatever the interval or the backoff. From the event loop."""
         self._woken.set()
 
+    def has_files(self) -> bool:
+        """Whether the target holds a generation, perhaps of an earlier process. Blocks a little."""
+        return os.path.isdir(f"{self._publisher.target}/..data")
+
     async def attempted(self) -> None:
         """Returns when the first attempt has ended, well or not."""
         await self._attempted.wait()
 
     async def run(self) -> None:
         """Fetches and publishes until cancelled."""
+        self.provider.resume()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._interrupt_when_cancelled)
             while True:
@@ -173,6 +189,7 @@ class Refresher:
 
     async def run_once(self) -> bool:
         """Fetches and publishes once, trying again while that may help; whether it succeeded."""
+        self.provider.resume()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._interrupt_when_cancelled)
             while True:

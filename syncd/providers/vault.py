@@ -76,7 +76,6 @@ class VaultProvider:
     def fetch(self) -> Payload:
         """Reads every object; see `syncd.providers.refresh.Provider`."""
         with self._lock:
-            self._connection.open()
             token = self._login.token()
             try:
                 files = self._pass(token)
@@ -88,6 +87,10 @@ class VaultProvider:
     def interrupt(self) -> None:
         """Ends the fetch under way; see `syncd.providers.refresh.Provider`."""
         self._connection.interrupt()
+
+    def resume(self) -> None:
+        """Takes fetches again; see `syncd.providers.refresh.Provider`."""
+        self._connection.resume()
 
     def close(self) -> None:
         """Lets go; see `syncd.providers.refresh.Provider`."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
-from syncd.core.errors import RefusedError, SyncdError, TemporaryError
+from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.timing import Lifetime
 from syncd.providers.auth import (
     AppRole,
@@ -276,10 +276,3 @@ class Login:
                 f"cannot {what}: the answer of {self._connection.address} {error};"
                 " check that a Vault server is there"
             ) from None
-
-
-def check_auth(auth: VaultAuth, vault: VaultClass) -> SyncdError | None:
-    """What keeps a method from working with a manifest, before anything is asked."""
-    if isinstance(auth, KubernetesLogin | AzureLogin) and not (auth.role or vault.role):
-        return RefusedError("a role is missing; set roleName in the manifest or role in auth")
-    return None

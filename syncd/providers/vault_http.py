@@ -137,12 +137,12 @@ class Connection:
             if self._interrupted.wait(pause):
                 raise self._gone(what)
 
-    def open(self) -> None:
+    def resume(self) -> None:
         """Takes requests again after an interruption."""
         self._interrupted.clear()
 
     def interrupt(self) -> None:
-        """Ends the request under way, and refuses others until `open`. For any thread."""
+        """Ends the request under way, and refuses others until `resume`. For any thread."""
         self._interrupted.set()
         self._sockets.shut()
 
