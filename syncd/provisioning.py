@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, get_args
 import structlog
 
 from syncd.core.errors import ConfigurationError
-from syncd.core.findings import Finding, Severity, json_path, key_path
+from syncd.core.findings import finding, json_path, key_path
 from syncd.mount.publish import Publisher, filesystem
 from syncd.providers.auth import (
     AzureLogin,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from random import Random
 
+    from syncd.core.findings import Finding
     from syncd.core.model import Entry
     from syncd.providers.manifest import Manifest
     from syncd.providers.refresh import Provider
@@ -108,11 +109,11 @@ def open_refreshers(
         ConfigurationError: An entry or a manifest cannot be used; names all of them.
     """
     plans, findings = plan_provision(entries)
-    errors = [finding for finding in findings if finding.is_error]
+    errors = [item for item in findings if item.is_error]
     if errors:
         raise ConfigurationError(errors)
-    for finding in findings:
-        structlog.get_logger().warning("provision.finding", finding=str(finding))
+    for item in findings:
+        structlog.get_logger().warning("provision.finding", code=item.code, finding=str(item))
     kept = {refresher.key: refresher.provider for refresher in reuse}
     refreshers = []
     for plan in plans:
@@ -139,9 +140,8 @@ def check_provision(settings: Settings, entries: Mapping[str, Entry]) -> list[Fi
         target, made = plan.entry.target.rstrip("/"), set(plan.paths)
         hint = f"add an object for it to {plan.entry.manifest}, or mend the path"
         findings += [
-            Finding(
+            finding(
                 "provision-unproduced",
-                Severity.ERROR,
                 settings.vault_config,
                 json_path("secret", entry.name, "path"),
                 f"{entry.path} is made by no object of {plan.entry.manifest}",
@@ -152,9 +152,8 @@ def check_provision(settings: Settings, entries: Mapping[str, Entry]) -> list[Fi
         ]
         hint = "add an entry to the vault config, or remove the object"
         findings += [
-            Finding(
+            finding(
                 "provision-unused",
-                Severity.WARNING,
                 plan.entry.manifest,
                 "",
                 f"{path} is used by no entry of {settings.vault_config}",
@@ -166,9 +165,8 @@ def check_provision(settings: Settings, entries: Mapping[str, Entry]) -> list[Fi
         kind = filesystem(_existing(target))
         if kind is not None and kind not in IN_MEMORY:
             findings.append(
-                Finding(
+                finding(
                     "provision-target-on-disk",
-                    Severity.WARNING,
                     plan.entry.target,
                     "",
                     f"is on {kind}, where secrets outlive a power cut",
@@ -199,9 +197,7 @@ def _overlaps(entries: Sequence[Provision]) -> Iterator[Finding]:
 
 
 def _problem(where: Path, message: str, hint: str) -> Finding:
-    return Finding(
-        "provision-invalid", Severity.ERROR, "configuration", key_path(*where), message, hint
-    )
+    return finding("provision-invalid", "configuration", key_path(*where), message, hint)
 
 
 def _plan(entry: Provision, index: int, findings: list[Finding]) -> Plan | None:
@@ -212,7 +208,7 @@ def _plan(entry: Provision, index: int, findings: list[Finding]) -> Plan | None:
     except OSError as error:
         message = f"cannot be read: {error.strerror}"
         hint = "mend provision.manifest, or make it readable for this user"
-        findings.append(Finding("manifest-unreadable", Severity.ERROR, path, "", message, hint))
+        findings.append(finding("manifest-unreadable", path, "", message, hint))
         return None
     manifests, found = decode_manifests(text[: LARGEST_MANIFEST + 1], path)
     findings += found
