@@ -25,6 +25,7 @@ from syncd.core.mountinfo import frozen_mount
 from syncd.core.vault_config import lint_vault_config
 from syncd.mount.read import Reader, derive_roots
 from syncd.mount.survey import mounts, unclaimed_files
+from syncd.provisioning import check_provision, plan_provision
 from syncd.settings import config_file, credential_files, examine
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ NO_INPUT: Final = frozenset(
     (
         "config-malformed",
         "config-unreadable",
+        "manifest-malformed",
+        "manifest-unreadable",
         "vault-config-malformed",
         "vault-config-unreadable",
     )
@@ -72,7 +75,7 @@ def run_checks(file: str | None, environ: Mapping[str, str] = os.environ) -> lis
         environ: The environment.
 
     Returns:
-        Every finding: first the configuration's, then the vault config's, then the mount's.
+        Every finding: the configuration's, the vault config's, the manifests', the mount's.
     """
     settings, findings = examine(file, environ)
     if settings is None:
@@ -84,8 +87,10 @@ def run_checks(file: str | None, environ: Mapping[str, str] = os.environ) -> lis
     except OSError as error:
         message = f"cannot be read: {error.strerror}"
         hint = "set vault_config or BOX_VAULT_CONFIG to the JSON file that Aidbox reads"
-        return [*findings, finding("vault-config-unreadable", path, "", message, hint)]
+        found = [finding("vault-config-unreadable", path, "", message, hint)]
+        return findings + found + plan_provision(settings.provision)[1]
     entries, found = lint_vault_config(text, path)
+    found += check_provision(settings, entries)
     return findings + found + check_files(settings, entries) + check_mount(settings, entries)
 
 

@@ -31,6 +31,7 @@ from syncd.core.events import Stamp
 from syncd.ledger import Ledger
 from syncd.mount.reconcile import Commit, Reconciler
 from syncd.mount.vault_config_file import VaultConfigFile
+from syncd.provisioning import open_refreshers
 from syncd.settings import grant
 from syncd.state_dir import StateDir
 from syncd.telemetry.log import configure as configure_log
@@ -41,9 +42,11 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskStatus
 
+    from syncd.providers.refresh import Refresher
     from syncd.settings import Settings
 
 _SETTLE_LIMIT: Final = 5.0
+_FIRST_FETCH_LIMIT: Final = 5.0
 log = structlog.get_logger()
 
 
@@ -70,12 +73,13 @@ class Engine:
         self.settings = settings
         self.vault_config = VaultConfigFile(settings.vault_config, settings.watch.settle)
         self._ledger = ledger
+        self._metrics = metrics
         self._listeners = listeners
         stamp = Stamp(ledger.epoch, f"/syncd/{socket.gethostname()}")
-        rng = Random()  # noqa: S311 - jitter
+        self._rng = Random()  # noqa: S311 - jitter
         self.deliveries = {
             item.name: Delivery(
-                WebhookConsumer(item, grant(item.scope), stamp), ledger, metrics, rng
+                WebhookConsumer(item, grant(item.scope), stamp), ledger, metrics, self._rng
             )
             for item in settings.consumers
         }
@@ -88,14 +92,40 @@ class Engine:
             metrics=metrics,
             on_commit=self._committed,
         )
+        self.refreshers: list[Refresher] = []
 
-    async def prepare(self) -> None:
+    async def prepare(self, previous: Engine | None = None) -> None:
         """Reads what the engine needs before it can start.
 
+        Args:
+            previous: The engine that this one replaces; its vault clients are taken over.
+
         Raises:
-            ConfigurationError: The vault config cannot be used.
+            ConfigurationError: The vault config or a manifest cannot be used.
         """
         await self.vault_config.load()
+        self.refreshers = await anyio.to_thread.run_sync(
+            open_refreshers,
+            self.settings.provision,
+            self._metrics,
+            self._rng,
+            previous.refreshers if previous is not None else (),
+        )
+
+    def refresh(self) -> None:
+        """Asks every provider now, whatever its interval or backoff. From the event loop."""
+        for refresher in self.refreshers:
+            refresher.wake()
+
+    def release(self, following: Engine | None = None) -> None:
+        """Closes the vault clients that the following engine does not take over."""
+        kept = [refresher.provider for refresher in following.refreshers] if following else []
+        names = {provider.name for provider in kept}
+        for refresher in self.refreshers:
+            if refresher.provider not in kept:
+                refresher.provider.close()
+            if following is not None and refresher.provider.name not in names:
+                self._metrics.forget_provider(refresher.provider.name)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Runs until cancelled; reports as started after the first pass.
@@ -115,11 +145,12 @@ class Engine:
             self.reconciler.watcher.close()
 
     async def run_once(self, limit: float) -> bool:
-        """One pass, then delivery; whether every mailbox is empty at the end.
+        """Provisioning, one pass, then delivery; whether all of it succeeded.
 
         Args:
-            limit: How long to try to deliver, seconds.
+            limit: How long to try to fetch, and then to deliver, seconds.
         """
+        provisioned = await self._fetch_once(limit)
         try:
             async with anyio.create_task_group() as tasks:
                 await self._start()
@@ -135,7 +166,30 @@ class Engine:
         left = [
             await anyio.to_thread.run_sync(self._ledger.pending_count, n) for n in self.deliveries
         ]
-        return not any(left)
+        return provisioned and not any(left)
+
+    async def _first_fetch(self) -> None:
+        """Lets a fresh boot find its files, but never waits long, or at all where there are some.
+
+        A scan before the first generation would take every secret for removed; a vault that is
+        away must not keep anybody from watching the files that are there.
+        """
+        with anyio.move_on_after(_FIRST_FETCH_LIMIT):
+            for refresher in self.refreshers:
+                if not await anyio.to_thread.run_sync(refresher.has_files):
+                    await refresher.attempted()
+
+    async def _fetch_once(self, limit: float) -> bool:
+        succeeded = [False] * len(self.refreshers)
+
+        async def fetch(index: int) -> None:
+            succeeded[index] = await self.refreshers[index].run_once()
+
+        with anyio.move_on_after(limit):
+            async with anyio.create_task_group() as tasks:
+                for index in range(len(self.refreshers)):
+                    tasks.start_soon(fetch, index)
+        return all(succeeded)
 
     async def _start(self) -> None:
         gone = await anyio.to_thread.run_sync(self._ledger.forget_others, list(self.deliveries))
@@ -184,6 +238,7 @@ class Daemon:
                     self.engine, self._next = self._next, None
                     with anyio.CancelScope() as self._scope:
                         await self._run_engine(self.engine)
+                    self.engine.release(self._next)
                 tasks.cancel_scope.cancel()
         log.info("daemon.stopped")
 
@@ -212,11 +267,17 @@ class Daemon:
         finally:
             state.close()
 
+    def refresh(self) -> None:
+        """Asks every provider now (SIGUSR1). From the event loop."""
+        if self.engine is not None:
+            self.engine.refresh()
+            log.info("daemon.refreshing", providers=len(self.engine.refreshers))
+
     async def _prepare(self, settings: Settings, state: StateDir, ledger: Ledger) -> Engine:
         engine = Engine(
             settings, state=state, ledger=ledger, metrics=self.metrics, listeners=self.listeners
         )
-        await engine.prepare()
+        await engine.prepare(self.engine)
         return engine
 
     async def _run_engine(self, engine: Engine) -> None:
@@ -238,12 +299,15 @@ class Daemon:
         *,
         task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
-        wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
         with anyio.open_signal_receiver(*wanted) as signals:
             task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:
                     await self._reload(state, ledger)
+                    continue
+                if number == signal.SIGUSR1:
+                    self.refresh()
                     continue
                 log.info("daemon.stopping", signal=signal.Signals(number).name)
                 self._stopping = True

@@ -36,9 +36,16 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "credential-unreadable": Severity.ERROR,
         # SecretProviderClass manifests
         "manifest-ignored": Severity.WARNING,
+        "manifest-insecure": Severity.WARNING,
         "manifest-invalid": Severity.ERROR,
         "manifest-malformed": Severity.ERROR,
         "manifest-permission": Severity.WARNING,
+        "manifest-unreadable": Severity.ERROR,
+        # provision entries, together with manifest and vault config
+        "provision-invalid": Severity.ERROR,
+        "provision-target-on-disk": Severity.WARNING,
+        "provision-unproduced": Severity.ERROR,
+        "provision-unused": Severity.WARNING,
         # the vault config
         "vault-config-unreadable": Severity.ERROR,
         "vault-config-malformed": Severity.ERROR,

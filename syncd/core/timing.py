@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,3 +51,45 @@ class Backoff:
 def jittered(interval: float, rng: Random, *, share: float = 0.1) -> float:
     """An interval ± `share` of it, so that a fleet does not arrive at once."""
     return interval * rng.uniform(1 - share, 1 + share)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """How long something granted for a time lasts: a token, a lease, a certificate.
+
+    It is renewed or replaced at two thirds of what was granted, so that a third is left to mend
+    what goes wrong. A renewal that grants less than the first time has run into a maximum: what is
+    left is used to two thirds once more, and then the thing is replaced.
+
+    Attributes:
+        due: When to renew or replace it, on the caller's clock, seconds; infinite for never.
+        end: When it ends.
+        renewable: Whether a renewal is worth trying at `due`.
+        full: What was granted at first, seconds.
+    """
+
+    due: float
+    end: float
+    renewable: bool
+    full: float
+
+    @classmethod
+    def granted(cls, now: float, seconds: float, *, renewable: bool) -> Lifetime:
+        """A new grant; 0 seconds mean for ever, as Vault writes it."""
+        if seconds <= 0:
+            return cls(math.inf, math.inf, False, math.inf)
+        return cls(now + seconds * 2 / 3, now + seconds, renewable, seconds)
+
+    def renewed(self, now: float, seconds: float, *, renewable: bool) -> Lifetime:
+        """The grant after a renewal that answered with this many seconds."""
+        again = Lifetime.granted(now, seconds, renewable=renewable)
+        at_maximum = again.end - now < self.full - _ROUNDING
+        return replace(again, renewable=renewable and not at_maximum, full=self.full)
+
+    def postponed(self, now: float) -> Lifetime:
+        """The same grant, tried again after a third of what is left of it."""
+        return replace(self, due=now + max(0.0, self.end - now) / 3)
+
+
+_ROUNDING = 1.0
+"""Seconds that a server may cut off a renewal without having run into a maximum."""

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from syncd.core.decode import Problem, Text, decode
-from syncd.core.findings import Finding, Severity, key_path
+from syncd.core.findings import finding, key_path
 from syncd.core.payload import path_problem
 from syncd.core.tree import Node, Scalar, TreeError, parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
+
+    from syncd.core.findings import Finding
 
 API_GROUP = "secrets-store.csi.x-k8s.io"
 PROVIDERS = ("azure", "openbao", "vault")
@@ -50,11 +52,11 @@ class Report:
 
     def error(self, path: Path, message: str, hint: str, code: str = "manifest-invalid") -> None:
         """Adds what keeps the manifest from working."""
-        self._add(code, Severity.ERROR, path, message, hint)
+        self._add(code, path, message, hint)
 
     def warn(self, path: Path, message: str, hint: str, code: str = "manifest-ignored") -> None:
         """Adds what will surprise someone."""
-        self._add(code, Severity.WARNING, path, message, hint)
+        self._add(code, path, message, hint)
 
     def problems(self, base: Path, problems: Iterable[Problem]) -> None:
         """Adds problems of typed decoding, each an error below `base`."""
@@ -70,13 +72,11 @@ class Report:
     @property
     def failed(self) -> bool:
         """Whether an error was found."""
-        return any(finding.is_error for finding in self.findings)
+        return any(item.is_error for item in self.findings)
 
-    def _add(self, code: str, severity: Severity, path: Path, message: str, hint: str) -> None:
-        where = self.prefix + key_path(*path)
-        self.findings.append(
-            Finding(code, severity, self.source, where.removesuffix(": "), message, hint)
-        )
+    def _add(self, code: str, path: Path, message: str, hint: str) -> None:
+        where = (self.prefix + key_path(*path)).removesuffix(": ")
+        self.findings.append(finding(code, self.source, where, message, hint))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def _empty(tree: object) -> bool:
 
 
 def _manifest(tree: object, report: Report) -> Manifest | None:
-    before = len([finding for finding in report.findings if finding.is_error])
+    before = len([item for item in report.findings if item.is_error])
     if not isinstance(tree, Node):
         hint = "start with kind: SecretProviderClass"
         report.error((), "is not a mapping", hint, "manifest-malformed")
@@ -174,7 +174,7 @@ def _manifest(tree: object, report: Report) -> Manifest | None:
     parameters = _parameters(spec, report)
     _secret_objects(spec, report)
     name = _name(tree, report)
-    after = len([finding for finding in report.findings if finding.is_error])
+    after = len([item for item in report.findings if item.is_error])
     if after > before or provider is None or parameters is None:
         return None
     return Manifest(report.source, report.prefix, name, provider, parameters)

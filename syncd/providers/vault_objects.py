@@ -125,6 +125,11 @@ class VaultClass:
     skip_verify: bool
     objects: tuple[VaultObject, ...]
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files that it makes, relative to the target."""
+        return tuple(item.path for item in self.objects)
+
 
 class _Object(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     object_name: Text = Text()
@@ -147,8 +152,12 @@ def decode_vault(manifest: Manifest) -> tuple[VaultClass | None, list[Finding]]:
     address = _address(parameters.get("Address", "") or DEFAULT_ADDRESS, report)
     if skip_verify:
         hint = "name the CA by vaultCACertPath instead"
-        message = "lets anybody on the way read the secrets"
-        report.warn(("spec", "parameters"), f"TLS is not verified, which {message}", hint)
+        message = "TLS is not verified: anybody on the way can read the secrets"
+        report.warn(("spec", "parameters"), message, hint, "manifest-insecure")
+    namespace = parameters.get("Namespace", "").strip("/")
+    if not (namespace.isascii() and namespace.isprintable()):
+        path = ("spec", "parameters", "vaultNamespace")
+        report.error(path, "is not a namespace", "write plain ASCII")
     if bool(parameters.get("TLSClientCertPath")) != bool(parameters.get("TLSClientKeyPath")):
         message = "a client certificate needs its key, and a key its certificate"
         report.error(("spec", "parameters"), message, "set both TLSClientCertPath and ...KeyPath")
@@ -164,7 +173,7 @@ def decode_vault(manifest: Manifest) -> tuple[VaultClass | None, list[Finding]]:
     mount = parameters.get("AuthMountPath") or parameters.get("KubernetesMountPath")
     vault_class = VaultClass(
         address=address,
-        namespace=parameters.get("Namespace", "").strip("/"),
+        namespace=namespace,
         role=parameters.get("roleName", ""),
         login_mount=mount.strip("/") if mount else None,
         ca_file=parameters.get("CACertPath") or None,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from syncd.core.model import Change, Known
 
 SCAN_REASONS: Final = ("start", "inotify", "interval", "overflow", "reload")
+PROVISION_OUTCOMES: Final = ("success", "failed", "refused")
 OUTCOMES: Final = ("delivered", "retried", "rejected")
 _SCAN_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _LATENCY_BUCKETS = (
@@ -63,6 +64,29 @@ class ConsumerMetrics:
     def set_pending(self, count: int) -> None:
         """Tells how many events wait in the mailbox."""
         self._pending.set(count)
+
+
+class ProviderMetrics:
+    """The series of one provider."""
+
+    def __init__(self, metrics: Metrics, provider: str) -> None:
+        self._success, self._failed, self._refused = (
+            metrics.provision.labels(provider, outcome) for outcome in PROVISION_OUTCOMES
+        )
+        self._last_success = metrics.provision_last_success.labels(provider)
+
+    def succeeded(self) -> None:
+        """Counts a pass after which every file is as the vault has it."""
+        self._success.inc()
+        self._last_success.set_to_current_time()
+
+    def failed(self) -> None:
+        """Counts a pass that failed and may succeed when repeated."""
+        self._failed.inc()
+
+    def refused(self) -> None:
+        """Counts a pass that cannot succeed before a person does something."""
+        self._refused.inc()
 
 
 class Metrics:
@@ -129,13 +153,13 @@ class Metrics:
         self._subscribers = prometheus_client.Gauge(
             "syncd_subscribers", "Open event streams", registry=registry
         )
-        self._provision = prometheus_client.Counter(
+        self.provision = prometheus_client.Counter(
             "syncd_provision",
             "Fetches from a vault by outcome",
             ["provider", "outcome"],
             registry=registry,
         )
-        self._provision_last_success = prometheus_client.Gauge(
+        self.provision_last_success = prometheus_client.Gauge(
             "syncd_provision_last_success_timestamp_seconds",
             "When all secrets of a provider were last fetched",
             ["provider"],
@@ -193,16 +217,15 @@ class Metrics:
         """Tells how many event streams are open."""
         self._subscribers.set(count)
 
-    def provisioned(self, provider: str, outcome: str) -> None:
-        """Counts a fetch from a vault that has just ended.
+    def provider(self, name: str) -> ProviderMetrics:
+        """The series of a provider, which exist from now on."""
+        return ProviderMetrics(self, name)
 
-        Args:
-            provider: Its name.
-            outcome: `success`, or the kind of failure.
-        """
-        self._provision.labels(provider, outcome).inc()
-        if outcome == "success":
-            self._provision_last_success.labels(provider).set_to_current_time()
+    def forget_provider(self, name: str) -> None:
+        """Drops the series of a provider that left the configuration."""
+        for outcome in PROVISION_OUTCOMES:
+            self.provision.remove(name, outcome)
+        self.provision_last_success.remove(name)
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """Everything, in the format that a scraper's `Accept` header asks for.

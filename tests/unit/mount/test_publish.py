@@ -35,7 +35,7 @@ ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files aw
 
 def view(target: Path) -> dict[str, bytes]:
     """What a reader finds by the visible names."""
-    found = {}
+    found: dict[str, bytes] = {}
     for name in os.listdir(target):
         if name.startswith(".."):
             continue
@@ -180,11 +180,15 @@ def test_a_target_that_is_made_belongs_to_owner_and_group(target: Path) -> None:
     assert (os.stat(target).st_uid, os.stat(target).st_gid) == (1234, 4321)
 
 
-@pytest.mark.parametrize("argument", ["owner", "group"])
-def test_an_unknown_owner_is_refused_by_name(target: Path, argument: str) -> None:
+@pytest.mark.parametrize(
+    ("owner", "group"), [("nobody-of-that-name", None), (None, "nobody-of-that-name")]
+)
+def test_an_unknown_owner_is_refused_by_name(
+    target: Path, owner: str | None, group: str | None
+) -> None:
     """The message names the missing user or group, and nothing is written."""
     with pytest.raises(RefusedError, match="nobody-of-that-name; create it"):
-        Publisher(str(target), **{argument: "nobody-of-that-name"}).publish(OLD)
+        Publisher(str(target), owner=owner, group=group).publish(OLD)
     assert view(target) == {} if target.exists() else True
 
 

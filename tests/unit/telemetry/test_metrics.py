@@ -51,7 +51,7 @@ def test_every_promised_name_is_exposed(accept: str) -> None:
     """All names of the contract with their labels, and no other `syncd_` series."""
     metrics = Metrics()
     metrics.consumer("hook").retried()
-    metrics.provisioned("openbao", "success")
+    metrics.provider("openbao").succeeded()
     assert exposed(metrics, accept) == CONTRACT
 
 
@@ -104,11 +104,19 @@ def test_changes_and_scans_are_counted() -> None:
 def test_failed_provisioning_moves_no_timestamp() -> None:
     """Staleness is measured from the last success."""
     metrics = Metrics()
-    metrics.provisioned("openbao", "failed")
+    provider = metrics.provider("openbao")
+    provider.failed()
+    provider.refused()
     name = "syncd_provision_last_success_timestamp_seconds"
-    assert sample(metrics, name, {"provider": "openbao"}) is None
-    metrics.provisioned("openbao", "success")
-    assert sample(metrics, name, {"provider": "openbao"}) is not None
+    assert sample(metrics, name, {"provider": "openbao"}) == 0
+    provider.succeeded()
+    assert (sample(metrics, name, {"provider": "openbao"}) or 0) > 1e9
+    for outcome in ("failed", "refused", "success"):
+        labels = {"provider": "openbao", "outcome": outcome}
+        assert sample(metrics, "syncd_provision_total", labels) == 1
+    metrics.forget_provider("openbao")
+    metrics.forget_provider("never-there")
+    assert b"openbao" not in metrics.exposition()[0]
 
 
 def test_forgotten_consumer_leaves_no_series() -> None:

@@ -1,0 +1,281 @@
+"""Provision entries put together: from configuration and manifest to a loop that can run.
+
+What an entry and its manifest say only together is checked here, for the daemon and for `syncd
+check` alike: that the login fits the provider, that files do not collide, that the vault config
+and the manifests name the same files. The vaults' SDKs are imported here and nowhere else, when an
+entry needs one: a sidecar pays for none.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, get_args
+
+import structlog
+
+from syncd.core.errors import ConfigurationError
+from syncd.core.findings import finding, json_path, key_path
+from syncd.mount.publish import Publisher, filesystem
+from syncd.providers.auth import (
+    AzureLogin,
+    CertLogin,
+    KubernetesLogin,
+    VaultAuth,
+)
+from syncd.providers.combined import CombinedProvider
+from syncd.providers.manifest import Path, Report, check_paths, decode_manifests
+from syncd.providers.refresh import IN_MEMORY, Refresher
+from syncd.providers.vault_objects import VaultClass, decode_vault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from random import Random
+
+    from syncd.core.findings import Finding
+    from syncd.core.model import Entry
+    from syncd.providers.manifest import Manifest
+    from syncd.providers.refresh import Provider
+    from syncd.settings import Provision, Settings
+    from syncd.telemetry.metrics import Metrics
+
+LARGEST_MANIFEST = 4 << 20
+"""Bytes; etcd takes no object above 1.5 MiB, and a file may hold some of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A provision entry that can be opened.
+
+    Attributes:
+        entry: The configuration.
+        name: What status, metrics and log call it: the manifest's name, with the target where two
+            entries' names are the same.
+        classes: The manifest's documents, decoded.
+        text: The manifest as it was read.
+    """
+
+    entry: Provision
+    name: str
+    classes: tuple[tuple[Manifest, VaultClass], ...]
+    text: bytes
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Absolute paths of the files that it makes."""
+        return tuple(
+            f"{self.entry.target}/{path}" for _, item in self.classes for path in item.paths
+        )
+
+
+def plan_provision(entries: Sequence[Provision]) -> tuple[tuple[Plan, ...], list[Finding]]:
+    """Reads the manifests and checks every entry, alone and against the others.
+
+    Blocks: for worker threads.
+
+    Returns:
+        The entries that can be opened, and everything that is wrong or odd.
+    """
+    findings = list(_overlaps(entries))
+    plans: list[Plan] = []
+    for index, entry in enumerate(entries):
+        before = len(findings)
+        plan = _plan(entry, index, findings)
+        if plan is not None and not any(item.is_error for item in findings[before:]):
+            taken = any(plan.name == other.name for other in plans)
+            plans.append(replace(plan, name=f"{plan.name}@{entry.target}") if taken else plan)
+    return tuple(plans), findings
+
+
+def open_refreshers(
+    entries: Sequence[Provision],
+    metrics: Metrics,
+    rng: Random,
+    reuse: Iterable[Refresher] = (),
+) -> list[Refresher]:
+    """Makes the loops of all entries.
+
+    Blocks: for worker threads.
+
+    Args:
+        entries: The `provision` section.
+        metrics: Where the loops count.
+        rng: Source of their jitter.
+        reuse: Loops of an earlier configuration, not running any more when the new ones start:
+            where entry and manifest are the same their providers go on, with login and leases,
+            since a reload is no reason to rotate a password.
+
+    Raises:
+        ConfigurationError: An entry or a manifest cannot be used; names all of them.
+    """
+    plans, findings = plan_provision(entries)
+    errors = [item for item in findings if item.is_error]
+    if errors:
+        raise ConfigurationError(errors)
+    for item in findings:
+        structlog.get_logger().warning("provision.finding", code=item.code, finding=str(item))
+    kept = {refresher.key: refresher.provider for refresher in reuse}
+    refreshers = []
+    for plan in plans:
+        entry, key = plan.entry, (plan.name, plan.entry, plan.text)
+        publisher = Publisher(entry.target, owner=entry.owner, group=entry.group)
+        provider = kept.get(key) or _open(plan)
+        refreshers.append(Refresher(provider, publisher, entry.interval, metrics, rng, key=key))
+    return refreshers
+
+
+def check_provision(settings: Settings, entries: Mapping[str, Entry]) -> list[Finding]:
+    """What `syncd check` says of the `provision` section; see `plan_provision`.
+
+    Adds the cross-checks: a path of the vault config under a target that no object makes, a file
+    that no entry of the vault config uses, a target that is not in memory.
+
+    Args:
+        settings: The configuration.
+        entries: The vault config's entries, by name.
+    """
+    plans, findings = plan_provision(settings.provision)
+    used = {entry.path for entry in entries.values()}
+    for plan in plans:
+        target, made = plan.entry.target.rstrip("/"), set(plan.paths)
+        hint = f"add an object for it to {plan.entry.manifest}, or mend the path"
+        findings += [
+            finding(
+                "provision-unproduced",
+                settings.vault_config,
+                json_path("secret", entry.name, "path"),
+                f"{entry.path} is made by no object of {plan.entry.manifest}",
+                hint,
+            )
+            for entry in entries.values()
+            if entry.path.startswith(f"{target}/") and entry.path not in made
+        ]
+        hint = "add an entry to the vault config, or remove the object"
+        findings += [
+            finding(
+                "provision-unused",
+                plan.entry.manifest,
+                "",
+                f"{path} is used by no entry of {settings.vault_config}",
+                hint,
+            )
+            for path in plan.paths
+            if path not in used
+        ]
+        kind = filesystem(_existing(target))
+        if kind is not None and kind not in IN_MEMORY:
+            findings.append(
+                finding(
+                    "provision-target-on-disk",
+                    plan.entry.target,
+                    "",
+                    f"is on {kind}, where secrets outlive a power cut",
+                    "mount a tmpfs there, or use a directory below /run",
+                )
+            )
+    return findings
+
+
+def _existing(path: str) -> str:
+    while not os.path.isdir(path) and path != "/":
+        path = os.path.dirname(path)
+    return path
+
+
+def _overlaps(entries: Sequence[Provision]) -> Iterator[Finding]:
+    targets = [os.path.normpath(entry.target) for entry in entries]
+    for index, target in enumerate(targets):
+        where = ("provision", index, "target")
+        if target in targets[:index]:
+            hint = "give each entry its own, or put both classes into one manifest"
+            yield _problem(where, "is another entry's target too", hint)
+        elif any(
+            other.startswith(f"{target}/") or target.startswith(f"{other}/")
+            for other in targets[:index]
+        ):
+            yield _problem(where, "is inside another entry's target, or around it", "part them")
+
+
+def _problem(where: Path, message: str, hint: str) -> Finding:
+    return finding("provision-invalid", "configuration", key_path(*where), message, hint)
+
+
+def _plan(entry: Provision, index: int, findings: list[Finding]) -> Plan | None:
+    path = entry.manifest
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            text = file.read(LARGEST_MANIFEST + 1)
+    except OSError as error:
+        message = f"cannot be read: {error.strerror}"
+        hint = "mend provision.manifest, or make it readable for this user"
+        findings.append(finding("manifest-unreadable", path, "", message, hint))
+        return None
+    manifests, found = decode_manifests(text[: LARGEST_MANIFEST + 1], path)
+    findings += found
+    classes = []
+    for manifest in manifests:
+        if manifest.provider == "azure":
+            hint = "use vault or openbao"
+            findings.append(_problem(("provision", index), "azure is not supported yet", hint))
+            continue
+        decoded, found = decode_vault(manifest)
+        findings += found
+        if decoded is not None:
+            findings += _fits(entry, index, decoded)
+            classes.append((manifest, decoded))
+    if len(classes) > 1:
+        report = Report(path)
+        where = ("spec", "parameters", "objects")
+        check_paths(
+            [
+                ((manifest.prefix + where[0], *where[1:]), item)
+                for manifest, decoded in classes
+                for item in decoded.paths
+            ],
+            report,
+        )
+        findings += [item for item in report.findings if item not in findings]
+    return Plan(entry, classes[0][0].name, tuple(classes), text) if classes else None
+
+
+def _fits(entry: Provision, index: int, vault: VaultClass) -> Iterator[Finding]:
+    """What login and manifest say only together."""
+    auth, where = entry.auth, ("provision", index, "auth")
+    if auth is None:
+        hint = "add auth: {method: approle, role_id_file: …, secret_id_file: …}"
+        yield _problem(where, "is missing: a manifest for Vault does not say how to log in", hint)
+    elif not isinstance(auth, get_args(VaultAuth)):
+        methods = ", ".join(sorted(str(t.__struct_config__.tag) for t in get_args(VaultAuth)))
+        yield _problem((*where, "method"), "is not one of Vault's", f"use one of {methods}")
+    elif isinstance(auth, KubernetesLogin | AzureLogin) and not (auth.role or vault.role):
+        yield _problem((*where, "role"), "is missing", "set it, or roleName in the manifest")
+    elif isinstance(auth, CertLogin):
+        if bool(auth.client_cert) != bool(auth.client_key):
+            yield _problem(where, "has half a client certificate", "set client_cert and client_key")
+        elif not (auth.client_cert or vault.client_cert):
+            hint = "set client_cert and client_key, or vaultTLSClientCertPath and …KeyPath"
+            yield _problem(where, "has no client certificate", hint)
+
+
+def _open(plan: Plan) -> Provider:
+    providers = [_open_vault(plan, vault) for _, vault in plan.classes]
+    return providers[0] if len(providers) == 1 else CombinedProvider(plan.name, providers)
+
+
+def _open_vault(plan: Plan, vault: VaultClass) -> Provider:
+    from syncd.providers.transport import Trust  # noqa: PLC0415 - requests and hvac: 10 MiB
+    from syncd.providers.vault import VaultProvider  # noqa: PLC0415
+
+    entry, auth = plan.entry, plan.entry.auth
+    assert isinstance(auth, VaultAuth)
+    own = auth if isinstance(auth, CertLogin) and auth.client_cert else None
+    trust = Trust(
+        ca_file=entry.ca_file or vault.ca_file,
+        ca_directory=None if entry.ca_file else vault.ca_directory,
+        server_name=vault.server_name,
+        client_cert=own.client_cert if own else vault.client_cert,
+        client_key=own.client_key if own else vault.client_key,
+        skip_verify=vault.skip_verify and not entry.ca_file,
+    )
+    address = (entry.vault_url or vault.address).rstrip("/")
+    return VaultProvider(plan.name, vault, auth, address=address, trust=trust)
