@@ -118,14 +118,20 @@ class Engine:
             refresher.wake()
 
     def release(self, following: Engine | None = None) -> None:
-        """Closes the vault clients that the following engine does not take over."""
+        """Closes the vault clients that the following engine does not take over.
+
+        The metrics of consumers and providers that it does not have end, too.
+        """
         kept = [refresher.provider for refresher in following.refreshers] if following else []
-        names = {provider.name for provider in kept}
         for refresher in self.refreshers:
             if refresher.provider not in kept:
                 refresher.provider.close()
-            if following is not None and refresher.provider.name not in names:
-                self._metrics.forget_provider(refresher.provider.name)
+        if following is None:
+            return
+        for name in {item.provider.name for item in self.refreshers} - {p.name for p in kept}:
+            self._metrics.forget_provider(name)
+        for name in self.deliveries.keys() - following.deliveries.keys():
+            self._metrics.forget_consumer(name)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Runs until cancelled; reports as started after the first pass.
@@ -216,7 +222,7 @@ class Daemon:
     def __init__(self, settings: Settings, reload: Callable[[], Settings]) -> None:
         self.settings = settings
         self._load = reload
-        self.metrics = Metrics()
+        self.metrics = Metrics(secret_names=settings.api.metrics_secret_names)
         self.listeners: list[Callable[[Commit], None]] = []
         self.engine: Engine | None = None
         self._next: Engine | None = None
