@@ -256,13 +256,15 @@ def _problem(code: str, source: str, message: str, hint: str) -> Finding:
 
 def _finding(problem: Problem, source: str, origins: Mapping[Path, str]) -> Finding:
     """Names the variable instead of the key where the environment is what must be mended."""
-    where = key_path(*problem.path)
+    where, hint = key_path(*problem.path), problem.hint
+    if (where, problem.message) == ("vault_config", "is missing"):
+        hint = "set vault_config in the file or BOX_VAULT_CONFIG in the environment"
     for length in range(len(problem.path), 0, -1):
         variable = origins.get(problem.path[:length])
         if variable is not None:
             source, where = "environment", variable
             break
-    return finding("config-invalid", source, where, problem.message, problem.hint)
+    return finding("config-invalid", source, where, problem.message, hint)
 
 
 _PLAIN_TWINS = {

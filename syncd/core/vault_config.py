@@ -193,9 +193,12 @@ class _Reader:
             scopes.append(Scope(type_, id_ or None))
         if not items:
             self.report("scope-invalid", at, "names no resource, so none may use it", hint)
-        elif len(scopes) == len(items):
-            self.report("scope-list", at, "is written in the older list form", _rewritten(scopes))
-        return tuple(dict.fromkeys(scopes)) if len(scopes) == len(items) else ()
+        if len(scopes) < len(items):
+            return ()
+        distinct = tuple(dict.fromkeys(scopes))
+        if distinct:
+            self.report("scope-list", at, "is written in the older list form", _rewritten(distinct))
+        return distinct
 
     def resource_type(self, value: str, at: Steps) -> None:
         if value not in RESOURCE_TYPES:
@@ -257,7 +260,7 @@ class _Reader:
         self.report("type-wrong", at, f"must be {expected}, not {kind}", hint)
 
 
-def _rewritten(scopes: list[Scope]) -> str:
+def _rewritten(scopes: tuple[Scope, ...]) -> str:
     texts = [
         '"scope": ' + json.dumps({"resource_type": scope.resource_type, "id": scope.id})
         if scope.id is not None

@@ -1,0 +1,198 @@
+"""syncd.core.events: what is said when something changed."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import msgspec
+import pytest
+from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
+
+from syncd.core.changes import plan
+from syncd.core.events import (
+    SECRET_CHANGED,
+    STRUCTURED,
+    VAULT_CONFIG_CHANGED,
+    WIRE_TYPES,
+    Event,
+    ScopeData,
+    SecretData,
+    Stamp,
+    VaultConfigData,
+    events_of,
+    scope_data,
+)
+from syncd.core.model import ChangeKind, Entry, Grant, Known, Observation, Scope, State
+
+AT = "2026-11-23T20:40:28.333Z"
+MINE, ALL = Scope("Client", "mine"), Scope("Client")
+STAMP = Stamp("5f0c2a91", "/syncd/host")
+
+
+def secret_event(
+    version: str | None = "k1:22", previous: str | None = "k1:11", sequence: int = 42
+) -> Event:
+    """An event about the secret `a`."""
+    data = SecretData(
+        "a", ChangeKind.MODIFIED, "/s/a", ScopeData("Client", "mine"), version, previous
+    )
+    return Event(sequence, AT, SECRET_CHANGED, "a", data, {"a": (MINE,)})
+
+
+VAULT_EVENT = Event(
+    7,
+    AT,
+    VAULT_CONFIG_CHANGED,
+    "/etc/vc.json",
+    VaultConfigData(("a", "b"), (), ("b",), ()),
+    {"a": (MINE,), "b": (Scope("IdentityProvider"),)},
+)
+
+
+class TestWire:
+    def test_is_the_documented_cloud_event(self) -> None:
+        """The JSON is what the contract shows, and the CloudEvents SDK accepts it."""
+        body = STAMP.encode(secret_event())
+        assert json.loads(body) == {
+            "specversion": "1.0",
+            "id": "5f0c2a91-42",
+            "source": "/syncd/host",
+            "type": "io.syncd.secret.changed",
+            "subject": "a",
+            "time": AT,
+            "datacontenttype": "application/json",
+            "data": {
+                "secret": "a",
+                "change": "modified",
+                "path": "/s/a",
+                "scope": {"resource_type": "Client", "id": "mine"},
+                "version": "k1:22",
+                "previous_version": "k1:11",
+            },
+        }
+        event = from_structured_event(HTTPMessage({"content-type": STRUCTURED}, body))
+        assert event.get_id() == "5f0c2a91-42"
+
+    def test_fits_its_schema(self) -> None:
+        """Both types of event validate against the published schema; another type does not."""
+        schema = msgspec.json.schema(WIRE_TYPES)
+        for event in (secret_event(), secret_event(None), VAULT_EVENT):
+            jsonschema.validate(json.loads(STAMP.encode(event)), schema)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"type": "other"}, schema)
+
+    def test_a_batch_is_a_list(self) -> None:
+        """Batch content mode is a JSON array of events, in order."""
+        batch = json.loads(STAMP.encode_batch([secret_event(sequence=1), VAULT_EVENT]))
+        assert [event["id"] for event in batch] == ["5f0c2a91-1", "5f0c2a91-7"]
+
+    def test_a_whole_type_has_no_id(self) -> None:
+        """A scope without `id` is written without it; several scopes are a list."""
+        assert msgspec.to_builtins(scope_data((ALL,))) == {"resource_type": "Client"}
+        assert scope_data((ALL, MINE)) == [ScopeData("Client"), ScopeData("Client", "mine")]
+
+
+class TestStamp:
+    @pytest.mark.parametrize("sequence", [0, 1, 10**18 - 1])
+    def test_reads_its_own_ids(self, sequence: int) -> None:
+        """An id leads back to its position."""
+        assert STAMP.sequence(STAMP.id(sequence)) == sequence
+
+    @pytest.mark.parametrize(
+        "event_id",
+        [
+            *("", "5", "other-1", "5f0c2a91-", "5f0c2a91--1", "5f0c2a91-x", "5f0c2a91-²", "-1"),
+            "5f0c2a91-" + "9" * 19,
+        ],
+    )
+    def test_knows_no_other_ids(self, event_id: str) -> None:
+        """An id of another epoch, or none at all, names no position."""
+        assert STAMP.sequence(event_id) is None
+
+
+class TestSlot:
+    def test_is_shared_by_the_events_of_one_secret(self) -> None:
+        """A newer state of a secret supersedes an older one."""
+        assert secret_event(sequence=1).slot == secret_event(sequence=2).slot == "secret:a"
+
+    def test_is_its_own_for_each_change_of_the_vault_config(self) -> None:
+        """Changes of the vault config never supersede each other."""
+        assert VAULT_EVENT.slot == "event:7"
+
+
+class TestSeenBy:
+    @pytest.mark.parametrize(
+        ("grant", "seen"),
+        [
+            (Grant(), True),
+            (Grant([ALL]), True),
+            (Grant([MINE]), True),
+            (Grant([Scope("Client", "other")]), False),
+            (Grant([]), False),
+        ],
+    )
+    def test_a_secret_is_seen_whole_or_not_at_all(self, grant: Grant, seen: bool) -> None:
+        """A secret outside the grant does not exist for the receiver."""
+        event = secret_event()
+        assert event.seen_by(grant) == (event if seen else None)
+
+    def test_a_vault_config_change_names_only_what_may_be_seen(self) -> None:
+        """Names outside the grant are left out; with none left there is no event."""
+        assert VAULT_EVENT.seen_by(Grant()) is VAULT_EVENT
+        seen = VAULT_EVENT.seen_by(Grant([ALL]))
+        assert seen is not None
+        assert seen.data == VaultConfigData(("a",), (), (), ())
+        assert VAULT_EVENT.seen_by(Grant([Scope("Other")])) is None
+
+
+class TestSince:
+    def test_tells_the_change_against_what_the_receiver_knows(self) -> None:
+        """The previous version is the one that this receiver acknowledged last."""
+        told = secret_event().since("k1:00").data
+        assert isinstance(told, SecretData)
+        assert (told.change, told.previous_version) == (ChangeKind.MODIFIED, "k1:00")
+
+    def test_is_added_for_a_receiver_that_never_knew_it(self) -> None:
+        """Without an acknowledged version a present secret is new."""
+        told = secret_event().since(None).data
+        assert isinstance(told, SecretData)
+        assert (told.change, told.previous_version) == (ChangeKind.ADDED, None)
+
+    def test_is_removed_if_it_is_gone(self) -> None:
+        """Whatever the receiver knew, a secret without a version is removed."""
+        told = secret_event(None).since("k1:00").data
+        assert isinstance(told, SecretData)
+        assert (told.change, told.previous_version) == (ChangeKind.REMOVED, "k1:00")
+
+    def test_is_itself_where_nothing_differs(self) -> None:
+        """A receiver that is up to date, and a vault config event, need no other words."""
+        event = secret_event()
+        assert event.since("k1:11") is event
+        assert VAULT_EVENT.since("k1:00") is VAULT_EVENT
+
+
+class TestEventsOf:
+    def test_are_the_vault_config_first_and_then_secrets_by_name(self) -> None:
+        """One plan gives events of one time in consecutive positions."""
+        entry = Entry("b", "/s/b", (MINE,))
+        known = {"b": Known(entry, State.PRESENT, "k1:11", None, None)}
+        entries = {"b": Entry("b", "/s/b", (ALL,)), "a": Entry("a", "/s/a", (ALL,))}
+        seen = {name: Observation(State.PRESENT, "k1:22") for name in "ab"}
+        config, first, second = events_of(plan(known, entries, seen, AT), known, "/vc", AT, 5)
+        assert [e.sequence for e in (config, first, second)] == [5, 6, 7]
+        assert {e.time for e in (config, first, second)} == {AT}
+        assert config.data == VaultConfigData(("a",), (), ("b",), ())
+        assert config.audience == {"a": (ALL,), "b": (MINE, ALL)}
+        assert (config.subject, first.subject, second.subject) == ("/vc", "a", "b")
+        assert second.audience == {"b": (ALL,)}
+
+    def test_are_secrets_alone_where_the_vault_config_is_the_same(self) -> None:
+        """Without a change of the vault config its event is left out."""
+        entry = Entry("a", "/s/a", (ALL,))
+        known = {"a": Known(entry, State.PRESENT, "k1:11", None, None)}
+        gone = {"a": Observation(State.MISSING, None, "gone")}
+        (event,) = events_of(plan(known, {"a": entry}, gone, AT), known, "/vc", AT, 1)
+        assert isinstance(event.data, SecretData)
+        assert event.data.change is ChangeKind.REMOVED
+        assert event.data.version is None
