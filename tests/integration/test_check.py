@@ -1,0 +1,129 @@
+"""`syncd check`: the real command over a real mount."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CANARY = "hunter2-canary"
+CLIENT = {"resource_type": "Client"}
+
+
+def syncd_check(
+    *arguments: str, environ: dict[str, str] | None = None, within: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command in an environment of its own."""
+    return subprocess.run(
+        [*within, sys.executable, "-m", "syncd", "check", *arguments],
+        env={"PATH": os.environ["PATH"], **(environ or {})},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A directory of plain files, one of them with each mistake."""
+    directory = tmp_path / "plain"
+    directory.mkdir()
+    for name, content, mode in (
+        ("good", CANARY, 0o600),
+        ("newline", CANARY + "\n", 0o600),
+        ("open", CANARY, 0o644),
+        ("empty", "", 0o600),
+        ("stray", CANARY, 0o600),
+        ("big", "x" * ((1 << 20) + 1), 0o600),
+    ):
+        (directory / name).write_text(content)
+        (directory / name).chmod(mode)
+    os.mkfifo(directory / "fifo")
+    (directory / "directory").mkdir()
+    (directory / "dangling").symlink_to("nothing")
+    (directory / "loop").symlink_to("loop")
+    (directory / "escape").symlink_to("/etc/hostname")
+    (directory / "alias").symlink_to("good")
+    return directory
+
+
+def vault_config(tmp_path: Path, entries: dict[str, object]) -> dict[str, str]:
+    """Writes a vault config; gives the environment that names it."""
+    path = tmp_path / "vault-config.json"
+    path.write_text(json.dumps({"secret": entries}).replace('"twice!"', '"twice"'))
+    return {"BOX_VAULT_CONFIG": str(path)}
+
+
+def test_every_mistake_is_named_in_text_and_in_json(tmp_path: Path, plain: Path) -> None:
+    """A vault config and mount with every mistake: all are named, no value is shown, exit 1."""
+    entries: dict[str, object] = {
+        name: {"path": str(plain / name), "scope": CLIENT}
+        for name in [*os.listdir(plain), "missing"]
+        if name != "stray"
+    }
+    good = str(plain / "good")
+    entries |= {
+        "same": {"path": good, "scope": CLIENT},
+        "list": {"path": good, "scope": ["Client/my-client", "TokenIntrospector"]},
+        "unknown": {"path": good, "scope": {"resource_type": "Clinet", "id": "a/b"}},
+        "relative": {"path": "run/a", "scope": CLIENT},
+        "dots": {"path": f"{plain}/../a", "scope": CLIENT},
+        "number": {"path": 1, "scope": {"resourceType": "Client"}},
+        "nobody": {"path": good, "scope": [""]},
+        "twice": {"path": good, "scope": CLIENT},
+        "twice!": {"path": good, "scope": CLIENT},
+        "line\n": {"path": "/a\x00", "scope": CLIENT},
+    }
+    environ = vault_config(tmp_path, entries)
+    text, document = (syncd_check("--format", kind, environ=environ) for kind in ("text", "json"))
+    assert (text.returncode, document.returncode) == (1, 1)
+    assert CANARY not in text.stdout + text.stderr + document.stdout + document.stderr
+    report = json.loads(document.stdout)
+    codes = {found["code"] for found in report["findings"]}
+    assert codes == {
+        *("file-unmapped", "key-missing", "key-unknown", "name-duplicate", "name-invalid"),
+        *("path-invalid", "path-not-absolute", "path-not-normalized", "path-shared"),
+        *("resource-type-unknown", "scope-id-unusual", "scope-invalid", "scope-list"),
+        *("secret-empty", "secret-link-dangling", "secret-link-loop", "secret-missing"),
+        *("secret-newline", "secret-not-a-file", "secret-outside-roots", "secret-too-large"),
+        *("secret-world-readable", "type-wrong"),
+    }
+    *lines, summary = text.stdout.splitlines()
+    assert len(lines) == len(report["findings"])
+    assert all(any(f"[{code}]" in line for line in lines) for code in codes)
+    numbers = report["summary"]
+    assert summary == f"{numbers['errors']} errors, {numbers['warnings']} warnings"
+
+
+def test_exit_codes(tmp_path: Path, plain: Path) -> None:
+    """0 without errors, 1 with errors or strict warnings, 2 when an input cannot be read."""
+    good = {"a": {"path": str(plain / "newline"), "scope": CLIENT}}
+    environ = vault_config(tmp_path, good)
+    assert syncd_check(environ=environ).returncode == 0
+    assert syncd_check("--strict", environ=environ).returncode == 1
+    assert syncd_check("-c", str(tmp_path / "none"), environ=environ).returncode == 2
+    (tmp_path / "vault-config.json").write_text("{")
+    assert syncd_check(environ=environ).returncode == 2
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare(1)")
+def test_a_bind_mount_of_one_file_will_never_update(tmp_path: Path, plain: Path) -> None:
+    """What a subPath volume is to the kernel is found in the mount table."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("may not make a mount namespace here")
+    path = str(plain / "good")
+    environ = vault_config(tmp_path, {"a": {"path": path, "scope": CLIENT}})
+    mount = ("unshare", "-m", "sh", "-c", f'mount --bind {path} {path} && exec "$@"', "sh")
+    done = syncd_check("--format", "json", environ=environ, within=mount)
+    found = {found["code"]: found["where"] for found in json.loads(done.stdout)["findings"]}
+    assert found["mount-frozen"] == "$.secret.a.path"
+    assert done.returncode == 0
