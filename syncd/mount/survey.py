@@ -6,6 +6,7 @@ Nothing here opens a secret: files are listed, links resolved, mounts looked up.
 from __future__ import annotations
 
 import os
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.mountinfo import Mount, parse_mountinfo
@@ -34,19 +35,16 @@ def unclaimed_files(roots: Iterable[str], claimed: Iterable[str], *, most: int) 
     Args:
         roots: Directories.
         claimed: Paths of files that are spoken for, by any of their names.
-        most: How many files to look at before giving up: a root may be as wide as `/etc`.
+        most: How many files of a root to look at: it may be as wide as `/`.
 
     Returns:
         Paths as a vault config would name them, sorted.
     """
-    known = {name for path in claimed for name in (path, os.path.realpath(path))}
-    unclaimed: set[str] = set()
-    for root in roots:
-        for seen, path in enumerate(_files(root)):
-            if seen == most:
-                break
-            if path not in known and os.path.realpath(path) not in known:
-                unclaimed.add(path)
+    known = frozenset(claimed)
+    unclaimed = {path for root in roots for path in islice(_files(root), most) if path not in known}
+    if unclaimed:
+        real = {os.path.realpath(path) for path in known}
+        unclaimed = {path for path in unclaimed if os.path.realpath(path) not in real}
     return sorted(unclaimed)
 
 

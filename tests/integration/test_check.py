@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 CANARY = "hunter2-canary"
@@ -56,7 +57,7 @@ def plain(tmp_path: Path) -> Path:
     return directory
 
 
-def vault_config(tmp_path: Path, entries: dict[str, object]) -> dict[str, str]:
+def vault_config(tmp_path: Path, entries: Mapping[str, object]) -> dict[str, str]:
     """Writes a vault config; gives the environment that names it."""
     path = tmp_path / "vault-config.json"
     path.write_text(json.dumps({"secret": entries}).replace('"twice!"', '"twice"'))
