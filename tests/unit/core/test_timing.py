@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from random import Random
 
 from hypothesis import given, settings, strategies as st
 
-from syncd.core.timing import Backoff, jittered
+from syncd.core.timing import Backoff, Lifetime, jittered
 
 SEEDS = st.integers(0, 2**32)
 
@@ -54,3 +55,34 @@ def test_jitter_stays_within_its_share(seed: int, interval: float, share: float)
     """A jittered interval differs from the interval by the share at most."""
     slack = interval * share + 1e-6
     assert abs(jittered(interval, Random(seed), share=share) - interval) <= slack
+
+
+class TestLifetime:
+    def test_is_renewed_at_two_thirds(self) -> None:
+        """A third is left to mend what goes wrong."""
+        assert Lifetime.granted(100.0, 90.0, renewable=True) == Lifetime(160.0, 190.0, True, 90.0)
+
+    def test_of_zero_seconds_never_ends(self) -> None:
+        """Vault writes 0 for a token without an end."""
+        for_ever = Lifetime.granted(100.0, 0.0, renewable=True)
+        assert (for_ever.due, for_ever.end, for_ever.renewable) == (math.inf, math.inf, False)
+        assert for_ever.postponed(100.0).due == math.inf
+
+    def test_is_renewed_in_full_until_it_meets_a_maximum(self) -> None:
+        """A renewal that grants less than the first time is the last one."""
+        first = Lifetime.granted(0.0, 90.0, renewable=True)
+        second = first.renewed(60.0, 89.5, renewable=True)
+        assert (second.end, second.renewable, second.full) == (149.5, True, 90.0)
+        last = second.renewed(120.0, 30.0, renewable=True)
+        assert (last.due, last.end, last.renewable, last.full) == (140.0, 150.0, False, 90.0)
+
+    def test_is_not_renewed_once_the_server_says_so(self) -> None:
+        """What is not renewable any more is replaced at its next due time."""
+        again = Lifetime.granted(0.0, 90.0, renewable=True).renewed(60.0, 90.0, renewable=False)
+        assert not again.renewable
+
+    @given(st.floats(0, 1e6), st.floats(1, 1e6), st.floats(0, 2e6))
+    def test_is_tried_again_before_it_ends(self, at: float, seconds: float, now: float) -> None:
+        """A postponed renewal comes within what is left, and at once where nothing is."""
+        lifetime = Lifetime.granted(at, seconds, renewable=True).postponed(now)
+        assert now <= lifetime.due <= max(now, lifetime.end)
