@@ -14,7 +14,8 @@ import anyio.to_thread
 
 from syncd.core.errors import ConfigurationError
 from syncd.core.model import State
-from syncd.mount.read import Reader, Snapshot, derive_roots, watch_path
+from syncd.mount.read import Reader, Snapshot
+from syncd.mount.roots import derive_roots, watch_path
 from syncd.mount.vault_config_file import VaultConfigFile
 from syncd.mount.watch import Watcher
 
@@ -35,26 +36,26 @@ async def wait(settings: Settings, limit: float) -> list[str]:
         One line per entry that is still missing; empty when all are there.
     """
     watcher = Watcher(settings.watch.mode)
-    missing: list[str] = []
     try:
+        missing, watch, retry = await _look(settings, watcher)
         with anyio.move_on_after(limit):
-            while True:
-                missing, watch, retry = await _look(settings)
-                if not missing:
-                    return []
+            while missing:
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(watcher.arm, watch)
-                missing, _, _ = await _look(settings)
-                if not missing:
-                    return []
-                with anyio.move_on_after(retry):
-                    await watcher.next_hint()
+                # what came between the look and the watches made no hint
+                missing, watch, retry = await _look(settings, watcher)
+                if missing:
+                    with anyio.move_on_after(retry):
+                        await watcher.next_hint()
+                    missing, watch, retry = await _look(settings, watcher)
     finally:
         watcher.close()
     return missing
 
 
-async def _look(settings: Settings) -> tuple[list[str], dict[str, frozenset[str] | None], float]:
+async def _look(
+    settings: Settings, watcher: Watcher
+) -> tuple[list[str], dict[str, frozenset[str] | None], float]:
     file = VaultConfigFile(settings.vault_config, settings.watch.settle)
     try:
         await file.load()
@@ -62,7 +63,7 @@ async def _look(settings: Settings) -> tuple[list[str], dict[str, frozenset[str]
         watch: dict[str, frozenset[str] | None] = {}
         watch_path(watch, settings.vault_config)
         return str(error).splitlines(), watch, _LOOK_AGAIN
-    snapshot = await anyio.to_thread.run_sync(_scan, settings, file)
+    snapshot = await anyio.to_thread.run_sync(_scan, settings, file, watcher)
     missing = [
         f"{entry.path}: secret {name} is {seen.state}: {seen.problem or 'still being written'}"
         for name, entry in file.entries.items()
@@ -71,7 +72,7 @@ async def _look(settings: Settings) -> tuple[list[str], dict[str, frozenset[str]
     return missing, snapshot.watch, min(snapshot.retry_in or _LOOK_AGAIN, _LOOK_AGAIN)
 
 
-def _scan(settings: Settings, file: VaultConfigFile) -> Snapshot:
+def _scan(settings: Settings, file: VaultConfigFile, watcher: Watcher) -> Snapshot:
     reader = Reader(
         os.urandom(32),
         settings.watch.roots or derive_roots(file.entries.values()),
@@ -79,4 +80,6 @@ def _scan(settings: Settings, file: VaultConfigFile) -> Snapshot:
         settle=settings.watch.settle,
         grace=0.0,
     )
-    return reader.scan(file.entries, now=time.time(), monotonic=time.monotonic())
+    return reader.scan(
+        file.entries, now=time.time(), monotonic=time.monotonic(), writers=watcher.writers()
+    )

@@ -92,6 +92,15 @@ def plan(
 def _judge(
     before: Known | None, entry: Entry, seen: Observation, at: str
 ) -> tuple[Known, Change | None]:
+    if (
+        before is not None
+        and seen.settled
+        and seen.version == before.version
+        and seen.state is before.state
+        and seen.problem == before.problem
+        and entry == before.entry
+    ):
+        return before, None  # by far the most frequent case
     last = before.version if before is not None else None
     changed_at = before.changed_at if before is not None else None
     version, change = last, None

@@ -4,8 +4,13 @@ A root is either an AtomicWriter mount, as the Secrets Store CSI Driver and the 
 (a `..data` symlink that is swapped by rename; kubernetes/kubernetes
 `pkg/volume/util/atomic_writer.go`), or a directory of plain files. In an AtomicWriter mount the
 directory behind `..data` is pinned by a descriptor and every file is read through it, so that one
-snapshot cannot mix two generations however fast a publisher swaps. Plain files are taken only
-when they are at rest.
+snapshot cannot mix two generations however fast a publisher swaps. Plain files, and files that
+were written to after their generation was published, are taken only when they are at rest.
+
+A file that is not there has been removed, or its mount is on the way out or in. It counts as
+removed at once where the mount is as it was: the same directory, and a generation that came after
+the one that held the file (nobody takes a file out of a generation but by taking it down). Else
+the mount has a grace period to become whole again.
 
 What a file holds is hashed at once, keyed and bound to the secret's name, and dropped: equal
 values of two secrets have different versions, and nobody without the key can test a guess.
@@ -16,20 +21,24 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.model import Observation, State
 from syncd.mount import beneath
+from syncd.mount.roots import DATA_LINK, contains, derive_roots, parents_of, watch_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from syncd.core.model import Entry
 
-DATA_LINK: Final = "..data"
+__all__ = ["DATA_LINK", "Reader", "Snapshot", "derive_roots", "watch_path"]
+
 _ATTEMPTS: Final = 50
+_TRY_AGAIN: Final = 1.0
 _GONE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ESTALE))
 _MACHINE_SHORT = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN))
 _KINDS = (
@@ -67,44 +76,37 @@ class Snapshot:
         """Asks for another scan after at most this many seconds."""
         self.retry_in = seconds if self.retry_in is None else min(self.retry_in, seconds)
 
+    def add(self, other: Snapshot) -> None:
+        """Takes over what another one saw elsewhere."""
+        self.observations.update(other.observations)
+        self.watch.update(other.watch)
+        if other.retry_in is not None:
+            self.retry_within(other.retry_in)
+        self.empty += other.empty
+        self.newline_ended += other.newline_ended
+        self.world_readable += other.world_readable
+        self.atomic_roots += other.atomic_roots
+
 
 @dataclass(slots=True)
 class _Root:
-    """What is remembered of a root between scans, to tell a removal from a remount."""
+    """What is remembered of a root between scans, to tell a removal from a remount.
+
+    Attributes:
+        path: Where it is.
+        identity: Device and inode, or None before the first scan.
+        generation: Target of `..data`, or None where there is none.
+        names: Names of the secrets that the last scan looked for.
+        absent: Those of them that count as removed.
+        away_since: When it began to look as if it were away (monotonic clock), or None.
+    """
 
     path: str
-    atomic: bool = False
     identity: tuple[int, int] | None = None
+    generation: str | None = None
+    names: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
     away_since: float | None = None
-
-
-def derive_roots(entries: Iterable[Entry]) -> tuple[str, ...]:
-    """The roots of a vault config that names none: the mounts its files lie in.
-
-    For each path that is the nearest ancestor with a `..data` link, else its parent directory; a
-    root inside another one is that other one.
-    """
-    found: set[str] = set()
-    by_parent: dict[str, str] = {}
-    for entry in entries:
-        parent = os.path.dirname(entry.path)
-        if parent not in by_parent:
-            by_parent[parent] = _nearest_mount(parent) or parent
-        found.add(by_parent[parent])
-    return tuple(sorted(r for r in found if not any(_contains(o, r) for o in found if o != r)))
-
-
-def _nearest_mount(directory: str) -> str | None:
-    while True:
-        if os.path.islink(f"{directory}/{DATA_LINK}"):
-            return directory
-        if directory in ("/", ""):
-            return None
-        directory = os.path.dirname(directory)
-
-
-def _contains(root: str, path: str) -> bool:
-    return path == root or path.startswith(root.rstrip("/") + "/")
 
 
 class Reader:
@@ -125,12 +127,18 @@ class Reader:
         self.max_size = max_size
         self.settle = settle
         self.grace = grace
-        self._roots = {root: _Root(root) for root in sorted(roots, key=len, reverse=True)}
+        self._roots: dict[str, _Root] = {}
+        self.set_roots(roots)
 
     @property
     def roots(self) -> tuple[str, ...]:
         """The roots, longest first."""
         return tuple(self._roots)
+
+    def set_roots(self, roots: Iterable[str]) -> None:
+        """Reads these roots from now on; what is remembered of one that stays is kept."""
+        ordered = sorted(roots, key=len, reverse=True)
+        self._roots = {root: self._roots.get(root) or _Root(root) for root in ordered}
 
     def scan(
         self,
@@ -144,14 +152,14 @@ class Reader:
 
         Args:
             entries: By name.
-            now: Wall clock, seconds, to compare with modification times.
+            now: Wall clock as the scan begins, seconds, to compare with modification times.
             monotonic: Monotonic clock, seconds, for the grace period.
             writers: Paths of files that somebody has open and has written to.
         """
         snapshot = Snapshot()
         by_root: dict[str, list[Entry]] = {root: [] for root in self._roots}
         for entry in entries.values():
-            root = next((root for root in self._roots if _contains(root, entry.path)), None)
+            root = next((root for root in self._roots if contains(root, entry.path)), None)
             if root is None:
                 snapshot.observations[entry.name] = _unreadable(
                     "secret-outside-roots", "lies outside the watch roots"
@@ -159,8 +167,10 @@ class Reader:
             else:
                 by_root[root].append(entry)
         for root, members in by_root.items():
-            scan = _RootScan(self._roots[root], self, snapshot, now, writers)
-            scan.run(members, monotonic)
+            scan = _RootScan(
+                self._roots[root], self, members, now=now, monotonic=monotonic, writers=writers
+            )
+            snapshot.add(scan.run())
         return snapshot
 
     def fingerprint(self, name: str, content: bytes) -> str:
@@ -181,111 +191,182 @@ class _RootScan:
         self,
         root: _Root,
         reader: Reader,
-        snapshot: Snapshot,
+        entries: list[Entry],
+        *,
         now: float,
+        monotonic: float,
         writers: frozenset[str],
     ) -> None:
         self._root = root
         self._reader = reader
-        self._snapshot = snapshot
-        self._now = now
+        self._entries = entries
+        self._monotonic = monotonic
+        self._epoch = now - time.monotonic()
         self._writers = writers
-        self._links: dict[str, bool] = {}
-        self._generation: str | None = None
+        self._prefix = len(root.path.rstrip("/")) + 1
+        self._start()
 
-    def run(self, entries: list[Entry], monotonic: float) -> None:
-        """Reads the root's entries into the snapshot, again while generations move away."""
+    def _start(self) -> None:
+        """Forgets what was seen: nothing of one generation may get into the next one's snapshot."""
+        self._snapshot = Snapshot()
+        self._links: dict[str, bool] = {}
+        self._absent: list[str] = []
+        self._strays: list[str] = []
+        self._generation: str | None = None
+        self._published_ns = 0
+        self._dangling = False
+        self._left = False
+
+    def run(self) -> Snapshot:
+        """Reads the root's entries, again while generations move away."""
         try:
             root = os.open(self._root.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             if error.errno not in _GONE:
-                self._observe_all(entries, _failure(error, "its mount"))
-            elif not self._may_return(entries, monotonic):
-                problem = f"the mount {self._root.path} is gone"
-                self._observe_all(entries, _gone(problem))
+                self._observe_all(self._failure(error, "its mount"))
+            elif not self._may_return():
+                self._observe_all(_gone(f"the mount {self._root.path} is gone"))
+                self._root.absent = frozenset(self._snapshot.observations)
         else:
             try:
-                self._read_root(root, entries, monotonic)
+                self._read_root(root)
             finally:
                 os.close(root)
-        self._watch(entries)
+        self._watch()
+        return self._snapshot
 
-    def _read_root(self, root: int, entries: list[Entry], monotonic: float) -> None:
-        known, status = self._root, os.fstat(root)
-        identity = (status.st_dev, status.st_ino)
-        atomic = _link(root, DATA_LINK) is not None
-        replaced = identity != known.identity
-        emptied = not atomic and (known.atomic or (replaced and _is_empty(known.path)))
-        if emptied and self._may_return(entries, monotonic):
-            return  # unmounted, or mounted and not yet filled
-        known.atomic, known.identity, known.away_since = atomic, identity, None
+    def _read_root(self, root: int) -> None:
         for _ in range(_ATTEMPTS):
+            self._start()
             try:
-                self._read_generation(root, entries)
+                data = self._pin(root)
+                try:
+                    if data is None and self._is_away():
+                        return
+                    self._read_generation(root, data)
+                finally:
+                    if data is not None:
+                        os.close(data)
             except _GenerationGoneError:
                 continue
+            except OSError as error:
+                self._observe_all(self._failure(error, "its mount"))
+                return
+            self._remember(root)
             return
+        self._start()
+        self._observe_all(Observation(State.PRESENT, settled=False))
         self._snapshot.retry_within(self._reader.settle)
 
-    def _may_return(self, entries: list[Entry], monotonic: float) -> bool:
-        """Holds the entries of a mount that is away, for as long as the grace period lasts."""
-        known = self._root
-        if known.away_since is None:
-            known.away_since = monotonic
-        left = known.away_since + self._reader.grace - monotonic
-        if left <= 0:
-            return False
-        problem = f"the mount {known.path} is away"
-        self._observe_all(entries, Observation(State.MISSING, None, problem, settled=False))
-        self._snapshot.retry_within(left)
-        return True
+    def _pin(self, root: int) -> int | None:
+        """Opens the directory behind `..data`, so that it stays the one that is read.
 
-    def _observe_all(self, entries: list[Entry], observation: Observation) -> None:
-        for entry in entries:
-            self._snapshot.observations[entry.name] = observation
+        Raises:
+            _GenerationGoneError: It was replaced at this moment.
+            OSError: It is there but cannot be opened.
+        """
+        try:
+            link = os.lstat(DATA_LINK, dir_fd=root)
+        except OSError:
+            return None
+        generation = _link(root, DATA_LINK)
+        try:
+            data = self._open(beneath.open_directory, root, DATA_LINK)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            data = None
+        if _link(root, DATA_LINK) != generation:
+            if data is not None:
+                os.close(data)
+            raise _GenerationGoneError
+        self._generation, self._published_ns = generation, link.st_mtime_ns
+        return data
 
-    def _read_generation(self, root: int, entries: list[Entry]) -> None:
-        """Reads all entries through one pinned generation.
+    def _is_away(self) -> bool:
+        """Whether a mount without a generation had or will have one, and is waited for."""
+        expected = self._generation is not None or self._root.generation is not None
+        return expected and self._may_return()
+
+    def _read_generation(self, root: int, data: int | None) -> None:
+        """Reads all entries through one pinned generation, or plain files where there is none.
 
         Raises:
             _GenerationGoneError: It was replaced and removed before all was read.
         """
-        self._generation = _link(root, DATA_LINK)
-        self._links.clear()
-        snapshot, names = self._snapshot, (self._snapshot.empty, self._snapshot.newline_ended)
-        marks = [len(listed) for listed in names]
-        data = _pin(root) if self._generation is not None else None
-        try:
-            for entry in entries:
-                snapshot.observations[entry.name] = self._observe(root, data, entry)
-        except _GenerationGoneError:
-            for listed, mark in zip(names, marks, strict=True):
-                del listed[mark:]
-            raise
-        finally:
-            if data is not None:
-                os.close(data)
+        observations = self._snapshot.observations
+        for entry in self._entries:
+            observations[entry.name] = self._observe(root, data, entry)
         if data is not None:
-            snapshot.atomic_roots.append(self._root.path)
+            self._snapshot.atomic_roots.append(self._root.path)
+        elif self._generation is not None:
+            self._generation, self._dangling = None, True
+
+    def _remember(self, root: int) -> None:
+        """Decides what absence means, and keeps what the next scan needs for that."""
+        known, status = self._root, os.fstat(root)
+        identity = (status.st_dev, status.st_ino)
+        absent = frozenset(self._absent)
+        first = known.identity is None
+        vanished = absent - known.absent if first else absent & known.names - known.absent
+        in_doubt = vanished and (
+            known.away_since is not None
+            or (_is_empty(known.path) if first else known.identity != identity)
+            or (self._generation is not None and self._generation == known.generation)
+        )
+        if in_doubt and self._may_return(vanished):
+            absent -= vanished
+        elif not self._dangling:
+            known.away_since = None
+        known.identity, known.generation = identity, self._generation
+        known.names, known.absent = frozenset(self._snapshot.observations), absent
+
+    def _may_return(self, names: Iterable[str] | None = None) -> bool:
+        """Holds secrets of a mount that is away, all by default, while the grace period lasts."""
+        known = self._root
+        if known.away_since is None:
+            known.away_since = self._monotonic
+        left = known.away_since + self._reader.grace - self._monotonic
+        if left <= 0:
+            return False
+        problem = f"the mount {known.path} is away"
+        held = Observation(State.MISSING, None, problem, settled=False)
+        if names is None:
+            self._observe_all(held)
+        else:
+            self._snapshot.observations.update(dict.fromkeys(names, held))
+        self._snapshot.retry_within(left)
+        return True
+
+    def _observe_all(self, observation: Observation) -> None:
+        for entry in self._entries:
+            self._snapshot.observations[entry.name] = observation
 
     def _observe(self, root: int, data: int | None, entry: Entry) -> Observation:
-        relative = entry.path[len(self._root.path.rstrip("/")) + 1 :]
-        directory, atomic = root, False
-        if data is not None and self._is_published(root, relative):
-            directory, atomic = data, True
-            relative = relative.removeprefix(f"{DATA_LINK}/")
+        relative = entry.path[self._prefix :]
+        directory, published = root, False
+        if data is not None:
+            published = self._is_published(root, relative)
+            if published:
+                directory, relative = data, relative.removeprefix(f"{DATA_LINK}/")
+            else:
+                self._strays.append(entry.path)
         try:
-            descriptor = self._open(directory, relative)
+            descriptor = self._open(beneath.open_file, directory, relative)
         except OSError as error:
             if error.errno not in _GONE:
-                return _failure(error, "the file")
-            if atomic and _link(root, DATA_LINK) != self._generation:
+                return self._failure(error, "the file")
+            if published and _link(root, DATA_LINK) != self._generation:
                 raise _GenerationGoneError from None
-            return _missing(entry, atomic=atomic)
+            return self._missing(entry, published=published)
         try:
-            return self._read(descriptor, entry, atomic=atomic)
+            if self._left and published:
+                published = False
+                if _link(root, DATA_LINK) != self._generation:
+                    raise _GenerationGoneError
+            return self._read(descriptor, entry, published=published)
         except OSError as error:
-            return _failure(error, "the file")
+            return self._failure(error, "the file")
         finally:
             os.close(descriptor)
 
@@ -304,25 +385,27 @@ class _RootScan:
             self._links[first] = target == f"{DATA_LINK}/{first}"
         return self._links[first]
 
-    def _open(self, directory: int, relative: str) -> int:
+    def _open(self, opener: Callable[[int, str], int], directory: int, relative: str) -> int:
+        self._left = False
         try:
-            return beneath.open_file(directory, relative)
+            return opener(directory, relative)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
         # an absolute link, or one from a generation to elsewhere: fine if it ends in some root
-        real = os.path.realpath(os.path.join(self._root.path, relative))
+        self._left = True
+        real = os.path.realpath(f"/proc/self/fd/{directory}/{relative}")
         for path in self._reader.roots:
             base = os.path.realpath(path)
-            if real != base and _contains(base, real):
+            if real != base and contains(base, real):
                 pinned = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
-                    return beneath.open_file(pinned, os.path.relpath(real, base))
+                    return opener(pinned, os.path.relpath(real, base))
                 finally:
                     os.close(pinned)
         raise OSError(errno.EXDEV, "outside")
 
-    def _read(self, descriptor: int, entry: Entry, *, atomic: bool) -> Observation:
+    def _read(self, descriptor: int, entry: Entry, *, published: bool) -> Observation:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             kind = next((name for test, name in _KINDS if test(status.st_mode)), "no regular file")
@@ -333,52 +416,66 @@ class _RootScan:
                 "secret-too-large", f"is larger than max_secret_size ({limit} bytes)"
             )
         content = os.read(descriptor, status.st_size + 1)
-        if not atomic and not self._at_rest(descriptor, status, len(content), entry):
+        untouched = published and status.st_mtime_ns <= self._published_ns
+        if not untouched and not self._at_rest(descriptor, status, entry):
+            return Observation(State.PRESENT, settled=False)
+        if len(content) != status.st_size:
             self._snapshot.retry_within(self._reader.settle)
             return Observation(State.PRESENT, settled=False)
         if not content:
             self._snapshot.empty.append(entry.name)
-            if not atomic:
+            if not untouched:
                 return _unreadable("secret-empty", "is empty: half-written, or never filled")
         if content.endswith(b"\n"):
             self._snapshot.newline_ended.append(entry.name)
-        if not atomic and status.st_mode & stat.S_IROTH:
+        if not published and status.st_mode & stat.S_IROTH:
             self._snapshot.world_readable.append(entry.name)
         return Observation(State.PRESENT, self._reader.fingerprint(entry.name, content))
 
-    def _at_rest(self, descriptor: int, before: os.stat_result, size: int, entry: Entry) -> bool:
-        after = os.fstat(descriptor)
+    def _at_rest(self, descriptor: int, before: os.stat_result, entry: Entry) -> bool:
+        settle, after = self._reader.settle, os.fstat(descriptor)
         unchanged = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
-        age = self._now - before.st_mtime
-        if not unchanged or size != before.st_size or 0 <= age < self._reader.settle:
+        # the clock goes on while a large mount is scanned; a file of the far future is at rest
+        age = self._epoch + time.monotonic() - after.st_mtime
+        if not unchanged or 0 <= age < settle:
+            self._snapshot.retry_within(settle)
             return False
-        if not self._writers:
-            return True
-        return self._writers.isdisjoint((entry.path, os.path.realpath(entry.path)))
+        if self._writers and not self._writers.isdisjoint(
+            (entry.path, os.path.realpath(entry.path))
+        ):
+            self._snapshot.retry_within(max(settle, _TRY_AGAIN))  # its closing makes a hint
+            return False
+        return True
 
-    def _watch(self, entries: list[Entry]) -> None:
+    def _failure(self, error: OSError, what: str) -> Observation:
+        if error.errno in _MACHINE_SHORT:
+            self._snapshot.retry_within(_TRY_AGAIN)
+        return _failure(error, what)
+
+    def _missing(self, entry: Entry, *, published: bool) -> Observation:
+        seen = _missing(entry, atomic=published)
+        if seen.state is State.MISSING:
+            self._absent.append(entry.name)
+        return seen
+
+    def _watch(self) -> None:
         watch, root = self._snapshot.watch, self._root.path
         watch_path(watch, root)
         watch[root] = None
-        for parent in {os.path.dirname(entry.path) for entry in entries}:
+        for parent in parents_of(self._entries):
+            first = parent[self._prefix :].partition("/")[0]
+            if first == DATA_LINK or self._links.get(first):
+                continue  # within a generation: replaced, not changed
             while parent != root and not os.path.isdir(parent):
                 parent = os.path.dirname(parent)  # noqa: PLW2901 - climbs to what exists
-            if parent != root and f"/{DATA_LINK}" not in parent:
+            if parent != root:
                 watch[parent] = None
-        if not self._root.atomic:
-            for entry in entries:
-                if os.path.islink(entry.path):
-                    watch[os.path.dirname(os.path.realpath(entry.path))] = None
-
-
-def watch_path(watch: dict[str, frozenset[str] | None], path: str) -> None:
-    """Adds what must be watched to see a path come, go or be replaced: its nearest real parent."""
-    parent, name = os.path.split(path)
-    while name and not os.path.isdir(parent):
-        parent, name = os.path.split(parent)
-    names = watch.get(parent, frozenset())
-    if name and names is not None:
-        watch[parent] = names | {name}
+        plain = (
+            (entry.path for entry in self._entries) if self._generation is None else self._strays
+        )
+        for path in plain:
+            if os.path.islink(path):
+                watch[os.path.dirname(os.path.realpath(path))] = None
 
 
 def _link(directory: int, name: str) -> str | None:
@@ -396,16 +493,12 @@ def _exists(directory: int, name: str) -> bool:
     return True
 
 
-def _pin(root: int) -> int | None:
-    try:
-        return beneath.open_directory(root, DATA_LINK)
-    except OSError:
-        return None
-
-
 def _is_empty(directory: str) -> bool:
-    with os.scandir(directory) as listing:
-        return all(item.name.startswith("..") for item in listing)
+    try:
+        with os.scandir(directory) as listing:
+            return all(item.name.startswith("..") for item in listing)
+    except OSError:
+        return False  # not to be listed; its files can be there all the same
 
 
 def _missing(entry: Entry, *, atomic: bool) -> Observation:

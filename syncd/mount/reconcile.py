@@ -20,7 +20,8 @@ from syncd.core.changes import plan
 from syncd.core.errors import StateError
 from syncd.core.model import State
 from syncd.core.timing import Backoff
-from syncd.mount.read import DATA_LINK, Reader, Snapshot, derive_roots, watch_path
+from syncd.mount.read import Reader, Snapshot
+from syncd.mount.roots import DATA_LINK, mounts_of, parents_of, watch_path
 from syncd.mount.watch import Watcher
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from syncd.core.changes import Plan
     from syncd.core.events import Event
-    from syncd.core.model import Grant, Known
+    from syncd.core.model import Entry, Grant, Known
     from syncd.ledger import Ledger
     from syncd.mount.vault_config_file import VaultConfigFile
     from syncd.settings import Watch
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _BASELINE_LIMIT: Final = 5.0
 _LOGGED_CHANGES: Final = 20
+_REARMS: Final = 5
 log = structlog.get_logger()
 
 
@@ -111,6 +113,8 @@ class Reconciler:
         self.failure: str | None = None
         self.settled = False
         self._reader = self._make_reader()
+        self._entries: Mapping[str, Entry] = {}
+        self._parents: frozenset[str] = frozenset()
         self._watch: dict[str, frozenset[str] | None] = {}
         self._vault_config_watch: frozenset[str] = frozenset()
         self._vault_config_stale = False
@@ -121,10 +125,9 @@ class Reconciler:
 
     def _make_reader(self) -> Reader:
         settings = self._settings
-        roots = settings.roots or derive_roots(self.vault_config.entries.values())
         return Reader(
             self._key,
-            roots,
+            settings.roots,
             max_size=settings.max_secret_size,
             settle=settings.settle,
             grace=settings.remount_grace,
@@ -137,7 +140,6 @@ class Reconciler:
             StateError: The ledger cannot be used.
         """
         self.inventory = await anyio.to_thread.run_sync(self._ledger.inventory)
-        self._reader = self._make_reader()
         self._metrics.set_inventory(self.inventory.values())
         self._say_findings()
         result = await self._pass(reason)
@@ -145,6 +147,8 @@ class Reconciler:
             # the baseline waits for files that are being written, or it would not be one
             await anyio.sleep(min(result.snapshot.retry_in or 0.0, self._settings.settle))
             result = await self._pass(reason)
+        # whoever wrote the vault config between its loading and its being watched made no hint
+        self._vault_config_stale = True
 
     async def settle(self, limit: float) -> None:
         """Makes passes until nothing is being written, or the limit (seconds) is over."""
@@ -157,6 +161,8 @@ class Reconciler:
         """Follows the mount until cancelled. `start` comes first."""
         reason = "start"
         duration, retry = 0.0, None if self.settled else 0.0
+        if await self._follow_vault_config():
+            retry = 0.0
         while True:
             reason = await self._wake(duration, retry, reason)
             if self._vault_config_stale:
@@ -174,8 +180,6 @@ class Reconciler:
             self.failure = None
             self._backoff.reset()
             duration, retry = result.duration, result.snapshot.retry_in
-            if self._vault_config_stale:
-                retry = min(retry or self._settings.settle, self._settings.settle)
 
     async def _wake(self, duration: float, retry: float | None, reason: str) -> str:
         """Waits until the next pass is due; returns its reason.
@@ -187,12 +191,16 @@ class Reconciler:
         """
         now = time.monotonic()
         rested = now + duration
+        if self._vault_config_stale:  # it was being written
+            settle = self._settings.settle
+            retry = settle if retry is None else min(retry, settle)
         due, next_reason = now + self._settings.rescan_interval, "interval"
         if retry is not None and now + retry < due:
             due, next_reason = max(now + retry, rested), reason
         while (now := time.monotonic()) < due:
             with anyio.move_on_after(due - now):
                 hint = await self.watcher.next_hint()
+                now = time.monotonic()
                 at = max(rested, now if hint.urgent else now + self._settings.settle)
                 if at < due:
                     due, next_reason = at, hint.reason
@@ -201,20 +209,19 @@ class Reconciler:
         self._vault_config_stale |= next_reason == "interval"
         return next_reason
 
-    async def _follow_vault_config(self) -> None:
+    async def _follow_vault_config(self) -> bool:
+        """Reads the vault config again if it may have changed; whether it or its state did."""
         file = self.vault_config
         changed = await file.refresh()
         self._vault_config_stale = file.postponed
         if not changed:
-            return
+            return False
         if file.valid:
             log.info("vault_config.loaded", path=file.path, secrets=len(file.entries))
-            reader = self._make_reader()
-            if set(reader.roots) != set(self._reader.roots):
-                self._reader = reader
         else:
             log.error("vault_config.rejected", path=file.path, hint="the last good one stays")
         self._say_findings()
+        return True
 
     def _say_findings(self) -> None:
         self._metrics.set_vault_config_valid(valid=self.vault_config.valid)
@@ -236,15 +243,17 @@ class Reconciler:
     def _scan_and_commit(self) -> _Pass:
         started = time.monotonic()
         self.watcher.arm(self._watch)
-        snapshot = self._scan()
-        watch = {**snapshot.watch}
-        self._watch_vault_config(watch)
-        if watch != self._watch:
+        for _ in range(_REARMS):
+            snapshot = self._scan()
+            watch = dict(snapshot.watch)
+            self._watch_vault_config(watch)
+            if watch == self._watch:
+                break
             # what changed between the scan and the new watches would go unnoticed: look again
             self._watch = watch
             self.watcher.arm(watch)
-            snapshot = self._scan()
-        self._watch = watch
+        else:
+            snapshot.retry_within(self._settings.settle)
         before = self.inventory
         now = rfc3339(datetime.now(UTC))
         planned = plan(before, self.vault_config.entries, snapshot.observations, now)
@@ -260,8 +269,14 @@ class Reconciler:
         return _Pass(snapshot, planned, commit, duration)
 
     def _scan(self) -> Snapshot:
+        entries = self.vault_config.entries
+        if not self._settings.roots:
+            # a mount can appear above what looked like a directory of plain files
+            if entries is not self._entries:
+                self._entries, self._parents = entries, parents_of(entries.values())
+            self._reader.set_roots(mounts_of(self._parents, self._reader.roots))
         return self._reader.scan(
-            self.vault_config.entries,
+            entries,
             now=time.time(),
             monotonic=time.monotonic(),
             writers=self.watcher.writers(),

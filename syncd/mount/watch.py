@@ -3,9 +3,11 @@
 Traps, and what is done about them:
 
 - A watch on a file dies with the file; only directories are watched (inotify(7)).
-- A mount on top of a watched directory makes no event: `/proc/self/mountinfo` is polled for
-  `EPOLLPRI`, which the kernel raises when the mount table changes (proc(5)).
+- A mount on top of a watched directory makes no event, but `/proc/self/mountinfo` tells poll(2)
+  of it (proc(5)). It tells once: with `EPOLLPRI` the event loop's own poll of our epoll takes the
+  news away, so the edge of `EPOLLIN`, which is always set, is waited for instead, as libmount does.
 - The queue overflows: everything is scanned.
+- One directory reached by two paths has one watch: it stands for both.
 - A file that is being written says `IN_MODIFY`, and `IN_CLOSE_WRITE` when it is done; in between
   it is listed in `writers`, for a bounded time, because a truncate(2) never closes anything.
 - Instances and watches are limited per user (`EMFILE`, `ENOSPC`), and some sandboxes have none
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import anyio
 from inotify_simple import INotify, flags
 
-from syncd.mount.read import DATA_LINK
+from syncd.mount.roots import DATA_LINK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,12 +59,15 @@ class Hint:
     Attributes:
         reason: `inotify`, or `overflow` when events were lost.
         urgent: True where waiting for writers to finish would be in vain: a swap, a mount.
-        directories: Where; empty when unknown.
+        directories: Where; empty when that cannot be told, which is to say anywhere.
     """
 
     reason: Literal["inotify", "overflow"]
     urgent: bool
     directories: frozenset[str]
+
+
+_Table = dict[int, list[tuple[str, frozenset[str] | None]]]
 
 
 class Watcher:
@@ -75,7 +80,7 @@ class Watcher:
     def __init__(self, mode: Literal["auto", "inotify", "poll"] = "auto") -> None:
         self._wanted = mode != "poll"
         self._inotify: INotify | None = None
-        self._table: dict[int, tuple[str, frozenset[str] | None]] = {}
+        self._table: _Table = {}
         self._modified: dict[str, float] = {}
         self._mounts: int | None = None
         self._epoll: select.epoll | None = None
@@ -99,11 +104,12 @@ class Watcher:
         self._open()
         if self._inotify is None:
             return
-        table: dict[int, tuple[str, frozenset[str] | None]] = {}
+        table: _Table = {}
         degraded = None
         for directory, names in watch.items():
             try:
-                table[self._inotify.add_watch(directory, _MASK)] = (directory, names)
+                descriptor = self._inotify.add_watch(directory, _MASK)
+                table.setdefault(descriptor, []).append((directory, names))
             except OSError as error:
                 if error.errno not in _ABSENT:
                     degraded = _explain(error)
@@ -117,14 +123,15 @@ class Watcher:
         self.degraded = degraded
 
     def _open(self) -> None:
-        try:
-            if self._epoll is None:
+        if self._epoll is None:
+            try:
                 self._epoll = select.epoll()
-            if self._mounts is None:
-                self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-                self._epoll.register(self._mounts, select.EPOLLPRI)
-        except OSError:
-            pass  # the rescan notices mounts, later
+            except OSError as error:
+                if self._wanted:
+                    self.degraded = _explain(error)
+                return
+        if self._mounts is None:
+            self._mounts = self._open_mounts(self._epoll)
         if not self._wanted or self._inotify is not None:
             return
         try:
@@ -132,12 +139,27 @@ class Watcher:
         except OSError as error:
             self.degraded = _explain(error)
             return
-        if self._epoll is None:
+        try:
+            self._epoll.register(inotify.fileno(), select.EPOLLIN)
+        except OSError as error:
             inotify.close()
-            self.degraded = _explain(OSError(errno.EMFILE, ""))
+            self.degraded = _explain(error)
             return
-        self._epoll.register(inotify.fileno(), select.EPOLLIN)
         self._inotify = inotify
+
+    @staticmethod
+    def _open_mounts(epoll: select.epoll) -> int | None:
+        """Opens the mount table and has it watched; None if not: the rescan notices mounts."""
+        try:
+            mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            epoll.register(mounts, select.EPOLLIN | select.EPOLLET)
+        except OSError:
+            os.close(mounts)
+            return None
+        return mounts
 
     def writers(self) -> frozenset[str]:
         """Paths of files that were written to and not closed since, as far as events tell."""
@@ -158,37 +180,40 @@ class Watcher:
 
     def _drain(self, epoll: select.epoll) -> Hint | None:
         directories: set[str] = set()
-        urgent = overflow = False
+        urgent = anywhere = overflow = False
         for descriptor, _ in epoll.poll(0):
             if descriptor == self._mounts:
-                urgent = True
+                urgent = anywhere = True
                 continue
             if self._inotify is None:
                 continue
             for event in self._inotify.read(timeout=0):
                 if event.mask & flags.Q_OVERFLOW:
-                    overflow = urgent = True
+                    overflow = urgent = anywhere = True
                     self._modified.clear()
                     continue
-                directory, names = self._table.get(event.wd, ("", None))
-                verdict = self._judge(directory, names, event.mask, event.name)
-                if verdict is not None:
-                    urgent |= verdict
-                    directories.add(directory)
-        if not (urgent or directories):
+                for directory, names in self._table.get(event.wd, ()):
+                    verdict = self._judge(directory, names, event.mask, event.name)
+                    if verdict is not None:
+                        urgent |= verdict
+                        directories.add(directory)
+        if not (anywhere or directories):
             return None
-        return Hint("overflow" if overflow else "inotify", urgent, frozenset(directories))
+        where = frozenset() if anywhere else frozenset(directories)
+        return Hint("overflow" if overflow else "inotify", urgent, where)
 
     def _judge(
         self, directory: str, names: frozenset[str] | None, mask: int, name: str
     ) -> bool | None:
         """Whether an event is urgent, or None if it does not matter."""
         if mask & _OF_ITSELF:
-            return None if mask & flags.IGNORED and not directory else True
+            for path in [path for path in self._modified if os.path.dirname(path) == directory]:
+                del self._modified[path]
+            return True
         if names is not None and name not in names:
             return None
         if name.startswith(".."):
-            return True if name == DATA_LINK and mask & flags.MOVED_TO else None
+            return True if name == DATA_LINK and not mask & flags.ATTRIB else None
         if not mask & flags.ISDIR:
             path = f"{directory}/{name}"
             if mask & _WRITER_DONE:

@@ -1,0 +1,65 @@
+"""Roots: the directories that secrets must lie in, and what to watch to see a path come and go."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from syncd.core.model import Entry
+
+DATA_LINK: Final = "..data"
+"""The link of an AtomicWriter mount to its current generation."""
+
+
+def derive_roots(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """The roots of a vault config that names none: the mounts its files lie in.
+
+    For each path that is the nearest ancestor with a `..data` link, else its parent directory; a
+    root inside another one is that other one.
+    """
+    return mounts_of(parents_of(entries))
+
+
+def parents_of(entries: Iterable[Entry]) -> frozenset[str]:
+    """The directories that entries name for their files."""
+    return frozenset([entry.path.rpartition("/")[0] or "/" for entry in entries])
+
+
+def mounts_of(parents: Iterable[str], known: Iterable[str] = ()) -> tuple[str, ...]:
+    """The mounts that directories lie in now; see `derive_roots`.
+
+    Args:
+        parents: The directories.
+        known: Mounts found before. One that still holds a directory stays, for a mount that is
+            away shows no `..data` link.
+    """
+    found = {_nearest_mount(parent) or parent for parent in parents}
+    found.update(root for root in known if any(contains(root, parent) for parent in parents))
+    return tuple(sorted(r for r in found if not any(contains(o, r) for o in found if o != r)))
+
+
+def _nearest_mount(directory: str) -> str | None:
+    while True:
+        if os.path.islink(f"{directory}/{DATA_LINK}"):
+            return directory
+        if directory in ("/", ""):
+            return None
+        directory = os.path.dirname(directory)
+
+
+def contains(root: str, path: str) -> bool:
+    """Whether a path is a directory or lies below it, going by the names."""
+    return path == root or path.startswith(root.rstrip("/") + "/")
+
+
+def watch_path(watch: dict[str, frozenset[str] | None], path: str) -> None:
+    """Adds what must be watched to see a path come, go or be replaced: its nearest real parent."""
+    parent, name = os.path.split(path)
+    while name and not os.path.isdir(parent):
+        parent, name = os.path.split(parent)
+    names = watch.get(parent, frozenset())
+    if name and names is not None:
+        watch[parent] = names | {name}
