@@ -28,7 +28,7 @@ from syncd.consumers.delivery import Delivery
 from syncd.consumers.webhook import WebhookConsumer
 from syncd.core.errors import SyncdError
 from syncd.core.events import Stamp
-from syncd.ledger import Ledger
+from syncd.ledger import UNKNOWN_BOOT, Ledger
 from syncd.mount.reconcile import Commit, Reconciler
 from syncd.mount.vault_config_file import VaultConfigFile
 from syncd.provisioning import open_refreshers
@@ -353,4 +353,4 @@ async def _boot_id() -> str:
         async with aiofiles.open("/proc/sys/kernel/random/boot_id") as file:
             return (await file.read()).strip()
     except OSError:
-        return "unknown"
+        return UNKNOWN_BOOT

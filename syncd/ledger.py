@@ -9,7 +9,7 @@ the mailboxes: per consumer, the events that it has not acknowledged. It promise
 - an event id never comes to mean another event. The log is a WAL with `synchronous=NORMAL`
   (https://sqlite.org/wal.html#performance_considerations): a power cut can roll it back, and the
   sequences given out since would be given out again; so a ledger that was open when the machine
-  went down gets a new epoch.
+  went down gets a new epoch. That it is open is on the disk before the first sequence is given out.
 
 Methods block, may be called from any thread, and raise `StateError` when the file cannot be used.
 """
@@ -19,10 +19,11 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from syncd.core.changes import Plan
     from syncd.core.model import Grant
     from syncd.state_dir import StateDir
+
+UNKNOWN_BOOT: Final = "unknown"
+"""A `boot_id` that names no run of the machine: every unclean close counts as its crash."""
 
 _SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -56,6 +60,9 @@ CREATE TABLE pending (
 CREATE INDEX pending_order ON pending (consumer, sequence);
 CREATE INDEX pending_event ON pending (sequence);
 """
+_TABLES = frozenset(("meta", "secret", "event", "pending"))
+_MARK_CLOSED = "UPDATE meta SET value = '' WHERE key = 'open_since_boot'"
+_DAMAGE = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 _MACHINE_ERRORS = frozenset(
     (
         sqlite3.SQLITE_BUSY,
@@ -99,6 +106,7 @@ class Ledger:
     def __init__(self, connection: sqlite3.Connection, rebuilt: str | None) -> None:
         self._connection = connection
         self._lock = threading.Lock()
+        self._damaged = False
         self.rebuilt = rebuilt
         self.epoch = self._meta("epoch") or ""
         self.fresh = self._meta("baseline") is None
@@ -118,33 +126,49 @@ class Ledger:
             StateError: It cannot be opened, or a newer syncd wrote it.
         """
         path = f"{state.path}/ledger.sqlite3"
-        rebuilt = None
         try:
-            connection = _connect(path)
-            rebuilt = _unusable(connection, path, state.key_id)
-            if rebuilt is not None:
-                connection.close()
+            return cls._open(path, state.key_id, boot_id)
         except OSError as error:
             raise StateError(
                 f"cannot open {path}: {error.strerror}; make state_dir writable"
             ) from None
         except sqlite3.Error as error:
+            raise StateError(
+                f"cannot open {path}: {_reason(error)}; make state_dir writable"
+            ) from None
+
+    @classmethod
+    def _open(cls, path: str, key_id: str, boot_id: str) -> Ledger:
+        connection: sqlite3.Connection | None = None
+        rebuilt = "emptied" if _is_emptied(path) else None
+        try:
+            if rebuilt is None:
+                connection = _connect(path)
+                rebuilt = _unusable(connection, path, key_id)
+        except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in _MACHINE_ERRORS:
-                raise StateError(
-                    f"cannot open {path}: {_reason(error)}; make state_dir writable"
-                ) from None
+                raise
             rebuilt = "damaged"
-        if rebuilt is not None:
+        finally:
+            # never later: closing removes the log by its name, which may be the next one's by then
+            if connection is not None and (rebuilt is not None or sys.exception() is not None):
+                connection.close()
+        if connection is None or rebuilt is not None:
             _set_aside(path)
             connection = _connect(path)
-        ledger = cls(connection, rebuilt)
-        ledger._begin(state.key_id, boot_id)
+        try:
+            ledger = cls(connection, rebuilt)
+            ledger._begin(key_id, boot_id)
+        except BaseException:
+            connection.close()
+            raise
         return ledger
 
     def _begin(self, key_id: str, boot_id: str) -> None:
         with self._transaction() as db:
-            crashed_with_machine = self._meta("open_since_boot") not in (None, "", boot_id)
-            if not self.epoch or crashed_with_machine:
+            opened = self._meta("open_since_boot")
+            same_boot = opened == boot_id and boot_id != UNKNOWN_BOOT
+            if not self.epoch or not (same_boot or opened == ""):
                 self.epoch = secrets.token_hex(4)
             for key, value in (
                 ("epoch", self.epoch),
@@ -152,12 +176,15 @@ class Ledger:
                 ("open_since_boot", boot_id),
             ):
                 db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        with self._lock, self._as_state_error():
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
         """Closes the file; the next opening need not doubt its sequences."""
         with self._lock:
             try:
-                self._connection.execute("UPDATE meta SET value = '' WHERE key = 'open_since_boot'")
+                if not self._damaged:
+                    self._connection.execute(_MARK_CLOSED)
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.Error:
                 pass  # the next opening treats it as a crash, which is safe
@@ -262,23 +289,24 @@ class Ledger:
 
         What the consumer may not see any more, since its scope was narrowed, is dropped.
         """
-        rows = self._read(
-            f"SELECT {_EVENT}, pending.acknowledged FROM pending JOIN event USING (sequence)"  # noqa: S608 - constant
-            " WHERE consumer = ? ORDER BY pending.sequence LIMIT ?",
-            (consumer, limit),
-        )
-        events, hidden = [], []
-        for *columns, acknowledged in rows:
-            event = _event(columns)
-            seen = event.seen_by(grant)
-            if seen is None:
-                hidden.append(event)
-            else:
-                events.append(seen.since(acknowledged))
-        if hidden:
-            self.acknowledge(consumer, hidden)
-            return events or self.take(consumer, grant, limit)
-        return events
+        while True:
+            rows = self._read(
+                f"SELECT {_EVENT}, pending.acknowledged FROM pending JOIN event USING (sequence)"  # noqa: S608 - constant
+                " WHERE consumer = ? ORDER BY pending.sequence LIMIT ?",
+                (consumer, limit),
+            )
+            events, hidden = [], []
+            for *columns, acknowledged in rows:
+                event = _event(columns)
+                seen = event.seen_by(grant)
+                if seen is None:
+                    hidden.append(event)
+                else:
+                    events.append(seen.since(acknowledged))
+            if hidden:
+                self.acknowledge(consumer, hidden)
+            if events or not hidden:
+                return events
 
     def acknowledge(self, consumer: str, events: Iterable[Event]) -> None:
         """Takes delivered events out of a mailbox.
@@ -331,14 +359,13 @@ class Ledger:
         return [_event(row) for row in rows]
 
     def span(self) -> tuple[int, int]:
-        """The sequence before the oldest event that is still held, and that of the newest.
+        """The sequence of the newest event that was pruned, and that of the newest of all.
 
-        A subscriber whose position is at least the first can go on without a gap.
+        A subscriber whose position is at least the first can go on without a gap. Older events can
+        still be there, because a mailbox needs them.
         """
-        with self._lock, _as_state_error():
-            last = self._last()
-            (first,) = self._connection.execute("SELECT min(sequence) FROM event").fetchone()
-        return (last if first is None else first - 1), last
+        with self._lock, self._as_state_error():
+            return int(self._meta("pruned") or 0), self._last()
 
     def prune(self, max_events: int, older_than: str) -> int:
         """Bounds the event log; what a mailbox still needs stays.
@@ -351,12 +378,15 @@ class Ledger:
             How many events went.
         """
         with self._transaction() as db:
-            done = db.execute(
+            gone = db.execute(
                 "DELETE FROM event WHERE (sequence <= ? OR time < ?)"
-                " AND sequence NOT IN (SELECT sequence FROM pending)",
+                " AND sequence NOT IN (SELECT sequence FROM pending) RETURNING sequence",
                 (self._last() - max_events, older_than),
-            )
-            return done.rowcount
+            ).fetchall()
+            if gone:
+                pruned = max(int(self._meta("pruned") or 0), *(row[0] for row in gone))
+                db.execute("INSERT OR REPLACE INTO meta VALUES ('pruned', ?)", (str(pruned),))
+        return len(gone)
 
     def _last(self) -> int:
         row = self._connection.execute(
@@ -369,12 +399,12 @@ class Ledger:
         return None if row is None else str(row[0])
 
     def _read(self, statement: str, parameters: tuple[object, ...] = ()) -> list[tuple]:  # type: ignore[type-arg] # sqlite3's rows
-        with self._lock, _as_state_error():
+        with self._lock, self._as_state_error():
             return self._connection.execute(statement, parameters).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _as_state_error():
+        with self._lock, self._as_state_error():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -384,15 +414,16 @@ class Ledger:
                     self._connection.execute("ROLLBACK")
                 raise
 
-
-@contextmanager
-def _as_state_error() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StateError(
-            f"cannot use the ledger: {_reason(error)}; free or mend state_dir"
-        ) from None
+    @contextmanager
+    def _as_state_error(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+                self._damaged = True  # the next opening looks closely, and starts anew
+            raise StateError(
+                f"cannot use the ledger: {_reason(error)}; free or mend state_dir"
+            ) from None
 
 
 def _reason(error: sqlite3.Error) -> str:
@@ -454,7 +485,13 @@ def _unusable(connection: sqlite3.Connection, path: str, key_id: str) -> str | N
             f"cannot use {path}: a newer syncd wrote it; run that one, or remove the file to start "
             "from a new baseline"
         )
-    if not _closed_cleanly(connection):
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    if not _TABLES.issubset(name for (name,) in tables):
+        return "damaged"
+    (expected,) = connection.execute(
+        "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+    ).fetchone()
+    if not _closed_cleanly(connection) or os.path.getsize(path) < expected:
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             return "damaged"
@@ -465,6 +502,13 @@ def _unusable(connection: sqlite3.Connection, path: str, key_id: str) -> str | N
 def _closed_cleanly(connection: sqlite3.Connection) -> bool:
     row = connection.execute("SELECT value FROM meta WHERE key = 'open_since_boot'").fetchone()
     return row is not None and row[0] == ""
+
+
+def _is_emptied(path: str) -> bool:
+    try:
+        return os.path.getsize(path) == 0
+    except FileNotFoundError:
+        return False
 
 
 def _set_aside(path: str) -> None:

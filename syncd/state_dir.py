@@ -6,7 +6,6 @@ would acknowledge for each other, so the lock is held for as long as the daemon 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -50,14 +49,18 @@ class StateDir:
             raise StateError(f"cannot write to {path}: {error.strerror}; {hint}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise StateError(
+                f"cannot use {path}: another syncd runs on it; stop it or set its own state_dir"
+            ) from None
+        try:
             return cls(path, lock, _read_or_make_key(path))
         except OSError as error:
             os.close(lock)
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise StateError(
-                    f"cannot use {path}: another syncd runs on it; stop it or set its own state_dir"
-                ) from None
-            raise StateError(f"cannot write to {path}: {error.strerror}; {hint}") from None
+            raise StateError(
+                f"cannot use {path}/fingerprint.key: {error.strerror}; {hint}"
+            ) from None
         except StateError:
             os.close(lock)
             raise
