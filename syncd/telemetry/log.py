@@ -3,8 +3,8 @@
 The first line of defence is that no code hands a value to the log. This module is the second: an
 exception is logged as its class and the place it was raised, never its text, since the text of a
 foreign library's exception can hold a response body; keys that name a secret's content are masked;
-bytes and unknown objects are never rendered; and records of other libraries that come through the
-standard `logging` are reduced to where they come from.
+bytes and unknown objects are never rendered; and what other libraries say, through the standard
+`logging`, `warnings` or an exception that nobody could catch, is reduced to where it comes from.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -44,6 +45,7 @@ _TELLING: Final = (
     "value",
 )
 _PLAIN: Final = (str, int, float, bool, type(None))
+_DEEPEST: Final = 8
 
 
 def configure(level: str, format_: str) -> None:
@@ -68,7 +70,10 @@ def configure(level: str, format_: str) -> None:
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_Foreign()], level=max(threshold, logging.WARNING), force=True)
+    logging.captureWarnings(capture=True)
     sys.excepthook = _report_crash
+    sys.unraisablehook = _report_unraisable
+    threading.excepthook = _report_thread
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -103,18 +108,27 @@ def _place(traceback: TracebackType | None) -> str:
     return f"{os.path.basename(code.co_filename)}:{traceback.tb_lineno}"
 
 
-def _mask(key: str, value: object) -> object:
+def _mask(key: str, value: object, depth: int = 0) -> object:
     if any(word in key.lower() for word in _TELLING):
         return MASK
     if isinstance(value, BaseException):
         return describe(value)
     if isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, dict):
-        return {str(inner): _mask(str(inner), item) for inner, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_mask(key, item) for item in value]
+        return _legible(value) if isinstance(value, str) else value
+    if depth < _DEEPEST and isinstance(value, dict):
+        return {_key(k): _mask(_key(k), item, depth + 1) for k, item in value.items()}
+    if depth < _DEEPEST and isinstance(value, list | tuple | set | frozenset):
+        return [_mask(key, item, depth + 1) for item in value]
     return f"[{type(value).__name__}]"
+
+
+def _legible(text: str) -> str:
+    """Text that can be written: a path may hold bytes that are no UTF-8."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
+def _key(key: object) -> str:
+    return key if isinstance(key, str) and key.isascii() else f"[{type(key).__name__}]"
 
 
 def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
@@ -137,6 +151,16 @@ class _Foreign(logging.Handler):
             severity=record.levelname.lower(),
             place=f"{record.module}:{record.lineno}",
         )
+
+
+def _report_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    if unraisable.exc_value is not None:
+        structlog.get_logger().error("error.unraisable", exception=describe(unraisable.exc_value))
+
+
+def _report_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None:
+        structlog.get_logger().error("error.in_thread", exception=describe(args.exc_value))
 
 
 def _report_crash(
