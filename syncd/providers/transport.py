@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -128,6 +129,8 @@ def new_session(address: str, trust: Trust, sockets: Sockets) -> requests.Sessio
     session.trust_env = False
     session.proxies = get_environ_proxies(address)
     session.verify = not trust.skip_verify
+    if trust.skip_verify:  # `syncd check` and the start of the daemon say so, once and in the log
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     session.mount("http://", _Adapter(sockets, None, None))
     session.mount("https://", _Adapter(sockets, trust.context(), trust.server_name))
     return session

@@ -41,6 +41,9 @@ REQUEST_LIMIT = 30.0
 LONGEST_ANSWER = 32 << 20
 """Bytes; Vault takes no larger request itself (`max_request_size`)."""
 ATTEMPTS = 3
+"""How often a GET is made in one pass before the refresh loop's own backoff takes over."""
+FIRST_PAUSE = 0.5
+"""Seconds before the second attempt at most; twice that before the third."""
 LONGEST_PAUSE = 5.0
 """Seconds to wait between attempts at most; a longer `Retry-After` ends the pass instead."""
 
@@ -120,7 +123,7 @@ class Connection:
         url = "/v1/" + quote(path, safe="/~:@!$&'()*+,;=")
         if query:
             url += "?" + quote(query, safe="/~:@!$&'()*+,;=?%")
-        backoff = Backoff(first=0.5, cap=2.0)
+        backoff = Backoff(first=FIRST_PAUSE, cap=LONGEST_PAUSE)
         while True:
             problem: TemporaryError
             try:

@@ -102,6 +102,10 @@ class OpenBao:
             if "Development mode should NOT be used" in line:
                 break
         threading.Thread(target=output.read, daemon=True).start()
+        self.await_active()
+
+    def await_active(self) -> None:
+        """Waits until it takes requests."""
         deadline = time.monotonic() + DEADLINE
         while True:
             with contextlib.suppress(OSError, RefusalError):

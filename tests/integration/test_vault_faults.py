@@ -1,0 +1,511 @@
+"""Everything that can be wrong with the server or the way to it: one clear line, and recovery."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.openbao import ROOT, OpenBao, contents
+from support.receiver import (
+    Receiver,
+    Reply,
+    close,
+    close_in_mid_answer,
+    garbage,
+    hang,
+    reply,
+    reset,
+    trickle,
+)
+from support.tls import EXPIRED, Authority
+
+from syncd.core.errors import RefusedError, SyncdError, TemporaryError
+from syncd.providers import vault_http
+from syncd.providers.auth import AppRole
+from syncd.providers.transport import Trust
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from syncd.providers.vault import VaultProvider
+
+OBJECTS = "- {objectName: f, secretPath: secret/data/faults, secretKey: k}"
+
+
+def answer(status: int = 200, /, **body: Any) -> Reply:
+    return reply(status, json.dumps(body).encode(), content_type="application/json")
+
+
+GOOD = answer(data={"data": {"k": "v"}}, lease_id="", lease_duration=0)
+
+
+@pytest.fixture
+def server() -> Iterator[Receiver]:
+    """What a live server cannot be made to do, played by a script."""
+    with Receiver(default=GOOD) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vault_http, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(vault_http, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(vault_http, "REQUEST_LIMIT", 0.6)
+
+
+def make(openbao: OpenBao, server: Receiver, objects: str = OBJECTS, **more: Any) -> VaultProvider:
+    """A provider that has its token, so that the script plays on the secret."""
+    provider = openbao.provider(objects, address=server.url.rsplit("/", 1)[0], **more)
+    provider.fetch()
+    server.requests.clear()
+    return provider
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (hang, "does not answer in time"),
+        (trickle, "did not finish within 1 s"),
+        (reset, r"cannot be reached \(Connection reset by peer\)"),
+        (close, "broke off the answer"),
+        (close_in_mid_answer, "broke off the answer"),
+        (garbage, "broke off the answer"),
+        (answer(500, errors=["CANARY"]), r"is not able to answer now \(500\); look at its log"),
+        (answer(502), r"is not able to answer now \(502\)"),
+        (answer(503, errors=["CANARY"]), r"is sealed or not ready \(503\); unseal it"),
+        (answer(412), r"is not able to answer now \(412\)"),
+        (answer(429), r"asks for fewer requests \(429\); raise its quota"),
+    ],
+)
+def test_a_fault_that_lasts_is_a_temporary_error(
+    openbao: OpenBao, server: Receiver, fault: Reply, says: str
+) -> None:
+    """Three attempts, one line with object, address and remedy, nothing of the answer; recovery."""
+    provider = make(openbao, server)
+    server.script(fault, fault, fault)
+    with pytest.raises(
+        TemporaryError, match=f"cannot read f: the server at http.*{says}"
+    ) as caught:
+        provider.fetch()
+    assert len(server.requests) == 3
+    assert "CANARY" not in repr(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+    assert contents(provider.fetch()) == {"f": b"v"}
+
+
+@pytest.mark.parametrize("fault", [reset, close, answer(500), answer(412), answer(429)])
+def test_a_fault_that_passes_is_not_noticed(
+    openbao: OpenBao, server: Receiver, fault: Reply
+) -> None:
+    """A GET is tried again within the pass."""
+    provider = make(openbao, server)
+    server.script(fault, fault)
+    assert contents(provider.fetch()) == {"f": b"v"}
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("fault", [answer(500), answer(429), reset])
+def test_only_a_get_is_tried_again(openbao: OpenBao, server: Receiver, fault: Reply) -> None:
+    """A write may have been done although its answer was lost."""
+    provider = make(openbao, server, OBJECTS.replace("secretKey", "method: POST, secretKey"))
+    server.script(fault)
+    with pytest.raises(TemporaryError, match="cannot read f"):
+        provider.fetch()
+    assert [request.method for request in server.requests] == ["POST"]
+
+
+def test_not_implemented_is_not_tried_again(openbao: OpenBao, server: Receiver) -> None:
+    """501: the server is not initialised, which time does not heal."""
+    provider = make(openbao, server)
+    server.script(answer(501))
+    with pytest.raises(RefusedError, match=r"does not take GET secret/data/faults \(501\)"):
+        provider.fetch()
+    assert len(server.requests) == 1
+
+
+def test_retry_after_is_passed_on(openbao: OpenBao, server: Receiver) -> None:
+    """A short one is waited for within the pass, a long one by the refresh loop."""
+    provider = make(openbao, server)
+    server.script(reply(429, retry_after="1"))
+    started = time.monotonic()
+    assert contents(provider.fetch()) == {"f": b"v"}
+    assert time.monotonic() - started >= 1
+    server.script(reply(429, retry_after="120"))
+    with pytest.raises(TemporaryError) as caught:
+        provider.fetch()
+    assert caught.value.retry_after == 120
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>CANARY</html>", b"[]", b'"CANARY"', b"\xff\xfe", b'{"data":', b"[" * 100_000],
+)
+def test_an_answer_that_is_no_vault_s_is_told_as_such(
+    openbao: OpenBao, server: Receiver, body: bytes
+) -> None:
+    """A captive portal, a wrong port, a proxy's page."""
+    provider = make(openbao, server)
+    server.script(reply(200, body))
+    says = r"cannot read f: the answer of .* to GET secret/data/faults is not JSON|a JSON object"
+    with pytest.raises(TemporaryError, match=says) as caught:
+        provider.fetch()
+    assert "CANARY" not in repr(caught.value)
+
+
+@pytest.mark.parametrize("body", [{}, {"data": None}, {"data": "text"}, {"auth": {"x": "y"}}])
+def test_an_answer_without_data_is_an_error(
+    openbao: OpenBao, server: Receiver, body: dict[str, Any]
+) -> None:
+    """Nothing is written from it, and nothing empty."""
+    provider = make(openbao, server)
+    server.script(answer(**body))
+    with pytest.raises(RefusedError, match="cannot read f: the answer holds no data; check"):
+        provider.fetch()
+
+
+def test_an_answer_beyond_all_bounds_is_cut_off(
+    openbao: OpenBao, server: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is bounded."""
+    provider = make(openbao, server)
+    monkeypatch.setattr(vault_http, "LONGEST_ANSWER", 1 << 20)
+    server.script(reply(200, b"x" * (2 << 20)))
+    with pytest.raises(RefusedError, match="answers with more than 1 MiB; check secretPath"):
+        provider.fetch()
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_redirects_are_not_followed(openbao: OpenBao, server: Receiver, status: int) -> None:
+    """The token would go to another host (hvac sends it along)."""
+    provider = make(openbao, server)
+    with Receiver() as other:
+        server.script(reply(status, location=other.url))
+        with pytest.raises(RefusedError, match=rf"redirects elsewhere \({status}\); set vaultAddr"):
+            provider.fetch()
+        assert not other.requests
+
+
+def test_what_goes_over_the_wire(
+    openbao: OpenBao, server: Receiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Token, namespace and the header against request forgery; nothing from the environment."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login CANARY password CANARY")
+    for name in ("VAULT_TOKEN", "VAULT_NAMESPACE", "VAULT_CACERT", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.setenv(name, "/CANARY")
+    monkeypatch.setenv("NETRC", str(netrc))
+    make(openbao, server, parameters="vaultNamespace: team/").fetch()
+    (request,) = server.requests
+    assert request.target == "/v1/secret/data/faults"
+    assert request.headers["x-vault-token"] == ROOT
+    assert request.headers["x-vault-namespace"] == "team"
+    assert request.headers["x-vault-request"] == "true"
+    assert "CANARY" not in repr({**request.headers, "x-vault-token": ""})
+
+
+def test_a_token_never_goes_to_the_login(
+    openbao: OpenBao, server: Receiver, tmp_path: Path
+) -> None:
+    """Only what has to be sent is sent."""
+    for name in ("role-id", "secret-id"):
+        (tmp_path / name).write_text(name)
+    auth = AppRole(
+        role_id_file=str(tmp_path / "role-id"), secret_id_file=str(tmp_path / "secret-id")
+    )
+    server.script(answer(auth={"client_token": "t", "lease_duration": 0}))
+    openbao.provider(OBJECTS, auth, address=server.url.rsplit("/", 1)[0]).fetch()
+    login, read = server.requests
+    assert "x-vault-token" not in login.headers
+    assert json.loads(login.body) == {"role_id": "role-id", "secret_id": "secret-id"}
+    assert read.headers["x-vault-token"] == "t"
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (answer(400, errors=["CANARY"]), "write a valid id to"),
+        (answer(404), r"no such auth method \(404\)"),
+        (answer(503), "sealed"),
+        (answer(200, auth=None), "answers without a token"),
+        (answer(200, auth={"client_token": "a\nb"}), "answers without a token"),
+        (reply(200, b"CANARY"), "is not JSON"),
+    ],
+)
+def test_a_login_that_fails_is_one_clear_line(
+    openbao: OpenBao, server: Receiver, tmp_path: Path, fault: Reply, says: str
+) -> None:
+    """It names the method's path, and nothing of the answer."""
+    (tmp_path / "id").write_text("id")
+    auth = AppRole(role_id_file=str(tmp_path / "id"))
+    provider = openbao.provider(OBJECTS, auth, address=server.url.rsplit("/", 1)[0])
+    server.script(fault)
+    with pytest.raises(SyncdError, match=f"cannot log in at auth/approle/login.*{says}") as caught:
+        provider.fetch()
+    assert "CANARY" not in repr(caught.value)
+
+
+def test_interrupting_ends_a_fetch_that_hangs(
+    openbao: OpenBao, server: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shutdown waits for no dead vault; after `resume` the provider works again."""
+    provider = make(openbao, server)
+    monkeypatch.setattr(vault_http, "READ_TIMEOUT", 30.0)
+    monkeypatch.setattr(vault_http, "REQUEST_LIMIT", 60.0)
+    provider = make(openbao, server)
+    server.script(hang)
+    failure: list[BaseException] = []
+
+    def fetch() -> None:
+        try:
+            provider.fetch()
+        except SyncdError as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=fetch)
+    thread.start()
+    server.wait(1)
+    started = time.monotonic()
+    provider.interrupt()
+    thread.join(10)
+    assert time.monotonic() - started < 1
+    assert "syncd is stopping" in str(failure[0])
+    with pytest.raises(TemporaryError, match="stopping"):
+        provider.fetch()
+    provider.resume()
+    assert contents(provider.fetch()) == {"f": b"v"}
+
+
+def lease(seconds: int, value: str, *, renewable: bool = True, name: str = "db/1") -> Reply:
+    return answer(lease_id=name, lease_duration=seconds, renewable=renewable, data={"k": value})
+
+
+class Leased:
+    """A provider with one leased secret, and a clock to turn."""
+
+    def __init__(self, openbao: OpenBao, server: Receiver) -> None:
+        self.now = 1000.0
+        self.server = server
+        server.script(answer(data={"ttl": 0}), lease(60, "one"))
+        self.provider = openbao.provider(
+            "- {objectName: f, secretPath: db/creds/app, secretKey: k}",
+            address=server.url.rsplit("/", 1)[0],
+            clock=lambda: self.now,
+        )
+        payload = self.provider.fetch()
+        assert contents(payload) == {"f": b"one"}
+        assert payload.due == pytest.approx(40)
+        server.requests.clear()
+
+    def after(self, seconds: float, *script: Reply) -> tuple[Any, ...]:
+        """Time passes; what a fetch then gives, when it is due, and what it asked for."""
+        self.now += seconds
+        self.server.script(*script)
+        payload = self.provider.fetch()
+        asked = [request.target.removeprefix("/v1/") for request in self.server.requests]
+        self.server.requests.clear()
+        return contents(payload)["f"], payload.due, asked
+
+
+RENEW, READ = "sys/leases/renew", "db/creds/app"
+
+
+def test_a_lease_is_reused_renewed_and_replaced_at_its_maximum(
+    openbao: OpenBao, server: Receiver
+) -> None:
+    """No request before two thirds; renewal while it grants in full; then another credential."""
+    leased = Leased(openbao, server)
+    assert leased.after(39) == (b"one", pytest.approx(1), [])
+    assert leased.after(1, lease(60, "")) == (b"one", pytest.approx(40), [RENEW])
+    assert leased.after(40, lease(30, "")) == (b"one", pytest.approx(20), [RENEW])
+    assert leased.after(20, lease(60, "two")) == (b"two", pytest.approx(40), [READ])
+
+
+@pytest.mark.parametrize(
+    "refusal", [answer(400), answer(403), answer(404), reply(200, b"x"), answer(lease_duration=0)]
+)
+def test_a_lease_that_cannot_be_renewed_is_replaced(
+    openbao: OpenBao, server: Receiver, refusal: Reply
+) -> None:
+    """Revoked on the server, or no right to renew."""
+    leased = Leased(openbao, server)
+    assert leased.after(40, refusal, lease(60, "two")) == (b"two", pytest.approx(40), [RENEW, READ])
+
+
+def test_a_lease_that_is_not_renewable_is_replaced_at_two_thirds(
+    openbao: OpenBao, server: Receiver
+) -> None:
+    """Without asking for a renewal."""
+    leased = Leased(openbao, server)
+    assert leased.after(40, answer(400), lease(90, "two", renewable=False))[0] == b"two"
+    assert leased.after(60, lease(90, "three", renewable=False))[2] == [READ]
+
+
+def test_a_renewal_that_does_not_get_through_fails_the_pass_and_keeps_the_lease(
+    openbao: OpenBao, server: Receiver
+) -> None:
+    """The credential still lives: nothing is minted because a server hiccups."""
+    leased = Leased(openbao, server)
+    leased.now += 40
+    server.script(answer(503))
+    with pytest.raises(TemporaryError, match="cannot renew the lease of f"):
+        leased.provider.fetch()
+    server.requests.clear()
+    assert leased.after(1, lease(60, "")) == (b"one", pytest.approx(40), [RENEW])
+    assert leased.after(61, lease(60, "two")) == (b"two", pytest.approx(40), [READ])
+
+
+def test_a_new_token_means_new_leases(openbao: OpenBao, server: Receiver) -> None:
+    """A lease ends with the token that it was made with."""
+    leased = Leased(openbao, server)
+    with open(openbao.token_file) as file:
+        before = file.read()
+    try:
+        with open(openbao.token_file, "w") as file:
+            file.write("another")
+        value, _, asked = leased.after(1, answer(data={"ttl": 0}), lease(60, "two"))
+    finally:
+        with open(openbao.token_file, "w") as file:
+            file.write(before)
+    assert value == b"two"
+    assert asked == ["auth/token/lookup-self", READ]
+
+
+def test_a_write_with_a_duration_and_no_lease_is_kept(openbao: OpenBao, server: Receiver) -> None:
+    """It was made for us; a read with the same fields (KV v1) is not."""
+    objects = "- {objectName: f, secretPath: p, secretKey: k, method: PUT}"
+    server.script(
+        answer(data={"ttl": 0}), answer(lease_duration=90, lease_id="", data={"k": "one"})
+    )
+    provider = openbao.provider(objects, address=server.url.rsplit("/", 1)[0])
+    assert provider.fetch().due == pytest.approx(60, abs=1)
+    provider.fetch()
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("trust", "says"),
+    [
+        ({}, "certificate of https.* is signed by a CA that is not trusted; name its CA by"),
+        ({"ca_file": "wrong"}, "is signed by a CA that is not trusted"),
+        ({"ca_file": "right", "server_name": "vault.example"}, "is for another host name"),
+        ({"ca_file": "/nowhere"}, "cannot read /nowhere for TLS: No such file"),
+        ({"ca_directory": "/nowhere"}, "cannot read /nowhere for TLS: No such file"),
+        ({"ca_file": "garbage"}, "cannot use .*garbage for TLS: it is not PEM"),
+        (
+            {"ca_file": "right", "client_cert": "right", "client_key": "garbage"},
+            "cannot use .* for TLS: it is not PEM, or the key is not",
+        ),
+    ],
+)
+def test_tls_that_cannot_work_says_what_to_name(
+    openbao_tls: OpenBao, tmp_path: Path, trust: dict[str, str], says: str
+) -> None:
+    """Each option's mistake is one line."""
+    (tmp_path / "garbage").write_text("CANARY")
+    named = {
+        "right": openbao_tls.ca,
+        "wrong": str(Authority(tmp_path, "wrong").file),
+        "garbage": str(tmp_path / "garbage"),
+    }
+    options: dict[str, Any] = {option: named.get(value, value) for option, value in trust.items()}
+    provider = openbao_tls.provider(OBJECTS, trust=Trust(**options))
+    with pytest.raises(RefusedError, match=says) as caught:
+        provider.fetch()
+    assert "CANARY" not in str(caught.value)
+
+
+def test_tls_options_that_work(openbao_tls: OpenBao, tmp_path: Path) -> None:
+    """A CA file, a directory of them with bystanders, another server name, and no verification."""
+    openbao_tls.put("faults", k="v")
+    directory = tmp_path / "cas"
+    directory.mkdir()
+    shutil.copy(openbao_tls.ca, directory / "openbao.crt")
+    Authority(directory, "other")
+    for trust in (
+        Trust(ca_file=openbao_tls.ca),
+        Trust(ca_directory=str(directory)),
+        Trust(ca_file=openbao_tls.ca, ca_directory="/nowhere"),
+        Trust(ca_file=openbao_tls.ca, server_name="localhost"),
+        Trust(skip_verify=True),
+    ):
+        assert contents(openbao_tls.provider(OBJECTS, trust=trust).fetch()) == {"f": b"v"}
+
+
+def test_an_expired_certificate_is_told_as_such(openbao: OpenBao, tmp_path: Path) -> None:
+    """And not as a CA that is missing."""
+    authority = Authority(tmp_path)
+    with Receiver(tls=authority.server(expires=EXPIRED), default=GOOD) as server:
+        provider = openbao.provider(
+            OBJECTS,
+            address=server.url.rsplit("/", 1)[0],
+            trust=Trust(ca_file=str(authority.file)),
+        )
+        with pytest.raises(RefusedError, match=r"certificate of .* has expired"):
+            provider.fetch()
+
+
+def test_a_ca_that_is_rotated_is_read_again(openbao: OpenBao, tmp_path: Path) -> None:
+    """No restart: the CA file counts as it is when it is used."""
+    old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
+    file = tmp_path / "ca.pem"
+    shutil.copy(old.file, file)
+    with Receiver(tls=new.server(), default=GOOD) as server:
+        provider = openbao.provider(
+            OBJECTS, address=server.url.rsplit("/", 1)[0], trust=Trust(ca_file=str(file))
+        )
+        with pytest.raises(RefusedError, match="not trusted"):
+            provider.fetch()
+        shutil.copy(new.file, file)
+        assert contents(provider.fetch()) == {"f": b"v"}
+
+
+def test_a_server_that_does_not_speak_tls(openbao: OpenBao, server: Receiver) -> None:
+    """https:// in front of a plain port."""
+    address = server.url.rsplit("/", 1)[0].replace("http:", "https:")
+    with pytest.raises(TemporaryError, match=r"does not speak TLS|broke off|cannot be reached"):
+        openbao.provider(OBJECTS, address=address).fetch()
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("http://127.0.0.1:1", r"cannot be reached \(Connection refused\)"),
+        ("http://no-such-host.invalid:8200", "has a name that is not known"),
+    ],
+)
+def test_an_address_where_nobody_is(openbao: OpenBao, address: str, says: str) -> None:
+    """Refused and unknown are told apart."""
+    with pytest.raises(TemporaryError, match=says):
+        openbao.provider(OBJECTS, address=address).fetch()
+
+
+def test_sealed_stopped_and_frozen_servers_come_back() -> None:
+    """The real server: sealed, killed, stopped in mid-air; each time recovery needs nobody."""
+    with OpenBao() as bao:
+        bao.put("faults", k="v")
+        provider = bao.provider(OBJECTS)
+        assert contents(provider.fetch()) == {"f": b"v"}
+        bao.ask("PUT", "sys/seal")
+        with pytest.raises(TemporaryError, match=r"sealed or not ready \(503\); unseal it"):
+            provider.fetch()
+        bao.ask("PUT", "sys/unseal", {"key": bao.unseal_key})
+        bao.await_active()
+        assert contents(provider.fetch()) == {"f": b"v"}
+        bao.freeze(frozen=True)
+        with pytest.raises(TemporaryError, match="does not answer in time"):
+            provider.fetch()
+        bao.freeze(frozen=False)
+        assert contents(provider.fetch()) == {"f": b"v"}
+        bao.stop()
+        with pytest.raises(TemporaryError, match=r"cannot be reached \(Connection refused\)"):
+            provider.fetch()
+        bao.start()
+        bao.put("faults", k="w")
+        assert contents(provider.fetch()) == {"f": b"w"}
