@@ -141,6 +141,9 @@ class Engine:
         """
         try:
             async with anyio.create_task_group() as tasks:
+                for refresher in self.refreshers:
+                    tasks.start_soon(refresher.run)
+                await self._first_fetch()
                 await self._start()
                 for delivery in self.deliveries.values():
                     tasks.start_soon(delivery.run)
