@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import structlog
 
@@ -146,6 +147,7 @@ class Refresher:
         self._refusals: set[str] = set()
         self._woken = anyio.Event()
         self._attempted = anyio.Event()
+        self._stopping = False
         self._files: int | None = None
         self._last_success_at: str | None = None
         self._last_change_at: str | None = None
@@ -179,9 +181,10 @@ class Refresher:
 
     async def run(self) -> None:
         """Fetches and publishes until cancelled."""
+        self._stopping = False
         self.provider.resume()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._interrupt_when_cancelled)
+            tasks.start_soon(self._interrupt_when_cancelled, True)
             while True:
                 delay = await self._attempt()
                 self._attempted.set()
@@ -191,7 +194,7 @@ class Refresher:
         """Fetches and publishes once, trying again while that may help; whether it succeeded."""
         self.provider.resume()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._interrupt_when_cancelled)
+            tasks.start_soon(self._interrupt_when_cancelled, False)
             while True:
                 delay = await self._attempt()
                 if self._last_error is None or self._last_error in self._refusals:
@@ -200,11 +203,16 @@ class Refresher:
             tasks.cancel_scope.cancel()
         return self._last_error is None
 
-    async def _interrupt_when_cancelled(self) -> None:
-        """A worker thread cannot be cancelled: whoever cancels must not wait for a dead vault."""
+    async def _interrupt_when_cancelled(self, silent: bool) -> None:  # noqa: FBT001 - for start_soon
+        """A worker thread cannot be cancelled: whoever cancels must not wait for a dead vault.
+
+        Args:
+            silent: Whether the pass that is cut off is nobody's failure.
+        """
         try:
             await anyio.sleep_forever()
         finally:
+            self._stopping = silent
             self.provider.interrupt()
 
     async def _rest(self, delay: float | None) -> None:
@@ -227,6 +235,8 @@ class Refresher:
         try:
             payload, changed = await anyio.to_thread.run_sync(self._pass, limiter=self._limiter)
         except TemporaryError as error:
+            if self._stopping:
+                await anyio.lowlevel.checkpoint()  # cancelled: no failure of the provider's
             return self._retry(str(error), min(error.retry_after or 0.0, MAX_RETRY_AFTER))
         except RefusedError as error:
             return self._refuse(str(error))

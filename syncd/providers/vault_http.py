@@ -138,7 +138,7 @@ class Connection:
             if method != "GET" or backoff.failures >= ATTEMPTS or pause > LONGEST_PAUSE:
                 raise problem
             if self._interrupted.wait(pause):
-                raise self._gone(what)
+                raise problem
 
     def resume(self) -> None:
         """Takes requests again after an interruption."""
@@ -234,7 +234,10 @@ class Connection:
         return TemporaryError(message, retry_after=answer.retry_after)
 
     def _gone(self, what: str) -> TemporaryError:
-        return TemporaryError(f"cannot {what}: syncd is stopping or reloading")
+        return TemporaryError(
+            f"cannot {what}: {self.address} did not answer before syncd had to stop waiting;"
+            " check that it is up and reachable"
+        )
 
     def _fail(self, what: str, said: str) -> NoReturn:
         raise TemporaryError(

@@ -1,0 +1,378 @@
+"""Provisioning by the real daemon from a real OpenBao server: put, swap, event."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.openbao import OpenBao, manifest_text
+from support.receiver import Receiver
+from support.world import CANARY, World as Plain, secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+AIDBOX_MANIFEST = """\
+apiVersion: secrets-store.csi.x-k8s.io/v1
+kind: SecretProviderClass
+metadata:
+  name: aidbox-vault-secrets
+spec:
+  provider: vault
+  parameters:
+    vaultAddress: "http://vault.default:8200"
+    roleName: "aidbox"
+    objects: |
+      - objectName: "client-secret"
+        secretPath: "secret/data/aidbox/client"
+        secretKey: "client-secret"
+"""
+
+
+class World(Plain):
+    """A world with a manifest and a target."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.target = f"{self.directory}/provisioned"
+        self.manifest = f"{self.directory}/secret-provider-class.yaml"
+        with open(self.manifest, "w") as file:
+            file.write(AIDBOX_MANIFEST)
+        self.write_vault_config(vault_config(self, "client-secret"))
+
+
+@pytest.fixture
+def bao(openbao: OpenBao) -> OpenBao:
+    openbao.put("aidbox/client", **{"client-secret": secret("1").decode()})
+    return openbao
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World() as world:
+        yield world
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+def vault_config(world: World, *names: str, **others: str) -> str:
+    paths = {name: f"{world.target}/{name}" for name in names} | others
+    entries = {
+        name: {"path": path, "scope": {"resource_type": "Client", "id": "basic"}}
+        for name, path in paths.items()
+    }
+    return json.dumps({"secret": entries})
+
+
+def entry(world: World, bao: OpenBao, **more: Any) -> dict[str, Any]:
+    return {
+        "manifest": world.manifest,
+        "target": world.target,
+        "interval": "2s",
+        "vault_url": bao.address,
+        "auth": {"method": "token", "token_file": bao.token_file},
+        **more,
+    }
+
+
+def configure(world: World, bao: OpenBao, receiver: Receiver, **more: Any) -> None:
+    world.configure(
+        consumers=[{"name": "hook", "kind": "webhook", "url": receiver.url}],
+        provision=[entry(world, bao, **more)],
+    )
+
+
+def content(world: World, name: str = "client-secret") -> bytes:
+    with open(f"{world.target}/{name}", "rb") as file:
+        return file.read()
+
+
+def test_a_put_changes_the_file_and_fires_the_webhook_within_the_interval(
+    world: World,
+    bao: OpenBao,
+    receiver: Receiver,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """The manifest of Aidbox's tutorial, unchanged; `bao kv put`; one event, in time."""
+    configure(world, bao, receiver)
+    with world.daemon() as daemon:
+        daemon.wait_for("provision.published", provider="aidbox-vault-secrets", files=1)
+        assert content(world) == secret("1")
+        assert not receiver.requests  # a first start is quiet, provisioned or not
+        worst = 0.0
+        for round_ in (2, 3):
+            bao.cli(
+                "kv", "put", "secret/aidbox/client", f"client-secret={secret(str(round_)).decode()}"
+            )
+            put = time.monotonic()
+            requests = receiver.wait(round_ - 1)
+            worst = max(worst, requests[-1].at - put)
+            (event,) = requests[-1].events
+            assert event["data"]["secret"] == "client-secret"
+            assert event["data"]["change"] == "modified"
+            assert content(world) == secret(str(round_))
+        record_property("put_to_webhook_seconds", round(worst, 2))
+        assert worst < 2 * 1.1 + 0.5
+        assert CANARY.decode() not in repr([request.body for request in receiver.requests])
+
+
+def test_sigusr1_refreshes_now(world: World, bao: OpenBao, receiver: Receiver) -> None:
+    """Not after the interval."""
+    configure(world, bao, receiver, interval="1h")
+    with world.daemon() as daemon:
+        bao.put("aidbox/client", **{"client-secret": secret("now").decode()})
+        daemon.signal(signal.SIGUSR1)
+        receiver.wait(1)
+        assert content(world) == secret("now")
+        daemon.wait_for("daemon.refreshing", providers=1)
+
+
+def test_an_interval_of_zero_fetches_once(world: World, bao: OpenBao, receiver: Receiver) -> None:
+    """And again when asked."""
+    configure(world, bao, receiver, interval=0)
+    with world.daemon() as daemon:
+        daemon.wait_for("provision.published")
+        daemon.signal(signal.SIGUSR1)
+        daemon.wait_for("provision.unchanged")
+        assert len(daemon.logged("provision.unchanged")) == 1
+
+
+def test_once_provisions_compares_and_delivers(
+    world: World, bao: OpenBao, receiver: Receiver
+) -> None:
+    """For cron: 0 when all is done, and the change since the last run is delivered."""
+    configure(world, bao, receiver)
+    assert world.run("run", "--once", "-c", world.config).returncode == 0
+    assert content(world) == secret("1")
+    assert not receiver.requests
+    bao.put("aidbox/client", **{"client-secret": secret("2").decode()})
+    done = world.run("run", "--once", "-c", world.config)
+    assert done.returncode == 0
+    (request,) = receiver.requests
+    assert request.subjects == ["client-secret"]
+    assert CANARY.decode() not in done.stdout + done.stderr
+    assert sorted(os.listdir(f"{world.target}/..data/")) == ["client-secret"]
+
+
+def test_once_fails_when_the_vault_cannot_be_asked(
+    world: World, bao: OpenBao, receiver: Receiver
+) -> None:
+    """For `ExecStartPre=`: 1, within the timeout, with the reason; a refusal at once."""
+    configure(world, bao, receiver)
+    assert world.run("run", "--once", "-c", world.config).returncode == 0
+    configure(world, bao, receiver, vault_url="http://127.0.0.1:1")
+    done = world.run("run", "--once", "--timeout", "1s", "-c", world.config)
+    assert done.returncode == 1
+    assert "cannot be reached (Connection refused)" in done.stderr
+    configure(world, bao, receiver, auth={"method": "token", "token_file": "/nowhere"})
+    started = time.monotonic()
+    done = world.run("run", "--once", "--timeout", "30s", "-c", world.config)
+    assert done.returncode == 1
+    assert "cannot read the credential in /nowhere" in done.stderr
+    assert time.monotonic() - started < 10
+    assert content(world) == secret("1")
+
+
+def test_a_dead_vault_keeps_nobody_from_being_notified(
+    world: World, bao: OpenBao, receiver: Receiver
+) -> None:
+    """A server that hangs: the daemon is up, other mounts' changes are delivered, it stops fast."""
+    world.publish(other=secret("1"))
+    world.write_vault_config(vault_config(world, "client-secret", other=f"{world.mount}/other"))
+    with OpenBao() as dead:
+        dead.put("aidbox/client", **{"client-secret": secret("1").decode()})
+        world.configure(
+            consumers=[{"name": "hook", "kind": "webhook", "url": receiver.url}],
+            provision=[entry(world, dead, interval="1s")],
+        )
+        with world.daemon() as daemon:
+            daemon.wait_for("provision.published")
+        dead.freeze(frozen=True)
+        started = time.monotonic()
+        with world.daemon() as daemon:
+            assert time.monotonic() - started < 5  # there are files: nobody waits for the vault
+            world.publish(other=secret("2"))
+            (request,) = receiver.wait(1)
+            assert request.subjects == ["other"]
+            assert content(world) == secret("1")
+            started = time.monotonic()
+            assert daemon.stop() == 0
+            assert time.monotonic() - started < 3
+        dead.freeze(frozen=False)
+
+
+def test_a_vault_that_fails_leaves_the_files_and_recovers_by_itself(
+    world: World, receiver: Receiver
+) -> None:
+    """Stopped and sealed in mid-life: old files stay, the reason is logged once, then it heals."""
+    with OpenBao() as bao:
+        bao.put("aidbox/client", **{"client-secret": secret("1").decode()})
+        configure(world, bao, receiver, interval="300ms")
+        with world.daemon() as daemon:
+            daemon.wait_for("provision.published")
+            bao.ask("PUT", "sys/seal")
+            failed = daemon.wait_for("provision.failed", provider="aidbox-vault-secrets")
+            assert "sealed or not ready (503); unseal it" in failed["reason"]
+            assert failed["last_success_at"] is not None
+            assert content(world) == secret("1")
+            assert not receiver.requests
+            bao.ask("PUT", "sys/unseal", {"key": bao.unseal_key})
+            bao.await_active()
+            bao.put("aidbox/client", **{"client-secret": secret("2").decode()})
+            receiver.wait(1)
+            assert content(world) == secret("2")
+            assert len(daemon.logged("provision.failed", level="warning")) <= 3
+
+
+def test_a_deleted_secret_keeps_its_file(world: World, bao: OpenBao, receiver: Receiver) -> None:
+    """A version that was deleted is an error, not a removal; a new one heals it."""
+    configure(world, bao, receiver, interval="200ms")
+    with world.daemon() as daemon:
+        daemon.wait_for("provision.published")
+        bao.ask("DELETE", "secret/data/aidbox/client")
+        refused = daemon.wait_for("provision.refused")
+        assert "the version at secret/data/aidbox/client is deleted (404)" in refused["reason"]
+        assert content(world) == secret("1")
+        bao.put("aidbox/client", **{"client-secret": secret("2").decode()})
+        (request,) = receiver.wait(1)
+        assert request.events[0]["data"]["change"] == "modified"
+
+
+@pytest.mark.parametrize("what", ["target", "owner"])
+def test_a_target_that_cannot_be_written_is_told_and_heals(
+    world: World, bao: OpenBao, receiver: Receiver, what: str
+) -> None:
+    """Something in the way, a user that does not exist (yet): one line, and nobody restarts."""
+    if what == "target":
+        os.mkdir(world.target)
+        with open(f"{world.target}/client-secret", "wb") as file:
+            file.write(secret("by hand"))
+        configure(world, bao, receiver, interval="200ms")
+        says = "something that syncd did not write is in its place; move it away"
+    else:
+        configure(world, bao, receiver, interval="200ms", owner="nobody-of-that-name")
+        says = "there is no user nobody-of-that-name; create it or change owner"
+    with world.daemon() as daemon:
+        assert says in daemon.wait_for("provision.refused")["reason"]
+        if what == "target":
+            assert content(world) == secret("by hand")
+            os.rename(f"{world.target}/client-secret", f"{world.target}/old")
+        else:
+            configure(world, bao, receiver, interval="200ms")
+            daemon.signal(signal.SIGHUP)
+        daemon.wait_for("provision.published")
+
+
+PKI = """
+- {objectName: cert, secretPath: pki-reload/issue/web, secretKey: certificate, method: PUT,
+   secretArgs: {common_name: a.example.org, ttl: 1h}}
+"""
+
+
+def test_a_reload_keeps_leases_and_takes_new_entries(
+    world: World, bao: OpenBao, receiver: Receiver
+) -> None:
+    """SIGHUP with the same manifest issues no new certificate; a broken one changes nothing."""
+    bao.write("sys/mounts/pki-reload", type="pki")
+    bao.write("pki-reload/root/generate/internal", common_name="root", ttl="100h")
+    bao.write("pki-reload/roles/web", allow_any_name=True)
+    with open(world.manifest, "w") as file:
+        file.write(manifest_text(PKI))
+    world.write_vault_config(vault_config(world, "cert"))
+    configure(world, bao, receiver, interval="1h")
+    with world.daemon() as daemon:
+        daemon.wait_for("provision.published")
+        first = content(world, "cert")
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for("provision.unchanged")
+        assert content(world, "cert") == first
+        with open(world.manifest, "w") as file:
+            file.write(manifest_text("- {objectName: /etc/x, secretPath: p}"))
+        daemon.signal(signal.SIGHUP)
+        rejected = daemon.wait_for("daemon.reload_rejected")
+        assert "objects[0].objectName: is not relative to the target" in rejected["problem"]
+        assert content(world, "cert") == first
+        with open(world.manifest, "w") as file:
+            file.write(manifest_text(PKI.replace("a.example", "b.example")))
+        daemon.signal(signal.SIGHUP)
+        receiver.wait(1)
+        assert content(world, "cert") != first
+    assert receiver.requests[0].subjects == ["cert"]
+
+
+def test_a_killed_daemon_s_leftovers_are_cleaned_up(
+    world: World, bao: OpenBao, receiver: Receiver
+) -> None:
+    """What a crash in mid-pass leaves goes with the next pass."""
+    configure(world, bao, receiver)
+    with world.daemon() as daemon:
+        daemon.wait_for("provision.published")
+        daemon.kill()
+    os.symlink("..2026_01_01_00_00_00.x", f"{world.target}/..data_tmp")
+    os.mkdir(f"{world.target}/..2026_01_01_00_00_00.x")
+    with world.daemon() as daemon:
+        daemon.wait_for("provision.unchanged")
+        names = sorted(os.listdir(world.target))
+        assert names == sorted(["..data", os.readlink(f"{world.target}/..data"), "client-secret"])
+
+
+def test_check_covers_manifests_and_what_they_leave_out(world: World, bao: OpenBao) -> None:
+    """Errors in the manifest, paths that no object makes, files that nobody uses."""
+    world.configure(provision=[entry(world, bao)])
+    assert world.run("run", "--once", "-c", world.config).returncode == 0
+    found = findings(world)
+    assert not [code for code in found if code.startswith(("manifest", "provision"))]
+    world.write_vault_config(vault_config(world, "other"))
+    found = findings(world)
+    assert "other is made by no object of" in found["provision-unproduced"]
+    assert "client-secret is used by no entry of" in found["provision-unused"]
+    with open(world.manifest, "a") as file:
+        file.write("      - {objectName: client-secret, secretPath: x, filePermission: 0999}\n")
+    found = findings(world)
+    assert "objects[1]" in found["manifest-invalid"]
+
+
+def findings(world: World) -> dict[str, str]:
+    done = world.run("check", "-c", world.config, "--format", "json")
+    assert CANARY.decode() not in done.stdout + done.stderr
+    listed = json.loads(done.stdout)["findings"]
+    return {item["code"]: f"{item['where']} {item['message']}" for item in listed}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"auth": None}, r"provision\[0\].auth: is missing: a manifest for Vault does not say how"),
+        ({"auth": {"method": "managed_identity"}}, r"provision\[0\].auth.method: is not one of"),
+        ({"auth": {"method": "cert"}}, "has no client certificate; set client_cert and client_key"),
+        ({"manifest": "/nowhere"}, "/nowhere: cannot be read: No such file or directory"),
+    ],
+)
+def test_what_entry_and_manifest_say_only_together_is_checked_at_the_start(
+    world: World, bao: OpenBao, change: dict[str, Any], says: str
+) -> None:
+    """The daemon does not start, says why, and exits with 2."""
+    world.configure(provision=[entry(world, bao, **change)])
+    done = world.run("run", "-c", world.config)
+    assert done.returncode == 2
+    assert re.search(says, done.stderr)
+
+
+def test_a_sidecar_does_not_load_the_sdk(world: World) -> None:
+    """Without `provision` neither hvac nor requests is imported."""
+    script = (
+        "import sys; import syncd.daemon, syncd.check, syncd.cli;"
+        "sys.exit(any(m in sys.modules for m in ('hvac', 'requests', 'urllib3', 'azure')))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
