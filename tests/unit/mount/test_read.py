@@ -1,0 +1,688 @@
+"""Snapshots of real mounts: one generation, no file outside, nothing half-written, no false end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from syncd.core.model import Entry, Observation, Scope, State
+from syncd.core.payload import File
+from syncd.mount import beneath, read
+from syncd.mount.publish import Publisher
+from syncd.mount.read import Reader, Snapshot
+from syncd.mount.roots import derive_roots, mounts_of, watch_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+KEY = b"k" * 32
+GRACE = 30.0
+SETTLE = 0.05
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+PUBLISHER = """
+import os, shutil, sys
+target, names = sys.argv[1], sys.argv[2:]
+number = 0
+while True:
+    generation = f"..gen-{number}"
+    os.mkdir(f"{target}/{generation}")
+    for name in names:
+        with open(f"{target}/{generation}/{name}", "w") as file:
+            file.write(f"content {number}")
+    os.symlink(generation, f"{target}/..data_tmp")
+    os.rename(f"{target}/..data_tmp", f"{target}/..data")
+    if number:
+        shutil.rmtree(f"{target}/..gen-{number - 1}")
+    else:
+        for name in names:
+            os.symlink(f"..data/{name}", f"{target}/{name}")
+        print("ready", flush=True)
+    number += 1
+"""
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Path:
+    path = tmp_path / "mount"
+    path.mkdir()
+    return path
+
+
+def entries(root: Path, *names: str) -> dict[str, Entry]:
+    return {name: Entry(name, str(root / name), (Scope("Client", "c"),)) for name in names}
+
+
+class Looker:
+    """A reader of some roots, and a monotonic clock that stands still unless told."""
+
+    def __init__(self, *roots: Path, settle: float = SETTLE, max_size: int = 1000) -> None:
+        self.reader = Reader(
+            KEY, [str(root) for root in roots], max_size=max_size, settle=settle, grace=GRACE
+        )
+        self.monotonic = 1000.0
+
+    def scan(
+        self,
+        wanted: dict[str, Entry],
+        *,
+        ahead: float = 1.0,
+        writers: Iterable[str] = (),
+    ) -> Snapshot:
+        return self.reader.scan(
+            wanted,
+            now=time.time() + ahead,
+            monotonic=self.monotonic,
+            writers=frozenset(writers),
+        )
+
+    def version(self, name: str, content: bytes) -> str:
+        return self.reader.fingerprint(name, content)
+
+
+def publish(root: Path, **files: bytes) -> None:
+    Publisher(str(root)).publish([File(n.replace("__", "/"), c) for n, c in files.items()])
+
+
+def brief(seen: Observation) -> tuple[State, bool]:
+    return seen.state, seen.settled
+
+
+PRESENT, MISSING = (State.PRESENT, True), (State.MISSING, True)
+HELD, UNREADABLE = (State.MISSING, False), (State.UNREADABLE, True)
+WRITTEN = (State.PRESENT, False)
+
+
+# what is there
+
+
+def test_a_generation_is_read_through_its_links(mount: Path) -> None:
+    """Plain and nested names of an AtomicWriter mount are present at once, however young."""
+    publish(mount, a=b"one", db__user=b"two\n", empty=b"")
+    looker = Looker(mount)
+    seen = looker.scan(entries(mount, "a", "db/user", "empty", "none"), ahead=0.0)
+    assert seen.observations["a"] == Observation(State.PRESENT, looker.version("a", b"one"))
+    assert seen.observations["db/user"].version == looker.version("db/user", b"two\n")
+    assert brief(seen.observations["empty"]) == PRESENT
+    assert brief(seen.observations["none"]) == MISSING
+    assert (seen.empty, seen.newline_ended) == (["empty"], ["db/user"])
+    assert (seen.world_readable, seen.atomic_roots) == ([], [str(mount)])
+    assert seen.retry_in is None
+
+
+def test_a_version_is_keyed_and_bound_to_the_name(mount: Path) -> None:
+    """Equal contents of two secrets, or under two keys, have nothing in common."""
+    publish(mount, a=b"same", b=b"same")
+    looker = Looker(mount)
+    seen = looker.scan(entries(mount, "a", "b")).observations
+    assert seen["a"].version != seen["b"].version
+    other = Reader(b"o" * 32, [str(mount)], max_size=9, settle=0, grace=0)
+    assert other.fingerprint("a", b"same") != seen["a"].version
+
+
+def test_a_path_through_the_data_link_is_read_too(mount: Path) -> None:
+    """A vault config may name `..data/a`, or a name whose link does not exist yet."""
+    publish(mount, a=b"one", b=b"two")
+    (mount / "b").unlink()
+    seen = Looker(mount).scan(entries(mount, "..data/a", "b"), ahead=0.0)
+    assert [brief(o) for o in seen.observations.values()] == [PRESENT, PRESENT]
+
+
+def test_plain_files_are_read_when_at_rest(mount: Path) -> None:
+    """A young file is unsettled and looked at again; one of yesterday or tomorrow is present."""
+    (mount / "a").write_bytes(b"one")
+    (mount / "b").write_bytes(b"two")
+    os.utime(mount / "b", (time.time() + 86400,) * 2)
+    looker = Looker(mount)
+    young = looker.scan(entries(mount, "a", "b"), ahead=0.0)
+    assert brief(young.observations["a"]) == WRITTEN
+    assert brief(young.observations["b"]) == PRESENT
+    assert young.retry_in == SETTLE
+    old = looker.scan(entries(mount, "a"))
+    assert old.observations["a"].version == looker.version("a", b"one")
+    assert old.retry_in is None
+    assert looker.scan(entries(mount, "a"), writers=[str(mount / "a")]).retry_in is not None
+
+
+def test_a_file_written_while_the_scan_runs_is_not_at_rest(mount: Path) -> None:
+    """What was written after the scan began is young, not of the future."""
+    (mount / "a").write_bytes(b"half")
+    seen = Looker(mount, settle=5.0).scan(entries(mount, "a"), ahead=-0.01)
+    assert seen.observations["a"].settled is True
+    looker = Looker(mount, settle=5.0)
+    began = time.time()
+    scan = read._RootScan(
+        looker.reader._roots[str(mount)],
+        looker.reader,
+        list(entries(mount, "a").values()),
+        now=began,
+        monotonic=0.0,
+        writers=frozenset(),
+    )
+    (mount / "a").write_bytes(b"half again")
+    assert brief(scan.run().observations["a"]) == WRITTEN
+
+
+def test_a_file_of_a_generation_that_is_written_in_place_must_rest(mount: Path) -> None:
+    """Truncated after publication, it is unsettled and then unreadable, never an empty secret."""
+    publish(mount, a=b"one")
+    looker = Looker(mount)
+    before = (mount / "..data" / "a").stat().st_mtime_ns
+    while (mount / "..data" / "a").stat().st_mtime_ns == before:
+        (mount / "a").write_bytes(b"")
+    assert brief(looker.scan(entries(mount, "a"), ahead=0.0).observations["a"]) == WRITTEN
+    assert brief(looker.scan(entries(mount, "a")).observations["a"]) == UNREADABLE
+    (mount / "a").write_bytes(b"two")
+    assert brief(looker.scan(entries(mount, "a")).observations["a"]) == PRESENT
+
+
+def test_what_changes_no_content_changes_no_version(mount: Path) -> None:
+    """chmod, mtime set backwards, a hard link, the same content in a new file: the same version."""
+    (mount / "a").write_bytes(b"one")
+    looker = Looker(mount)
+
+    def version() -> str | None:
+        return looker.scan(entries(mount, "a")).observations["a"].version
+
+    first = version()
+    (mount / "a").chmod(0o640)
+    assert version() == first
+    os.utime(mount / "a", (1, 1))
+    assert version() == first
+    os.link(mount / "a", mount / "other")
+    assert version() == first
+    (mount / "new").write_bytes(b"one")
+    os.replace(mount / "new", mount / "a")
+    assert version() == first
+
+
+# one entry alone is unreadable
+
+
+def unreadable_kinds(root: Path) -> dict[str, str]:
+    (root / "outside").symlink_to("/etc/hostname")
+    (root / "dangling").symlink_to("nothing")
+    (root / "loop").symlink_to("loop")
+    (root / "directory").mkdir()
+    os.mkfifo(root / "fifo")
+    (root / "large").write_bytes(b"x" * 1001)
+    (root / "void").write_bytes(b"")
+    (root / "device").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(root / "socket"))
+    return {
+        "outside": "leads outside",
+        "dangling": "symlink to nothing",
+        "loop": "loop of symlinks",
+        "directory": "a directory",
+        "fifo": "a FIFO",
+        "large": "larger than",
+        "void": "is empty",
+        "device": "leads outside",
+        "socket": "a socket",
+        "x" * 300: "cannot be read",
+    }
+
+
+@pytest.mark.parametrize("pinning", [False, True])
+@pytest.mark.parametrize("atomic", [False, True])
+def test_what_is_no_readable_file_spoils_that_entry_alone(
+    mount: Path, monkeypatch: pytest.MonkeyPatch, *, atomic: bool, pinning: bool
+) -> None:
+    """Every kind of trouble is named, and the entry next to it goes on."""
+    if pinning:
+        monkeypatch.setattr(beneath, "_open", beneath._open_by_pinning)
+    if atomic:
+        publish(mount, good=b"good")
+    else:
+        (mount / "good").write_bytes(b"good")
+    reasons = unreadable_kinds(mount)
+    looker = Looker(mount)
+    seen = looker.scan(entries(mount, *reasons, "good")).observations
+    for name, reason in reasons.items():
+        assert brief(seen[name]) == UNREADABLE, name
+        assert reason in (seen[name].problem or ""), name
+    assert seen["good"].version == looker.version("good", b"good")
+
+
+def test_an_entry_outside_all_roots_is_unreadable(mount: Path, tmp_path: Path) -> None:
+    """The roots bind, whatever the vault config names."""
+    (tmp_path / "x").write_bytes(b"x")
+    wanted = entries(tmp_path, "x", "mount")
+    assert [brief(o) for o in Looker(mount).scan(wanted).observations.values()] == [
+        UNREADABLE,
+        (State.MISSING, False),
+    ]
+
+
+@ROOT
+def test_a_file_that_may_not_be_read_spoils_that_entry_alone(tmp_path: Path) -> None:
+    """For an unprivileged user, permission denied is a reason of one entry; so is a whole root."""
+    script = textwrap.dedent("""
+        import os, sys, time
+        sys.path.insert(0, sys.argv[2])
+        from syncd.core.model import Entry
+        from syncd.mount.read import Reader
+        base = sys.argv[1]
+        os.setgid(65534); os.setuid(65534)
+        names = ["open/a", "open/denied", "closed/b"]
+        reader = Reader(b"k", [base + "/open", base + "/closed"], max_size=9, settle=0, grace=9)
+        seen = reader.scan({n: Entry(n, f"{base}/{n}", ()) for n in names},
+                           now=time.time(), monotonic=0)
+        for name in names:
+            found = seen.observations[name]
+            print(name, found.state, found.settled, found.problem)
+    """)
+    for name in ("open", "closed"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "open" / "a").write_bytes(b"a")
+    (tmp_path / "open" / "denied").write_bytes(b"d")
+    (tmp_path / "open" / "denied").chmod(0)
+    (tmp_path / "closed" / "b").write_bytes(b"b")
+    (tmp_path / "closed").chmod(0o700)
+    for directory in (tmp_path, *tmp_path.parents[:-1]):
+        if str(directory) != "/tmp":
+            directory.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), os.getcwd()],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "open/a present True None",
+        "open/denied unreadable True may not be read by uid 65534",
+        "closed/b unreadable True may not be read by uid 65534",
+    ]
+
+
+def test_too_few_descriptors_is_no_verdict(mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EMFILE leaves what is known as it was, and is tried again soon."""
+    publish(mount, a=b"one")
+
+    def short(_directory: int, _path: str) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(beneath, "open_file", short)
+    seen = Looker(mount).scan(entries(mount, "a"))
+    assert brief(seen.observations["a"]) == (State.UNREADABLE, False)
+    assert seen.retry_in is not None
+    assert seen.retry_in <= 1.0
+
+
+# links
+
+
+def test_links_that_end_in_a_root_are_followed(mount: Path, tmp_path: Path) -> None:
+    """Absolute links inside a root, and from one root to another, are fine and are watched."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "real").write_bytes(b"real")
+    (mount / "file").write_bytes(b"file")
+    (mount / "absolute").symlink_to(mount / "file")
+    (mount / "across").symlink_to(other / "real")
+    looker = Looker(mount, other)
+    seen = looker.scan(entries(mount, "absolute", "across"))
+    assert seen.observations["absolute"].version == looker.version("absolute", b"file")
+    assert seen.observations["across"].version == looker.version("across", b"real")
+    assert seen.watch[str(other)] is None
+
+
+def test_a_link_out_of_a_generation_is_read_as_a_plain_file(mount: Path, tmp_path: Path) -> None:
+    """What a generation only links to can be written in place, so it has to rest."""
+    other = tmp_path / "other"
+    other.mkdir()
+    publish(mount, a=b"one")
+    (other / "real").write_bytes(b"half")
+    (mount / "..data" / "b").symlink_to(other / "real")
+    looker = Looker(mount, other)
+    assert brief(looker.scan(entries(mount, "b"), ahead=0.0).observations["b"]) == WRITTEN
+    assert brief(looker.scan(entries(mount, "b")).observations["b"]) == PRESENT
+
+
+def attack(mount: Path, outside: Path) -> tuple[threading.Event, threading.Thread]:
+    """Swaps `door` and `..data` between inside and outside until told to stop."""
+    stop = threading.Event()
+
+    def swap() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            target = (str(outside), "../mount-outside", "in", str(mount / "in"))[number % 4]
+            for door in ("door", "..data"):
+                os.symlink(target, mount / "new")
+                os.replace(mount / "new", mount / door)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    return stop, thread
+
+
+@pytest.mark.parametrize("pinning", [False, True])
+def test_an_attacker_in_the_mount_gets_nothing_read_from_outside(
+    mount: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, pinning: bool
+) -> None:
+    """Links, directories and `..data` itself are swapped for the outside; it is never opened."""
+    if pinning:
+        monkeypatch.setattr(beneath, "_open", beneath._open_by_pinning)
+    outside = tmp_path / "mount-outside"
+    outside.mkdir()
+    (outside / "a").write_bytes(b"CANARY")
+    (mount / "in").mkdir()
+    (mount / "in" / "a").write_bytes(b"inside")
+    os.utime(mount / "in" / "a", (1, 1))
+    opened: set[str] = set()
+    original = beneath._open
+
+    def spy(directory: int, path: str, flags: int) -> int:
+        descriptor = original(directory, path, flags)
+        if not flags & os.O_PATH:
+            opened.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        return descriptor
+
+    monkeypatch.setattr(beneath, "_open", spy)
+    stop, thread = attack(mount, outside)
+    looker = Looker(mount)
+    wanted = entries(mount, "door/a", "a", "..data/a")
+    inside = {looker.version(name, b"inside") for name in wanted} | {None}
+    good = 0
+    deadline = time.monotonic() + 20
+    try:
+        while good < 200:
+            assert time.monotonic() < deadline
+            looker.monotonic += GRACE
+            for seen in looker.scan(wanted).observations.values():
+                assert seen.version in inside
+                good += seen.version is not None
+    finally:
+        stop.set()
+        thread.join()
+    assert opened == {str(mount / "in" / "a")}
+
+
+# one generation
+
+
+@pytest.mark.parametrize("pinning", [False, True])
+def test_no_snapshot_mixes_generations(
+    mount: Path, monkeypatch: pytest.MonkeyPatch, *, pinning: bool
+) -> None:
+    """While another process swaps as fast as it can, all files of a scan are of one generation."""
+    if pinning:
+        monkeypatch.setattr(beneath, "_open", beneath._open_by_pinning)
+    names = [f"s{number}" for number in range(12)]
+    wanted = entries(mount, *names)
+    looker = Looker(mount)
+    # a version that shows the content, which says of which generation it is
+    monkeypatch.setattr(looker.reader, "fingerprint", lambda _name, content: content.decode())
+    command = [sys.executable, "-c", PUBLISHER, str(mount), *names]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as publisher:
+        try:
+            assert publisher.stdout is not None
+            assert publisher.stdout.readline() == b"ready\n"
+            generations: set[str | None] = set()
+            deadline = time.monotonic() + 20
+            while len(generations) < 150:
+                assert time.monotonic() < deadline
+                seen = looker.scan(wanted, ahead=0.0).observations
+                states = {brief(seen[name]) for name in names}
+                versions = {seen[name].version for name in names}
+                assert states in ({PRESENT}, {WRITTEN})
+                assert len(versions) == 1
+                generations |= versions - {None}
+        finally:
+            publisher.kill()
+
+
+def test_a_scan_that_loses_every_race_says_nothing(
+    mount: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When each generation goes away in mid-scan, nothing of any of them is told."""
+    publish(mount, a=b"one", b=b"two")
+    looker = Looker(mount)
+    number = 0
+    original = beneath.open_file
+
+    def slow(directory: int, path: str) -> int:
+        nonlocal number
+        if path == "b":
+            number += 1
+            publish(mount, a=b"one %d" % number, b=b"two")
+        return original(directory, path)
+
+    monkeypatch.setattr(beneath, "open_file", slow)
+    monkeypatch.setattr(read, "_ATTEMPTS", 3)
+    seen = looker.scan(entries(mount, "a", "b"))
+    assert [brief(o) for o in seen.observations.values()] == [WRITTEN, WRITTEN]
+    assert seen.retry_in == SETTLE
+    assert number == 3
+
+
+# removed, or away
+
+
+def settled_states(looker: Looker, wanted: dict[str, Entry]) -> list[tuple[State, bool]]:
+    return [brief(seen) for seen in looker.scan(wanted).observations.values()]
+
+
+def test_a_new_generation_without_a_file_removes_it_at_once(mount: Path) -> None:
+    """A publisher that leaves a file out means it."""
+    publish(mount, a=b"one", b=b"two")
+    looker, wanted = Looker(mount), entries(mount, "a", "b")
+    looker.scan(wanted)
+    publish(mount, b=b"two")
+    assert settled_states(looker, wanted) == [MISSING, PRESENT]
+
+
+def test_a_plain_file_that_is_deleted_is_removed_at_once(mount: Path) -> None:
+    """In a directory that is as it was, absence is removal."""
+    (mount / "a").write_bytes(b"one")
+    looker, wanted = Looker(mount), entries(mount, "a")
+    looker.scan(wanted)
+    (mount / "a").unlink()
+    assert settled_states(looker, wanted) == [MISSING]
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+def test_a_vanished_mount_has_a_grace_period(mount: Path, *, atomic: bool) -> None:
+    """A directory that is gone, empty or half filled again keeps its secrets for that long."""
+
+    def fill(*names: str) -> None:
+        if atomic:
+            publish(mount, **dict.fromkeys(names, b"same"))
+        else:
+            for name in names:
+                (mount / name).write_bytes(b"same")
+
+    fill("a", "b")
+    looker, wanted = Looker(mount), entries(mount, "a", "b")
+    before = looker.scan(wanted).observations
+    shutil.rmtree(mount)
+    assert settled_states(looker, wanted) == [HELD, HELD]
+    looker.monotonic += GRACE / 2
+    mount.mkdir()
+    seen = looker.scan(wanted)
+    assert [brief(o) for o in seen.observations.values()] == [HELD, HELD]
+    assert seen.retry_in == GRACE / 2
+    fill("a")
+    assert settled_states(looker, wanted) == [PRESENT, HELD]
+    fill("a", "b")
+    assert looker.scan(wanted).observations == before
+    shutil.rmtree(mount)
+    assert settled_states(looker, wanted) == [HELD, HELD]
+    looker.monotonic += GRACE
+    assert settled_states(looker, wanted) == [MISSING, MISSING]
+    assert settled_states(looker, wanted) == [MISSING, MISSING]
+    mount.mkdir()
+    fill("b")
+    assert settled_states(looker, wanted) == [MISSING, PRESENT]
+
+
+def test_a_directory_replaced_between_scans_has_a_grace_period(mount: Path) -> None:
+    """Another directory under the same name may be a remount that is being filled."""
+    for name in ("a", "b"):
+        (mount / name).write_bytes(b"x")
+    looker, wanted = Looker(mount), entries(mount, "a", "b")
+    looker.scan(wanted)
+    mount.rename(mount.parent / "old")
+    mount.mkdir()
+    (mount / "a").write_bytes(b"x")
+    assert settled_states(looker, wanted) == [PRESENT, HELD]
+    looker.monotonic += GRACE
+    assert settled_states(looker, wanted) == [PRESENT, MISSING]
+
+
+@pytest.mark.parametrize("first", ["..data", "a", "generation", "file"])
+def test_a_teardown_of_any_order_removes_nothing(mount: Path, first: str) -> None:
+    """While `rm -rf` goes through an AtomicWriter mount, nothing counts as removed."""
+    publish(mount, a=b"one", b=b"two")
+    looker, wanted = Looker(mount), entries(mount, "a", "b")
+    looker.scan(wanted)
+    generation = mount / os.readlink(mount / "..data")
+    if first == "generation":
+        shutil.rmtree(generation)
+        (mount / "a").unlink()
+    elif first == "file":
+        (generation / "a").unlink()
+    else:
+        (mount / first).unlink()
+    for state, settled in settled_states(looker, wanted):
+        assert not (state is State.MISSING and settled)
+    looker.monotonic += GRACE
+    expected = {"..data": UNREADABLE, "a": PRESENT, "generation": MISSING, "file": MISSING}
+    for _ in range(2):
+        assert settled_states(looker, wanted)[0] == expected[first]
+
+
+def test_a_wrong_path_is_missing_at_once(mount: Path) -> None:
+    """An entry that comes to the vault config without a file need not be waited for."""
+    publish(mount, a=b"one")
+    looker = Looker(mount)
+    looker.scan(entries(mount, "a"))
+    assert settled_states(looker, entries(mount, "a", "typo")) == [PRESENT, MISSING]
+
+
+def test_an_empty_mount_at_the_start_is_waited_for(mount: Path) -> None:
+    """A daemon that starts before its mount is filled does not announce that all is gone."""
+    looker, wanted = Looker(mount), entries(mount, "a")
+    assert settled_states(looker, wanted) == [HELD]
+    publish(mount, a=b"one")
+    assert settled_states(looker, wanted) == [PRESENT]
+
+
+def test_roots_that_change_keep_their_memory(mount: Path, tmp_path: Path) -> None:
+    """A mount that is away stays so when the vault config brings another root."""
+    publish(mount, a=b"one")
+    looker, wanted = Looker(mount), entries(mount, "a")
+    looker.scan(wanted)
+    shutil.rmtree(mount)
+    mount.mkdir()
+    (mount / "lost+found").mkdir()
+    looker.reader.set_roots([str(mount), str(tmp_path / "other")])
+    assert settled_states(looker, wanted) == [HELD]
+
+
+REMOUNT = """
+import os, subprocess, sys, time
+sys.path.insert(0, sys.argv[2])
+from syncd.core.model import Entry
+from syncd.core.payload import File
+from syncd.mount.publish import Publisher
+from syncd.mount.read import Reader
+root = sys.argv[1]
+def mount(): subprocess.run(["mount", "-t", "tmpfs", "none", root], check=True)
+def umount(): subprocess.run(["umount", root], check=True)
+def publish(*names): Publisher(root).publish([File(n, b"x") for n in names])
+reader = Reader(b"k", [root], max_size=99, settle=0, grace=30)
+wanted = {n: Entry(n, f"{root}/{n}", ()) for n in "ab"}
+def scan(now=0):
+    seen = reader.scan(wanted, now=time.time() + 9, monotonic=now).observations
+    print(*(f"{o.state}{'' if o.settled else '?'}" for o in seen.values()))
+with open(f"{root}/a", "wb") as file: file.write(b"placeholder under the mount")
+mount(); publish("a", "b"); scan()
+umount(); scan()
+mount(); scan()
+publish("a", "b"); scan()
+umount(); scan(); scan(31)
+mount(); publish("a", "b"); scan(32)
+subprocess.run(["mount", "-o", "remount,ro", root], check=True); scan(33)
+umount()
+"""
+
+
+@ROOT
+def test_a_real_remount_removes_nothing(mount: Path) -> None:
+    """tmpfs unmounted, mounted, filled: held, then present; in the end what lies below counts."""
+    done = subprocess.run(
+        ["unshare", "-m", sys.executable, "-c", REMOUNT, str(mount), os.getcwd()],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    if "unshare" in done.stderr:
+        pytest.skip("no mount namespaces here")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "present present",
+        "missing? missing?",
+        "missing? missing?",
+        "present present",
+        "missing? missing?",
+        "present missing",
+        "present present",
+        "present present",
+    ]
+
+
+# roots and watches
+
+
+def test_roots_are_the_mounts_that_files_lie_in(mount: Path, tmp_path: Path) -> None:
+    """The nearest ancestor with `..data`, else the parent; never a root inside a root."""
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    wanted = entries(mount, "db/user", "deep/er/x") | entries(plain, "y")
+    publish(mount, db__user=b"x")
+    assert derive_roots(wanted.values()) == (str(mount), str(plain))
+    assert derive_roots(entries(tmp_path, "x", "plain/y").values()) == (str(tmp_path),)
+
+
+def test_a_mount_that_was_found_stays_a_root_while_it_is_away(tmp_path: Path) -> None:
+    """Without its `..data` link, only memory tells where a mount begins."""
+    parent = str(tmp_path / "mount" / "db")
+    assert mounts_of([parent]) == (parent,)
+    assert mounts_of([parent], [str(tmp_path / "mount")]) == (str(tmp_path / "mount"),)
+    assert mounts_of([parent], ["/elsewhere"]) == (parent,)
+
+
+def test_what_is_watched(mount: Path) -> None:
+    """Root, the root's name in its parent, real directories; nothing inside of a generation."""
+    publish(mount, a=b"x", db__user=b"x")
+    (mount / "dir").mkdir()
+    wanted = entries(mount, "a", "db/user", "dir/x", "none/deep/x", "..data/a")
+    watch = Looker(mount).scan(wanted).watch
+    assert watch == {
+        str(mount): None,
+        str(mount.parent): frozenset({"mount"}),
+        str(mount / "dir"): None,
+    }
+
+
+def test_what_does_not_exist_is_watched_for_where_it_will_appear(tmp_path: Path) -> None:
+    """The nearest directory that exists, for the next name on the way."""
+    watch: dict[str, frozenset[str] | None] = {str(tmp_path): frozenset({"other"})}
+    watch_path(watch, str(tmp_path / "no" / "such" / "place"))
+    assert watch == {str(tmp_path): frozenset({"other", "no"})}

@@ -1,0 +1,374 @@
+"""Hints of real inotify: what makes one, where from, how urgent; and life without inotify."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from inotify_simple import Event, flags
+
+from syncd.mount import watch
+from syncd.mount.watch import Hint, Watcher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DEADLINE = 10.0
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+Directories = dict[str, frozenset[str] | None]
+
+
+@pytest.fixture
+def watcher() -> Iterator[Watcher]:
+    made = Watcher()
+    yield made
+    made.close()
+
+
+async def arm(watcher: Watcher, directories: Directories) -> None:
+    """Arms and forgets what the arming itself says (the mount table is new to it)."""
+    await anyio.to_thread.run_sync(watcher.arm, directories)
+    if watcher._epoll is not None:
+        watcher._drain(watcher._epoll)
+
+
+async def hint(watcher: Watcher) -> Hint:
+    with anyio.fail_after(DEADLINE):
+        return await watcher.next_hint()
+
+
+async def hint_until_quiet(watcher: Watcher) -> list[Hint]:
+    """All hints so far: they are in the queue when the system call that made them returns."""
+    hints = []
+    with anyio.move_on_after(0.05):
+        while True:
+            hints.append(await watcher.next_hint())
+    return hints
+
+
+async def test_a_swap_is_urgent(watcher: Watcher, tmp_path: Path) -> None:
+    """The rename of `..data` needs no settling; what the publisher does around it is no hint."""
+    await arm(watcher, {str(tmp_path): None})
+    (tmp_path / "..gen").mkdir()
+    (tmp_path / "..data_tmp").symlink_to("..gen")
+    assert await hint_until_quiet(watcher) == []
+    os.replace(tmp_path / "..data_tmp", tmp_path / "..data")
+    assert await hint(watcher) == Hint("inotify", True, frozenset({str(tmp_path)}))
+    (tmp_path / "..data").unlink()
+    assert (await hint(watcher)).urgent
+    (tmp_path / "..data").symlink_to("..gen")
+    assert (await hint(watcher)).urgent
+
+
+async def test_a_file_in_a_directory_is_a_hint_that_can_wait(
+    watcher: Watcher, tmp_path: Path
+) -> None:
+    """Creation, writing, renaming, chmod and deletion all say so."""
+    await arm(watcher, {str(tmp_path): None})
+    path = tmp_path / "a"
+    for act in (
+        path.touch,
+        lambda: path.write_bytes(b"x"),
+        lambda: path.chmod(0o600),
+        lambda: path.rename(tmp_path / "b"),
+        (tmp_path / "b").unlink,
+    ):
+        act()
+        assert await hint(watcher) == Hint("inotify", False, frozenset({str(tmp_path)}))
+
+
+async def test_only_names_that_matter_make_hints(watcher: Watcher, tmp_path: Path) -> None:
+    """In the parent of a root, the root's own name counts, and nothing else."""
+    await arm(watcher, {str(tmp_path): frozenset({"root"})})
+    (tmp_path / "other").touch()
+    assert await hint_until_quiet(watcher) == []
+    (tmp_path / "root").mkdir()
+    assert await hint(watcher) == Hint("inotify", True, frozenset({str(tmp_path)}))
+
+
+async def test_a_directory_that_comes_back_is_watched_anew(
+    watcher: Watcher, tmp_path: Path
+) -> None:
+    """Deletion is urgent; arming again watches the new directory of the same name."""
+    root = tmp_path / "root"
+    root.mkdir()
+    wanted: Directories = {str(root): None, str(tmp_path): frozenset({"root"})}
+    await arm(watcher, wanted)
+    root.rmdir()
+    assert (await hint(watcher)).urgent
+    root.mkdir()
+    await arm(watcher, wanted)
+    (root / "a").touch()
+    assert await hint(watcher) == Hint("inotify", False, frozenset({str(root)}))
+
+
+async def test_what_is_not_watched_any_more_makes_no_hint(watcher: Watcher, tmp_path: Path) -> None:
+    """Directories that are left out of the next arming fall silent."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    await arm(watcher, {str(tmp_path / "old"): None})
+    (tmp_path / "old" / "pending").touch()
+    await anyio.to_thread.run_sync(watcher.arm, {str(tmp_path / "new"): None})
+    (tmp_path / "old" / "a").touch()
+    hints = await hint_until_quiet(watcher)
+    assert all(str(tmp_path / "old") not in seen.directories for seen in hints)
+
+
+async def test_one_directory_by_two_paths_tells_of_both(watcher: Watcher, tmp_path: Path) -> None:
+    """A symlink to a watched directory shares its watch and loses neither names nor place."""
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    link.symlink_to(real)
+    await arm(watcher, {str(link): None, str(real): frozenset({"config"})})
+    (real / "a").touch()
+    assert await hint(watcher) == Hint("inotify", False, frozenset({str(link)}))
+    (real / "config").touch()
+    assert (await hint(watcher)).directories == {str(link), str(real)}
+
+
+async def test_who_writes_is_known_until_it_closes(watcher: Watcher, tmp_path: Path) -> None:
+    """A file that is being written in steps is listed, under every path of its directory."""
+    await arm(watcher, {str(tmp_path): None})
+    with (tmp_path / "a").open("wb", buffering=0) as file:
+        for _ in range(3):
+            file.write(b"x")
+            await hint(watcher)
+            assert watcher.writers() == {str(tmp_path / "a")}
+    await hint(watcher)
+    assert watcher.writers() == frozenset()
+
+
+async def test_a_writer_that_never_closes_is_forgotten(
+    watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """truncate(2) makes IN_MODIFY and no closing: the file must not wait for ever."""
+    (tmp_path / "a").write_bytes(b"xx")
+    await arm(watcher, {str(tmp_path): None})
+    os.truncate(tmp_path / "a", 1)
+    await hint(watcher)
+    assert watcher.writers() == {str(tmp_path / "a")}
+    monkeypatch.setattr(watch, "WRITER_LIMIT", 0.0)
+    assert watcher.writers() == frozenset()
+
+
+async def test_a_writer_is_forgotten_with_its_directory(watcher: Watcher, tmp_path: Path) -> None:
+    """What was being written in a directory that is gone says nothing about the next one."""
+    root = tmp_path / "root"
+    root.mkdir()
+    await arm(watcher, {str(root): None})
+    with (root / "a").open("wb", buffering=0) as file:
+        file.write(b"x")
+        await hint(watcher)
+        root.rename(tmp_path / "away")
+        await hint(watcher)
+        assert watcher.writers() == frozenset()
+
+
+def queue_limit() -> int:
+    with open("/proc/sys/fs/inotify/max_queued_events") as file:
+        return int(file.read())
+
+
+async def test_a_real_overflow_points_anywhere(watcher: Watcher, tmp_path: Path) -> None:
+    """More events than the queue holds make one urgent hint that excludes no place."""
+    limit = queue_limit()
+    if limit > 100_000:
+        pytest.skip("the queue is too long to fill here")
+    await arm(watcher, {str(tmp_path): None})
+
+    def flood() -> None:
+        for number in range(limit // 2 + 100):
+            (tmp_path / str(number)).touch()
+
+    await anyio.to_thread.run_sync(flood)
+    seen = await hint(watcher)
+    assert seen == Hint("overflow", True, frozenset())
+    (tmp_path / "after").touch()
+    assert (await hint(watcher)).directories == {str(tmp_path)}
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSYS, errno.EPERM])
+async def test_without_inotify_it_polls_and_comes_back(
+    watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """An instance that cannot be had is a reason to poll; the next arming tries again."""
+
+    def fail(**_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(watch, "INotify", fail)
+        await arm(watcher, {str(tmp_path): None})
+    assert watcher.mode == "poll"
+    assert os.strerror(number) in (watcher.degraded or "")
+    await arm(watcher, {str(tmp_path): None})
+    assert (watcher.mode, watcher.degraded) == ("inotify", None)
+    (tmp_path / "a").touch()
+    assert await hint(watcher)
+
+
+async def test_without_descriptors_it_polls_and_comes_back(
+    watcher: Watcher, tmp_path: Path
+) -> None:
+    """Under a real limit of open files nothing breaks, leaks or stays broken."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(number) for number in os.listdir("/proc/self/fd"))
+    before = len(os.listdir("/proc/self/fd"))
+    for spare in range(3):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + spare, hard))
+        try:
+            watcher.arm({str(tmp_path): None})
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for blocked in (0, 1, 2):
+        fresh = Watcher()
+        free = highest + 8
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        fillers = []
+        try:
+            while True:
+                fillers.append(os.open("/", os.O_PATH))
+        except OSError:
+            for _ in range(blocked):
+                os.close(fillers.pop())
+            fresh.arm({str(tmp_path): None})
+            assert fresh.mode == "poll"
+            assert "Too many open files" in (fresh.degraded or "")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for filler in fillers:
+                os.close(filler)
+        fresh.arm({str(tmp_path): None})
+        assert fresh.mode == "inotify"
+        fresh.close()
+    watcher.close()
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+async def test_too_few_watches_is_said_and_left_again(
+    watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ENOSPC on one directory degrades; the others still make hints."""
+    (tmp_path / "sub").mkdir()
+    real = watch.INotify.add_watch
+
+    def add_watch(self: object, path: str, mask: int) -> object:
+        if path.endswith("sub"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(self, path, mask)
+
+    wanted: Directories = {str(tmp_path): None, str(tmp_path / "sub"): None}
+    with monkeypatch.context() as patched:
+        patched.setattr(watch.INotify, "add_watch", add_watch)
+        await arm(watcher, wanted)
+        assert watcher.mode == "poll"
+        assert "max_user_watches" in (watcher.degraded or "")
+        (tmp_path / "a").touch()
+        assert await hint(watcher)
+    await arm(watcher, wanted)
+    assert watcher.mode == "inotify"
+
+
+async def test_a_failing_registration_is_no_crash(
+    watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """epoll has limits of its own (max_user_watches of epoll): then it polls."""
+
+    class Full:
+        def register(self, *_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def close(self) -> None:
+            pass
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(watch.select, "epoll", Full)
+    watcher.arm({str(tmp_path): None})
+    assert watcher.mode == "poll"
+    watcher.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_poll_mode_uses_no_inotify(tmp_path: Path) -> None:
+    """Where polling is configured, files make no hints and nothing counts as degraded."""
+    watcher = Watcher("poll")
+    try:
+        await arm(watcher, {str(tmp_path): None})
+        (tmp_path / "a").touch()
+        assert await hint_until_quiet(watcher) == []
+        assert (watcher.mode, watcher.degraded) == ("poll", None)
+    finally:
+        watcher.close()
+
+
+def test_events_of_unknown_watches_are_nobodys(watcher: Watcher) -> None:
+    """What is left in the queue of a watch that was removed makes no hint and no writer."""
+    watcher.arm({})
+
+    class Queue:
+        def read(self, timeout: int) -> list[Event]:
+            return [Event(99, flags.MODIFY, 0, "a"), Event(99, flags.IGNORED, 0, "")]
+
+        def fileno(self) -> int:
+            return -1
+
+    class Ready:
+        def poll(self, timeout: int) -> list[tuple[int, int]]:
+            return [(-1, 1)]
+
+    real, watcher._inotify = watcher._inotify, Queue()
+    try:
+        assert watcher._drain(Ready()) is None  # type: ignore[arg-type]
+    finally:
+        watcher._inotify = real
+    assert watcher.writers() == frozenset()
+
+
+MOUNTS = """
+import subprocess, sys
+sys.path.insert(0, sys.argv[2])
+import anyio
+from syncd.mount.watch import Watcher
+root = sys.argv[1]
+
+async def main():
+    for mode in ("auto", "poll"):
+        watcher = Watcher(mode)
+        watcher.arm({root: None})
+        watcher._drain(watcher._epoll)
+        for command in (["mount", "-t", "tmpfs", "none", root], ["umount", root]):
+            await anyio.to_thread.run_sync(subprocess.check_call, command)
+            with anyio.fail_after(10):
+                hint = await watcher.next_hint()
+            print(mode, command[0], hint.urgent, sorted(hint.directories))
+            watcher._drain(watcher._epoll)
+            watcher.arm({root: None})
+        watcher.close()
+
+anyio.run(main)
+"""
+
+
+@ROOT
+def test_a_mount_and_an_unmount_are_urgent_hints(tmp_path: Path) -> None:
+    """A real tmpfs on top of a watched directory is noticed, even where inotify is not used."""
+    done = subprocess.run(
+        ["unshare", "-m", sys.executable, "-c", MOUNTS, str(tmp_path), os.getcwd()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "unshare" in done.stderr:
+        pytest.skip("no mount namespaces here")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"{mode} {command} True []" for mode in ("auto", "poll") for command in ("mount", "umount")
+    ]
