@@ -21,7 +21,7 @@ from syncd.core.errors import StateError
 from syncd.core.model import State
 from syncd.core.timing import Backoff
 from syncd.mount.read import Reader, Snapshot
-from syncd.mount.roots import DATA_LINK, mounts_of, parents_of, watch_path
+from syncd.mount.roots import mounts_of, parents_of, watch_path
 from syncd.mount.watch import Watcher
 
 if TYPE_CHECKING:
@@ -294,7 +294,7 @@ class Reconciler:
         watch_path(mine, self.vault_config.path)
         for directory, names in mine.items():
             others = watch.get(directory, frozenset())
-            both = None if others is None or names is None else others | names | {DATA_LINK}
+            both = None if others is None or names is None else others | names
             watch[directory] = both
         self._vault_config_watch = frozenset(mine)
 

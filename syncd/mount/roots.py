@@ -56,10 +56,14 @@ def contains(root: str, path: str) -> bool:
 
 
 def watch_path(watch: dict[str, frozenset[str] | None], path: str) -> None:
-    """Adds what must be watched to see a path come, go or be replaced: its nearest real parent."""
+    """Adds what must be watched to see a path come, go or be replaced: its nearest real parent.
+
+    There, a swap of `..data` matters as well: the name can be a link through it, and can have been
+    made before it.
+    """
     parent, name = os.path.split(path)
     while name and not os.path.isdir(parent):
         parent, name = os.path.split(parent)
     names = watch.get(parent, frozenset())
     if name and names is not None:
-        watch[parent] = names | {name}
+        watch[parent] = names | {name, DATA_LINK}

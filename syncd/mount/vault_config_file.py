@@ -12,7 +12,8 @@ import stat
 import time
 from typing import TYPE_CHECKING, Final
 
-import aiofiles
+import anyio
+import anyio.to_thread
 
 from syncd.core.errors import ConfigurationError
 from syncd.core.findings import Finding, finding
@@ -71,19 +72,13 @@ class VaultConfigFile:
             Whether the reading came out differently from the last one.
         """
         self.postponed = False
-        try:
-            async with aiofiles.open(self.path, "rb", opener=_open_at_once) as file:
-                status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    return self._reject("vault-config-unreadable", "is not a file")
-                if status.st_size > _LARGEST:
-                    return self._reject("vault-config-unreadable", "is larger than 64 MiB")
-                if at_rest and 0 <= time.time() - status.st_mtime < self._settle:
-                    self.postponed = True
-                    return False
-                text = await file.read()
-        except OSError as error:
-            return self._reject("vault-config-unreadable", f"cannot be read: {error.strerror}")
+        # one trip to a thread: cancelled between opening and closing, it would leak the file
+        text = await anyio.to_thread.run_sync(self._read, at_rest)
+        if text is None:
+            self.postponed = True
+            return False
+        if isinstance(text, str):
+            return self._reject("vault-config-unreadable", text)
         digest = hashlib.sha256(text).digest()
         if digest == self._digest:
             return False
@@ -94,6 +89,21 @@ class VaultConfigFile:
         if config is not None:
             self.config = config
         return True
+
+    def _read(self, at_rest: bool) -> bytes | str | None:  # noqa: FBT001 - run_sync's
+        """The content, or why there is none, or None for a file that is being written."""
+        try:
+            with open(self.path, "rb", opener=_open_at_once) as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    return "is not a file"
+                if status.st_size > _LARGEST:
+                    return "is larger than 64 MiB"
+                if at_rest and 0 <= time.time() - status.st_mtime < self._settle:
+                    return None
+                return file.read()
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
 
     def _reject(self, code: str, message: str) -> bool:
         hint = "set vault_config or BOX_VAULT_CONFIG to the JSON file that Aidbox reads"

@@ -1,0 +1,115 @@
+"""The vault config as a file: last good one kept, half-written ones left alone."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from syncd.core.errors import ConfigurationError
+from syncd.mount.vault_config_file import VaultConfigFile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ONE = '{"secret": {"a": {"path": "/m/a", "scope": {"resource_type": "Client"}}}}'
+TWO = ONE.replace('"a"', '"b"')
+SETTLE = 5.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    made = tmp_path / "vault-config.json"
+    write(made, ONE)
+    return made
+
+
+def write(path: Path, text: str, *, age: float = 100.0) -> None:
+    path.write_text(text)
+    os.utime(path, (time.time() - age,) * 2)
+
+
+async def loaded(path: Path) -> VaultConfigFile:
+    file = VaultConfigFile(str(path), SETTLE)
+    await file.load()
+    return file
+
+
+async def test_a_change_is_taken_over_and_the_same_content_is_none(path: Path) -> None:
+    """Only what reads differently counts as changed."""
+    file = await loaded(path)
+    assert set(file.entries) == {"a"}
+    write(path, ONE)
+    assert await file.refresh() is False
+    write(path, TWO)
+    assert await file.refresh() is True
+    assert (set(file.entries), file.valid) == ({"b"}, True)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"secret": {"a": {}}}', "[" * 100_000, "\0"])
+async def test_a_broken_edit_keeps_the_last_good_one(path: Path, text: str) -> None:
+    """It is said once, and its repair is said as well."""
+    file = await loaded(path)
+    write(path, text)
+    assert await file.refresh() is True
+    assert (set(file.entries), file.valid) == ({"a"}, False)
+    assert file.findings
+    assert await file.refresh() is False
+    write(path, ONE)
+    assert await file.refresh() is True
+    assert (file.valid, file.findings) == (True, ())
+
+
+def replace(path: Path, kind: str) -> None:
+    path.unlink()
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "loop":
+        path.symlink_to(path)
+    elif kind == "large":
+        path.touch()
+        os.truncate(path, (64 << 20) + 1)
+
+
+@pytest.mark.parametrize("kind", ["gone", "directory", "fifo", "loop", "large"])
+async def test_what_is_no_file_is_rejected_without_waiting(path: Path, kind: str) -> None:
+    """The reason is a finding with the path; the last good one stays."""
+    file = await loaded(path)
+    replace(path, kind)
+    with anyio.fail_after(10):
+        assert await file.refresh() is True
+        assert await file.refresh() is False
+    (found,) = file.findings
+    assert (found.code, found.source, file.valid) == ("vault-config-unreadable", str(path), False)
+    assert set(file.entries) == {"a"}
+    with pytest.raises(ConfigurationError, match="vault-config-unreadable"):
+        await loaded(path)
+
+
+async def test_a_file_that_is_being_written_is_left_alone(path: Path) -> None:
+    """Young means perhaps unfinished: it is put off, except for the first reading."""
+    file = await loaded(path)
+    write(path, TWO, age=0.0)
+    assert await file.refresh() is False
+    assert (set(file.entries), file.postponed) == ({"a"}, True)
+    assert set((await loaded(path)).entries) == {"b"}
+    write(path, TWO)
+    assert await file.refresh() is True
+    assert file.postponed is False
+
+
+async def test_no_descriptor_is_left_open_by_a_cancellation(path: Path) -> None:
+    """Cancelled at any moment, the reading closes what it opened."""
+    file = await loaded(path)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(file.refresh)
+            await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+    assert len(os.listdir("/proc/self/fd")) == before
