@@ -61,7 +61,7 @@ async def _look(
         await file.load()
     except ConfigurationError as error:
         watch: dict[str, frozenset[str] | None] = {}
-        watch_path(watch, settings.vault_config)
+        await anyio.to_thread.run_sync(watch_path, watch, settings.vault_config)
         return str(error).splitlines(), watch, _LOOK_AGAIN
     snapshot = await anyio.to_thread.run_sync(_scan, settings, file, watcher)
     missing = [

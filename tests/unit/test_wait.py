@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from syncd.settings import Duration, Settings, Watch
+from syncd.core.decode import Duration
+from syncd.settings import Settings, Watch
 from syncd.wait import wait
 
 if TYPE_CHECKING:
