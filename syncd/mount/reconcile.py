@@ -147,8 +147,6 @@ class Reconciler:
             # the baseline waits for files that are being written, or it would not be one
             await anyio.sleep(min(result.snapshot.retry_in or 0.0, self._settings.settle))
             result = await self._pass(reason)
-        # whoever wrote the vault config between its loading and its being watched made no hint
-        self._vault_config_stale = True
 
     async def settle(self, limit: float) -> None:
         """Makes passes until nothing is being written, or the limit (seconds) is over."""
@@ -161,6 +159,7 @@ class Reconciler:
         """Follows the mount until cancelled. `start` comes first."""
         reason = "start"
         duration, retry = 0.0, None if self.settled else 0.0
+        # whoever wrote the vault config between its loading and its being watched made no hint
         if await self._follow_vault_config():
             retry = 0.0
         while True:

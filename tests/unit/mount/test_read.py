@@ -470,6 +470,26 @@ def test_a_scan_that_loses_every_race_says_nothing(
     assert number == 3
 
 
+def test_a_lost_race_leaves_nothing_in_the_next_attempt(
+    mount: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found in a generation that went away is not listed twice."""
+    publish(mount, a=b"one\n", b=b"two")
+    original, swapped = beneath.open_file, False
+
+    def slow(directory: int, path: str) -> int:
+        nonlocal swapped
+        if path == "b" and not swapped:
+            swapped = True
+            publish(mount, a=b"three\n", b=b"two")
+        return original(directory, path)
+
+    monkeypatch.setattr(beneath, "open_file", slow)
+    seen = Looker(mount).scan(entries(mount, "a", "b"))
+    assert [brief(o) for o in seen.observations.values()] == [PRESENT, PRESENT]
+    assert (seen.newline_ended, seen.atomic_roots) == (["a"], [str(mount)])
+
+
 # removed, or away
 
 
