@@ -156,6 +156,7 @@ class Watcher:
             return None
         try:
             epoll.register(mounts, select.EPOLLIN | select.EPOLLET)
+            epoll.poll(0)  # the edge of being registered is no news
         except OSError:
             os.close(mounts)
             return None
