@@ -233,7 +233,9 @@ class Refresher:
     async def _attempt(self) -> float | None:
         """One fetch and publication; returns how long to wait for the next, or None for ever."""
         try:
-            payload, changed = await anyio.to_thread.run_sync(self._pass, limiter=self._limiter)
+            payload, changed, kind = await anyio.to_thread.run_sync(
+                self._pass, limiter=self._limiter
+            )
         except TemporaryError as error:
             if self._stopping:
                 await anyio.lowlevel.checkpoint()  # cancelled: no failure of the provider's
@@ -242,16 +244,20 @@ class Refresher:
             return self._refuse(str(error))
         except Exception as error:  # noqa: BLE001 - a bug in one provider must not stop the others
             return self._refuse(f"{describe(error)}, a bug in syncd; please report it")
+        if self._last_success_at is None:
+            self._warn_of_disk(kind)
         self._succeed(payload, changed=changed)
         if not self._interval:
             return None
         delay = jittered(self._interval, self._rng)
         return delay if payload.due is None else min(delay, max(SOONEST, payload.due))
 
-    def _pass(self) -> tuple[Payload, bool]:
-        """Does the work, in a worker thread."""
+    def _pass(self) -> tuple[Payload, bool, str | None]:
+        """Does the work, in a worker thread; the target's file system only the first time."""
         payload = self.provider.fetch()
-        return payload, self._publisher.publish(payload.files)
+        changed = self._publisher.publish(payload.files)
+        first = self._last_success_at is None
+        return payload, changed, filesystem(self._publisher.target) if first else None
 
     def _succeed(self, payload: Payload, *, changed: bool) -> None:
         now = _rfc3339(self._clock())
@@ -262,8 +268,6 @@ class Refresher:
             files=len(payload.files),
             after_failures=self._backoff.failures,
         )
-        if self._last_success_at is None:
-            self._warn_of_disk()
         self._backoff.reset()
         self._refusals.clear()
         self._files = len(payload.files)
@@ -273,8 +277,7 @@ class Refresher:
             self._last_change_at = now
         self._metrics.succeeded()
 
-    def _warn_of_disk(self) -> None:
-        kind = filesystem(self._publisher.target)
+    def _warn_of_disk(self, kind: str | None) -> None:
         if kind is not None and kind not in IN_MEMORY:
             log.warning(
                 "provision.target_on_disk",
