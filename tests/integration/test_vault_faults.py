@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.openbao import ROOT, OpenBao, contents
+from support.openbao import ROOT, OpenBao, contents, vault_class
 from support.receiver import (
     Receiver,
     Reply,
@@ -25,8 +25,9 @@ from support.tls import EXPIRED, Authority
 
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.providers import vault_http
-from syncd.providers.auth import AppRole
+from syncd.providers.auth import AppRole, AzureLogin
 from syncd.providers.transport import Trust
+from syncd.providers.vault_auth import Login
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -280,6 +281,86 @@ def test_interrupting_ends_a_fetch_that_hangs(
         provider.fetch()
     provider.resume()
     assert contents(provider.fetch()) == {"f": b"v"}
+
+
+def test_a_proxy_is_taken_from_the_environment(
+    openbao: OpenBao, server: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As upstream's client does; the name of the server is the proxy's to find."""
+    monkeypatch.setenv("http_proxy", server.url.rsplit("/", 1)[0])
+    monkeypatch.setenv("no_proxy", "")
+    provider = openbao.provider(OBJECTS, address="http://vault.invalid:8200")
+    assert contents(provider.fetch()) == {"f": b"v"}
+    target = "http://vault.invalid:8200/v1/secret/data/faults"
+    assert server.requests[-1].target == target
+
+
+IDENTITY = answer(access_token="identity-token", expires_in="86399")
+INSTANCE = answer(
+    compute={
+        "subscriptionId": "s",
+        "resourceGroupName": "g",
+        "name": "vm",
+        "vmScaleSetName": "",
+        "userData": "CANARY",
+    }
+)
+
+
+def azure(server: Receiver, imds: Receiver, auth: AzureLogin) -> Login:
+    vault = vault_class(OBJECTS, "roleName: aidbox")
+    address = server.url.rsplit("/", 1)[0]
+    connection = vault_http.Connection(address, "", Trust())
+    return Login(auth, vault, connection, imds=imds.url.rsplit("/", 1)[0])
+
+
+def test_azure_logs_in_with_the_machine_s_identity(server: Receiver) -> None:
+    """The identity's token for the resource, and where the machine is; no proxy in between."""
+    with Receiver() as imds:
+        imds.script(IDENTITY, INSTANCE)
+        server.script(answer(auth={"client_token": "t", "lease_duration": 60}))
+        login = azure(server, imds, AzureLogin(client_id="c", resource="https://vault/"))
+        assert login.token() == "t"
+        identity, instance = imds.requests
+    assert identity.headers["metadata"] == "true"
+    assert identity.target == (
+        "/metadata/identity/oauth2/token?api-version=2018-02-01"
+        "&resource=https%3A%2F%2Fvault%2F&client_id=c"
+    )
+    assert instance.target == "/metadata/instance?api-version=2021-02-01"
+    (request,) = server.requests
+    assert request.target == "/v1/auth/azure/login"
+    assert json.loads(request.body) == {
+        "role": "aidbox",
+        "jwt": "identity-token",
+        "subscription_id": "s",
+        "resource_group_name": "g",
+        "vm_name": "vm",
+        "vmss_name": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "says"),
+    [
+        (answer(400, error="CANARY"), RefusedError, "knows no such identity; assign it"),
+        (answer(404), RefusedError, "knows no such identity"),
+        (answer(429), TemporaryError, "is not able to answer now .429."),
+        (answer(500), TemporaryError, "is not able to answer now .500."),
+        (reply(200, b"CANARY"), TemporaryError, "does not answer; is this a machine in Azure"),
+        (close, TemporaryError, "does not answer; is this a machine in Azure"),
+    ],
+)
+def test_a_metadata_service_that_cannot_help(
+    server: Receiver, fault: Reply, kind: type[Exception], says: str
+) -> None:
+    """One clear line; nothing is sent to the vault."""
+    with Receiver() as imds:
+        imds.script(fault)
+        with pytest.raises(kind, match=f"metadata service of Azure {says}") as caught:
+            azure(server, imds, AzureLogin()).token()
+    assert "CANARY" not in str(caught.value)
+    assert not server.requests
 
 
 def lease(seconds: int, value: str, *, renewable: bool = True, name: str = "db/1") -> Reply:
