@@ -48,3 +48,7 @@ class RefusedError(SyncdError):
 
 class StateError(SyncdError):
     """The state directory cannot be used: syncd must not run without its memory."""
+
+
+class ListenError(SyncdError):
+    """An address of the API cannot be listened on: somebody else has it, or it is out of reach."""

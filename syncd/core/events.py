@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 
 from syncd.core.changes import restrict
-from syncd.core.model import ChangeKind, Scope, VaultConfigChange
+from syncd.core.model import ChangeKind, Scope, State, VaultConfigChange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SECRET_CHANGED: Final = "io.syncd.secret.changed"  # noqa: S105 - an event type
 VAULT_CONFIG_CHANGED: Final = "io.syncd.vault_config.changed"
+RESET: Final = "io.syncd.reset"
 STRUCTURED: Final = "application/cloudevents+json"
 BATCH: Final = "application/cloudevents-batch+json"
 
@@ -72,6 +73,41 @@ class VaultConfigData(msgspec.Struct, frozen=True):
     repointed: tuple[str, ...]
 
 
+class SecretState(msgspec.Struct, frozen=True):
+    """What is known of one secret now.
+
+    Attributes:
+        secret: Name in the vault config.
+        path: The file that holds the secret.
+        scope: Who may use it, as in `SecretData`.
+        state: What the last scan found at the path.
+        version: The last version seen; kept while the file is unreadable, null when missing.
+        changed_at: When the version last changed (RFC 3339, UTC); null if it was never seen to.
+        problem: What is wrong, one line, or null.
+    """
+
+    secret: str
+    path: str
+    scope: ScopeData | list[ScopeData]
+    state: State
+    version: Version | None
+    changed_at: str | None
+    problem: str | None
+
+
+class ResetData(msgspec.Struct, frozen=True):
+    """Data of `io.syncd.reset`: what a subscriber missed cannot be told, so this is what is so now.
+
+    It takes the place of all events up to the one that its id names.
+
+    Attributes:
+        secrets: Every secret within the receiver's scope and filters, by name. What is not in
+            it is not in the vault config, or not the receiver's to see.
+    """
+
+    secrets: tuple[SecretState, ...]
+
+
 Data = SecretData | VaultConfigData
 DATA_TYPES: Final[Mapping[str, type[Data]]] = {
     SECRET_CHANGED: SecretData,
@@ -109,14 +145,18 @@ class Event(msgspec.Struct, frozen=True):
         """The event as far as a grant allows to see it, or None."""
         if grant.scopes is None:
             return self
-        visible = frozenset(n for n, scopes in self.audience.items() if grant.sees(scopes))
+        return self.about(n for n, scopes in self.audience.items() if grant.sees(scopes))
+
+    def about(self, names: Iterable[str]) -> Event | None:
+        """The event as far as it concerns these secrets, or None if it does not."""
+        visible = frozenset(names)
         if isinstance(self.data, VaultConfigData):
             data = self.data
             seen = restrict(
                 VaultConfigChange(data.added, data.removed, data.rescoped, data.repointed), visible
             )
             return msgspec.structs.replace(self, data=vault_config_data(seen)) if seen else None
-        return self if visible else None
+        return self if self.subject in visible else None
 
     def since(self, acknowledged: str | None) -> Event:
         """The event for a receiver whose last acknowledged version is another one.
@@ -180,6 +220,27 @@ class Stamp(msgspec.Struct, frozen=True):
             event.data,
         )
 
+    def encode_reset(self, secrets: tuple[SecretState, ...], sequence: int, at: str) -> bytes:
+        """An `io.syncd.reset` event as JSON.
+
+        Args:
+            secrets: The state that it tells.
+            sequence: The newest event that the state includes.
+            at: Now (RFC 3339, UTC).
+        """
+        return _encoder.encode(
+            CloudEvent(
+                "1.0",
+                self.id(sequence),
+                self.source,
+                RESET,
+                "secrets",
+                at,
+                "application/json",
+                ResetData(secrets),
+            )
+        )
+
     def encode(self, event: Event) -> bytes:
         """The event as JSON, in structured content mode."""
         return _encoder.encode(self.cloud_event(event))
@@ -196,6 +257,20 @@ def scope_data(scopes: tuple[Scope, ...]) -> ScopeData | list[ScopeData]:
     """Scopes as an event carries them."""
     several = [ScopeData(scope.resource_type, scope.id) for scope in scopes]
     return several[0] if len(several) == 1 else several
+
+
+def secret_state(known: Known) -> SecretState:
+    """What is known of a secret, as it is told."""
+    entry = known.entry
+    return SecretState(
+        entry.name,
+        entry.path,
+        scope_data(entry.scopes),
+        known.state,
+        known.version,
+        known.changed_at,
+        known.problem,
+    )
 
 
 def secret_data(change: Change) -> SecretData:
@@ -280,5 +355,15 @@ class _VaultConfigChanged(msgspec.Struct, tag=VAULT_CONFIG_CHANGED, tag_field="t
     data: VaultConfigData
 
 
-WIRE_TYPES: Final = _SecretChanged | _VaultConfigChanged
+class _Reset(msgspec.Struct, tag=RESET, tag_field="type"):
+    specversion: str
+    id: str
+    source: str
+    subject: str
+    time: str
+    datacontenttype: str
+    data: ResetData
+
+
+WIRE_TYPES: Final = _SecretChanged | _VaultConfigChanged | _Reset
 """Every event as it goes over the wire, for `syncd schema event`."""
