@@ -7,12 +7,17 @@ cost little.
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
 from syncd import __version__
 from syncd.core.decode import Duration, decode
 from syncd.core.errors import ConfigurationError, StateError, SyncdError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _NO_INPUT = 2
 
@@ -100,6 +105,87 @@ def check(config: str | None, format_: str, *, strict: bool) -> None:
     findings = run_checks(config)
     click.echo(as_json(findings) if format_ == "json" else as_text(findings))
     sys.exit(exit_code(findings, strict=strict))
+
+
+_socket = click.option(
+    "--socket",
+    "socket",
+    metavar="PATH",
+    help="The daemon's; else $SYNCD_SOCKET, else /run/syncd/syncd.sock.",
+)
+_format = click.option(
+    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+
+
+@cli.command()
+@_socket
+@_format
+def status(socket: str | None, format_: str) -> None:
+    """Shows what the running daemon knows; exit code 1 when something needs attention."""
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    from syncd import status as report  # noqa: PLC0415
+    from syncd.client import socket_path  # noqa: PLC0415
+
+    with _asking():
+        found = report.ask(socket_path(socket))
+    if format_ == "json":
+        click.echo(report.as_json(found))
+    else:
+        click.echo(report.as_text(found, datetime.now(UTC)))
+    sys.exit(1 if found.status.attention else 0)
+
+
+@cli.command()
+@_socket
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is to come.")
+@click.option("--after", metavar="ID", help="Only what came after this event.")
+@click.option("--secret", "secrets", multiple=True, metavar="NAME", help="Only of this secret.")
+@click.option(
+    "--resource",
+    "resources",
+    multiple=True,
+    metavar="TYPE[/ID]",
+    help="Only of secrets that this resource may use.",
+)
+@_format
+def events(
+    socket: str | None,
+    after: str | None,
+    secrets: tuple[str, ...],
+    resources: tuple[str, ...],
+    format_: str,
+    *,
+    follow: bool,
+) -> None:
+    """Shows past events and, with --follow, the live stream."""
+    import signal  # noqa: PLC0415
+
+    from syncd.client import socket_path  # noqa: PLC0415
+    from syncd.journal import Journal, as_text  # noqa: PLC0415
+
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
+    path = socket_path(socket)
+    with _asking():
+        for block in Journal(path, follow, after, secrets, resources, _warn).events():
+            click.echo(block.data if format_ == "json" else as_text(block))
+
+
+@contextmanager
+def _asking() -> Iterator[None]:
+    """Leaves with an exit code of its own when the daemon cannot be asked."""
+    from syncd.client import DeniedError, UnreachableError  # noqa: PLC0415
+
+    try:
+        yield
+    except (DeniedError, UnreachableError) as error:
+        _say(error)
+        sys.exit(_NO_INPUT)
+
+
+def _warn(line: str) -> None:
+    click.echo(f"syncd: {line}", err=True)
 
 
 @cli.command()

@@ -13,6 +13,7 @@ import ctypes
 import gc
 import signal
 import socket
+from collections import Counter
 from contextlib import asynccontextmanager
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -23,25 +24,31 @@ import anyio.to_thread
 import structlog
 
 from syncd import __version__
+from syncd.api.facts import Facts
+from syncd.api.service import Service
 from syncd.check import log_findings
 from syncd.consumers.delivery import Delivery
 from syncd.consumers.webhook import WebhookConsumer
 from syncd.core.errors import SyncdError
 from syncd.core.events import Stamp
+from syncd.core.model import State
 from syncd.ledger import UNKNOWN_BOOT, Ledger
 from syncd.mount.reconcile import Commit, Reconciler
 from syncd.mount.vault_config_file import VaultConfigFile
 from syncd.provisioning import open_refreshers
+from syncd.retention import Retention
 from syncd.settings import grant
 from syncd.state_dir import StateDir
 from syncd.telemetry.log import configure as configure_log
 from syncd.telemetry.metrics import Metrics
+from syncd.telemetry.systemd import Notifier
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from anyio.abc import TaskStatus
 
+    from syncd.core.model import Known
     from syncd.providers.refresh import Refresher
     from syncd.settings import Settings
 
@@ -75,7 +82,7 @@ class Engine:
         self._ledger = ledger
         self._metrics = metrics
         self._listeners = listeners
-        stamp = Stamp(ledger.epoch, f"/syncd/{socket.gethostname()}")
+        stamp = make_stamp(ledger)
         self._rng = Random()  # noqa: S311 - jitter
         self.deliveries = {
             item.name: Delivery(
@@ -206,12 +213,43 @@ class Engine:
             log.warning("consumer.forgotten", consumer=name, undelivered=count)
         await self.reconciler.start()
 
+    def facts(self, inventory: Mapping[str, Known], *, ready: bool) -> Facts:
+        """What can be told about it now.
+
+        Args:
+            inventory: Everything known.
+            ready: Whether the first pass is done.
+        """
+        reconciler = self.reconciler
+        return Facts(
+            ready=ready,
+            inventory=inventory,
+            scanned_at=reconciler.scanned_at,
+            failure=reconciler.failure,
+            watch_mode=reconciler.watcher.mode,
+            watch_problem=reconciler.watcher.degraded,
+            vault_config=self.vault_config.path,
+            vault_config_valid=self.vault_config.valid,
+            rescan_interval=self.settings.watch.rescan_interval,
+            consumers={
+                item.name: (grant(item.scope), self.deliveries[item.name].health)
+                for item in self.settings.consumers
+            },
+            providers={item.provider.name: item.health for item in self.refreshers},
+            refresh=self.refresh if self.refreshers else None,
+        )
+
     def _committed(self, commit: Commit) -> None:
         if commit.events:
             for delivery in self.deliveries.values():
                 delivery.wake()
         for listener in self._listeners:
             listener(commit)
+
+
+def make_stamp(ledger: Ledger) -> Stamp:
+    """What this installation writes on its events."""
+    return Stamp(ledger.epoch, f"/syncd/{socket.gethostname()}")
 
 
 class Daemon:
@@ -229,6 +267,11 @@ class Daemon:
         self.listeners: list[Callable[[Commit], None]] = []
         self.engine: Engine | None = None
         self._next: Engine | None = None
+        self._shown: Engine | None = None
+        self._inventory: Mapping[str, Known] = {}
+        self._settled = anyio.Event()
+        self._notifier = Notifier()
+        self._service: Service | None = None
         self._scope: anyio.CancelScope | None = None
         self._stopping = False
 
@@ -236,19 +279,29 @@ class Daemon:
         """Runs until SIGTERM or SIGINT.
 
         Raises:
-            ConfigurationError: The vault config cannot be used at the start.
+            ConfigurationError: The vault config or an address cannot be used at the start.
+            ListenError: The API cannot listen where it should.
             StateError: The state directory cannot be used.
         """
         async with self._opened() as (state, ledger):
-            self._next = await self._prepare(self.settings, state, ledger)
+            self._shown = self._next = await self._prepare(self.settings, state, ledger)
+            self._service = Service(
+                ledger, make_stamp(ledger), self.metrics, self._facts, self._settled
+            )
+            retention = Retention(ledger, lambda: self.settings)
+            self.listeners += [self._noted, self._service.committed, retention.committed]
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._listen, state, ledger)
+                await tasks.start(self._service.run, self.settings.api)
+                tasks.start_soon(retention.run)
+                tasks.start_soon(self._notifier.keep_watchdog)
                 while self._next is not None and not self._stopping:
                     self.engine, self._next = self._next, None
                     with anyio.CancelScope() as self._scope:
                         await self._run_engine(self.engine)
                     self.engine.release(self._next)
                 tasks.cancel_scope.cancel()
+        self._notifier.close()
         log.info("daemon.stopped")
 
     async def run_once(self, limit: float) -> bool:
@@ -293,6 +346,10 @@ class Daemon:
         async with anyio.create_task_group() as tasks:
             await tasks.start(engine.run)
             _release_memory()
+            self._shown, self._inventory = engine, engine.reconciler.inventory
+            self._settled.set()
+            self._notifier.ready()
+            self._tell_systemd()
             log.info(
                 "daemon.ready",
                 version=__version__,
@@ -319,15 +376,38 @@ class Daemon:
                     self.refresh()
                     continue
                 log.info("daemon.stopping", signal=signal.Signals(number).name)
+                self._notifier.stopping()
                 self._stopping = True
                 self._end_engine()
                 return
 
+    def _facts(self) -> Facts:
+        """What can be told now: during a reload still about the engine that made its first pass."""
+        assert self._shown is not None
+        return self._shown.facts(self._inventory, ready=self._settled.is_set())
+
+    def _noted(self, commit: Commit) -> None:
+        self._inventory = commit.inventory
+        if self._settled.is_set():
+            self._tell_systemd()
+
+    def _tell_systemd(self) -> None:
+        states = Counter(known.state.value for known in self._inventory.values())
+        counts = ", ".join(f"{states[state.value]} {state.value}" for state in State)
+        self._notifier.status(f"{len(self._inventory)} secrets: {counts}")
+
     async def _reload(self, state: StateDir, ledger: Ledger) -> None:
+        self._notifier.reloading()
+        engine = None
         try:
             settings = await anyio.to_thread.run_sync(self._load)
             engine = await self._prepare(settings, state, ledger)
+            if self._service is not None:
+                await self._service.reconfigure(settings.api)
         except SyncdError as error:
+            if engine is not None:
+                engine.release(self.engine)
+            self._notifier.ready()
             for line in str(error).splitlines():
                 log.error("daemon.reload_rejected", problem=line, hint="the old one stays")
             return

@@ -1,0 +1,1 @@
+"""Others ask: subscribers and operators over a Unix socket, probes and scrapers over TCP."""

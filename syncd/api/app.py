@@ -1,0 +1,274 @@
+"""The routes: who may ask what, and which answer that gives.
+
+Handlers read facts in the event loop, where they are all of one moment, and make the answer in a
+worker thread.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import anyio.to_thread
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+from syncd.api.report import (
+    RefreshReport,
+    Refusal,
+    readiness,
+    secrets_report,
+    status_report,
+)
+from syncd.api.stream import Stream
+from syncd.api.subscribers import Caller, View, peer_of, resource
+from syncd.core.errors import StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope as AsgiScope, Send
+
+    from syncd.api.broadcast import Broadcast
+    from syncd.api.facts import Facts
+    from syncd.api.server import Connection
+    from syncd.api.subscribers import Subscribers
+    from syncd.core.model import Scope
+    from syncd.ledger import Ledger
+    from syncd.telemetry.metrics import Metrics
+
+START: Final = "start"
+"""The position before everything that the log holds, for `?after=`."""
+
+LARGEST_BODY: Final = 1024
+"""Bytes of a request's body at the most: no request needs one."""
+
+_JSON: Final = "application/json"
+_MOST_FILTERS: Final = 100
+_TRUTH: Final = {"true": True, "1": True, "false": False, "0": False}
+_encode = msgspec.json.Encoder().encode
+
+
+class Api:
+    """What is served on the Unix socket.
+
+    Args:
+        subscribers: Who may ask.
+        broadcast: The event streams.
+        ledger: Where mailboxes are.
+        facts: What the daemon knows now.
+        settled: Returns when the first pass over the mount is done.
+    """
+
+    def __init__(
+        self,
+        subscribers: Subscribers,
+        broadcast: Broadcast,
+        ledger: Ledger,
+        facts: Callable[[], Facts],
+        settled: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._subscribers = subscribers
+        self._broadcast = broadcast
+        self._ledger = ledger
+        self._facts = facts
+        self._settled = settled
+
+    def app(self) -> ASGIApp:
+        """The application."""
+        routes = [
+            Route("/v1/secrets", self._secrets, methods=["GET"]),
+            Route("/v1/status", self._status, methods=["GET"]),
+            Route("/v1/events", self._events, methods=["GET"]),
+            Route("/v1/refresh", self._refresh, methods=["POST"]),
+        ]
+        return self._authorised(_starlette(routes))
+
+    def _authorised(self, app: ASGIApp) -> ASGIApp:
+        """Lets nobody pass whom the kernel does not vouch for, whatever the path."""
+
+        async def pass_on(scope: AsgiScope, receive: Receive, send: Send) -> None:
+            connection: Connection = scope["state"]["connection"]
+            peer = peer_of(connection.transport.get_extra_info("socket"))
+            caller = self._subscribers.caller(peer)
+            if caller is None:
+                error = f"uid {peer.uid} may not ask; add it to api.subscribers"
+                await _json(Refusal(error), 403)(scope, receive, send)
+                return
+            scope["state"]["caller"] = caller
+            await app(scope, receive, send)
+
+        return pass_on
+
+    async def _secrets(self, request: Request) -> Response:
+        _parameters(request, ())
+        await self._settled()
+        view, facts = View(_caller(request).grant), self._facts()
+
+        def answer() -> bytes:
+            return _encode(secrets_report(facts, self._ledger.pending(), view))
+
+        return Response(await anyio.to_thread.run_sync(answer), media_type=_JSON)
+
+    async def _status(self, request: Request) -> Response:
+        _parameters(request, ())
+        grant, facts = _caller(request).grant, self._facts()
+        position = (self._broadcast.stamp.epoch, self._broadcast.history.last)
+        count = self._broadcast.count
+
+        def answer() -> bytes:
+            return _encode(
+                status_report(
+                    facts,
+                    self._ledger.pending(),
+                    View(grant),
+                    position=position,
+                    subscribers=count,
+                    limited=grant.scopes is not None,
+                    now=datetime.now(UTC),
+                )
+            )
+
+        return Response(await anyio.to_thread.run_sync(answer), media_type=_JSON)
+
+    async def _events(self, request: Request) -> Stream:
+        parameters = _parameters(request, ("after", "follow", "resource", "secret"))
+        caller = _caller(request)
+        view = View(caller.grant, parameters.get("secret", ()), _resources(parameters))
+        follow = _follow(parameters)
+        after = request.headers.get("last-event-id") or _single(parameters, "after")
+        await self._settled()
+        return Stream(
+            self._broadcast,
+            view,
+            request.scope["state"]["connection"],
+            position=await self._position(after, follow=follow),
+            subscriber=caller.name,
+            follow=follow,
+            head=request.method == "HEAD",
+        )
+
+    async def _position(self, after: str | None, *, follow: bool) -> int | None:
+        """Where a stream begins; None where that cannot be told from what the ledger holds."""
+        last = self._broadcast.history.last
+        if not after and follow:
+            return last
+        first, _ = await anyio.to_thread.run_sync(self._ledger.span)
+        if not after or after == START:
+            return first
+        position = self._broadcast.stamp.sequence(after)
+        return position if position is not None and first <= position <= last else None
+
+    async def _refresh(self, request: Request) -> Response:
+        _parameters(request, ())
+        if not _caller(request).privileged:
+            raise HTTPException(403, "only root and the daemon's own user may ask for a refresh")
+        facts = self._facts()
+        if facts.refresh is None:
+            raise HTTPException(404, "there is nothing to refresh; configure provision")
+        facts.refresh()
+        return _json(RefreshReport(tuple(sorted(facts.providers))), 202)
+
+
+class Probes:
+    """What is served over TCP: probes and metrics, to anybody who can connect.
+
+    Args:
+        facts: What the daemon knows now.
+        metrics: What is scraped.
+    """
+
+    def __init__(self, facts: Callable[[], Facts], metrics: Metrics) -> None:
+        self._facts = facts
+        self._metrics = metrics
+
+    def app(self) -> ASGIApp:
+        """The application."""
+        return _starlette(
+            [
+                Route("/healthz", self._healthz, methods=["GET"]),
+                Route("/readyz", self._readyz, methods=["GET"]),
+                Route("/metrics", self._exposition, methods=["GET"]),
+            ]
+        )
+
+    async def _healthz(self, _request: Request) -> Response:
+        return Response(b"ok\n", media_type="text/plain")
+
+    async def _readyz(self, _request: Request) -> Response:
+        answer = readiness(self._facts())
+        return _json(answer, 200 if answer.ready else 503)
+
+    async def _exposition(self, request: Request) -> Response:
+        accept = request.headers.get("accept", "")
+        body, type_ = await anyio.to_thread.run_sync(self._metrics.exposition, accept)
+        return Response(body, headers={"content-type": type_})
+
+
+def _starlette(routes: Sequence[Route]) -> Starlette:
+    return Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: _refuse, StateError: _unusable},
+        max_body_size=LARGEST_BODY,
+    )
+
+
+async def _refuse(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _json(Refusal(error.detail), error.status_code, error.headers)
+
+
+async def _unusable(_request: Request, error: Exception) -> Response:
+    return _json(Refusal(str(error)), 503)
+
+
+def _json(
+    answer: msgspec.Struct, status: int, headers: Mapping[str, str] | None = None
+) -> Response:
+    return Response(_encode(answer), status, headers, media_type=_JSON)
+
+
+def _caller(request: Request) -> Caller:
+    caller: Caller = request.scope["state"]["caller"]
+    return caller
+
+
+def _parameters(request: Request, allowed: Sequence[str]) -> dict[str, list[str]]:
+    """The query's parameters; one that is misspelt is refused, or a filter would not filter."""
+    found: dict[str, list[str]] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in allowed:
+            known = f"; there are {', '.join(allowed)}" if allowed else ""
+            raise HTTPException(400, f"there is no such query parameter{known}")
+        found.setdefault(name, []).append(value)
+    if sum(map(len, found.values())) > _MOST_FILTERS:
+        raise HTTPException(400, f"more than {_MOST_FILTERS} query parameters; open more streams")
+    return found
+
+
+def _single(parameters: Mapping[str, list[str]], name: str) -> str | None:
+    values = parameters.get(name, [])
+    if len(values) > 1:
+        raise HTTPException(400, f"{name} is given twice; give it once")
+    return values[0] if values else None
+
+
+def _follow(parameters: Mapping[str, list[str]]) -> bool:
+    found = _TRUTH.get(_single(parameters, "follow") or "true")
+    if found is None:
+        raise HTTPException(400, "follow is neither true nor false; write one of them")
+    return found
+
+
+def _resources(parameters: Mapping[str, list[str]]) -> list[Scope]:
+    found = []
+    for text in parameters.get("resource", ()):
+        wanted = resource(text)
+        if wanted is None:
+            raise HTTPException(400, "resource is not Type or Type/id; write Client/my-client")
+        found.append(wanted)
+    return found

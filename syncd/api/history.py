@@ -1,0 +1,164 @@
+"""Events for streams to read: the recent ones in memory, older ones from the ledger.
+
+Both are kept as items that are encoded once, however many streams send them. The recent ones
+follow the ledger by sequence: whatever does not join on to them (another writer of the ledger,
+a commit while nobody listened) makes them start anew, and the ledger fills the gap. Older ones are
+read in pages that begin at multiples of the page's size, so that a thousand streams that resume
+at a thousand places share them; one is read at a time, so that they slow nobody else down.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.to_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from syncd.api.subscribers import View
+    from syncd.core.events import Data, Event, Stamp
+    from syncd.ledger import Ledger
+
+PAGE: Final = 256
+"""Events in a page of the ledger."""
+
+RECENT: Final = 16_384
+"""Events in memory at the most, and only while a stream has yet to send them."""
+
+_PAGES: Final = 8
+
+
+class Item:
+    """An event and its frames (WHATWG HTML section 9.2.6), one for each distinct view."""
+
+    __slots__ = ("_frame", "_others", "event")
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+        self._frame: bytes | None = None
+        self._others: dict[Data, bytes] | None = None
+
+    def frame(self, view: View, stamp: Stamp) -> bytes | None:
+        """The event as a view shows it, ready to be sent, or None."""
+        seen = view.see(self.event)
+        if seen is self.event:
+            if self._frame is None:
+                self._frame = event_frame(seen, stamp)
+            return self._frame
+        if seen is None:
+            return None
+        if self._others is None:
+            self._others = {}
+        frame = self._others.get(seen.data)
+        if frame is None:
+            frame = self._others[seen.data] = event_frame(seen, stamp)
+        return frame
+
+
+def event_frame(event: Event, stamp: Stamp) -> bytes:
+    """An event in the stream's format."""
+    return frame(stamp.id(event.sequence), event.type, stamp.encode(event))
+
+
+def frame(id_: str, type_: str, data: bytes) -> bytes:
+    """One block of an event stream; JSON keeps line breaks out of `data`."""
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (id_.encode(), type_.encode(), data)
+
+
+class History:
+    """The events that a stream can read.
+
+    Args:
+        ledger: Where older ones are.
+        last: Sequence of the newest event.
+
+    Attributes:
+        last: Sequence of the newest event that streams may know of.
+    """
+
+    def __init__(self, ledger: Ledger, last: int) -> None:
+        self._ledger = ledger
+        self.last = last
+        self._recent: list[Item] = []
+        self._pages: OrderedDict[int, tuple[Item, ...]] = OrderedDict()
+        self._reading = anyio.Lock()
+
+    def add(self, events: Sequence[Event], *, keep: bool) -> None:
+        """Takes note of events that were committed.
+
+        Args:
+            events: In order.
+            keep: Whether a stream is going to read them from memory.
+        """
+        if not events or events[-1].sequence <= self.last:
+            return
+        joins = self._recent and events[0].sequence == self._recent[-1].event.sequence + 1
+        if not keep or not joins:
+            self._recent = []
+        if keep:
+            self._recent += map(Item, events[-RECENT:])
+            del self._recent[:-RECENT]
+        self.last = events[-1].sequence
+
+    def forget(self, upto: int) -> None:
+        """Lets go of recent events up to a sequence, and of pages: nobody needs them now."""
+        if self._recent:
+            first = self._recent[0].event.sequence
+            del self._recent[: max(0, upto + 1 - first)]
+        self._pages.clear()
+
+    def at_hand(self, position: int) -> Sequence[Item] | None:
+        """The next events after a position, if they are in memory; empty when there are none."""
+        if position >= self.last:
+            return ()
+        if self._recent and position + 1 >= (first := self._recent[0].event.sequence):
+            start = position + 1 - first
+            return self._recent[start : start + PAGE]
+        page = self._pages.get((position + 1) // PAGE)
+        return None if page is None else self._after(page, position)
+
+    async def read(self, position: int) -> Sequence[Item] | None:
+        """The next events after a position, or None when some of them are no longer held.
+
+        Raises:
+            StateError: The ledger cannot be used.
+        """
+        items = self.at_hand(position)
+        if items is None:
+            async with self._reading:
+                items = self.at_hand(position)
+                if items is None:
+                    items = await self._load(position)
+        if not items and position < self.last:
+            return None
+        return None if items and items[0].event.sequence != position + 1 else items
+
+    async def _load(self, position: int) -> Sequence[Item]:
+        number = (position + 1) // PAGE
+        begin = number * PAGE
+        last = self.last
+        page = await anyio.to_thread.run_sync(self._items, begin)
+        if begin + PAGE - 1 <= last:
+            self._pages[number] = page
+            while len(self._pages) > _PAGES:
+                self._pages.popitem(last=False)
+        else:
+            # nobody is told of an event before the daemon says that it is committed
+            page = tuple(item for item in page if item.event.sequence <= last)
+        return self._after(page, position)
+
+    def _items(self, begin: int) -> tuple[Item, ...]:
+        """A page, without what stands alone since the log was pruned."""
+        events = self._ledger.events_after(begin - 1, PAGE)
+        pruned, _ = self._ledger.span()
+        return tuple(Item(e) for e in events if e.sequence < begin + PAGE and e.sequence > pruned)
+
+    @staticmethod
+    def _after(page: Sequence[Item], position: int) -> Sequence[Item]:
+        if not page:
+            return ()
+        # a page has no holes: what was pruned is missing at its beginning
+        return page[max(0, position + 1 - page[0].event.sequence) :]

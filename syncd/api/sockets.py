@@ -1,0 +1,276 @@
+"""The sockets that the API listens on: taken from systemd, or made here.
+
+A Unix socket is made with its final mode at the most: what `fchmod` sets on a socket before `bind`
+bounds the mode of the file that `bind` makes (unix(7), net/unix/af_unix.c `unix_bind_bsd`), so
+there is no moment in which anybody may connect whom the configuration does not name. A file that
+a dead process left behind is replaced; whether its owner lives is asked by connecting to it.
+
+Everything here blocks: call it in a worker thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from grp import getgrnam
+from typing import TYPE_CHECKING, Final
+
+from syncd.core.errors import ConfigurationError, ListenError
+from syncd.core.findings import finding
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+FIRST_INHERITED: Final = 3
+"""The first descriptor that systemd hands over (`SD_LISTEN_FDS_START`, sd_listen_fds(3))."""
+
+BACKLOG: Final = 2048
+"""Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`."""
+
+_PROBE_NAMES: Final = frozenset(("listen", "metrics", "probes"))
+_ACTIVATION: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening socket.
+
+    Attributes:
+        socket: Bound and listening.
+        address: What to call it in log lines.
+        path: The file that must go with it, or None when it is not ours to remove.
+        inode: Device and inode of that file, so that nobody else's is removed.
+    """
+
+    socket: socket.socket
+    address: str
+    path: str | None = None
+    inode: tuple[int, int] | None = None
+
+    def close(self) -> None:
+        """Stops listening, and removes the file if it is still the one that was made."""
+        if self.path is not None:
+            with contextlib.suppress(OSError):
+                found = os.lstat(self.path)
+                if (found.st_dev, found.st_ino) == self.inode:
+                    os.unlink(self.path)
+        self.socket.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What systemd handed over: at most one socket for each purpose."""
+
+    api: Listener | None = None
+    probes: Listener | None = None
+    ignored: tuple[str, ...] = ()
+
+
+def inherit(environ: MutableMapping[str, str]) -> Inherited:
+    """Takes the sockets of a socket-activated service (sd_listen_fds(3)).
+
+    A Unix socket is the API's and a TCP socket the probes', unless `FileDescriptorName=` says
+    `api` or `probes`. The variables are removed, so that no child takes them for its own.
+
+    Args:
+        environ: The environment.
+    """
+    pid, count, names = (environ.pop(name, "") for name in _ACTIVATION)
+    if pid != str(os.getpid()) or not (count.isascii() and count.isdigit()):
+        return Inherited()
+    taken: dict[str, Listener] = {}
+    ignored = []
+    labels = names.split(":")
+    for index in range(int(count)):
+        label = labels[index] if index < len(labels) else ""
+        listener = _adopt(FIRST_INHERITED + index)
+        if listener is None:
+            ignored.append(label or f"fd {FIRST_INHERITED + index}")
+            continue
+        unix = listener.socket.family == socket.AF_UNIX
+        purpose = "probes" if label in _PROBE_NAMES or not (unix or label == "api") else "api"
+        if taken.setdefault(purpose, listener) is not listener or (purpose == "api" and not unix):
+            # without a Unix socket there are no credentials to tell callers apart by
+            taken = {key: item for key, item in taken.items() if item is not listener}
+            listener.close()
+            ignored.append(label or listener.address)
+    return Inherited(taken.get("api"), taken.get("probes"), tuple(ignored))
+
+
+def _adopt(descriptor: int) -> Listener | None:
+    try:
+        os.set_inheritable(descriptor, False)
+        found = socket.socket(fileno=descriptor)
+    except OSError:
+        return None
+    try:
+        listening = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        known = found.family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
+        if found.type == socket.SOCK_STREAM and listening and known:
+            found.setblocking(False)
+            return Listener(found, f"{_shown(found)} (from systemd)")
+    except OSError:
+        pass
+    found.close()
+    return None
+
+
+def _shown(found: socket.socket) -> str:
+    name = found.getsockname()
+    if isinstance(name, tuple):
+        return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+    return repr(name) if isinstance(name, bytes) else str(name)
+
+
+def make_unix(path: str, mode: int, group: str | None) -> Listener:
+    """Makes a listening Unix socket; a missing last directory is made too.
+
+    Args:
+        path: Where.
+        mode: Permission bits of the file; whoever may write to it may connect (unix(7)).
+        group: Owner group by name or number, or None for the process's own.
+
+    Raises:
+        ConfigurationError: There is no such group, or this process must not give it away.
+        ListenError: The path cannot be used, or a live process listens there.
+    """
+    _make_room(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        os.fchmod(listener.fileno(), 0o600)
+        try:
+            listener.bind(path)
+        except OSError as error:
+            raise _refusal(path, error) from None
+        found = os.lstat(path)
+        made = Listener(listener, path, path, (found.st_dev, found.st_ino))
+    except BaseException:
+        listener.close()
+        raise
+    try:
+        set_access(path, mode, group)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def set_access(path: str, mode: int, group: str | None) -> None:
+    """Sets who may connect to a socket that was made here.
+
+    Raises:
+        ConfigurationError: There is no such group, or this process must not give it away.
+        ListenError: The mode cannot be set.
+    """
+    gid = -1 if group is None else _group_id(group)
+    try:
+        if gid >= 0:
+            os.chown(path, -1, gid)
+    except OSError:
+        hint = "make syncd's user a member of it"
+        raise _misconfigured("socket_group", f"{group} cannot own the socket", hint) from None
+    try:
+        os.chmod(path, mode)
+    except OSError as error:
+        raise _refusal(path, error) from None
+
+
+def _make_room(path: str) -> None:
+    """Makes the directory, and removes what a dead process left at the path."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.dirname(path), 0o755)
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _refusal(path, error) from None
+    if not stat.S_ISSOCK(found.st_mode):
+        raise ListenError(
+            f"cannot listen on {path}: something that is not a socket is there; remove it or "
+            "change api.socket"
+        )
+    if _answers(path):
+        raise ListenError(
+            f"cannot listen on {path}: another process listens there; stop it or change api.socket"
+        )
+    try:
+        os.unlink(path)
+    except OSError as error:
+        raise _refusal(path, error) from None
+
+
+def _answers(path: str) -> bool:
+    """Whether a living process holds the socket: only ECONNREFUSED says that none does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)  # a full backlog is a live process too, and would block
+        try:
+            caller.connect(path)
+        except OSError as error:
+            return error.errno not in (errno.ECONNREFUSED, errno.ENOENT)
+    return True
+
+
+def _group_id(group: str) -> int:
+    if group.isascii() and group.isdigit():
+        return int(group)
+    try:
+        return getgrnam(group).gr_gid
+    except KeyError:
+        hint = "create the group or name another one"
+        raise _misconfigured("socket_group", f"there is no group {group}", hint) from None
+
+
+def make_tcp(listen: str) -> Listener:
+    """Makes a listening TCP socket.
+
+    Args:
+        listen: `host:port`, an IPv6 address in brackets.
+
+    Raises:
+        ConfigurationError: The host has no address.
+        ListenError: The address cannot be listened on.
+    """
+    host, _, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        flags = socket.AI_PASSIVE
+        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=flags)
+    except (OSError, UnicodeError):
+        hint = "write an address of this machine, such as 127.0.0.1:9753"
+        raise _misconfigured("listen", f"{host} has no address", hint) from None
+    family, _, _, _, address = found[0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise ListenError(
+            f"cannot listen on {listen}: {_reason(error)}; free the address or change api.listen"
+        ) from None
+    return Listener(listener, _shown(listener))
+
+
+def _refusal(path: str, error: OSError) -> ListenError:
+    return ListenError(
+        f"cannot listen on {path}: {_reason(error)}; name a writable place of 107 bytes at the "
+        "most as api.socket"
+    )
+
+
+def _reason(error: OSError) -> str:
+    # "AF_UNIX path too long" comes without an errno
+    return error.strerror or "the path is too long"
+
+
+def _misconfigured(key: str, message: str, hint: str) -> ConfigurationError:
+    return ConfigurationError([finding("config-invalid", "api", f"api.{key}", message, hint)])

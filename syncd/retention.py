@@ -1,0 +1,78 @@
+"""Keeps the event log within its bounds, for as long as the daemon lives."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from syncd.core.errors import StateError
+from syncd.mount.reconcile import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from syncd.ledger import Ledger
+    from syncd.mount.reconcile import Commit
+    from syncd.settings import Settings
+
+AT_LEAST: Final = 3600.0
+"""Seconds after which the log is looked at although nothing was added: events grow old."""
+
+log = structlog.get_logger()
+
+
+class Retention:
+    """Prunes after commits, at the most once per `watch.rescan_interval`.
+
+    Args:
+        ledger: Holds the event log.
+        settings: The configuration as it is now.
+    """
+
+    def __init__(self, ledger: Ledger, settings: Callable[[], Settings]) -> None:
+        self._ledger = ledger
+        self._settings = settings
+        self._grown = anyio.Event()
+        self._grown.set()  # limits may have been lowered since the last run
+
+    def committed(self, commit: Commit) -> None:
+        """Says that the log has grown. Call it from the event loop."""
+        if commit.events:
+            self._grown.set()
+
+    async def run(self) -> None:
+        """Prunes until cancelled."""
+        while True:
+            with anyio.move_on_after(AT_LEAST):
+                await self._grown.wait()
+            self._grown = anyio.Event()
+            settings = self._settings()
+            try:
+                await anyio.to_thread.run_sync(
+                    prune, self._ledger, settings.event_log.max_events, settings.event_log.max_age
+                )
+            except StateError as error:
+                log.warning("event_log.not_pruned", problem=str(error))
+            await anyio.sleep(settings.watch.rescan_interval)
+
+
+def prune(ledger: Ledger, max_events: int, max_age: float) -> None:
+    """Removes what is beyond the bounds. Blocks.
+
+    Args:
+        ledger: Holds the event log.
+        max_events: How many events to keep at the most.
+        max_age: Seconds that an event is kept at the most.
+
+    Raises:
+        StateError: The ledger cannot be used.
+    """
+    oldest = max(0.0, time.time() - max_age)
+    count = ledger.prune(max_events, rfc3339(datetime.fromtimestamp(oldest, UTC)))
+    if count:
+        log.info("event_log.pruned", events=count)

@@ -1,0 +1,19 @@
+"""Text for a terminal, of names and problems that other people wrote."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from syncd.core.events import ScopeData
+
+
+def printable(text: str) -> str:
+    """Text that cannot move the cursor or recolour the terminal."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def scope_text(scope: ScopeData | list[ScopeData]) -> str:
+    """A scope as people write it."""
+    several = scope if isinstance(scope, list) else [scope]
+    return ", ".join(s.resource_type + (f"/{s.id}" if s.id else "") for s in several)
