@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
 import structlog
 
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
 HEARTBEAT: Final = 15.0
 """Seconds between two comments (WHATWG HTML section 9.2.7 advises "every 15 seconds or so")."""
 
-_TURN: Final = 16
+_TURN: Final = 32
+_PAUSE: Final = 0.0005
 log = structlog.get_logger()
 
 
@@ -83,7 +83,7 @@ class Broadcast:
         if not self._streams:
             self.history.add(events, keep=False)
             return
-        self.history.forget(min(stream.position for stream in self._streams))
+        self.history.forget(self._needed())
         self.history.add(events, keep=True)
         self._news.set()
 
@@ -145,7 +145,14 @@ class Broadcast:
                 else:
                     stream.wake(heartbeat=heartbeat)
                 if number % _TURN == 0:
-                    await anyio.lowlevel.checkpoint()
+                    # a loop that is never idle would starve the worker threads, which wait for
+                    # the interpreter's lock: scans, the ledger, and so the webhooks
+                    await anyio.sleep(_PAUSE)
+
+    def _needed(self) -> int:
+        """The position up to which no stream that makes progress needs events any more."""
+        last = self.history.last
+        return min((s.position for s in self._streams if not s.blocked), default=last)
 
     async def _tidy(self) -> None:
         """Forgets what nobody needs, and notices events that nobody announced."""
@@ -153,7 +160,7 @@ class Broadcast:
         if not self._streams:
             self.history.forget(self.history.last)
             return
-        self.history.forget(min(stream.position for stream in self._streams))
+        self.history.forget(self._needed())
         try:
             _, last = await anyio.to_thread.run_sync(self._ledger.span)
         except StateError:

@@ -17,7 +17,7 @@ from syncd.api.report import (
     SecretsReport,
     StatusReport,
 )
-from syncd.core.events import WIRE_TYPES
+from syncd.core.events import RESET, SECRET_CHANGED, VAULT_CONFIG_CHANGED, WIRE_TYPES
 
 _REF: Final = "#/components/schemas/{name}"
 _DENIED: Final = "The uid of the caller has no entry in api.subscribers."
@@ -31,6 +31,28 @@ _STREAM: Final = (
     "resumes from. A comment comes every 15 seconds. A subscriber that does not read is "
     "disconnected."
 )
+
+
+_BLOCK: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "One event of the stream (as OpenAPI 3.2 describes them)",
+    "properties": {
+        "id": {"type": "string"},
+        "event": {"enum": [SECRET_CHANGED, VAULT_CONFIG_CHANGED, RESET]},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {
+                "oneOf": [
+                    {"$ref": _REF.format(name=name)}
+                    for name in ("SecretChanged", "VaultConfigChanged", "Reset")
+                ]
+            },
+        },
+        "retry": {"type": "integer"},
+    },
+    "required": ["id", "event", "data"],
+}
 
 
 def document() -> dict[str, Any]:
@@ -71,7 +93,7 @@ def _events() -> dict[str, Any]:
     operation = _operation("events", "Past events and those to come", None, 503)
     operation["responses"]["200"] = {
         "description": _STREAM,
-        "content": {"text/event-stream": {"schema": text}},
+        "content": {"text/event-stream": {"schema": _BLOCK}},
     }
     operation["parameters"] = [
         _parameter(

@@ -147,6 +147,11 @@ class Stream:
         self._due |= heartbeat
         self._woken.set()
 
+    @property
+    def blocked(self) -> bool:
+        """Whether it waits for its subscriber to take something."""
+        return self._blocked is not None
+
     def overdue(self, now: float) -> bool:
         """Whether the subscriber has taken nothing for too long.
 
