@@ -60,11 +60,20 @@ def cli() -> None:
 )
 def run(config: str | None, *, once: bool, timeout: float) -> None:
     """Runs the daemon until SIGTERM or SIGINT."""
-    from syncd.settings import load  # noqa: PLC0415 - see the module's docstring
+    from syncd.hardening import harden  # noqa: PLC0415 - see the module's docstring
+
+    refused = harden()  # before anything is read
+
+    from syncd.settings import load  # noqa: PLC0415
     from syncd.telemetry.log import configure  # noqa: PLC0415
 
     settings = load(config)
     configure(settings.log.level, settings.log.format)  # before anything else loads structlog
+    if refused:
+        import structlog  # noqa: PLC0415
+
+        for problem in refused:
+            structlog.get_logger().warning("process.not_hardened", problem=problem)
 
     import anyio  # noqa: PLC0415
 

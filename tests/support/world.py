@@ -29,7 +29,7 @@ from syncd.core.payload import File
 from syncd.mount.publish import Publisher
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
 DEADLINE = 20.0
@@ -104,9 +104,15 @@ class World:
         with open(self.config, "w") as file:
             json.dump(content, file)
 
-    def daemon(self, *, ready: bool = True, **environment: str) -> DaemonProcess:
-        """A daemon process over this world; as a context manager it is ready, and stops."""
-        daemon = DaemonProcess(["run", "-c", self.config], environment, ready=ready)
+    def daemon(
+        self, *, ready: bool = True, wrapper: Sequence[str] = (), **environment: str
+    ) -> DaemonProcess:
+        """A daemon process over this world; as a context manager it is ready, and stops.
+
+        A wrapper is a command that ends by executing the daemon in its own place.
+        """
+        arguments = ["run", "-c", self.config]
+        daemon = DaemonProcess(arguments, environment, ready=ready, wrapper=wrapper)
         self.daemons.append(daemon)
         return daemon
 
@@ -140,9 +146,14 @@ class DaemonProcess:
     """A running `syncd run`, and its log."""
 
     def __init__(
-        self, arguments: list[str], environment: Mapping[str, str], *, ready: bool
+        self,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        *,
+        ready: bool,
+        wrapper: Sequence[str] = (),
     ) -> None:
-        self._arguments = arguments
+        self._command = [*wrapper, sys.executable, "-m", "syncd", *arguments]
         self._environment = environment
         self._await_ready = ready
         self._condition = threading.Condition()
@@ -155,7 +166,7 @@ class DaemonProcess:
     def start(self) -> Self:
         self.killed, self._over = False, False
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "syncd", *self._arguments],
+            self._command,
             env=_environment({"SYNCD_LOG_LEVEL": "debug", **self._environment}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
