@@ -182,10 +182,18 @@ class MountNamespace:
     """A private mount namespace, alive while the block is; needs root.
 
     What is mounted in there nobody else sees, and it all goes with the namespace.
+
+    Args:
+        parent: The namespace to begin with a copy of, as a container runtime does for a pod.
     """
+
+    def __init__(self, parent: MountNamespace | None = None) -> None:
+        self._parent = parent
 
     def __enter__(self) -> Self:
         command = ["unshare", "--mount", "--propagation", "private", "cat"]
+        if self._parent is not None:
+            command = [*self._parent.wrapper, *command]
         self._holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._holder.stdin is not None
         assert self._holder.stdout is not None
