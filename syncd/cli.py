@@ -176,9 +176,13 @@ def events(
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
     path = socket_path(socket)
-    with _asking():
-        for block in Journal(path, follow, after, secrets, resources, _warn).events():
-            click.echo(block.data if format_ == "json" else as_text(block))
+    journal = Journal(path, follow, after, secrets, resources, _warn)
+    try:
+        with _asking():
+            for block in journal.events():
+                click.echo(block.data if format_ == "json" else as_text(block))
+    except KeyboardInterrupt:  # click would print an empty line
+        sys.exit(130)
 
 
 @contextmanager

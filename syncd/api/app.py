@@ -24,7 +24,7 @@ from syncd.api.report import (
     status_report,
 )
 from syncd.api.stream import Stream
-from syncd.api.subscribers import Caller, View, peer_of, resource
+from syncd.api.subscribers import MOST_FILTERS, Caller, View, peer_of, resource
 from syncd.core.errors import StateError
 
 if TYPE_CHECKING:
@@ -48,8 +48,7 @@ LARGEST_BODY: Final = 1024
 """Bytes of a request's body at the most: no request needs one."""
 
 _JSON: Final = "application/json"
-_MOST_FILTERS: Final = 100
-_TRUTH: Final = {"true": True, "1": True, "false": False, "0": False}
+_TRUTH: Final = {None: True, "true": True, "false": False}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -138,7 +137,7 @@ class Api:
     async def _events(self, request: Request) -> Stream:
         parameters = _parameters(request, ("after", "follow", "resource", "secret"))
         caller = _caller(request)
-        view = View(caller.grant, parameters.get("secret", ()), _resources(parameters))
+        view = View(caller.grant, _secrets(parameters), _resources(parameters))
         follow = _follow(parameters)
         after = request.headers.get("last-event-id") or _single(parameters, "after")
         await self._settled()
@@ -245,8 +244,9 @@ def _parameters(request: Request, allowed: Sequence[str]) -> dict[str, list[str]
             known = f"; there are {', '.join(allowed)}" if allowed else ""
             raise HTTPException(400, f"there is no such query parameter{known}")
         found.setdefault(name, []).append(value)
-    if sum(map(len, found.values())) > _MOST_FILTERS:
-        raise HTTPException(400, f"more than {_MOST_FILTERS} query parameters; open more streams")
+    for name, values in found.items():
+        if len(values) > MOST_FILTERS:
+            raise HTTPException(400, f"{name} is given more than {MOST_FILTERS} times")
     return found
 
 
@@ -258,10 +258,17 @@ def _single(parameters: Mapping[str, list[str]], name: str) -> str | None:
 
 
 def _follow(parameters: Mapping[str, list[str]]) -> bool:
-    found = _TRUTH.get(_single(parameters, "follow") or "true")
+    found = _TRUTH.get(_single(parameters, "follow"))
     if found is None:
         raise HTTPException(400, "follow is neither true nor false; write one of them")
     return found
+
+
+def _secrets(parameters: Mapping[str, list[str]]) -> list[str]:
+    names = parameters.get("secret", [])
+    if "" in names:
+        raise HTTPException(400, "secret is empty; write a name or leave it out")
+    return names
 
 
 def _resources(parameters: Mapping[str, list[str]]) -> list[Scope]:

@@ -17,6 +17,7 @@ from syncd.api.report import (
     SecretsReport,
     StatusReport,
 )
+from syncd.api.subscribers import MOST_FILTERS
 from syncd.core.events import RESET, SECRET_CHANGED, VAULT_CONFIG_CHANGED, WIRE_TYPES
 
 _REF: Final = "#/components/schemas/{name}"
@@ -89,7 +90,11 @@ def document() -> dict[str, Any]:
 
 def _events() -> dict[str, Any]:
     text = {"type": "string"}
-    several = {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": 20}
+    several = {
+        "type": "array",
+        "items": {"type": "string", "minLength": 1},
+        "maxItems": MOST_FILTERS,
+    }
     operation = _operation("events", "Past events and those to come", None, 503)
     operation["responses"]["200"] = {
         "description": _STREAM,
@@ -111,14 +116,14 @@ def _events() -> dict[str, Any]:
             "Only events of secrets that these resources, `Type` or `Type/id`, may use.",
             {
                 **several,
-                "items": {"type": "string", "pattern": "^[A-Za-z0-9]+(/[A-Za-z0-9.-]+)?$"},
+                "items": {"type": "string", "pattern": "^[^/]+(/[\\s\\S]+)?$"},
             },
         ),
         {
             "name": "Last-Event-ID",
             "in": "header",
             "description": "As `after`, and goes before it: what an EventSource sends by itself.",
-            "schema": {"type": "string", "pattern": "^[0-9a-z-]*$"},
+            "schema": text,
         },
     ]
     return operation

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
             """One of its options."""
 
 
+MOST_FILTERS: Final = 20
+"""Secrets, and resources, that one stream can be narrowed to."""
+
 _UCRED: Final = struct.Struct("iII")
 _SAY_AGAIN: Final = 60.0
 _REMEMBERED: Final = 256

@@ -78,7 +78,9 @@ def session() -> Iterator[requests.Session]:
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_requests_made_from_the_document(case: schemathesis.Case, session: requests.Session) -> None:
+def test_requests_made_from_the_document(
+    case: schemathesis.Case, session: requests.Session
+) -> None:
     """Whatever the document allows, and what it does not, gets an answer that it describes."""
     if case.path == "/v1/events":
         # a stream that follows has no end
