@@ -334,7 +334,7 @@ def _contradictions(section: object, at: Path) -> list[Problem]:
     if isinstance(section, Watch) and section.rescan_interval <= 0:
         return [Problem((*at, "rescan_interval"), "must be above zero", "write 60s")]
     if isinstance(section, Api):
-        return check_listen(section.listen)
+        return check_listen(section.listen) + _check_subscribers(section.subscribers, at)
     if isinstance(section, Settings):
         names = [consumer.name for consumer in section.consumers]
         hint = "give each consumer its own name"
@@ -344,6 +344,16 @@ def _contradictions(section: object, at: Path) -> list[Problem]:
             if name in names[:index]
         ]
     return []
+
+
+def _check_subscribers(subscribers: tuple[Subscriber, ...], at: Path) -> list[Problem]:
+    uids = [subscriber.uid for subscriber in subscribers]
+    hint = "give each uid one entry, with all of its scopes"
+    return [
+        Problem((*at, "subscribers", index, "uid"), "is used twice", hint)
+        for index, uid in enumerate(uids)
+        if uid in uids[:index]
+    ]
 
 
 def _check_webhook(webhook: Webhook, at: Path) -> list[Problem]:

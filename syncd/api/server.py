@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-REQUEST_TIMEOUT: Final = 10.0
+REQUEST_TIMEOUT: Final = 5.0
 """Seconds that a client has to send a whole request."""
 
 LARGEST_HEAD: Final = 16 << 10

@@ -1,4 +1,4 @@
-"""The API of the real daemon: who may ask what, on which sockets, and what probes and metrics say."""
+"""The API of the real daemon: who may ask what, on which sockets; probes and metrics."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,7 +41,7 @@ LISTED, UNLISTED = 4242, 4343
 @pytest.fixture
 def world() -> Iterator[World]:
     with World() as world:
-        os.chmod(world.directory, 0o755)  # noqa: S103 - other users must reach the socket
+        os.chmod(world.directory, 0o755)  # other users must reach the socket
         yield world
 
 
@@ -76,8 +77,10 @@ def eventually(check: Callable[[], bool], what: str) -> None:
 def ask_as(uid: int, world: World, target: str, *options: str) -> tuple[int, str]:
     """One request by another user's process; the status and the body."""
     done = subprocess.run(
-        ["curl", "-sS", "--max-time", "10", "--unix-socket", path(world), "-w", "\n%{http_code}"]
-        + [*options, f"http://syncd{target}"],
+        [
+            *("curl", "-sS", "--max-time", "10", "--unix-socket", path(world)),
+            *("-w", "\n%{http_code}", *options, f"http://syncd{target}"),
+        ],
         user=uid,
         group=uid,
         extra_groups=[],
@@ -191,7 +194,7 @@ def test_readiness(world: World) -> None:
 
 
 def test_metrics(world: World) -> None:
-    """A scrape holds every name of the contract, and a secret's name only where that is asked for."""
+    """A scrape holds every name of the contract, and a secret's name only where asked for."""
     port = free_port()
     world.publish({"very-secret-name": secret("0")})
     world.map("very-secret-name")
@@ -306,7 +309,8 @@ def test_socket_activation(world: World) -> None:
         "    os.set_inheritable(3 + number, True)\n"
         "os.environ |= {'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': '2',\n"
         "               'LISTEN_FDNAMES': 'syncd.socket:probes'}\n"
-        f"os.execv(sys.executable, [sys.executable, '-m', 'syncd', 'run', '-c', {world.config!r}])\n"
+        f"arguments = [sys.executable, '-m', 'syncd', 'run', '-c', {world.config!r}]\n"
+        "os.execv(sys.executable, arguments)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", starter],
@@ -347,10 +351,7 @@ def test_clients_that_dawdle_or_shout(world: World) -> None:
                 target.sendall(b"GET /" + b"x" * (server.LARGEST_HEAD * 2) + b" HTTP/1.1\r\n\r\n")
                 assert b" 400 " in target.recv(1000).splitlines()[0] + b" "
         for one in slow:
-            with one:
-                try:
-                    assert one.recv(1) == b""
-                except ConnectionResetError:
-                    pass
+            with one, suppress(ConnectionResetError):
+                assert one.recv(1) == b""
         took = time.monotonic() - started
         assert server.REQUEST_TIMEOUT - 1 < took < server.REQUEST_TIMEOUT + 5

@@ -1,4 +1,4 @@
-"""`syncd status` and `syncd events` against the real daemon, and everything in the documentation."""
+"""`syncd status` and `syncd events` with the real daemon, and all code of the documentation."""
 
 from __future__ import annotations
 
@@ -54,12 +54,14 @@ def test_status(world: World) -> None:
         assert (done.returncode, done.stderr) == (0, "")
         head, *_ = done.stdout.splitlines()
         assert head.startswith("syncd ")
-        assert re.search(r"^a +Client/my-client +present +\d s ago +- +-$", done.stdout, re.M)
+        assert re.search(
+            r"^a +Client/my-client +present +\d s ago +- +-$", done.stdout, re.MULTILINE
+        )
         world.withdraw("b")
         daemon.wait_for("secret.changed", change="removed")
         done = world.run("status", "--socket", path(world))
         assert done.returncode == 1
-        assert re.search(r"^needs attention:\n  secret b is missing", done.stdout, re.M)
+        assert re.search(r"^needs attention:\n  secret b is missing", done.stdout, re.MULTILINE)
         done = world.run("status", "--socket", path(world), "--format", "json")
         assert done.returncode == 1
         answer = json.loads(done.stdout)
@@ -149,8 +151,8 @@ def blocks(language: str) -> list[tuple[str, str]]:
     found = []
     for file in ("subscribing.md", "operating.md"):
         text = (DOCS / file).read_text()
-        for match in re.finditer(rf"^```{language}\n(.*?)^```", text, re.M | re.S):
-            found.append((f"{file}:{text[: match.start()].count(chr(10)) + 1}", match[1]))
+        code = re.finditer(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        found += [(f"{file}:{text[: m.start()].count(chr(10)) + 1}", m[1]) for m in code]
     return found
 
 

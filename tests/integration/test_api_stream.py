@@ -7,6 +7,7 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -20,13 +21,26 @@ from support.world import World, secret
 from syncd.core.errors import TemporaryError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    Figure = Callable[[str], None]
 
 
 @pytest.fixture
 def world() -> Iterator[World]:
     with World() as world:
         yield world
+
+
+@pytest.fixture
+def figure(capsys: pytest.CaptureFixture[str]) -> Figure:
+    """Shows a measured figure in the test's output, whether it passes or not."""
+
+    def show(text: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{text}\n")
+
+    return show
 
 
 def path(world: World) -> str:
@@ -40,7 +54,7 @@ def begin(world: World, names: list[str], **settings: object) -> None:
 
 
 class Killable:
-    """A subscriber in a process of its own (curl); after a kill it knows its last saved position."""
+    """A subscriber in a process of its own (curl); a kill leaves it its last saved position."""
 
     def __init__(self, world: World) -> None:
         self._path = path(world)
@@ -52,8 +66,10 @@ class Killable:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            ["curl", "-sSN", "--unix-socket", self._path]
-            + ["-H", f"Last-Event-ID: {self._after}", "http://syncd/v1/events"],
+            [
+                *("curl", "-sSN", "--unix-socket", self._path),
+                *("-H", f"Last-Event-ID: {self._after}", "http://syncd/v1/events"),
+            ],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -76,7 +92,7 @@ class Killable:
         self._thread.join()
 
 
-def test_a_subscriber_that_is_killed_and_restarted(world: World) -> None:
+def test_a_subscriber_that_is_killed_and_restarted(world: World, figure: Figure) -> None:
     """Killed and restarted at random 200 times, a subscriber misses no event; ids tell repeats."""
     names = [f"s{number}" for number in range(5)]
     begin(world, names)
@@ -122,11 +138,11 @@ def test_a_subscriber_that_is_killed_and_restarted(world: World) -> None:
     assert sorted(set(sequences)) == list(range(1, newest + 1))
     contents = {event.id: event.event for event in subscriber.received}
     assert all(contents[event.id] == event.event for event in subscriber.received)
-    print(f"\n{newest} events, {len(sequences) - newest} of them repeated, none missed")
+    figure(f"{newest} events, {len(sequences) - newest} of them repeated, none missed")
 
 
-def test_a_thousand_subscribers(world: World) -> None:
-    """1,000 subscribers each get every event of 100 rotations, and a webhook is not kept waiting."""
+def test_a_thousand_subscribers(world: World, figure: Figure) -> None:
+    """1,000 subscribers each get every event of 100 rotations; webhooks are not kept waiting."""
     with Receiver() as receiver:
         begin(
             world,
@@ -150,15 +166,15 @@ def test_a_thousand_subscribers(world: World) -> None:
             webhook = receiver.wait(1)
         assert all(sequence == list(range(101)) for sequence in swarm.sequences)
         latency = [item["latency_ms"] for item in daemon.logged("delivery.acknowledged")]
-    print(
-        f"\n100,000 events in {took:.1f} s ({swarm.bytes / took / 1e6:.0f} MB/s); "
+    figure(
+        f"100,000 events in {took:.1f} s ({swarm.bytes / took / 1e6:.0f} MB/s); "
         f"{before:.0f} MiB before, {memory:.0f} MiB after; {len(webhook)} webhooks, "
         f"median {sorted(latency)[len(latency) // 2]:.0f} ms, slowest {max(latency):.0f} ms"
     )
     assert memory < before + 40
 
 
-def test_a_subscriber_that_does_not_read(world: World) -> None:
+def test_a_subscriber_that_does_not_read(world: World, figure: Figure) -> None:
     """It is cut off while memory stays bounded, resumes without a gap, and slows nobody else."""
     names = [f"s{number:03}" for number in range(300)]
     begin(world, names)
@@ -185,8 +201,8 @@ def test_a_subscriber_that_does_not_read(world: World) -> None:
             events = resumed.rest()
         wanted = range(int(ids[-1].rpartition("-")[2]) + 1, rotation * 300 + 1)
         assert [event.sequence for event in events] == list(wanted)
-    print(
-        f"\ncut off {said['behind']} events behind with {said['unsent']} bytes unsent; "
+    figure(
+        f"cut off {said['behind']} events behind with {said['unsent']} bytes unsent; "
         f"{before:.1f} MiB before, {memory:.1f} MiB after {rotation * 300} events"
     )
     assert said["unsent"] < 256 << 10

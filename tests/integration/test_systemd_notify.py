@@ -47,7 +47,7 @@ def world() -> Iterator[World]:
 
 @pytest.mark.parametrize("abstract", [False, True])
 def test_the_life_of_a_service(world: World, abstract: bool) -> None:
-    """READY after the first scan, counts, RELOADING and READY around SIGHUP, STOPPING at the end."""
+    """READY after the first scan, counts, RELOADING and READY around SIGHUP, then STOPPING."""
     name = f"syncd-test-{secrets.token_hex(8)}"
     address = f"\0{name}" if abstract else f"{world.directory}/notify"
     manager = Manager(address)
@@ -81,16 +81,18 @@ def test_the_watchdog(world: World) -> None:
     """It is patted at half of its interval, unless it is meant for another process."""
     manager = Manager(f"{world.directory}/notify")
     with manager.socket:
-        environment = {"NOTIFY_SOCKET": f"{world.directory}/notify", "WATCHDOG_USEC": "400000"}
-        with world.daemon(**environment):
+        address, interval = f"{world.directory}/notify", "400000"
+        with world.daemon(NOTIFY_SOCKET=address, WATCHDOG_USEC=interval):
             manager.until(lambda m: m.startswith("STATUS="))
-            pats = []
+            pats: list[float] = []
             while len(pats) < 4:
                 if manager.socket.recv(4096) == b"WATCHDOG=1":
                     pats.append(time.monotonic())
         assert 0.15 < (pats[-1] - pats[0]) / 3 < 0.4
         manager.until(lambda m: m == "STOPPING=1")
-        with world.daemon(**environment, WATCHDOG_PID=str(os.getpid())):
+        with world.daemon(
+            NOTIFY_SOCKET=address, WATCHDOG_USEC=interval, WATCHDOG_PID=str(os.getpid())
+        ):
             pass
         manager.heard.clear()
         manager.until(lambda m: m == "STOPPING=1")

@@ -1,4 +1,4 @@
-"""Callers of the API on a Unix socket, by plain sockets: requests, subscriptions, swarms of them."""
+"""Callers of the API on a Unix socket: requests, subscriptions, swarms of subscribers."""
 
 from __future__ import annotations
 

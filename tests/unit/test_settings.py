@@ -247,6 +247,13 @@ log: {{level: loud}}
         with pytest.raises(ConfigurationError, match="BOX_VAULT_CONFIG"):
             load(None, {})
 
+    def test_subscribers_have_a_uid_of_their_own(self, tmp_path: Path) -> None:
+        """Two entries for one uid would leave open which one counts."""
+        twice = "[{name: a, uid: 7}, {name: b, uid: 7}]"
+        assert told(f"api: {{subscribers: {twice}}}", tmp_path) == [
+            ("api.subscribers[1].uid", "is used twice")
+        ]
+
     def test_names_are_used_once(self, tmp_path: Path) -> None:
         """Two consumers of one name would share a mailbox."""
         assert told(f"consumers: [{HOOK}, {HOOK}]", tmp_path) == [

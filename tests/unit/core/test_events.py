@@ -22,6 +22,7 @@ from syncd.core.events import (
     VaultConfigData,
     events_of,
     scope_data,
+    secret_state,
 )
 from syncd.core.model import ChangeKind, Entry, Grant, Known, Observation, Scope, State
 
@@ -91,6 +92,40 @@ class TestWire:
         """A scope without `id` is written without it; several scopes are a list."""
         assert msgspec.to_builtins(scope_data((ALL,))) == {"resource_type": "Client"}
         assert scope_data((ALL, MINE)) == [ScopeData("Client"), ScopeData("Client", "mine")]
+
+
+class TestReset:
+    def test_is_a_cloud_event_of_its_own_type(self) -> None:
+        """It stands for every event up to its id, and fits `syncd schema event`."""
+        known = Known(Entry("a", "/s/a", (MINE,)), State.UNREADABLE, "k1:22", "is a pipe", AT)
+        body = STAMP.encode_reset((secret_state(known),), 42, AT)
+        event = json.loads(body)
+        jsonschema.validate(event, msgspec.json.schema(WIRE_TYPES))
+        assert (event["id"], event["type"]) == ("5f0c2a91-42", "io.syncd.reset")
+        assert event["data"] == {
+            "secrets": [
+                {
+                    "secret": "a",
+                    "path": "/s/a",
+                    "scope": {"resource_type": "Client", "id": "mine"},
+                    "state": "unreadable",
+                    "version": "k1:22",
+                    "changed_at": AT,
+                    "problem": "is a pipe",
+                }
+            ]
+        }
+        headers = {"content-type": STRUCTURED}
+        assert from_structured_event(HTTPMessage(headers, body)).get_type() == "io.syncd.reset"
+
+    def test_an_event_about_some_secrets(self) -> None:
+        """What concerns none of them is no event; a vault config's change is cut to them."""
+        assert secret_event().about(["b"]) is None
+        assert secret_event().about(["a", "b"]) == secret_event()
+        assert VAULT_EVENT.about(["c"]) is None
+        seen = VAULT_EVENT.about(["a"])
+        assert seen is not None
+        assert seen.data == VaultConfigData(("a",), (), (), ())
 
 
 class TestStamp:

@@ -1,0 +1,68 @@
+"""Who asks and what they see."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+from structlog.testing import capture_logs
+
+from syncd.api.subscribers import Peer, Subscribers, View, peer_of, resource
+from syncd.core.model import Grant, Scope
+
+
+def test_the_peer_of_a_socket() -> None:
+    """The kernel tells which process connected, and as whom."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert peer_of(ours) == Peer(os.getpid(), os.geteuid(), os.getegid())
+
+
+def test_callers() -> None:
+    """Root and the daemon's own user see everything, others what is granted, the rest nothing."""
+    subscribers = Subscribers({7: ("app", Grant([Scope("Client")]))})
+    for uid in (0, os.geteuid()):
+        caller = subscribers.caller(Peer(1, uid, 1))
+        assert caller is not None
+        assert caller.privileged
+        assert caller.grant.scopes is None
+    caller = subscribers.caller(Peer(1, 7, 1))
+    assert caller is not None
+    assert (caller.name, caller.privileged) == ("app", False)
+    assert subscribers.caller(Peer(1, 8, 1)) is None
+
+
+def test_strangers_cannot_fill_the_log() -> None:
+    """A denied uid is logged once a minute."""
+    now = 0.0
+    subscribers = Subscribers({}, lambda: now)
+    with capture_logs() as lines:
+        for now in (0.0, 1.0, 59.0, 60.0, 61.0):  # noqa: B007 - the clock reads it
+            subscribers.caller(Peer(1, 99, 1))
+        subscribers.caller(Peer(1, 98, 1))
+    assert [line["uid"] for line in lines] == [99, 99, 98]
+
+
+@pytest.mark.parametrize(
+    ("text", "scope"),
+    [
+        ("Client", Scope("Client")),
+        ("Client/a/b", Scope("Client", "a/b")),
+        ("", None),
+        ("/a", None),
+        ("Client/", None),
+    ],
+)
+def test_resources(text: str, scope: Scope | None) -> None:
+    """`Type` and `Type/id` name resources; anything else is refused."""
+    assert resource(text) == scope
+
+
+def test_filters_never_widen_a_grant() -> None:
+    """A filter shows nothing that the grant does not."""
+    view = View(Grant([Scope("Client", "a")]), ["x"], [Scope("IdentityProvider")])
+    assert not view.shows("x", [Scope("IdentityProvider")])
+    assert not view.shows("x", [Scope("Client", "a")])
+    assert View(Grant([Scope("Client", "a")]), ["x"]).shows("x", [Scope("Client", "a")])
+    assert not View(Grant(), ["x"]).shows("y", [Scope("Client", "a")])

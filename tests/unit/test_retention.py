@@ -1,0 +1,54 @@
+"""The event log stays within its bounds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+import pytest
+from support.mail import Mail, change
+
+from syncd.mount.reconcile import Commit
+from syncd.retention import Retention, prune
+from syncd.settings import EventLog, Settings, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def mail(tmp_path: Path) -> Iterator[Mail]:
+    mail = Mail(str(tmp_path))
+    mail.grants = {}
+    yield mail
+    mail.close()
+
+
+async def test_number_and_age(mail: Mail) -> None:
+    """Events beyond the number, and those older than the age, go."""
+    await mail.put(*(change("a", n + 1, n) for n in range(5)))
+    await anyio.to_thread.run_sync(prune, mail.ledger, 3, 10 * 365 * 86400.0)
+    assert await anyio.to_thread.run_sync(mail.ledger.span) == (2, 5)
+    await anyio.to_thread.run_sync(prune, mail.ledger, 3, -10 * 365 * 86400.0)
+    assert await anyio.to_thread.run_sync(mail.ledger.span) == (5, 5)
+
+
+async def test_it_prunes_after_commits(mail: Mail) -> None:
+    """A commit is followed by a pruning, within the rescan interval."""
+    settings = Settings(
+        vault_config="/v",
+        watch=Watch(rescan_interval=0.01),  # type: ignore[arg-type] # a Duration is a float
+        event_log=EventLog(max_events=1, max_age=10 * 365 * 86400.0),  # type: ignore[arg-type] # the same
+    )
+    retention = Retention(mail.ledger, lambda: settings)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(retention.run)
+        for count in (2, 4):
+            events = await mail.put(change("a", 1, 0), change("a", 2, 1))
+            retention.committed(Commit(tuple(events), {}, 0.0))
+            with anyio.fail_after(10):
+                while await anyio.to_thread.run_sync(mail.ledger.span) != (count - 1, count):  # noqa: ASYNC110 - the ledger tells nobody
+                    await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
