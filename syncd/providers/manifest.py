@@ -303,7 +303,7 @@ def number_permission(scalar: Scalar) -> int | None:
     if not scalar.plain:
         return octal_permission(scalar)
     if re.fullmatch("0o[0-7]+|0[0-7]*", scalar):
-        return octal_permission(scalar.lstrip("0").removeprefix("o") or "0")
+        return octal_permission(scalar)
     if not re.fullmatch("[1-9][0-9]{0,4}|0x[0-9a-fA-F]{1,4}", scalar):
         return None
     mode = int(scalar, 0)

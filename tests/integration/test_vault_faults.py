@@ -208,6 +208,7 @@ def test_what_goes_over_the_wire(
     assert request.headers["x-vault-token"] == ROOT
     assert request.headers["x-vault-namespace"] == "team"
     assert request.headers["x-vault-request"] == "true"
+    assert "authorization" not in request.headers
     assert "CANARY" not in repr({**request.headers, "x-vault-token": ""})
 
 

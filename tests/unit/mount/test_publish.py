@@ -233,7 +233,7 @@ def test_a_second_syncd_has_to_wait(target: Path) -> None:
     publisher = Publisher(str(target))
     publisher.publish(OLD)
     descriptor = os.open(target, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
     with pytest.raises(TemporaryError, match="another syncd"):
         publisher.publish(NEW)
     os.close(descriptor)
@@ -319,6 +319,33 @@ def test_a_first_pass_killed_at_every_step_leaves_nothing_or_all(tmp_path: Path)
         assert view(target) == (contents(NEW) if at > swapped else {}), recorder.steps[at]
         Publisher(str(target)).publish(NEW)
         assert_tidy(target, NEW)
+
+
+def test_everything_is_on_disk_before_it_counts(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files, then their directories, then the rename, then the target: a power cut loses no set."""
+    Publisher(str(target)).publish(OLD)
+    seen: list[str] = []
+    sync, rename = os.fsync, os.rename
+
+    def fsync(descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}").removeprefix(str(target))
+        seen.append(path.partition("/..2")[2].partition("/")[2] or path)
+        sync(descriptor)
+
+    def renamed(old: str, new: str) -> None:
+        seen.append("rename")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", renamed)
+    Publisher(str(target)).publish(NEW)
+    before, after = seen[: seen.index("rename")], seen[seen.index("rename") + 1 :]
+    assert before[:3] == ["a", "db/user", "c"]
+    assert before[3] == "db"
+    assert before[4].startswith("/..2")
+    assert after[0] == ""
 
 
 @pytest.mark.parametrize(
