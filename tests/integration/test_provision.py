@@ -9,11 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.openbao import OpenBao, manifest_text
+from support.openbao import OpenBao, free_ports, manifest_text
 from support.receiver import Receiver
+from support.subscriber import ask
 from support.world import CANARY, World as Plain, secret
 
 if TYPE_CHECKING:
@@ -272,6 +275,44 @@ def test_a_target_that_cannot_be_written_is_told_and_heals(
             configure(world, bao, receiver, interval="200ms")
             daemon.signal(signal.SIGHUP)
         daemon.wait_for("provision.published")
+
+
+def test_status_metrics_and_refresh_on_the_socket(
+    world: World, bao: OpenBao, receiver: Receiver
+) -> None:
+    """`POST /v1/refresh` fetches now; status and metrics tell the last success and the failure."""
+    port, name = free_ports(), "aidbox-vault-secrets"
+    api = f"{world.directory}/api.sock"
+    world.configure(
+        consumers=[{"name": "hook", "kind": "webhook", "url": receiver.url}],
+        provision=[entry(world, bao, interval="1h")],
+        api={"socket": api, "listen": f"127.0.0.1:{port}"},
+    )
+    with world.daemon() as daemon:
+        bao.put("aidbox/client", **{"client-secret": secret("2").decode()})
+        status, answer = ask(api, "/v1/refresh", "POST")
+        assert (status // 100, answer["providers"]) == (2, [name])
+        receiver.wait(1)
+        assert content(world) == secret("2")
+        bao.ask("DELETE", "secret/data/aidbox/client")
+        ask(api, "/v1/refresh", "POST")
+        daemon.wait_for("provision.refused")
+        health = ask(api, "/v1/status")[1]["providers"][name]
+        assert health["last_success_at"] is not None
+        assert "is deleted (404)" in health["last_error"]
+        assert health["failures"] == 1
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as scrape:
+            metrics = scrape.read().decode()
+        told = daemon.wait_for("provision.published")["timestamp"]
+        labels = f'provider="{name}"'
+        assert f'syncd_provision_total{{outcome="refused",{labels}}} 1.0' in metrics
+        assert f'syncd_provision_total{{outcome="success",{labels}}} 2.0' in metrics
+        stamp = re.search(
+            rf"^syncd_provision_last_success\S*{labels}}} (\S+)$", metrics, re.MULTILINE
+        )
+        assert stamp is not None
+        assert float(stamp[1]) >= datetime.fromisoformat(told).timestamp() - 1
+        assert CANARY.decode() not in metrics + json.dumps(health)
 
 
 PKI = """
