@@ -48,6 +48,41 @@ class Backoff:
         self.failures = 0
 
 
+@dataclass(slots=True)
+class Pace:
+    """How much of the time something may take that others can ask for without end.
+
+    In a burst it may take half of the time, in the long run a share. What is asked for now and
+    then is never held up.
+
+    Attributes:
+        share: Of the time, in the long run.
+        burst: Seconds of work that are let pass before the share counts.
+        longest: Seconds to rest at the most, unless the work itself took longer.
+        debt: Seconds of work beyond the share, so far.
+        at: When the last work ended, seconds; None before the first.
+    """
+
+    share: float = 0.2
+    burst: float = 1.0
+    longest: float = 5.0
+    debt: float = 0.0
+    at: float | None = None
+
+    def rest(self, now: float, took: float) -> float:
+        """Counts work, and tells how long to rest after it, seconds.
+
+        Args:
+            now: When it ended, on a monotonic clock, seconds.
+            took: How long it took, seconds.
+        """
+        since = 0.0 if self.at is None else now - self.at
+        self.at = now
+        most = self.burst + self.longest * self.share
+        self.debt = min(most, max(0.0, self.debt + took - since * self.share))
+        return max(took, (self.debt - self.burst) / self.share)
+
+
 def jittered(interval: float, rng: Random, *, share: float = 0.1) -> float:
     """An interval ± `share` of it, so that a fleet does not arrive at once."""
     return interval * rng.uniform(1 - share, 1 + share)

@@ -1,7 +1,8 @@
 """The one loop: a wake-up, a snapshot, a comparison, a commit, and then everybody is told.
 
-Scanning, comparing and committing are one trip to a worker thread. A scan costs at most half of
-the time: after a pass the loop rests for as long as the pass took, however fast a publisher swaps.
+Scanning, comparing and committing are one trip to a worker thread. However fast a publisher swaps,
+passes take at most half of the time, and a fifth of it in the long run (`core.timing.Pace`): the
+loop rests in between, and then looks at what is there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import structlog
 from syncd.core.changes import plan
 from syncd.core.errors import StateError
 from syncd.core.model import State
-from syncd.core.timing import Backoff
+from syncd.core.timing import Backoff, Pace
 from syncd.mount.read import Reader, Snapshot
 from syncd.mount.roots import mounts_of, parents_of, watch_path
 from syncd.mount.watch import Watcher
@@ -119,6 +120,7 @@ class Reconciler:
         self._vault_config_watch: frozenset[str] = frozenset()
         self._vault_config_stale = False
         self._backoff = Backoff(first=0.2, cap=10.0)
+        self._pace = Pace()
         self._rng = Random()  # noqa: S311 - jitter
         self._degraded: str | None = None
         self._born = time.monotonic()
@@ -158,18 +160,18 @@ class Reconciler:
     async def run(self) -> None:
         """Follows the mount until cancelled. `start` comes first."""
         reason = "start"
-        duration, retry = 0.0, None if self.settled else 0.0
+        rest, retry = 0.0, None if self.settled else 0.0
         # whoever wrote the vault config between its loading and its being watched made no hint
         if await self._follow_vault_config():
             retry = 0.0
         while True:
-            reason = await self._wake(duration, retry, reason)
+            reason = await self._wake(rest, retry, reason)
             if self._vault_config_stale:
                 await self._follow_vault_config()
             try:
                 result = await self._pass(reason)
             except StateError as error:
-                duration, retry = 0.0, self._backoff.next(self._rng)
+                rest, retry = 0.0, self._backoff.next(self._rng)
                 if self.failure != str(error):
                     log.error("ledger.unusable", problem=str(error))
                 self.failure = str(error)
@@ -178,18 +180,19 @@ class Reconciler:
                 log.info("ledger.recovered")
             self.failure = None
             self._backoff.reset()
-            duration, retry = result.duration, result.snapshot.retry_in
+            rest = self._pace.rest(time.monotonic(), result.duration)
+            retry = result.snapshot.retry_in
 
-    async def _wake(self, duration: float, retry: float | None, reason: str) -> str:
+    async def _wake(self, rest: float, retry: float | None, reason: str) -> str:
         """Waits until the next pass is due; returns its reason.
 
         Args:
-            duration: How long the last pass took; the loop rests for as long, seconds.
+            rest: How long to leave the mount alone after the last pass, seconds.
             retry: When to look again without a hint, seconds, or None.
             reason: The last pass's, which a retry continues.
         """
         now = time.monotonic()
-        rested = now + duration
+        rested = now + rest
         if self._vault_config_stale:  # it was being written
             settle = self._settings.settle
             retry = settle if retry is None else min(retry, settle)

@@ -7,7 +7,7 @@ from random import Random
 
 from hypothesis import given, settings, strategies as st
 
-from syncd.core.timing import Backoff, Lifetime, jittered
+from syncd.core.timing import Backoff, Lifetime, Pace, jittered
 
 SEEDS = st.integers(0, 2**32)
 
@@ -86,3 +86,31 @@ class TestLifetime:
         """A postponed renewal comes within what is left, and at once where nothing is."""
         lifetime = Lifetime.granted(at, seconds, renewable=True).postponed(now)
         assert now <= lifetime.due <= max(now, lifetime.end)
+
+
+class TestPace:
+    def test_now_and_then(self) -> None:
+        """Work that comes now and then rests for as long as it took, and no longer."""
+        pace = Pace()
+        assert [pace.rest(10.0 * turn, 0.5) for turn in range(100)] == [0.5] * 100
+
+    @settings(max_examples=60)
+    @given(st.lists(st.floats(0.001, 20), min_size=50, max_size=300))
+    def test_without_end(self, work: list[float]) -> None:
+        """Work without end takes half of the time at the most, and no rest is for ever."""
+        pace, now = Pace(), 0.0
+        for took in work:
+            now += took
+            rest = pace.rest(now, took)
+            assert took <= rest <= max(took, pace.longest + 1e-6)
+            now += rest
+        assert sum(work) <= now / 2 + 1e-6
+
+    def test_in_the_long_run(self) -> None:
+        """After the burst, work without end takes its share of the time and no more."""
+        pace, now, worked = Pace(), 0.0, 0.0
+        while now < 1000:
+            now += 0.01 + pace.rest(now + 0.01, 0.01)
+            worked += 0.01
+        assert worked < pace.burst + 1000 * pace.share * 1.05
+        assert worked > 1000 * pace.share * 0.95
