@@ -24,6 +24,7 @@ from syncd.providers.auth import (
     VaultAuth,
 )
 from syncd.providers.combined import CombinedProvider
+from syncd.providers.lean_import import import_requests
 from syncd.providers.manifest import Path, Report, check_paths, decode_manifests
 from syncd.providers.refresh import IN_MEMORY, Refresher
 from syncd.providers.vault_objects import VaultClass, decode_vault
@@ -263,7 +264,8 @@ def _open(plan: Plan) -> Provider:
 
 
 def _open_vault(plan: Plan, vault: VaultClass) -> Provider:
-    from syncd.providers.transport import Trust  # noqa: PLC0415 - requests and hvac: 10 MiB
+    import_requests()
+    from syncd.providers.transport import Trust  # noqa: PLC0415 - requests and hvac: 7 MiB
     from syncd.providers.vault import VaultProvider  # noqa: PLC0415
 
     entry, auth = plan.entry, plan.entry.auth

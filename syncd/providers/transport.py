@@ -132,7 +132,8 @@ def new_session(address: str, trust: Trust, sockets: Sockets) -> requests.Sessio
     if trust.skip_verify:  # `syncd check` and the start of the daemon say so, once and in the log
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     session.mount("http://", _Adapter(sockets, None, None))
-    session.mount("https://", _Adapter(sockets, trust.context(), trust.server_name))
+    if address.startswith("https:"):  # the system's CAs take a megabyte of memory
+        session.mount("https://", _Adapter(sockets, trust.context(), trust.server_name))
     return session
 
 

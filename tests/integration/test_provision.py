@@ -417,3 +417,23 @@ def test_a_sidecar_does_not_load_the_sdk(world: World) -> None:
         "sys.exit(any(m in sys.modules for m in ('hvac', 'requests', 'urllib3', 'azure')))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_requests_is_loaded_without_its_character_sets() -> None:
+    """3 MiB that JSON does not need; whoever imports the detector for itself gets the real one."""
+    script = """
+import sys
+from syncd.providers.lean_import import import_requests
+import_requests()
+import syncd.providers.vault, requests
+assert "charset_normalizer" not in sys.modules and "chardet" not in sys.modules
+answer = requests.Response()
+answer._content = b"caf\\xc3\\xa9"
+assert answer.text == "caf\\xe9"
+import charset_normalizer
+assert charset_normalizer.from_bytes(b"x").best() is not None
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
