@@ -94,9 +94,7 @@ while True:
 """
 
 
-def test_flood_of_unrelated_files(
-    world: World, books: Books, count: Callable[[str], None]
-) -> None:
+def test_flood_of_unrelated_files(world: World, books: Books, count: Callable[[str], None]) -> None:
     """While somebody floods the mount with other files, every rotation arrives."""
     world.configure(consumers=[hook(books)])
     with world.daemon() as daemon:
@@ -150,9 +148,7 @@ def test_limits_of_inotify(
 
 
 @needs_root
-def test_no_descriptor_is_left(
-    world: World, books: Books, count: Callable[[str], None]
-) -> None:
+def test_no_descriptor_is_left(world: World, books: Books, count: Callable[[str], None]) -> None:
     """While no file can be opened nothing is announced, and afterwards everything."""
     world.configure(consumers=[hook(books)], watch={"rescan_interval": "200ms"})
     with world.daemon() as daemon:
