@@ -1,4 +1,4 @@
-"""Consumers that do everything wrong, at random: nothing is lost, and nobody else waits for them."""
+"""Consumers that do everything wrong, at random: nothing is lost, and nobody else waits."""
 
 from __future__ import annotations
 
