@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import anyio.to_thread
 import structlog
 
+from syncd.configuration import config_file, examine
 from syncd.consumers.credentials import inspect
 from syncd.core.errors import RefusedError, SyncdError
 from syncd.core.findings import finding, json_path
@@ -26,7 +27,7 @@ from syncd.core.vault_config import lint_vault_config
 from syncd.mount.read import Reader, derive_roots
 from syncd.mount.survey import mounts, unclaimed_files
 from syncd.provisioning import check_provision, plan_provision
-from syncd.settings import config_file, credential_files, examine
+from syncd.settings import credential_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -71,7 +72,7 @@ def run_checks(file: str | None, environ: Mapping[str, str] = os.environ) -> lis
     """Checks configuration, vault config and mount.
 
     Args:
-        file: Path of the configuration from the command line, as `syncd.settings.load` takes it.
+        file: Path of the configuration from the command line; see `syncd.configuration.load`.
         environ: The environment.
 
     Returns:

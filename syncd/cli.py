@@ -64,7 +64,7 @@ def run(config: str | None, *, once: bool, timeout: float) -> None:
 
     refused = harden()  # before anything is read
 
-    from syncd.settings import load  # noqa: PLC0415
+    from syncd.configuration import load  # noqa: PLC0415
     from syncd.telemetry.log import configure  # noqa: PLC0415
 
     settings = load(config)
@@ -92,7 +92,7 @@ def wait(config: str | None, timeout: float) -> None:
     """Waits until every secret of the vault config is present and readable."""
     import anyio  # noqa: PLC0415
 
-    from syncd.settings import load  # noqa: PLC0415
+    from syncd.configuration import load  # noqa: PLC0415
     from syncd.wait import wait as wait_for_all  # noqa: PLC0415
 
     missing = anyio.run(wait_for_all, load(config), timeout)

@@ -28,7 +28,7 @@ from syncd.api.facts import Facts
 from syncd.api.service import Service
 from syncd.check import log_findings
 from syncd.consumers.delivery import Delivery
-from syncd.consumers.webhook import WebhookConsumer
+from syncd.consumers.opening import open_consumer
 from syncd.core.errors import SyncdError
 from syncd.core.events import Stamp
 from syncd.core.model import State
@@ -85,9 +85,7 @@ class Engine:
         stamp = make_stamp(ledger)
         self._rng = Random()  # noqa: S311 - jitter
         self.deliveries = {
-            item.name: Delivery(
-                WebhookConsumer(item, grant(item.scope), stamp), ledger, metrics, self._rng
-            )
+            item.name: Delivery(open_consumer(item, stamp), ledger, metrics, self._rng)
             for item in settings.consumers
         }
         self.reconciler = Reconciler(

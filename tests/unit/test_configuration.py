@@ -1,4 +1,4 @@
-"""syncd.settings: file and environment, every problem at once with its key path."""
+"""syncd.settings and syncd.configuration: every problem at once, with its key path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings as tuned, strategies as st
 
-from syncd import settings
+from syncd import configuration, settings
+from syncd.configuration import examine, load
 from syncd.core.decode import schema
 from syncd.core.errors import ConfigurationError
 from syncd.core.model import Scope
@@ -18,9 +19,7 @@ from syncd.settings import (
     Settings,
     Webhook,
     credential_files,
-    examine,
     grant,
-    load,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ HOOK = "{name: a, kind: webhook, url: 'http://x'}"
 @pytest.fixture(autouse=True)
 def no_default_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """This machine's own configuration is not ours."""
-    monkeypatch.setattr(settings, "DEFAULT_FILE", str(tmp_path / "default.yaml"))
+    monkeypatch.setattr(configuration, "DEFAULT_FILE", str(tmp_path / "default.yaml"))
 
 
 def told(text: str, tmp_path: Path, environ: dict[str, str] | None = None) -> list[tuple[str, str]]:
