@@ -128,10 +128,14 @@ def test_the_configuration_reference() -> None:
     properties = schema_of("config")["$defs"]
     shown = set(
         re.findall(
-            r"`([a-z_.]+)`", README.partition("## Configuration")[2].partition("## Commands")[0]
+            r"`([a-z_.]+)(?:\[\])?`", README.partition("## Configuration")[2].partition("## Commands")[0]
         )
     )
     for name in properties["Watch"]["properties"]:
         assert f"watch.{name}" in shown
     for name in properties["Webhook"]["properties"].keys() - {"kind", "basic_auth"}:
         assert name in shown
+    for name in properties["Provision"]["properties"]:
+        assert name in shown
+    for name in properties["Api"]["properties"]:
+        assert f"api.{name}" in shown or f".{name}" in shown
