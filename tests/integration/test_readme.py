@@ -126,11 +126,8 @@ def test_receiving_and_verifying(tmp_path: Path, *, forged: bool) -> None:
 def test_the_configuration_reference() -> None:
     """Every key of the configuration is in the reference, and none that does not exist."""
     properties = schema_of("config")["$defs"]
-    shown = set(
-        re.findall(
-            r"`([a-z_.]+)(?:\[\])?`", README.partition("## Configuration")[2].partition("## Commands")[0]
-        )
-    )
+    section = README.partition("## Configuration")[2].partition("## Commands")[0]
+    shown = set(re.findall(r"`([a-z_.]+)(?:\[\])?`", section))
     for name in properties["Watch"]["properties"]:
         assert f"watch.{name}" in shown
     for name in properties["Webhook"]["properties"].keys() - {"kind", "basic_auth"}:
