@@ -12,14 +12,11 @@ Traps of hvac that this module keeps shut (hvac 2.4); those of requests see `tra
 
 from __future__ import annotations
 
-import os
 import random
-import socket
-import ssl
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import hvac
@@ -30,6 +27,7 @@ from hvac.adapters import RawAdapter
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.timing import Backoff
 from syncd.providers.transport import Sockets, new_session
+from syncd.providers.unreachable import explain, gone, unavailable
 
 if TYPE_CHECKING:
     from syncd.providers.transport import Trust
@@ -46,16 +44,6 @@ FIRST_PAUSE = 0.5
 """Seconds before the second attempt at most; twice that before the third."""
 LONGEST_PAUSE = 5.0
 """Seconds to wait between attempts at most; a longer `Retry-After` ends the pass instead."""
-
-_CERTIFICATE_PROBLEMS = {
-    10: "has expired",
-    18: "is self-signed and not trusted",
-    19: "is signed by a CA that is not trusted",
-    20: "is signed by a CA that is not trusted",
-    21: "is signed by a CA that is not trusted",
-    62: "is for another host name",
-    64: "is for another IP address",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +145,7 @@ class Connection:
 
     def _once(self, method: str, url: str, what: str, body: str | None, token: str) -> Answer:
         if self._interrupted.is_set():
-            raise self._gone(what)
+            raise gone(what, self.address)
         client = self._ready()
         client.token = token
         limit = threading.Timer(REQUEST_LIMIT, self._sockets.shut)
@@ -180,10 +168,18 @@ class Connection:
                 response.close()
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             if self._interrupted.is_set():
-                raise self._gone(what) from None
+                raise gone(what, self.address) from None
             if time.monotonic() - started >= REQUEST_LIMIT:
-                self._fail(what, f"did not finish within {REQUEST_LIMIT:.0f} s")
-            self._explain(error, what)
+                said = f"did not finish within {REQUEST_LIMIT:.0f} s"
+                raise unavailable(what, self.address, said) from None
+            raise explain(
+                error,
+                what=what,
+                server=self.address,
+                trust_remedy="name its CA by ca_file or vaultCACertPath, its name by"
+                " vaultTLSServerName",
+                address_remedy="mend vaultAddress",
+            ) from None
         finally:
             limit.cancel()
             client.token = ""
@@ -233,44 +229,7 @@ class Connection:
         message = f"cannot {what}: the server at {self.address} {said}"
         return TemporaryError(message, retry_after=answer.retry_after)
 
-    def _gone(self, what: str) -> TemporaryError:
-        return TemporaryError(
-            f"cannot {what}: {self.address} did not answer before syncd had to stop waiting;"
-            " check that it is up and reachable"
-        )
 
-    def _fail(self, what: str, said: str) -> NoReturn:
-        raise TemporaryError(
-            f"cannot {what}: the server at {self.address} {said}; check that it is up and reachable"
-        ) from None
-
-    def _explain(self, error: Exception, what: str) -> NoReturn:
-        """Says in our words what went wrong on the way; never in the exception's."""
-        causes = _causes(error)
-        for cause in causes:
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                problem = _CERTIFICATE_PROBLEMS.get(cause.verify_code, "is not valid")
-                raise RefusedError(
-                    f"cannot {what}: the certificate of {self.address} {problem}; name its CA by"
-                    " ca_file or vaultCACertPath, its name by vaultTLSServerName"
-                ) from None
-            if isinstance(cause, ssl.SSLError):
-                self._fail(what, "does not speak TLS with us as configured")
-            if isinstance(cause, socket.gaierror):
-                self._fail(what, "has a name that is not known")
-            if isinstance(cause, OSError) and cause.errno:
-                self._fail(what, f"cannot be reached ({os.strerror(cause.errno)})")
-        if any(isinstance(cause, _TIMEOUTS) for cause in causes):
-            self._fail(what, "does not answer in time")
-        if any(isinstance(cause, _BAD_ADDRESS) for cause in causes):
-            raise RefusedError(
-                f"cannot {what}: {self.address} is not a usable address; mend vaultAddress"
-            ) from None
-        self._fail(what, "broke off the answer")
-
-
-_TIMEOUTS = (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
-_BAD_ADDRESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
 _RNG = random.Random()  # noqa: S311 - jitter
 
 
@@ -282,16 +241,3 @@ def _may_pass(status: int) -> bool:
 def _retry_after(headers: Any) -> float | None:  # noqa: ANN401 - requests has no types here
     text = headers.get("Retry-After", "")
     return float(text) if text.isascii() and text.isdigit() and len(text) <= 6 else None  # noqa: PLR2004
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """The exception and what it wraps, outermost first: requests and urllib3 wrap in `args`."""
-    found: list[BaseException] = []
-    waiting: list[object] = [error]
-    while waiting:
-        cause = waiting.pop(0)
-        if not isinstance(cause, BaseException) or cause in found:
-            continue
-        found.append(cause)
-        waiting += [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
-    return found
