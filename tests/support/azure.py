@@ -98,6 +98,7 @@ class Azure:
         self.objects: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self.requests: list[str] = []
         self.versions: list[str] = []
+        self.told: list[dict[str, str]] = []
         self.logins: list[dict[str, str]] = []
         self.identities: dict[str | None, str] = {None: TOKEN}
         self.accepted = {TOKEN}
@@ -234,6 +235,12 @@ class Azure:
         token = {"token_type": "Bearer", "expires_in": 3600, "access_token": TOKEN}
         handler.say(200, json.dumps(token).encode())
 
+    def control(self, told: dict[str, str]) -> None:
+        """What Azure's command line was told to do (`support.az`)."""
+        self.told.append(told)
+        if told["command"] == "keyvault secret set":
+            self.set_secret(told["name"], told["value"])
+
     def machine(self, handler: _Handler, query: dict[str, list[str]]) -> None:
         asked = {key: values[0] for key, values in query.items()}
         self.logins.append(asked)
@@ -281,6 +288,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", "0")))
+        if self.path == "/control":
+            self.azure.control(json.loads(body))
+            self.say(200, b"")
+            return
         form = {key: values[0] for key, values in parse_qs(body.decode()).items()}
         self.azure.login(self, urlsplit(self.path).path, form)
 
