@@ -67,18 +67,22 @@ def azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
 
 @pytest.fixture
 def open_provider(azure: Azure) -> Iterator[Open]:
+    yield from open_providers(
+        vault_url=azure.url,
+        authority=azure.url,
+        trust=Trust(ca_file=str(azure.authority.file)),
+        verify_challenge_resource=False,
+    )
+
+
+def open_providers(**options: Any) -> Iterator[Open]:
+    """Makes providers for a vault, and closes them in the end."""
     opened: list[AzureProvider] = []
 
     def make(*objects: str, auth: AzureAuth | None = None, **more: Any) -> AzureProvider:
         parameters = {"keyvaultName": "kv-1", "objects": array(*objects or (SECRET,))}
         decoded, findings = decode_azure(Manifest("m.yaml", "", "app", "azure", parameters))
         assert decoded is not None, findings
-        options: dict[str, Any] = {
-            "vault_url": azure.url,
-            "authority": azure.url,
-            "trust": Trust(ca_file=str(azure.authority.file)),
-            "verify_challenge_resource": False,
-        }
         provider = AzureProvider("app", decoded, auth or ManagedIdentity(), **(options | more))
         opened.append(provider)
         return provider
