@@ -105,6 +105,7 @@ class AidboxConsumer:
             errors += await self._record(changes)
         if errors:
             raise _together(errors)
+        self._recorded.clear()
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -127,7 +128,8 @@ class AidboxConsumer:
         async def drop(replica: Replica) -> None:
             async with limiter:
                 try:
-                    await self._post("cannot drop the caches", replica, "/$drop-cache")
+                    failed = "cannot drop the caches"
+                    await self._session.request(failed, replica, "POST", "/$drop-cache")
                 except SyncdError as error:
                     errors.append(error)
                 else:
@@ -156,8 +158,6 @@ class AidboxConsumer:
         async with anyio.create_task_group() as tasks:
             for _ in range(min(_PARALLEL, len(changes))):
                 tasks.start_soon(record)
-        if not errors:
-            self._recorded.clear()
         return errors
 
     async def _record_one(self, event: Event) -> None:
@@ -179,29 +179,20 @@ class AidboxConsumer:
         failure: TemporaryError | None = None
         for replica in await self._replicas.current():
             try:
-                failed = "cannot record an AuditEvent"
-                await self._post(failed, replica, "/fhir/AuditEvent", headers, content)
+                await self._session.request(
+                    "cannot record an AuditEvent",
+                    replica,
+                    "POST",
+                    "/fhir/AuditEvent",
+                    headers=headers,
+                    content=content,
+                )
             except TemporaryError as error:
                 failure = error
             else:
                 return
         if failure is not None:
             raise failure
-
-    async def _post(
-        self,
-        failed: str,
-        replica: Replica,
-        target: str,
-        headers: dict[str, str] | None = None,
-        content: bytes | None = None,
-    ) -> None:
-        answer = await self._session.request(
-            failed, replica, "POST", target, headers=headers, content=content
-        )
-        error = self._session.judge(f"{failed} at {replica}", answer)
-        if error is not None:
-            raise error
 
 
 def _together(errors: Sequence[SyncdError]) -> SyncdError:

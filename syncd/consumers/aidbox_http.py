@@ -11,16 +11,18 @@ Client without `access_token_expiration`, until it is not accepted.
 from __future__ import annotations
 
 import base64
+import os
 import time
 from typing import TYPE_CHECKING, Final
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from syncd import __version__
 from syncd.consumers.credentials import CredentialFiles, Keyring
 from syncd.consumers.http import TRY_AGAIN, Connection, parse_retry_after
-from syncd.core.errors import RefusedError, SyncdError, TemporaryError
+from syncd.core.errors import RefusedError, TemporaryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,6 +35,12 @@ if TYPE_CHECKING:
 
 UNAUTHORIZED: Final = 401
 FORBIDDEN: Final = 403
+NOT_FOUND: Final = 404
+
+STALE: Final = 300.0
+"""Seconds after a change of the credential file for which a 401 is taken for a cache of Aidbox's:
+its time to live is short, but how short is not published."""
+
 _PARALLEL: Final = 16
 _TOKEN_SIZE: Final = 64 << 10
 _EARLY: Final = 0.9
@@ -106,11 +114,12 @@ class Session:
             body_limit: Bytes of the answer to return.
 
         Returns:
-            The answer, whatever its status.
+            The answer, a 2xx.
 
         Raises:
-            TemporaryError: There was no answer, or the credential file is missing.
-            RefusedError: No token is given for these credentials.
+            TemporaryError: There was no answer, one that may be another one later, or the
+                credential file is missing.
+            RefusedError: Any other answer.
         """
         failed = f"{failed} at {replica}"
         answer: Answer | None = None
@@ -129,6 +138,7 @@ class Session:
             if answer.status != UNAUTHORIZED:
                 break
         assert answer is not None
+        await self._require_success(failed, answer)
         return answer
 
     async def is_accepted_as(self, replica: Replica, client_id: str, value: bytes) -> int:
@@ -168,9 +178,7 @@ class Session:
             answer = await self._connection.exchange(
                 failed, make, reread=True, body_limit=_TOKEN_SIZE
             )
-        error = self.judge(f"{failed}, asking for a token", answer)
-        if error is not None:
-            raise error
+        await self._require_success(f"{failed}, asking for a token", answer)
         try:
             token = msgspec.json.decode(answer.body, type=_Token)
         except msgspec.DecodeError:
@@ -181,21 +189,48 @@ class Session:
         self._expires = started + lifetime
         return token.access_token
 
-    def judge(self, failed: str, answer: Answer) -> SyncdError | None:
-        """What an answer means to whoever needs a 2xx; None for one."""
+    async def _require_success(self, failed: str, answer: Answer) -> None:
+        """Raises what an answer means to whoever needs a 2xx."""
         status = answer.status
         if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
-            return None
+            return
         failed = f"{failed}: it answered {status}"
         if status in TRY_AGAIN or status >= 500:  # noqa: PLR2004 - RFC 9110, section 15.6
-            return TemporaryError(
-                failed, retry_after=parse_retry_after(answer.retry_after, time.time())
-            )
+            retry_after = parse_retry_after(answer.retry_after, time.time())
+            raise TemporaryError(failed, retry_after=retry_after)
         client = f"Client/{self._client_id}"
         if status == UNAUTHORIZED:
+            age = await anyio.to_thread.run_sync(_age, self._secret_file)
+            if age < STALE:
+                raise TemporaryError(
+                    f"{failed}; it may still have the old secret of {client} in its cache: "
+                    f"{self._secret_file} changed {age:.0f} s ago"
+                )
             hint = f"put the secret of {client} into {self._secret_file}, and allow its grant type"
         elif status == FORBIDDEN:
             hint = f"give {client} an AccessPolicy for it, as docs/aidbox.md shows"
+        elif status == NOT_FOUND:
+            hint = "mend urls: this is no Aidbox, or one that does not know this"
         else:
             hint = "see its log for the reason, and mend urls or Aidbox"
-        return RefusedError(f"{failed}; {hint}")
+        raise RejectedError(f"{failed}; {hint}", status)
+
+
+class RejectedError(RefusedError):
+    """Aidbox said no.
+
+    Attributes:
+        status: How it said it.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def _age(path: str | None) -> float:
+    """Seconds since a file changed; blocks."""
+    try:
+        return time.time() - os.stat(path or "").st_mtime
+    except OSError:
+        return float("inf")
