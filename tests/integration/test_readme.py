@@ -135,3 +135,5 @@ def test_the_configuration_reference() -> None:
         assert f"watch.{name}" in shown
     for name in properties["Webhook"]["properties"].keys() - {"kind", "basic_auth"}:
         assert name in shown
+    for name in properties["Aidbox"]["properties"].keys() - {"kind"}:
+        assert name in shown
