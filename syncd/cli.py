@@ -101,18 +101,70 @@ def wait(config: str | None, timeout: float) -> None:
     sys.exit(1 if missing else 0)
 
 
+def _base_urls(
+    ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...]:
+    if value:
+        from syncd.settings import check_base_url  # noqa: PLC0415
+
+        for problem in filter(None, (check_base_url(url, ()) for url in value)):
+            raise click.BadParameter(f"{problem.message}; {problem.hint}", ctx, param)
+    return value
+
+
 @cli.command()
 @_config
 @click.option(
-    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
+    "--format",
+    "format_",
+    type=click.Choice(["text", "json", "sarif"]),
+    default="text",
+    show_default=True,
 )
 @click.option("--strict", is_flag=True, help="Exit 1 for warnings too.")
-def check(config: str | None, format_: str, *, strict: bool) -> None:
-    """Lints vault config, mount and daemon configuration."""
+@click.option(
+    "--aidbox",
+    "urls",
+    multiple=True,
+    metavar="URL",
+    callback=_base_urls,
+    help="Read this Aidbox too; may be repeated for more replicas.",
+)
+@click.option("--client-id", metavar="ID", help="Client to read it as; else the consumer's.")
+@click.option("--client-secret-file", metavar="FILE", help="Holds that Client's secret.")
+@click.option("--ca-file", metavar="FILE", help="Certificates to trust instead of the system's.")
+def check(
+    config: str | None,
+    format_: str,
+    *,
+    strict: bool,
+    urls: tuple[str, ...],
+    client_id: str | None,
+    client_secret_file: str | None,
+    ca_file: str | None,
+) -> None:
+    """Lints vault config, mount and daemon configuration, and a live Aidbox if asked to."""
     from syncd.check import as_json, as_text, exit_code, run_checks  # noqa: PLC0415
 
-    findings = run_checks(config)
-    click.echo(as_json(findings) if format_ == "json" else as_text(findings))
+    target = None
+    if urls:
+        from syncd.aidbox_lint.lint import Target  # noqa: PLC0415
+
+        target = Target(
+            urls=tuple(url.rstrip("/") for url in urls),
+            client_id=client_id,
+            client_secret_file=client_secret_file,
+            ca_file=ca_file,
+        )
+    elif client_id or client_secret_file or ca_file:
+        raise click.UsageError("these options are for --aidbox; give its URL too")
+    findings = run_checks(config, aidbox=target)
+    if format_ == "sarif":
+        from syncd.sarif import as_sarif  # noqa: PLC0415
+
+        click.echo(as_sarif(findings))
+    else:
+        click.echo(as_json(findings) if format_ == "json" else as_text(findings))
     sys.exit(exit_code(findings, strict=strict))
 
 

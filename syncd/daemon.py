@@ -13,6 +13,7 @@ import ctypes
 import gc
 import signal
 import socket
+import time
 from collections import Counter
 from contextlib import asynccontextmanager
 from random import Random
@@ -28,7 +29,7 @@ from syncd.api.facts import Facts
 from syncd.api.service import Service
 from syncd.check import log_findings
 from syncd.consumers.delivery import Delivery
-from syncd.consumers.opening import open_consumer
+from syncd.consumers.opening import mailboxes, open_consumer, open_verifier
 from syncd.core.errors import SyncdError
 from syncd.core.events import Stamp
 from syncd.core.model import State
@@ -37,17 +38,19 @@ from syncd.mount.reconcile import Commit, Reconciler
 from syncd.mount.vault_config_file import VaultConfigFile
 from syncd.provisioning import open_refreshers
 from syncd.retention import Retention
-from syncd.settings import grant
+from syncd.settings import Aidbox, grant
 from syncd.state_dir import StateDir
 from syncd.telemetry.log import configure as configure_log
 from syncd.telemetry.metrics import Metrics
 from syncd.telemetry.systemd import Notifier
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from anyio.abc import TaskStatus
 
+    from syncd.consumers.adoption import Verifier
+    from syncd.core.events import Event
     from syncd.core.model import Known
     from syncd.providers.refresh import Refresher
     from syncd.settings import Settings
@@ -93,10 +96,22 @@ class Engine:
             self.vault_config,
             key=state.key,
             ledger=ledger,
-            consumers={consumer.name: grant(consumer.scope) for consumer in settings.consumers},
+            consumers=mailboxes(settings.consumers),
             metrics=metrics,
             on_commit=self._committed,
         )
+        verifiers = {
+            item.name: open_verifier(
+                item,
+                ledger=ledger,
+                metrics=metrics,
+                rng=self._rng,
+                read=self.reconciler.read_value,
+                publish=self._publish,
+            )
+            for item in settings.consumers
+        }
+        self.verifiers = {name: item for name, item in verifiers.items() if item is not None}
         self.refreshers: list[Refresher] = []
 
     async def prepare(self, previous: Engine | None = None) -> None:
@@ -137,6 +152,8 @@ class Engine:
             self._metrics.forget_provider(name)
         for name in self.deliveries.keys() - following.deliveries.keys():
             self._metrics.forget_consumer(name)
+        for name in self.verifiers.keys() - following.verifiers.keys():
+            self._metrics.forget_adoption(name)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Runs until cancelled; reports as started after the first pass.
@@ -150,8 +167,8 @@ class Engine:
                     tasks.start_soon(refresher.run)
                 await self._first_fetch()
                 await self._start()
-                for delivery in self.deliveries.values():
-                    tasks.start_soon(delivery.run)
+                for worker in self._workers:
+                    tasks.start_soon(worker.run)
                 tasks.start_soon(log_findings, self.settings, self.vault_config)
                 task_status.started()
                 await self.reconciler.run()
@@ -169,16 +186,17 @@ class Engine:
             async with anyio.create_task_group() as tasks:
                 await self._start()
                 await self.reconciler.settle(_SETTLE_LIMIT)
-                for delivery in self.deliveries.values():
-                    tasks.start_soon(delivery.run)
+                for worker in self._workers:
+                    tasks.start_soon(worker.run)
                 with anyio.move_on_after(limit):
-                    for delivery in self.deliveries.values():
-                        await delivery.drained()
+                    for worker in self._workers:
+                        await worker.drained()
                 tasks.cancel_scope.cancel()
         finally:
             self.reconciler.watcher.close()
         left = [
-            await anyio.to_thread.run_sync(self._ledger.pending_count, n) for n in self.deliveries
+            await anyio.to_thread.run_sync(self._ledger.pending_count, name)
+            for name in mailboxes(self.settings.consumers)
         ]
         return provisioned and not any(left)
 
@@ -206,7 +224,8 @@ class Engine:
         return all(succeeded)
 
     async def _start(self) -> None:
-        gone = await anyio.to_thread.run_sync(self._ledger.forget_others, list(self.deliveries))
+        known = list(mailboxes(self.settings.consumers))
+        gone = await anyio.to_thread.run_sync(self._ledger.forget_others, known)
         for name, count in gone.items():
             log.warning("consumer.forgotten", consumer=name, undelivered=count)
         await self.reconciler.start()
@@ -235,14 +254,32 @@ class Engine:
             },
             providers={item.provider.name: item.health for item in self.refreshers},
             refresh=self.refresh if self.refreshers else None,
+            adoptions={name: item.adoptions for name, item in self.verifiers.items()},
         )
 
     def _committed(self, commit: Commit) -> None:
         if commit.events:
-            for delivery in self.deliveries.values():
-                delivery.wake()
+            for worker in self._workers:
+                worker.wake()
         for listener in self._listeners:
             listener(commit)
+
+    @property
+    def _workers(self) -> Sequence[Delivery | Verifier]:
+        """Verifiers come first: what they find out is delivered, too."""
+        return (*self.verifiers.values(), *self.deliveries.values())
+
+    async def _publish(self, event: Event) -> None:
+        """Commits what a verifier found out, and tells everybody who is not its source.
+
+        Raises:
+            StateError: The ledger cannot be used.
+        """
+        told = {
+            c.name: grant(c.scope) for c in self.settings.consumers if not isinstance(c, Aidbox)
+        }
+        event = await anyio.to_thread.run_sync(self._ledger.append, event, told)
+        self._committed(Commit((event,), self.reconciler.inventory, time.monotonic()))
 
 
 def make_stamp(ledger: Ledger) -> Stamp:

@@ -358,6 +358,15 @@ class Ledger:
         )
         return [_event(row) for row in rows]
 
+    def events_of(self, types: Sequence[str]) -> list[Event]:
+        """The events of some types that the log holds, oldest first."""
+        marks = ", ".join("?" * len(types))
+        rows = self._read(
+            f"SELECT {_EVENT} FROM event WHERE type IN ({marks}) ORDER BY sequence",  # noqa: S608 - marks
+            tuple(types),
+        )
+        return [_event(row) for row in rows]
+
     def span(self) -> tuple[int, int]:
         """The sequence of the newest event that was pruned, and that of the newest of all.
 

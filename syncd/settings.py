@@ -73,7 +73,25 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, tag="webhook", tag_fiel
     scope: tuple[ScopeSettings, ...] | None = None
 
 
-ConsumerSettings: TypeAlias = Webhook
+class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field="kind"):
+    """Aidbox itself: made to take new secrets, told of them, and asked whether it did."""
+
+    name: Name
+    urls: tuple[str, ...]
+    resolve: Literal["one", "all"] = "one"
+    client_id: str
+    client_secret_file: AbsolutePath
+    grant_type: Literal["basic", "client_credentials"] = "basic"
+    actions: tuple[Literal["drop_cache", "audit_event", "verify"], ...]
+    verify_timeout: Duration = Duration(60)
+    ca_file: AbsolutePath | None = None
+    client_cert: AbsolutePath | None = None
+    client_key: AbsolutePath | None = None
+    timeout: Duration = Duration(10)
+    scope: tuple[ScopeSettings, ...] | None = None
+
+
+ConsumerSettings: TypeAlias = Webhook | Aidbox
 """A consumer of any kind."""
 
 
@@ -167,6 +185,8 @@ def contradictions(section: object, at: Path) -> list[Problem]:
     """What a section that can be read must not say; called by `decode` for each of them."""
     if isinstance(section, Webhook):
         return _check_webhook(section, at)
+    if isinstance(section, Aidbox):
+        return _check_aidbox(section, at)
     if isinstance(section, Watch) and section.rescan_interval <= 0:
         return [Problem((*at, "rescan_interval"), "must be above zero", "write 60s")]
     if isinstance(section, Api):
@@ -192,6 +212,51 @@ def _check_subscribers(subscribers: tuple[Subscriber, ...], at: Path) -> list[Pr
     ]
 
 
+def _check_aidbox(aidbox: Aidbox, at: Path) -> list[Problem]:
+    problems: list[Problem] = []
+    for index, url in enumerate(aidbox.urls):
+        problem = check_base_url(url, (*at, "urls", index))
+        problems += filter(None, (problem,))
+        if url in aidbox.urls[:index]:
+            problems.append(Problem((*at, "urls", index), "is written twice", "keep one of them"))
+    hints = {
+        "urls": "name each replica, such as http://127.0.0.1:8080",
+        "actions": "name some of drop_cache, audit_event and verify",
+    }
+    problems += [
+        Problem((*at, key), "is empty", hint)
+        for key, hint in hints.items()
+        if not getattr(aidbox, key)
+    ]
+    if not aidbox.client_id or ":" in aidbox.client_id or not aidbox.client_id.isprintable():
+        problems.append(Problem((*at, "client_id"), "is no id of a Client", "write its id alone"))
+    problems += [
+        Problem((*at, key), "must be above zero", hint)
+        for key, hint in {"timeout": "write 10s", "verify_timeout": "write 60s"}.items()
+        if getattr(aidbox, key) <= 0
+    ]
+    return problems + _check_client_certificate(aidbox, at)
+
+
+def check_base_url(url: str, at: Path) -> Problem | None:
+    """Checks the URL of a server: no credentials, nothing after the path."""
+    if not _is_http_url(url):
+        return Problem(at, "is not an http or https URL", "write http://host:port")
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        return Problem(at, "holds credentials", "use client_id and client_secret_file")
+    if parts.query or parts.fragment:
+        return Problem(at, "has more than a path", "write http://host:port")
+    return None
+
+
+def _check_client_certificate(section: Webhook | Aidbox, at: Path) -> list[Problem]:
+    if bool(section.client_cert) == bool(section.client_key):
+        return []
+    missing = "client_key" if section.client_cert else "client_cert"
+    return [Problem((*at, missing), "is missing", "mTLS needs client_cert and client_key")]
+
+
 def _check_webhook(webhook: Webhook, at: Path) -> list[Problem]:
     problems: list[Problem] = []
     if not _is_http_url(webhook.url):
@@ -204,11 +269,7 @@ def _check_webhook(webhook: Webhook, at: Path) -> list[Problem]:
         problems.append(
             Problem((*at, "bearer_token_file"), "contradicts basic_auth", "keep one of them")
         )
-    if bool(webhook.client_cert) != bool(webhook.client_key):
-        missing = "client_key" if webhook.client_cert else "client_cert"
-        problems.append(
-            Problem((*at, missing), "is missing", "mTLS needs client_cert and client_key")
-        )
+    problems += _check_client_certificate(webhook, at)
     if webhook.timeout <= 0:
         problems.append(Problem((*at, "timeout"), "must be above zero", "write 10s"))
     for name, value in webhook.headers.items():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import msgspec
 
 from syncd import __version__
+from syncd.core.adoption import AdoptionState, adoption_of
 from syncd.core.events import SecretState, Version, secret_state
 from syncd.core.model import State
 
@@ -34,6 +35,21 @@ class Refusal(msgspec.Struct, frozen=True):
     error: str
 
 
+class AdoptionReport(msgspec.Struct, frozen=True):
+    """Whether Aidbox has taken the present version of a secret.
+
+    Attributes:
+        state: What is known; `not_verifiable` where the scope is not one Client.
+        seconds: From the scan that saw the change until the last replica took it, or until the
+            deadline; null while pending.
+        problem: Why it was rejected, or null.
+    """
+
+    state: AdoptionState
+    seconds: float | None
+    problem: str | None
+
+
 class ConsumerPosition(msgspec.Struct, frozen=True):
     """How far a consumer is with one secret.
 
@@ -41,10 +57,13 @@ class ConsumerPosition(msgspec.Struct, frozen=True):
         acknowledged_version: The version that it acknowledged last, or null. A consumer begins
             with what was there when it was configured.
         pending: Whether it has yet to learn of a change.
+        adoption: Whether Aidbox has taken the present version; null for a consumer that does
+            not verify it, and for a version that was not verified.
     """
 
     acknowledged_version: Version | None
     pending: bool
+    adoption: AdoptionReport | None = None
 
 
 class SecretReport(SecretState, frozen=True):
@@ -174,14 +193,20 @@ def secrets_report(
             if not grant.sees(known.entry.scopes):
                 continue
             waiting = pending.get(consumer, {}).get(known.entry.name)
-            positions[consumer] = (
-                ConsumerPosition(known.version, pending=False)
-                if waiting is None
-                else ConsumerPosition(waiting.acknowledged_version, pending=True)
+            version = known.version if waiting is None else waiting.acknowledged_version
+            positions[consumer] = ConsumerPosition(
+                version, waiting is not None, _adoption(facts, consumer, known)
             )
         state = msgspec.structs.asdict(secret_state(known))
         reports.append(SecretReport(**state, consumers=positions))
     return SecretsReport(tuple(reports))
+
+
+def _adoption(facts: Facts, consumer: str, known: Known) -> AdoptionReport | None:
+    if consumer not in facts.adoptions:
+        return None
+    found = adoption_of(known, facts.adoptions[consumer])
+    return None if found is None else AdoptionReport(found.state, found.seconds, found.problem)
 
 
 def status_report(
@@ -248,6 +273,7 @@ def status_report(
         tuple(
             _daemon_troubles(facts, now)
             + _secret_troubles(shown)
+            + _rejections(facts, shown)
             + [
                 _failing("consumer", name, item)
                 for name, item in consumers.items()
@@ -293,6 +319,18 @@ def _secret_troubles(shown: list[Known]) -> list[str]:
     if len(troubled) > _NAMED:
         lines.append(f"{len(troubled) - _NAMED} more secrets are missing or have a problem")
     return lines
+
+
+def _rejections(facts: Facts, shown: list[Known]) -> list[str]:
+    found = [
+        f"secret {known.entry.name} was not adopted: {report.problem}"
+        for consumer in facts.adoptions
+        for known in shown
+        if (report := _adoption(facts, consumer, known)) is not None
+        and report.state is AdoptionState.REJECTED
+    ]
+    more = [f"{len(found) - _NAMED} more secrets were not adopted"]
+    return found[:_NAMED] + more * (len(found) > _NAMED)
 
 
 def _failing(kind: str, name: str, item: ConsumerReport | ProviderReport) -> str:

@@ -65,6 +65,7 @@ class CredentialFiles:
         ca: The certificates to trust instead of the system's, PEM.
         client_cert: For mutual TLS, PEM, with its chain; together with `client_key`.
         client_key: Its private key, PEM, not encrypted.
+        password_option: The option that names `password`, for messages.
     """
 
     signing_key: str | None = None
@@ -74,6 +75,7 @@ class CredentialFiles:
     ca: str | None = None
     client_cert: str | None = None
     client_key: str | None = None
+    password_option: str = "password_file"  # noqa: S105 - the name of an option
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -110,7 +112,7 @@ class Keyring:
     def __init__(self, files: CredentialFiles, *, tls: bool) -> None:
         self._username = files.username
         self._signing_key = _secret("signing_key_file", files.signing_key)
-        self._password = _secret("password_file", files.password)
+        self._password = _secret(files.password_option, files.password)
         self._token = _secret("bearer_token_file", files.bearer_token)
         self._tls = _Tls(files) if tls else None
         self.secret_files = tuple(

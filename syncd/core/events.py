@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from syncd.core.model import Change, Grant, Known
 
 SECRET_CHANGED: Final = "io.syncd.secret.changed"  # noqa: S105 - an event type
+SECRET_ADOPTED: Final = "io.syncd.secret.adopted"  # noqa: S105 - an event type
+SECRET_REJECTED: Final = "io.syncd.secret.rejected"  # noqa: S105 - an event type
 VAULT_CONFIG_CHANGED: Final = "io.syncd.vault_config.changed"
 RESET: Final = "io.syncd.reset"
 STRUCTURED: Final = "application/cloudevents+json"
@@ -73,6 +75,43 @@ class VaultConfigData(msgspec.Struct, frozen=True):
     repointed: tuple[str, ...]
 
 
+class ReplicaData(msgspec.Struct, frozen=True):
+    """What one replica of Aidbox made of a new value.
+
+    Attributes:
+        address: Its URL, and the IP address where the name has several.
+        adopted: Whether it accepts the value.
+        seconds: From the scan that saw the change until the replica accepted it, or null.
+        reason: Why it did not, one line, or null.
+    """
+
+    address: str
+    adopted: bool
+    seconds: float | None
+    reason: str | None
+
+
+class AdoptionData(msgspec.Struct, frozen=True):
+    """Data of `io.syncd.secret.adopted` and `io.syncd.secret.rejected`.
+
+    Attributes:
+        secret: Name in the vault config.
+        scope: The Client whose secret it is.
+        version: The version that was verified.
+        consumer: Name of the consumer that verified it.
+        seconds: From the scan that saw the change until the last replica accepted the value, or
+            for a rejection until the deadline.
+        replicas: Each of them.
+    """
+
+    secret: str
+    scope: ScopeData
+    version: Version
+    consumer: str
+    seconds: float
+    replicas: tuple[ReplicaData, ...]
+
+
 class SecretState(msgspec.Struct, frozen=True):
     """What is known of one secret now.
 
@@ -108,9 +147,11 @@ class ResetData(msgspec.Struct, frozen=True):
     secrets: tuple[SecretState, ...]
 
 
-Data = SecretData | VaultConfigData
+Data = SecretData | AdoptionData | VaultConfigData
 DATA_TYPES: Final[Mapping[str, type[Data]]] = {
     SECRET_CHANGED: SecretData,
+    SECRET_ADOPTED: AdoptionData,
+    SECRET_REJECTED: AdoptionData,
     VAULT_CONFIG_CHANGED: VaultConfigData,
 }
 
@@ -139,6 +180,8 @@ class Event(msgspec.Struct, frozen=True):
         """Events of one slot supersede each other; a vault config's changes do not."""
         if isinstance(self.data, SecretData):
             return "secret:" + self.subject
+        if isinstance(self.data, AdoptionData):
+            return f"adoption:{self.data.consumer}:{self.subject}"
         return f"event:{self.sequence}"
 
     def seen_by(self, grant: Grant) -> Event | None:
@@ -345,6 +388,26 @@ class _SecretChanged(msgspec.Struct, tag=SECRET_CHANGED, tag_field="type"):
     data: SecretData
 
 
+class _SecretAdopted(msgspec.Struct, tag=SECRET_ADOPTED, tag_field="type"):
+    specversion: str
+    id: str
+    source: str
+    subject: str
+    time: str
+    datacontenttype: str
+    data: AdoptionData
+
+
+class _SecretRejected(msgspec.Struct, tag=SECRET_REJECTED, tag_field="type"):
+    specversion: str
+    id: str
+    source: str
+    subject: str
+    time: str
+    datacontenttype: str
+    data: AdoptionData
+
+
 class _VaultConfigChanged(msgspec.Struct, tag=VAULT_CONFIG_CHANGED, tag_field="type"):
     specversion: str
     id: str
@@ -365,5 +428,5 @@ class _Reset(msgspec.Struct, tag=RESET, tag_field="type"):
     data: ResetData
 
 
-WIRE_TYPES: Final = _SecretChanged | _VaultConfigChanged | _Reset
+WIRE_TYPES: Final = _SecretChanged | _SecretAdopted | _SecretRejected | _VaultConfigChanged | _Reset
 """Every event as it goes over the wire, for `syncd schema event`."""
