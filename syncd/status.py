@@ -9,6 +9,7 @@ import msgspec
 
 from syncd.api.report import SecretReport, SecretsReport, StatusReport
 from syncd.client import Client
+from syncd.core.model import secret_key
 from syncd.terminal import printable, scope_text
 
 if TYPE_CHECKING:
@@ -88,9 +89,13 @@ def _secrets(status: Status, now: datetime) -> Iterable[Sequence[str]]:
         changed = f"{_age(item.changed_at, now)} ago" if item.changed_at else "-"
         state = f"{item.state}!" if item.problem else item.state.value
         yield (
-            *(item.secret, scope_text(item.scope), state, changed),
+            *(_secret(item), scope_text(item.scope), state, changed),
             *(", ".join(have) or "-", ", ".join(behind) or "-"),
         )
+
+
+def _secret(item: SecretReport) -> str:
+    return secret_key(item.secret, item.source or None)
 
 
 def _consumer(name: str, item: ConsumerReport, now: datetime) -> Sequence[str]:

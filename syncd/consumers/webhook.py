@@ -182,7 +182,7 @@ class WebhookConsumer:
             if self.max_batch == 1
             else self._stamp.encode_batch(events)
         )
-        message_id = self._stamp.id(events[-1].sequence)
+        message_id = self._stamp.origin(events[-1]).id
         status, retry_after = await self._post(message_id, body)
         if status in _UNAUTHORIZED and self._keyring.secret_files:
             status, retry_after = await self._post(message_id, body, reread=True)
