@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncd.core.errors import StateError
-from syncd.core.events import DATA_TYPES, Event, Origin, SecretData, events_of, scopes_of
+from syncd.core.events import DATA_TYPES, Event, Origin, SecretData, events_of, known_of
 from syncd.core.model import Entry, Known, Scope, State
 
 if TYPE_CHECKING:
@@ -272,21 +272,26 @@ class Ledger:
             self._append(db, [event], consumers)
         return event
 
-    def follow(self, stream: str) -> int:
+    def follow(self, stream: str, last: int) -> tuple[int, int]:
         """Tells how far a stream was received; in another one positions begin anew.
 
         Args:
             stream: Names one life of a stream: one that is deleted and made again is another.
+            last: Its newest position; what there is when a ledger follows its first stream is the
+                past, and not to be told.
 
         Returns:
-            The highest position received, or 0.
+            The position that the past ends with, and the highest one received.
         """
         with self._transaction() as db:
-            if self._meta("stream") != stream:
+            followed = self._meta("stream")
+            if followed != stream:
                 db.execute("UPDATE received SET position = 0")
-                db.execute("INSERT OR REPLACE INTO meta VALUES ('stream', ?)", (stream,))
+                past = last if followed is None else 0
+                for key, value in (("stream", stream), ("stream_past", str(past))):
+                    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
             (position,) = db.execute("SELECT max(position) FROM received").fetchone()
-        return int(position or 0)
+            return int(self._meta("stream_past") or 0), int(position or 0)
 
     def receive(self, arrivals: Iterable[Arrival], consumers: Mapping[str, Grant]) -> list[Event]:
         """Commits events of other installations, with sequences of our own.
@@ -331,7 +336,8 @@ class Ledger:
     def received(self) -> dict[str, Known]:
         """What is known of other installations' secrets, by `Entry.key`."""
         rows = self._read("SELECT time, source, data FROM received WHERE data IS NOT NULL")
-        return {known.entry.key: known for known in (_known(*row) for row in rows)}
+        everything = (known_of(time, source, _decode_secret(data)) for time, source, data in rows)
+        return {known.entry.key: known for known in everything}
 
     def _store_inventory(self, db: sqlite3.Connection, plan: Plan) -> None:
         rows = [
@@ -537,13 +543,6 @@ def _event(row: Sequence) -> Event:  # type: ignore[type-arg] # sqlite3's rows
         _decode_audience(audience),
         None if origin is None else _decode_origin(origin),
     )
-
-
-def _known(time: str, source: str, data: str) -> Known:
-    secret = _decode_secret(data)
-    entry = Entry(secret.secret, secret.path, scopes_of(secret.scope), source)
-    state = State.MISSING if secret.version is None else State.PRESENT
-    return Known(entry, state, secret.version, None, time)
 
 
 def _connect(path: str) -> sqlite3.Connection:

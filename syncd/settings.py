@@ -15,6 +15,7 @@ import msgspec
 from syncd.core.decode import Duration, FileMode, Path, Problem, Size
 from syncd.core.findings import key_path
 from syncd.core.model import Grant, Scope
+from syncd.core.nats_binding import DEFAULT_SUBJECT, ContentMode, filter_problem, subject_problem
 from syncd.providers.auth import AbsolutePath, AzureAuth, VaultAuth
 
 if TYPE_CHECKING:
@@ -26,6 +27,26 @@ Name = Annotated[
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$(?!\n)",
         description="a name of letters, digits, ., _ and -, 63 at most",
         examples=["aidbox-hook"],
+    ),
+]
+
+
+Instance = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[\x21-\x7e]{1,253}$(?!\n)",
+        description="what tells this installation from every other: 253 visible ASCII characters "
+        "at most; the host name if not set",
+        examples=["prod/aidbox-0"],
+    ),
+]
+
+DurableName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9_-]{1,63}$(?!\n)",
+        description="a name of letters, digits, _ and -, 63 at most",
+        examples=["syncd-relay-central"],
     ),
 ]
 
@@ -73,7 +94,31 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, tag="webhook", tag_fiel
     scope: tuple[ScopeSettings, ...] | None = None
 
 
-ConsumerSettings: TypeAlias = Webhook
+class NatsServer(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach NATS, and as whom; all files are read again when a connection is made."""
+
+    urls: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    user: str | None = None
+    password_file: AbsolutePath | None = None
+    token_file: AbsolutePath | None = None
+    nkey_seed_file: AbsolutePath | None = None
+    credentials_file: AbsolutePath | None = None
+    ca_file: AbsolutePath | None = None
+    client_cert: AbsolutePath | None = None
+    client_key: AbsolutePath | None = None
+    timeout: Duration = Duration(10)
+
+
+class Nats(NatsServer, frozen=True, kw_only=True, tag="nats", tag_field="kind"):
+    """A consumer that is a stream of NATS JetStream."""
+
+    name: Name
+    subject: str = DEFAULT_SUBJECT
+    content_mode: ContentMode = "structured"
+    scope: tuple[ScopeSettings, ...] | None = None
+
+
+ConsumerSettings: TypeAlias = Webhook | Nats
 """A consumer of any kind."""
 
 
@@ -130,6 +175,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     vault_config: AbsolutePath
     state_dir: AbsolutePath = "/var/lib/syncd"
+    instance: Instance | None = None
     watch: Watch = Watch()
     consumers: tuple[ConsumerSettings, ...] = ()
     api: Api = Api()
@@ -138,7 +184,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log: Log = Log()
 
 
-def credential_files(settings: Settings) -> list[tuple[str, str]]:
+class RelaySource(NatsServer, frozen=True, kw_only=True):
+    """Which events a relay takes from which stream."""
+
+    subject: str
+    stream: str | None = None
+    durable: DurableName | None = None
+
+
+class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration of `syncd relay`: what comes in over NATS goes to its own consumers."""
+
+    relay: RelaySource
+    state_dir: AbsolutePath = "/var/lib/syncd-relay"
+    instance: Instance | None = None
+    consumers: tuple[ConsumerSettings, ...] = ()
+    api: Api = Api()
+    event_log: EventLog = EventLog()
+    log: Log = Log()
+
+
+def credential_files(settings: Settings | RelaySettings) -> list[tuple[str, str]]:
     """The files whose content syncd uses itself, each with the key path that names it."""
     return list(_credential_files(settings, ()))
 
@@ -167,11 +233,13 @@ def contradictions(section: object, at: Path) -> list[Problem]:
     """What a section that can be read must not say; called by `decode` for each of them."""
     if isinstance(section, Webhook):
         return _check_webhook(section, at)
+    if isinstance(section, NatsServer):
+        return _check_nats(section, at)
     if isinstance(section, Watch) and section.rescan_interval <= 0:
         return [Problem((*at, "rescan_interval"), "must be above zero", "write 60s")]
     if isinstance(section, Api):
         return check_listen(section.listen) + _check_subscribers(section.subscribers, at)
-    if isinstance(section, Settings):
+    if isinstance(section, Settings | RelaySettings):
         names = [consumer.name for consumer in section.consumers]
         hint = "give each consumer its own name"
         return [
@@ -224,6 +292,51 @@ def _check_webhook(webhook: Webhook, at: Path) -> list[Problem]:
                 Problem((*at, "headers", name), "is not a valid HTTP header", "use plain ASCII")
             )
     return problems
+
+
+def _check_nats(nats: NatsServer, at: Path) -> list[Problem]:
+    problems = [
+        Problem((*at, "urls", i), *bad)
+        for i, url in enumerate(nats.urls)
+        if (bad := _bad_nats_url(url))
+    ]
+    logins = [
+        option
+        for option in ("user", "token_file", "nkey_seed_file", "credentials_file")
+        if getattr(nats, option) is not None
+    ]
+    if len(logins) > 1:
+        problems.append(Problem((*at, logins[1]), f"contradicts {logins[0]}", "keep one of them"))
+    for one, other in (("user", "password_file"), ("client_cert", "client_key")):
+        if bool(getattr(nats, one)) != bool(getattr(nats, other)):
+            missing, there = (other, one) if getattr(nats, one) else (one, other)
+            hint = f"give it beside {there}, or neither"
+            problems.append(Problem((*at, missing), "is missing", hint))
+    if nats.timeout <= 0:
+        problems.append(Problem((*at, "timeout"), "must be above zero", "write 10s"))
+    bad_subject = None
+    if isinstance(nats, Nats):
+        bad_subject, example = subject_problem(nats.subject), DEFAULT_SUBJECT
+    elif isinstance(nats, RelaySource):
+        bad_subject, example = filter_problem(nats.subject), "syncd.>"
+    if bad_subject:
+        problems.append(Problem((*at, "subject"), bad_subject, f"write one such as {example}"))
+    return problems
+
+
+def _bad_nats_url(text: str) -> tuple[str, str] | None:
+    """What is wrong with the URL of a NATS server, and what to write instead."""
+    hint = "write nats://host:4222, or tls://host:4222 to insist on TLS"
+    try:
+        url = urlsplit(text)
+        usable = url.scheme in ("nats", "tls") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return "is no URL of a NATS server", hint
+    if not usable or not text.isprintable() or " " in text or url.path or url.query or url.fragment:
+        return "is no URL of a NATS server", hint
+    if "@" in url.netloc:
+        return "holds credentials", "use password_file, token_file or credentials_file"
+    return None
 
 
 def _is_http_url(text: str) -> bool:

@@ -155,9 +155,7 @@ class ReadinessReport(msgspec.Struct, frozen=True):
 def visible(inventory: Mapping[str, Known], view: View) -> list[Known]:
     """What a view shows of the inventory, by name."""
     shown = (
-        key
-        for key, known in inventory.items()
-        if view.shows(known.entry.name, known.entry.scopes)
+        key for key, known in inventory.items() if view.shows(known.entry.name, known.entry.scopes)
     )
     return [inventory[key] for key in sorted(shown)]
 

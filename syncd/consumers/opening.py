@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from syncd.consumers.webhook import WebhookConsumer
-from syncd.settings import grant
+from syncd.settings import Nats, grant
 
 if TYPE_CHECKING:
     from syncd.consumers.delivery import Consumer
@@ -23,4 +23,8 @@ def open_consumer(settings: ConsumerSettings, stamp: Stamp) -> Consumer:
     Raises:
         RefusedError: The configuration cannot be used.
     """
+    if isinstance(settings, Nats):
+        from syncd.consumers.nats import NatsConsumer  # noqa: PLC0415 - 7 MiB, when configured
+
+        return NatsConsumer(settings, grant(settings.scope), stamp)
     return WebhookConsumer(settings, grant(settings.scope), stamp)

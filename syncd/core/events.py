@@ -13,13 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 
 from syncd.core.changes import restrict
-from syncd.core.model import ChangeKind, Scope, State, VaultConfigChange, secret_key
+from syncd.core.model import (
+    ChangeKind,
+    Entry,
+    Known,
+    Scope,
+    State,
+    VaultConfigChange,
+    secret_key,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from syncd.core.changes import Plan
-    from syncd.core.model import Change, Grant, Known
+    from syncd.core.model import Change, Grant
 
 SECRET_CHANGED: Final = "io.syncd.secret.changed"  # noqa: S105 - an event type
 VAULT_CONFIG_CHANGED: Final = "io.syncd.vault_config.changed"
@@ -158,7 +166,7 @@ class Event(msgspec.Struct, frozen=True):
         """
         if not isinstance(self.data, SecretData):
             return f"event:{self.sequence}"
-        return "secret:" + secret_key(self.subject, self.origin and self.origin.source)
+        return "secret:" + secret_key(self.subject, self.origin.source if self.origin else None)
 
     def seen_by(self, grant: Grant) -> Event | None:
         """The event as far as a grant allows to see it, or None."""
@@ -287,6 +295,19 @@ def scopes_of(data: ScopeData | list[ScopeData]) -> tuple[Scope, ...]:
     """Scopes from what an event carries."""
     several = data if isinstance(data, list) else [data]
     return tuple(Scope(scope.resource_type, scope.id) for scope in several)
+
+
+def known_of(time: str, source: str, data: SecretData) -> Known:
+    """What an event of another installation tells of its secret.
+
+    Args:
+        time: When it changed.
+        source: The installation.
+        data: What changed.
+    """
+    entry = Entry(data.secret, data.path, scopes_of(data.scope), source)
+    state = State.MISSING if data.version is None else State.PRESENT
+    return Known(entry, state, data.version, None, time)
 
 
 def secret_state(known: Known) -> SecretState:

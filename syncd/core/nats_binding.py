@@ -96,8 +96,8 @@ def filter_problem(subject: str, *, wildcards: bool = True) -> str | None:
     if subject.startswith(("$", "_INBOX")):
         return "is one of the server's own"
     if wildcards:
-        tokens = ["x" if token == "*" else token for token in tokens]
-        tokens = [*tokens[:-1], "x" if tokens[-1] == ">" else tokens[-1]]
+        tokens = [part for part in tokens if part != "*"] or ["x"]
+        tokens = tokens[:-1] if subject.endswith(".>") or subject == ">" else tokens
     if any(character in token for token in tokens for character in "*>"):
         return "has wildcards where none can be"
     return None
@@ -167,22 +167,14 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
     """
     named = {name.lower(): value for name, value in (headers or {}).items()}
     try:
-        if "ce-id" in named and not named.get("content-type", "").lower().startswith(_CLOUD_EVENTS):
-            attributes = {name: _unpercent(named.get(f"ce-{name}", "")) for name in _ATTRIBUTES[:-1]}
-            envelope = msgspec.convert({**attributes, "data": msgspec.Raw(payload)}, _Envelope)
-        else:
-            envelope = _decode_envelope(payload)
-        if envelope.type not in DATA_TYPES:
-            raise BindingError("is of a type that this syncd does not know")
-        data = _decode_data[envelope.type](envelope.data)
-        in_utc = datetime.fromisoformat(envelope.time).tzinfo is not None
+        envelope = _envelope(named, payload)
+        decode_data = _decode_data.get(envelope.type)
+        data = None if decode_data is None else decode_data(envelope.data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise BindingError("is no CloudEvent of syncd's") from None
-    except BindingError:
-        raise
-    except ValueError:
-        in_utc = False
-    if not in_utc:
+    if data is None:
+        raise BindingError("is of a type that this syncd does not know")
+    if not _is_time(envelope.time):
         raise BindingError("has no valid time")
     audience: dict[str, tuple[Scope, ...]] = {}
     if isinstance(data, SecretData):
@@ -198,6 +190,21 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
         audience,
         Origin(envelope.id, envelope.source),
     )
+
+
+def _envelope(headers: Mapping[str, str], payload: bytes) -> _Envelope:
+    structured = headers.get("content-type", "").lower().startswith(_CLOUD_EVENTS)
+    if structured or "ce-id" not in headers:
+        return _decode_envelope(payload)
+    attributes = {name: _unpercent(headers.get(f"ce-{name}", "")) for name in _ATTRIBUTES}
+    return msgspec.convert({**attributes, "data": msgspec.Raw(payload)}, _Envelope)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _percent(text: str) -> str:
