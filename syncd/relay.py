@@ -115,7 +115,7 @@ class RelayEngine(Pipeline):
 class RelayDaemon(Daemon):
     """The daemon of `syncd relay`."""
 
-    async def _prepare(self, settings: AnySettings, state: StateDir, ledger: Ledger) -> Pipeline:
+    async def _prepare(self, settings: AnySettings, _: StateDir, ledger: Ledger) -> Pipeline:
         assert isinstance(settings, RelaySettings)
         engine = RelayEngine(
             settings, ledger=ledger, metrics=self.metrics, listeners=self.listeners

@@ -1,8 +1,8 @@
 """Events of other installations, from a stream of JetStream into the ledger.
 
 A durable pull consumer with explicit acknowledgements: a message is acknowledged after the commit
-that holds its event, so one that was on its way when anything failed comes again. What comes again,
-or late, the ledger knows by its place in the stream (`Ledger.receive`), so nobody hears of it twice.
+that holds its event, so one that was on its way when anything failed comes again. What comes again
+or late the ledger knows by its place in the stream (`Ledger.receive`), so nobody hears of it twice.
 
 The consumer on the server can be lost (deleted, expired) and the stream can be made anew; both are
 noticed by the failing request, and everything is looked up again. A consumer that is new begins
