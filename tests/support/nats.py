@@ -111,7 +111,10 @@ class NatsServer:
     def await_listening(self) -> None:
         deadline = time.monotonic() + DEADLINE
         while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", self.port), 1),
+            ):
                 return
             assert time.monotonic() < deadline, "the NATS server does not come up"
             threading.Event().wait(0.01)
@@ -205,9 +208,7 @@ class Cluster:
         return self.ask(lambda js: _stored(js, stream))
 
 
-def ask(
-    urls: list[str], question: Callable[[JetStreamContext], Awaitable[T]], **login: Any
-) -> T:
+def ask(urls: list[str], question: Callable[[JetStreamContext], Awaitable[T]], **login: Any) -> T:
     """Does something with JetStream, trying until it works or `DEADLINE` is over."""
 
     async def quiet(_: Exception) -> None:
