@@ -10,9 +10,15 @@ is what it leaves to its user, and its traps:
   or that has not come back within an attempt's time, is thrown away for a new one.
 - It would speak plain text to a server that offers no TLS although TLS was asked for, and send
   passwords over it. `_Client` refuses.
-- `connect` tries for ever; here every server gets one try, then the caller hears why.
+- `connect` tries for ever; here every server gets one try, then the caller hears why. Cut short in
+  a bad moment, it believes itself closed with its socket open.
+- It sends a ping behind its credentials. A server that refuses them closes with the ping unread,
+  so the reset can overtake the refusal; in verbose mode the library awaits the verdict first. The
+  `+OK` that each later message gets is the price.
 - A publication that is not permitted is never answered; the server's complaint comes on its own,
   and cuts the wait short.
+- Its `publish_async` never tells of most refusals (it raises them where only the error callback
+  hears), and its `publish` waits for one message at a time. So answers are received here.
 - Texts of its errors are the server's and may hold anything, so each becomes one of ours by class
   or by the known phrase that it contains.
 """
@@ -21,6 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import socket
 import ssl
@@ -29,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import anyio
+import msgspec
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
@@ -39,8 +47,8 @@ from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from nats.aio.msg import Msg
     from nats.js import JetStreamContext
-    from nats.js.api import PubAck
 
     from syncd.bus.login import Server
 
@@ -54,6 +62,7 @@ _RECONNECT_WAIT: Final = (1.0, 3.0)
 _CLOSING: Final = 1.0
 _AUTH_PHRASES: Final = ("authorization violation", "authentication", "user not found", "revoked")
 _LIMIT_PHRASES: Final = ("maximum connections exceeded", "maximum account active connections")
+_NO_RESPONDERS: Final = "503"
 _STREAM_FULL: Final = 10077
 _NO_ROOM: Final = frozenset((10002, 10023, 10028, 10047))
 _TOO_LARGE: Final = 10054
@@ -90,6 +99,14 @@ class _Client(Client):
             **({"user_jwt_cb": lambda: str(self.login.jwt).encode()} if login.jwt else {}),
         }
 
+    async def abandon(self) -> None:
+        """Closes it, in whatever state it is."""
+        # whatever is wrong with it, it goes
+        with anyio.move_on_after(_CLOSING, shield=True), contextlib.suppress(Exception):
+            await self.close()
+        if self._transport is not None:
+            self._transport.close()  # type: ignore[no-untyped-call] # it lacks annotations
+
     def _connect_command(self) -> bytes:
         """Makes the first message, the one with the credentials (called for each connection)."""
         if self.demands_tls and not self._server_info.get("tls_required"):
@@ -98,6 +115,27 @@ class _Client(Client):
         if login.seed is not None:
             self._public_nkey = None if login.jwt is not None else login.public_key()
         return super()._connect_command()
+
+
+class _ApiError(msgspec.Struct):
+    """Why JetStream does not do something (its `ApiError`)."""
+
+    code: int = 0
+    err_code: int = 0
+
+
+class _PubAck(msgspec.Struct):
+    """What JetStream says to a publication; without an error, the message is stored."""
+
+    stream: str = ""
+    error: _ApiError | None = None
+
+
+_decode_ack: Final = msgspec.json.Decoder(_PubAck).decode
+
+
+class _EnoughError(Exception):
+    """Ends `connect`, from the callback that it calls when a server could not be connected to."""
 
 
 class Connection:
@@ -121,12 +159,15 @@ class Connection:
         self.address = ", ".join(urlsplit(url).netloc for url in self._urls)
         self.timeout = float(server.timeout)
         self._client: _Client | None = None
-        self._js: JetStreamContext | None = None
         self._up = anyio.Event()
         self._trouble: SyncdError | None = None
         self._failures = 0
+        self._connecting = False
         self._work: anyio.CancelScope | None = None
         self._subjects: tuple[str, ...] = ()
+        self._inbox = ""
+        self._tokens = itertools.count()
+        self._awaited: dict[str, tuple[asyncio.Future[SyncdError | None], str]] = {}
 
     def __repr__(self) -> str:
         return f"Connection({self.address!r})"
@@ -137,23 +178,22 @@ class Connection:
         return self._client is not None and self._client.is_connected
 
     async def jetstream(self) -> JetStreamContext:
-        """JetStream over a connection that is up.
+        """JetStream's API over a connection that is up.
 
         Raises:
             TemporaryError: No server answers, or a file with credentials is missing.
             RefusedError: Credentials are not accepted, or cannot be used.
         """
+        return (await self._connected()).jetstream(timeout=self.timeout)
+
+    async def _connected(self) -> _Client:
         with anyio.move_on_after(self.timeout):
             if self._client is not None and self._client.is_closed:
                 await self.aclose()
             if self._client is None:
-                await self._open()
-            elif not self._client.is_connected:
-                await self._up.wait()
-            assert self._client is not None
-            if self._js is None:
-                self._js = self._client.jetstream(timeout=self.timeout)
-            return self._js
+                return await self._open()
+            await self._up.wait()
+            return self._client
         await self.aclose()  # it may never come back by itself
         raise self._trouble or self.failed(f"no connection within {self.timeout:g} s")
 
@@ -172,40 +212,56 @@ class Connection:
             TemporaryError: As for `jetstream`.
             RefusedError: As for `jetstream`.
         """
-        js = await self.jetstream()
+        client = await self._connected()
         self._subjects = tuple(subject for subject, _, _ in messages)
-        futures: list[asyncio.Future[PubAck]] = []
+        loop = asyncio.get_running_loop()
+        # a token is never used again: what was said late to another message is no answer to this
+        awaited = {str(next(self._tokens)): loop.create_future() for _ in messages}
+        futures = list(awaited.values())
+        self._awaited = dict(zip(awaited, zip(futures, self._subjects, strict=True), strict=True))
         timeout = anyio.move_on_after(self.timeout)
         try:
             with timeout, anyio.CancelScope() as self._work:
-                for subject, headers, payload in messages:
-                    futures.append(await js.publish_async(subject, payload, headers=headers))
+                if isinstance(self._trouble, RefusedError):  # the server said so just now
+                    self._interrupt()
+                for token, (subject, headers, payload) in zip(awaited, messages, strict=True):
+                    await client.publish(subject, payload, f"{self._inbox}.{token}", headers)
                 await asyncio.wait(futures)
         except (nats.errors.Error, OSError) as error:
             self._trouble = self._classify(error)
         finally:
-            self._work = None
-            for future in futures:
-                future.cancel()
+            self._work, self._awaited = None, {}
         waited = self.failed(f"no acknowledgement within {self.timeout:g} s")
         reason = waited if timeout.cancelled_caught else self._trouble or waited
-        if timeout.cancelled_caught:
-            await self.aclose()
-        answers: list[SyncdError | None] = [reason] * len(messages)
-        for index, future in enumerate(futures):
-            if not future.cancelled():
-                refusal = future.exception()
-                subject = messages[index][0]
-                answers[index] = None if refusal is None else self.judge(refusal, subject)
-        return answers
+        if timeout.cancelled_caught or isinstance(reason, RefusedError):
+            await self.aclose()  # it may be dead, or a new one be allowed more
+        return [future.result() if future.done() else reason for future in futures]
+
+    async def _on_answer(self, message: Msg) -> None:
+        """Called by the client with what JetStream says to a publication."""
+        token = message.subject.rpartition(".")[2]
+        if token not in self._awaited:
+            return
+        future, subject = self._awaited.pop(token)
+        if (message.headers or {}).get("Status") == _NO_RESPONDERS:
+            future.set_result(self._no_stream(subject))
+            return
+        try:
+            ack = _decode_ack(message.data)
+        except msgspec.MsgspecError:
+            ack = _PubAck()
+        if ack.error is not None:
+            future.set_result(self._judge_api(ack.error.code, ack.error.err_code, subject))
+        elif not ack.stream:
+            future.set_result(self.failed(f"something else than JetStream takes {subject}"))
+        else:
+            future.set_result(None)
 
     async def aclose(self) -> None:
         """Closes the connection; another one can be opened afterwards."""
-        client, self._client, self._js = self._client, None, None
+        client, self._client = self._client, None
         if client is not None:
-            # whatever is wrong with it, it goes
-            with anyio.move_on_after(_CLOSING, shield=True), contextlib.suppress(Exception):
-                await client.close()
+            await client.abandon()
 
     async def forget(self, subscription: JetStreamContext.PullSubscription) -> None:
         """Ends a subscription, as far as there is a connection to end it on."""
@@ -223,17 +279,19 @@ class Connection:
             error: An exception of nats-py.
             subject: What it was about.
         """
-        if isinstance(error, nats.js.errors.NoStreamResponseError):
-            return self.failed(
-                f"no stream takes subject {subject}; create one that does, unless it is just "
-                "electing a leader"
-            )
         if isinstance(error, nats.js.errors.APIError):
-            return self._judge_api(error, subject)
+            return self._judge_api(error.code or 0, error.err_code or 0, subject)
+        if isinstance(error, nats.errors.NoRespondersError):
+            return self.failed("JetStream does not answer; enable it there, or start its servers")
         return self._classify(error)
 
-    def _judge_api(self, error: nats.js.errors.APIError, subject: str) -> SyncdError:
-        code = error.err_code
+    def _no_stream(self, subject: str) -> TemporaryError:
+        return self.failed(
+            f"no stream takes subject {subject}; create one that does, unless it is just electing "
+            "a leader"
+        )
+
+    def _judge_api(self, status: int, code: int, subject: str) -> SyncdError:
         if code == _STREAM_FULL:
             return self.failed(
                 f"the stream of subject {subject} is full or cannot store; raise its limits or let "
@@ -251,60 +309,66 @@ class Connection:
                 f"cannot publish to {subject}: the message is larger than the stream allows; raise "
                 "its max_msg_size"
             )
-        return self.failed(f"JetStream answered {error.code}, error {code}; see its log")
+        return self.failed(f"JetStream answered {status}, error {code}; see its log")
 
-    async def _open(self) -> None:
+    async def _open(self) -> _Client:
         """Makes a connection; credentials that are refused are read again and tried once more."""
-        await self._attempt(await self._files.read())
-        if self._client is None and isinstance(self._trouble, RefusedError):
-            await self._attempt(await self._files.read(again=True))
-        if self._client is None:
+        client = await self._attempt(await self._files.read())
+        if client is None and isinstance(self._trouble, RefusedError):
+            client = await self._attempt(await self._files.read(again=True))
+        if client is None:
             raise self._trouble or self.failed("the connection was closed")
+        return client
 
-    async def _attempt(self, login: Login) -> None:
+    async def _attempt(self, login: Login) -> _Client | None:
         client = _Client(login, demands_tls=self._files.tls)
         self._trouble, self._failures, self._up = None, 0, anyio.Event()
-        connected = False
+        self._connecting = True
         try:
-            with anyio.CancelScope() as self._work:
-                await client.connect(
-                    self._urls,
-                    name=self._name,
-                    error_cb=self._on_error,
-                    disconnected_cb=self._on_lost,
-                    reconnected_cb=self._on_up,
-                    tls=login.tls,
-                    allow_reconnect=True,
-                    max_reconnect_attempts=-1,
-                    connect_timeout=CONNECT_TIMEOUT,
-                    reconnect_time_wait=Random().uniform(*_RECONNECT_WAIT),  # type: ignore[arg-type] # noqa: S311 - seconds, jitter
-                    ping_interval=PING_INTERVAL,
-                    **client.presented(),
-                )
-                connected = True
+            await client.connect(
+                self._urls,
+                name=self._name,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_lost,
+                reconnected_cb=self._on_up,
+                tls=login.tls,
+                verbose=True,
+                allow_reconnect=True,
+                max_reconnect_attempts=-1,
+                connect_timeout=CONNECT_TIMEOUT,
+                reconnect_time_wait=Random().uniform(*_RECONNECT_WAIT),  # type: ignore[arg-type] # noqa: S311 - seconds, jitter
+                ping_interval=PING_INTERVAL,
+                **client.presented(),
+            )
+            self._connecting = False
+            self._trouble = None  # another server would not have us, but this one does
+            self._inbox = client.new_inbox()
+            await client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
+            await client.flush(CONNECT_TIMEOUT)  # what the server has against it comes before
+        except _EnoughError:
+            pass
         except (nats.errors.Error, OSError, ValueError) as error:
             self._trouble = self._classify(error)
         finally:
-            self._work = None
-            if not connected:
-                with anyio.move_on_after(_CLOSING, shield=True), contextlib.suppress(Exception):
-                    await client.close()
-        if connected:
-            self._client, self._trouble = client, None
-            self._up.set()
+            self._connecting = False
+            if client.is_connected and self._trouble is None:
+                self._client = client
+                self._up.set()
+            else:
+                await client.abandon()
+        return self._client
 
     async def _on_error(self, error: Exception) -> None:
         """Called by the client with whatever goes wrong, while it connects and later."""
         self._trouble = self._classify(error)
         self._failures += 1
         refused = isinstance(self._trouble, RefusedError)
-        if self._client is None:  # it is being made: one try for every server
-            enough = refused or self._failures >= len(self._urls)
-        else:  # nothing comes of waiting for what is not permitted
-            enough = refused and self._client.is_connected
-        if enough:
-            self._interrupt()
-        elif self._client is not None:
+        if self._connecting:
+            if refused or self._failures >= len(self._urls):
+                raise _EnoughError
+        elif refused and self.is_up:
+            self._interrupt()  # nothing comes of waiting for what is not permitted
+        else:
             await self._refresh()
 
     async def _on_lost(self) -> None:

@@ -73,10 +73,10 @@ class NatsConsumer:
         """
         messages = []
         for event in events:
-            headers, payload = encode(event, self._stamp, self._mode)
+            subject = render(self._subject, event, self._stamp.origin(event).source)
+            headers, payload = encode(event, self._stamp, subject, self._mode)
             if headers[MESSAGE_ID] not in self._stored:
-                source = self._stamp.origin(event).source
-                messages.append((render(self._subject, event, source), headers, payload))
+                messages.append((subject, headers, payload))
         answers = await self._connection.publish(messages) if messages else []
         self._stored |= {
             headers[MESSAGE_ID]

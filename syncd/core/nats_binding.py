@@ -128,13 +128,16 @@ def render(template: str, event: Event, source: str) -> str:
     return _PLACE.sub(lambda place: values[place[1]], template)
 
 
-def encode(event: Event, stamp: Stamp, mode: ContentMode) -> tuple[dict[str, str], bytes]:
+def encode(
+    event: Event, stamp: Stamp, subject: str, mode: ContentMode
+) -> tuple[dict[str, str], bytes]:
     """Headers and payload of an event.
 
-    The message id is source and id together: an id alone is unique within one installation only.
+    The message id is source, id and subject together: an id alone is unique within one
+    installation only, and one stream may take an event under two subjects.
     """
     cloud_event = stamp.cloud_event(event)
-    message_id = {MESSAGE_ID: _percent(f"{cloud_event.source}/{cloud_event.id}")}
+    message_id = {MESSAGE_ID: _percent(f"{cloud_event.source}/{cloud_event.id}/{subject}")}
     if mode == "structured":
         return {**message_id, "content-type": STRUCTURED}, stamp.encode(event)
     attributes = {f"ce-{name}": _percent(getattr(cloud_event, name)) for name in _ATTRIBUTES}

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 def files(**options: Any) -> LoginFiles:
-    paths = {k: str(v) if hasattr(v, "__fspath__") else v for k, v in options.items()}
-    return LoginFiles(NatsServer(**{"urls": ("nats://127.0.0.1:4222",), **paths}))
+    chosen: dict[str, Any] = {"urls": ("nats://127.0.0.1:4222",), **options}
+    for option, value in options.items():
+        chosen[option] = str(value) if hasattr(value, "__fspath__") else value
+    return LoginFiles(NatsServer(**chosen))
 
 
 def mistyped(seed: str) -> str:

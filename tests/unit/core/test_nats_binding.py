@@ -150,10 +150,10 @@ EVENTS = [
 @pytest.mark.parametrize("event", EVENTS)
 def test_both_modes_as_the_sdk_reads_them(event: Event, mode: ContentMode) -> None:
     """Headers and payload are those of the HTTP binding, which the CloudEvents SDK can read."""
-    headers, payload = encode(event, STAMP, mode)
+    headers, payload = encode(event, STAMP, "s.x", mode)
     assert all(value.isascii() and value.isprintable() for value in headers.values())
     origin = STAMP.origin(event)
-    assert unquote(headers.pop(MESSAGE_ID)) == f"{origin.source}/{origin.id}"
+    assert unquote(headers.pop(MESSAGE_ID)) == f"{origin.source}/{origin.id}/s.x"
     if mode == "structured":
         assert headers == {"content-type": "application/cloudevents+json"}
         read = from_structured_event(HTTPMessage(headers, payload))
@@ -174,7 +174,7 @@ def test_both_modes_as_the_sdk_reads_them(event: Event, mode: ContentMode) -> No
 @pytest.mark.parametrize("event", EVENTS)
 def test_what_is_sent_is_what_is_received(event: Event, mode: ContentMode) -> None:
     """With the origin instead of a sequence, whatever the case of the headers."""
-    headers, payload = encode(event, STAMP, mode)
+    headers, payload = encode(event, STAMP, "s.x", mode)
     received = decode({name.title(): value for name, value in headers.items()}, payload)
     assert received == msgspec.structs.replace(
         event, sequence=0, audience=received.audience, origin=STAMP.origin(event)
@@ -192,7 +192,7 @@ def test_structured_mode_without_headers() -> None:
 
 def test_quoted_header_values() -> None:
     """Older versions of the binding put values with spaces into double quotes."""
-    headers, payload = encode(EVENTS[0], STAMP, "binary")
+    headers, payload = encode(EVENTS[0], STAMP, "s.x", "binary")
     headers["ce-source"] = '"/syncd/node\\-1"'
     assert decode(headers, payload).origin == Origin("5f0c2a91-42", "/syncd/node-1")
 
@@ -230,14 +230,14 @@ def test_payloads_that_are_no_json(payload: bytes) -> None:
     """In both modes."""
     with pytest.raises(BindingError):
         decode(None, payload)
-    headers, _ = encode(EVENTS[0], STAMP, "binary")
+    headers, _ = encode(EVENTS[0], STAMP, "s.x", "binary")
     with pytest.raises(BindingError):
         decode(headers, payload)
 
 
 def test_header_values_that_are_no_utf8() -> None:
     """An overlong encoding is refused, as the binding asks."""
-    headers, payload = encode(EVENTS[0], STAMP, "binary")
+    headers, payload = encode(EVENTS[0], STAMP, "s.x", "binary")
     headers["ce-subject"] = "%C0%A0"
     with pytest.raises(BindingError):
         decode(headers, payload)
