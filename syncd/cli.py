@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -17,7 +17,9 @@ from syncd.core.decode import Duration, decode
 from syncd.core.errors import ConfigurationError, StateError, SyncdError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from syncd.settings import RelaySettings, Settings
 
 _NO_INPUT = 2
 
@@ -60,20 +62,9 @@ def cli() -> None:
 )
 def run(config: str | None, *, once: bool, timeout: float) -> None:
     """Runs the daemon until SIGTERM or SIGINT."""
-    from syncd.hardening import harden  # noqa: PLC0415 - see the module's docstring
-
-    refused = harden()  # before anything is read
-
     from syncd.configuration import load  # noqa: PLC0415
-    from syncd.telemetry.log import configure  # noqa: PLC0415
 
-    settings = load(config)
-    configure(settings.log.level, settings.log.format)  # before anything else loads structlog
-    if refused:
-        import structlog  # noqa: PLC0415
-
-        for problem in refused:
-            structlog.get_logger().warning("process.not_hardened", problem=problem)
+    settings = _set_up(lambda: load(config))
 
     import anyio  # noqa: PLC0415
 
@@ -83,6 +74,56 @@ def run(config: str | None, *, once: bool, timeout: float) -> None:
     if once:
         sys.exit(0 if anyio.run(daemon.run_once, timeout) else 1)
     anyio.run(daemon.run)
+
+
+_S = TypeVar("_S", bound="Settings | RelaySettings")
+
+
+def _set_up(load: Callable[[], _S]) -> _S:
+    """What a daemon does first: hardens the process, reads the configuration, sets up the log."""
+    from syncd.hardening import harden  # noqa: PLC0415 - see the module's docstring
+
+    refused = harden()  # before anything is read
+
+    from syncd.telemetry.log import configure  # noqa: PLC0415
+
+    settings = load()
+    configure(settings.log.level, settings.log.format)  # before anything else loads structlog
+    if refused:
+        import structlog  # noqa: PLC0415
+
+        for problem in refused:
+            structlog.get_logger().warning("process.not_hardened", problem=problem)
+    return settings
+
+
+@cli.command()
+@click.option(
+    "-c",
+    "--config",
+    "config",
+    metavar="FILE",
+    help="Configuration; else $SYNCD_CONFIG, else /etc/syncd/relay.yaml if it exists.",
+)
+@click.option("--nats", "urls", multiple=True, metavar="URL", help="A server; may be repeated.")
+@click.option("--subject", metavar="SUBJECT", help="Which events: a subject, wildcards allowed.")
+@click.option("--stream", metavar="NAME", help="The stream that has them; else it is looked up.")
+@click.option("--durable", metavar="NAME", help="This relay's consumer on the server.")
+@click.option("--credentials-file", metavar="FILE", help="A .creds file to log in with.")
+def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> None:
+    """Takes events from NATS to the consumers configured here, until SIGTERM or SIGINT."""
+    from syncd.configuration import load_relay  # noqa: PLC0415
+
+    given: dict[str, object] = {name: value for name, value in options.items() if value is not None}
+    if urls:
+        given["urls"] = list(urls)
+    settings = _set_up(lambda: load_relay(config, given))
+
+    import anyio  # noqa: PLC0415
+
+    from syncd.relay import RelayDaemon  # noqa: PLC0415
+
+    anyio.run(RelayDaemon(settings, reload=lambda: load_relay(config, given)).run)
 
 
 @cli.command()
@@ -105,7 +146,7 @@ def _base_urls(
     ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
 ) -> tuple[str, ...]:
     if value:
-        from syncd.settings import check_base_url  # noqa: PLC0415
+        from syncd.contradictions import check_base_url  # noqa: PLC0415
 
         for problem in filter(None, (check_base_url(url, ()) for url in value)):
             raise click.BadParameter(f"{problem.message}; {problem.hint}", ctx, param)

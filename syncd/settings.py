@@ -1,20 +1,20 @@
 """The configuration: what a user may write in `syncd.yaml` and in the environment.
 
 The structures below are the reference (`syncd schema config` prints them as JSON Schema), and
-`contradictions` is what they cannot say; `syncd.configuration` reads them. Secrets are never
+`syncd.contradictions` is what they cannot say; `syncd.configuration` reads them. Secrets are never
 configured by value: only paths of the files that hold them are.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
-from urllib.parse import urlsplit
 
 import msgspec
 
-from syncd.core.decode import Duration, FileMode, Path, Problem, Size
+from syncd.core.decode import Duration, FileMode, Path, Size
 from syncd.core.findings import key_path
 from syncd.core.model import Grant, Scope
+from syncd.core.nats_binding import DEFAULT_SUBJECT, ContentMode
 from syncd.providers.auth import AbsolutePath, AzureAuth, VaultAuth
 
 if TYPE_CHECKING:
@@ -26,6 +26,26 @@ Name = Annotated[
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$(?!\n)",
         description="a name of letters, digits, ., _ and -, 63 at most",
         examples=["aidbox-hook"],
+    ),
+]
+
+
+Instance = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[\x21-\x7e]{1,253}$(?!\n)",
+        description="what tells this installation from every other: 253 visible ASCII characters "
+        "at most; the host name if not set",
+        examples=["prod/aidbox-0"],
+    ),
+]
+
+DurableName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9_-]{1,63}$(?!\n)",
+        description="a name of letters, digits, _ and -, 63 at most",
+        examples=["syncd-relay-central"],
     ),
 ]
 
@@ -91,7 +111,31 @@ class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field=
     scope: tuple[ScopeSettings, ...] | None = None
 
 
-ConsumerSettings: TypeAlias = Webhook | Aidbox
+class NatsServer(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach NATS, and as whom; all files are read again when a connection is made."""
+
+    urls: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    user: str | None = None
+    password_file: AbsolutePath | None = None
+    token_file: AbsolutePath | None = None
+    nkey_seed_file: AbsolutePath | None = None
+    credentials_file: AbsolutePath | None = None
+    ca_file: AbsolutePath | None = None
+    client_cert: AbsolutePath | None = None
+    client_key: AbsolutePath | None = None
+    timeout: Duration = Duration(10)
+
+
+class Nats(NatsServer, frozen=True, kw_only=True, tag="nats", tag_field="kind"):
+    """A consumer that is a stream of NATS JetStream."""
+
+    name: Name
+    subject: str = DEFAULT_SUBJECT
+    content_mode: ContentMode = "structured"
+    scope: tuple[ScopeSettings, ...] | None = None
+
+
+ConsumerSettings: TypeAlias = Webhook | Aidbox | Nats
 """A consumer of any kind."""
 
 
@@ -148,6 +192,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     vault_config: AbsolutePath
     state_dir: AbsolutePath = "/var/lib/syncd"
+    instance: Instance | None = None
     watch: Watch = Watch()
     consumers: tuple[ConsumerSettings, ...] = ()
     api: Api = Api()
@@ -156,7 +201,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log: Log = Log()
 
 
-def credential_files(settings: Settings) -> list[tuple[str, str]]:
+class RelaySource(NatsServer, frozen=True, kw_only=True):
+    """Which events a relay takes from which stream."""
+
+    subject: str
+    stream: str | None = None
+    durable: DurableName | None = None
+
+
+class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration of `syncd relay`: what comes in over NATS goes to its own consumers."""
+
+    relay: RelaySource
+    state_dir: AbsolutePath = "/var/lib/syncd-relay"
+    instance: Instance | None = None
+    consumers: tuple[ConsumerSettings, ...] = ()
+    api: Api = Api()
+    event_log: EventLog = EventLog()
+    log: Log = Log()
+
+
+def credential_files(settings: Settings | RelaySettings) -> list[tuple[str, str]]:
     """The files whose content syncd uses itself, each with the key path that names it."""
     return list(_credential_files(settings, ()))
 
@@ -179,134 +244,3 @@ _CREDENTIALS = frozenset(("client_cert", "client_key"))
 def grant(scope: tuple[ScopeSettings, ...] | None) -> Grant:
     """What a `scope:` list allows; without one, everything."""
     return Grant(None if scope is None else [Scope(item.resource_type, item.id) for item in scope])
-
-
-def contradictions(section: object, at: Path) -> list[Problem]:
-    """What a section that can be read must not say; called by `decode` for each of them."""
-    if isinstance(section, Webhook):
-        return _check_webhook(section, at)
-    if isinstance(section, Aidbox):
-        return _check_aidbox(section, at)
-    if isinstance(section, Watch) and section.rescan_interval <= 0:
-        return [Problem((*at, "rescan_interval"), "must be above zero", "write 60s")]
-    if isinstance(section, Api):
-        return check_listen(section.listen) + _check_subscribers(section.subscribers, at)
-    if isinstance(section, Settings):
-        names = [consumer.name for consumer in section.consumers]
-        hint = "give each consumer its own name"
-        return [
-            Problem(("consumers", index, "name"), "is used twice", hint)
-            for index, name in enumerate(names)
-            if name in names[:index]
-        ]
-    return []
-
-
-def _check_subscribers(subscribers: tuple[Subscriber, ...], at: Path) -> list[Problem]:
-    uids = [subscriber.uid for subscriber in subscribers]
-    hint = "give each uid one entry, with all of its scopes"
-    return [
-        Problem((*at, "subscribers", index, "uid"), "is used twice", hint)
-        for index, uid in enumerate(uids)
-        if uid in uids[:index]
-    ]
-
-
-def _check_aidbox(aidbox: Aidbox, at: Path) -> list[Problem]:
-    problems: list[Problem] = []
-    for index, url in enumerate(aidbox.urls):
-        problem = check_base_url(url, (*at, "urls", index))
-        problems += filter(None, (problem,))
-        if url in aidbox.urls[:index]:
-            problems.append(Problem((*at, "urls", index), "is written twice", "keep one of them"))
-    hints = {
-        "urls": "name each replica, such as http://127.0.0.1:8080",
-        "actions": "name some of drop_cache, audit_event and verify",
-    }
-    problems += [
-        Problem((*at, key), "is empty", hint)
-        for key, hint in hints.items()
-        if not getattr(aidbox, key)
-    ]
-    if not aidbox.client_id or ":" in aidbox.client_id or not aidbox.client_id.isprintable():
-        problems.append(Problem((*at, "client_id"), "is no id of a Client", "write its id alone"))
-    problems += [
-        Problem((*at, key), "must be above zero", hint)
-        for key, hint in {"timeout": "write 10s", "verify_timeout": "write 60s"}.items()
-        if getattr(aidbox, key) <= 0
-    ]
-    return problems + _check_client_certificate(aidbox, at)
-
-
-def check_base_url(url: str, at: Path) -> Problem | None:
-    """Checks the URL of a server: no credentials, nothing after the path."""
-    if not _is_http_url(url):
-        return Problem(at, "is not an http or https URL", "write http://host:port")
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
-        return Problem(at, "holds credentials", "use client_id and client_secret_file")
-    if parts.query or parts.fragment:
-        return Problem(at, "has more than a path", "write http://host:port")
-    return None
-
-
-def _check_client_certificate(section: Webhook | Aidbox, at: Path) -> list[Problem]:
-    if bool(section.client_cert) == bool(section.client_key):
-        return []
-    missing = "client_key" if section.client_cert else "client_cert"
-    return [Problem((*at, missing), "is missing", "mTLS needs client_cert and client_key")]
-
-
-def _check_webhook(webhook: Webhook, at: Path) -> list[Problem]:
-    problems: list[Problem] = []
-    if not _is_http_url(webhook.url):
-        hint = "write http://host:port/path"
-        problems.append(Problem((*at, "url"), "is not an http or https URL", hint))
-    elif "@" in urlsplit(webhook.url).netloc:
-        hint = "use basic_auth with a password_file"
-        problems.append(Problem((*at, "url"), "holds credentials", hint))
-    if webhook.basic_auth and webhook.bearer_token_file:
-        problems.append(
-            Problem((*at, "bearer_token_file"), "contradicts basic_auth", "keep one of them")
-        )
-    problems += _check_client_certificate(webhook, at)
-    if webhook.timeout <= 0:
-        problems.append(Problem((*at, "timeout"), "must be above zero", "write 10s"))
-    for name, value in webhook.headers.items():
-        if name.lower() in _OWN_HEADERS or name.lower().startswith("webhook-"):
-            problems.append(Problem((*at, "headers", name), "is set by syncd itself", "remove it"))
-        elif not (
-            name.isascii()
-            and name.replace("-", "").replace("_", "").isalnum()
-            and value.isprintable()
-            and value.isascii()
-        ):
-            problems.append(
-                Problem((*at, "headers", name), "is not a valid HTTP header", "use plain ASCII")
-            )
-    return problems
-
-
-def _is_http_url(text: str) -> bool:
-    if not text.isprintable() or " " in text:
-        return False  # urlsplit would drop a line break without a word
-    try:
-        url = urlsplit(text)
-        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        return False
-
-
-_OWN_HEADERS = frozenset(
-    ("authorization", "connection", "content-length", "content-type", "host", "transfer-encoding")
-)
-
-
-def check_listen(listen: str) -> list[Problem]:
-    """Checks `api.listen`, written `host:port`."""
-    if not listen:
-        return []
-    host, _, port = listen.rpartition(":")
-    if host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16:
-        return []
-    return [Problem(("api", "listen"), "is not host:port", "write 127.0.0.1:9753")]

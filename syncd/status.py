@@ -9,6 +9,7 @@ import msgspec
 
 from syncd.api.report import SecretReport, SecretsReport, StatusReport
 from syncd.client import Client
+from syncd.core.model import secret_key
 from syncd.terminal import printable, scope_text
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _secrets(status: Status, now: datetime) -> tuple[Sequence[str], Iterable[Seq
         changed = f"{_age(item.changed_at, now)} ago" if item.changed_at else "-"
         state = f"{item.state}!" if item.problem else item.state.value
         row = (
-            *(item.secret, scope_text(item.scope), state, changed),
+            *(_secret(item), scope_text(item.scope), state, changed),
             *(", ".join(have) or "-", ", ".join(behind) or "-"),
         )
         found = [at.adoption for at in item.consumers.values() if at.adoption is not None]
@@ -101,6 +102,10 @@ def _secrets(status: Status, now: datetime) -> tuple[Sequence[str], Iterable[Seq
 def _adoption(item: AdoptionReport) -> str:
     state = item.state.value.replace("_", " ")
     return state if item.seconds is None else f"{state} after {item.seconds:.1f} s"
+
+
+def _secret(item: SecretReport) -> str:
+    return secret_key(item.secret, item.source or None)
 
 
 def _consumer(name: str, item: ConsumerReport, now: datetime) -> Sequence[str]:

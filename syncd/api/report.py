@@ -66,7 +66,7 @@ class ConsumerPosition(msgspec.Struct, frozen=True):
     adoption: AdoptionReport | None = None
 
 
-class SecretReport(SecretState, frozen=True):
+class SecretReport(SecretState, frozen=True, kw_only=True):
     """What is known of one secret, and which consumers know it too."""
 
     consumers: dict[str, ConsumerPosition]
@@ -173,8 +173,10 @@ class ReadinessReport(msgspec.Struct, frozen=True):
 
 def visible(inventory: Mapping[str, Known], view: View) -> list[Known]:
     """What a view shows of the inventory, by name."""
-    shown = (n for n, known in inventory.items() if view.shows(n, known.entry.scopes))
-    return [inventory[name] for name in sorted(shown)]
+    shown = (
+        key for key, known in inventory.items() if view.shows(known.entry.name, known.entry.scopes)
+    )
+    return [inventory[key] for key in sorted(shown)]
 
 
 def states(inventory: Mapping[str, Known], view: View) -> tuple[SecretState, ...]:
@@ -192,7 +194,7 @@ def secrets_report(
         for consumer, (grant, _) in facts.consumers.items():
             if not grant.sees(known.entry.scopes):
                 continue
-            waiting = pending.get(consumer, {}).get(known.entry.name)
+            waiting = pending.get(consumer, {}).get(known.entry.key)
             version = known.version if waiting is None else waiting.acknowledged_version
             positions[consumer] = ConsumerPosition(
                 version, waiting is not None, _adoption(facts, consumer, known)
@@ -231,7 +233,7 @@ def status_report(
         now: To tell how old the last pass is.
     """
     shown = visible(facts.inventory, view)
-    names = {known.entry.name for known in shown}
+    names = {known.entry.key for known in shown}
     consumers = {
         name: ConsumerReport(
             "failing" if health.failures else "ok",
@@ -312,7 +314,7 @@ def _daemon_troubles(facts: Facts, now: datetime) -> list[str]:
 def _secret_troubles(shown: list[Known]) -> list[str]:
     troubled = [known for known in shown if known.problem or known.state is not State.PRESENT]
     lines = [
-        f"secret {known.entry.name} is {known.state.value}"
+        f"secret {known.entry.key} is {known.state.value}"
         + (f": {known.problem}" if known.problem else "")
         for known in troubled[:_NAMED]
     ]

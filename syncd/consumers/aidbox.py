@@ -168,9 +168,9 @@ class AidboxConsumer:
             return
         if sequence is not None:  # the trail tells each version once, however often we try
             data = msgspec.structs.replace(data, previous_version=version)
-        event_id = self._stamp.id(event.sequence)
-        resource = audit_event(data, event_id=event_id, source=self._stamp.source, time=event.time)
-        await self._post_once(event_id, msgspec.json.encode(resource))
+        origin = self._stamp.origin(event)
+        resource = audit_event(data, event_id=origin.id, source=origin.source, time=event.time)
+        await self._post_once(origin.id, msgspec.json.encode(resource))
         self._recorded[event.subject] = (event.sequence, data.version)
 
     async def _post_once(self, event_id: str, content: bytes) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from syncd.consumers.webhook import WebhookConsumer
 from syncd.core.adoption import mailbox_of
-from syncd.settings import Aidbox, grant
+from syncd.settings import Aidbox, Nats, grant
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -35,6 +35,10 @@ def open_consumer(settings: ConsumerSettings, stamp: Stamp) -> Consumer:
         from syncd.consumers.aidbox import AidboxConsumer  # noqa: PLC0415 - only where configured
 
         return AidboxConsumer(settings, grant(settings.scope), stamp)
+    if isinstance(settings, Nats):
+        from syncd.consumers.nats import NatsConsumer  # noqa: PLC0415 - 7 MiB, when configured
+
+        return NatsConsumer(settings, grant(settings.scope), stamp)
     return WebhookConsumer(settings, grant(settings.scope), stamp)
 
 

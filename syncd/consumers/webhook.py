@@ -158,7 +158,7 @@ class WebhookConsumer:
             if self.max_batch == 1
             else self._stamp.encode_batch(events)
         )
-        message_id = self._stamp.id(events[-1].sequence)
+        message_id = self._stamp.origin(events[-1]).id
         answer = await self._post(message_id, body)
         if answer.status in UNAUTHORIZED and self._keyring.secret_files:
             answer = await self._post(message_id, body, reread=True)

@@ -13,13 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 
 from syncd.core.changes import restrict
-from syncd.core.model import ChangeKind, Scope, State, VaultConfigChange
+from syncd.core.model import (
+    ChangeKind,
+    Entry,
+    Known,
+    Scope,
+    State,
+    VaultConfigChange,
+    secret_key,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from syncd.core.changes import Plan
-    from syncd.core.model import Change, Grant, Known
+    from syncd.core.model import Change, Grant
 
 SECRET_CHANGED: Final = "io.syncd.secret.changed"  # noqa: S105 - an event type
 SECRET_ADOPTED: Final = "io.syncd.secret.adopted"  # noqa: S105 - an event type
@@ -123,6 +131,7 @@ class SecretState(msgspec.Struct, frozen=True):
         version: The last version seen; kept while the file is unreadable, null when missing.
         changed_at: When the version last changed (RFC 3339, UTC); null if it was never seen to.
         problem: What is wrong, one line, or null.
+        source: Whose secret it is; only at a relay, where two may have one name.
     """
 
     secret: str
@@ -132,6 +141,7 @@ class SecretState(msgspec.Struct, frozen=True):
     version: Version | None
     changed_at: str | None
     problem: str | None
+    source: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ResetData(msgspec.Struct, frozen=True):
@@ -156,6 +166,18 @@ DATA_TYPES: Final[Mapping[str, type[Data]]] = {
 }
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """Where an event comes from that another installation made and a relay passes on.
+
+    Attributes:
+        id: The event id that it has there.
+        source: That installation's source.
+    """
+
+    id: str
+    source: str
+
+
 class Event(msgspec.Struct, frozen=True):
     """One event as the ledger keeps it.
 
@@ -166,6 +188,7 @@ class Event(msgspec.Struct, frozen=True):
         subject: Secret's name, or the vault config's path.
         data: Payload, of the type's structure.
         audience: The scopes, by secret name, that decide who may see the event.
+        origin: Whose event it is, where a relay passes it on; None for our own.
     """
 
     sequence: int
@@ -174,14 +197,19 @@ class Event(msgspec.Struct, frozen=True):
     subject: str
     data: Data
     audience: Mapping[str, tuple[Scope, ...]]
+    origin: Origin | None = None
 
     @property
     def slot(self) -> str:
-        """Events of one slot supersede each other; a vault config's changes do not."""
+        """Events of one slot supersede each other; a vault config's changes do not.
+
+        Two installations may have a secret of one name, so the source of another's is part of it.
+        """
+        key = secret_key(self.subject, self.origin.source if self.origin else None)
         if isinstance(self.data, SecretData):
-            return "secret:" + self.subject
+            return "secret:" + key
         if isinstance(self.data, AdoptionData):
-            return f"adoption:{self.data.consumer}:{self.subject}"
+            return f"adoption:{self.data.consumer}:{key}"
         return f"event:{self.sequence}"
 
     def seen_by(self, grant: Grant) -> Event | None:
@@ -250,12 +278,17 @@ class Stamp(msgspec.Struct, frozen=True):
             return None
         return int(sequence) if len(sequence) < 19 else None  # noqa: PLR2004 - digits of 2**63
 
+    def origin(self, event: Event) -> Origin:
+        """The id and source that an event has everywhere, whoever passes it on."""
+        return event.origin or Origin(self.id(event.sequence), self.source)
+
     def cloud_event(self, event: Event) -> CloudEvent:
         """The wire form of an event."""
+        origin = self.origin(event)
         return CloudEvent(
             "1.0",
-            self.id(event.sequence),
-            self.source,
+            origin.id,
+            origin.source,
             event.type,
             event.subject,
             event.time,
@@ -302,6 +335,25 @@ def scope_data(scopes: tuple[Scope, ...]) -> ScopeData | list[ScopeData]:
     return several[0] if len(several) == 1 else several
 
 
+def scopes_of(data: ScopeData | list[ScopeData]) -> tuple[Scope, ...]:
+    """Scopes from what an event carries."""
+    several = data if isinstance(data, list) else [data]
+    return tuple(Scope(scope.resource_type, scope.id) for scope in several)
+
+
+def known_of(time: str, source: str, data: SecretData) -> Known:
+    """What an event of another installation tells of its secret.
+
+    Args:
+        time: When it changed.
+        source: The installation.
+        data: What changed.
+    """
+    entry = Entry(data.secret, data.path, scopes_of(data.scope), source)
+    state = State.MISSING if data.version is None else State.PRESENT
+    return Known(entry, state, data.version, None, time)
+
+
 def secret_state(known: Known) -> SecretState:
     """What is known of a secret, as it is told."""
     entry = known.entry
@@ -313,6 +365,7 @@ def secret_state(known: Known) -> SecretState:
         known.version,
         known.changed_at,
         known.problem,
+        msgspec.UNSET if entry.source is None else entry.source,
     )
 
 

@@ -17,12 +17,13 @@ from jsonschema import Draft202012Validator
 from support.aidbox import Aidbox, bundle, client, reference
 from support.world import World, secret
 
+from syncd.contradictions import contradictions
 from syncd.core.decode import decode
 from syncd.core.findings import CODES
 from syncd.core.tree import parse_yaml
 from syncd.core.vault_config import decode_vault_config
 from syncd.schema import schema_of
-from syncd.settings import Aidbox as Consumer, Settings, contradictions
+from syncd.settings import Aidbox as Consumer, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
