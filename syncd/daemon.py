@@ -88,7 +88,13 @@ class Engine:
         stamp = make_stamp(ledger)
         self._rng = Random()  # noqa: S311 - jitter
         self.deliveries = {
-            item.name: Delivery(open_consumer(item, stamp), ledger, metrics, self._rng)
+            item.name: Delivery(
+                open_consumer(item, stamp),
+                ledger,
+                metrics,
+                self._rng,
+                eager=isinstance(item, Aidbox),
+            )
             for item in settings.consumers
         }
         self.reconciler = Reconciler(
