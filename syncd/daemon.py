@@ -97,7 +97,13 @@ class Pipeline(ABC):
         stamp = make_stamp(ledger, settings.instance)
         self._rng = Random()  # noqa: S311 - jitter
         self.deliveries = {
-            item.name: Delivery(open_consumer(item, stamp), ledger, metrics, self._rng)
+            item.name: Delivery(
+                open_consumer(item, stamp),
+                ledger,
+                metrics,
+                self._rng,
+                eager=isinstance(item, Aidbox),
+            )
             for item in settings.consumers
         }
         self.verifiers: dict[str, Verifier] = {}

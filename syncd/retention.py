@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 AT_LEAST: Final = 3600.0
 """Seconds after which the log is looked at although nothing was added: events grow old."""
 
-PAUSE: Final = 60.0
-"""Seconds between two prunings."""
-
 log = structlog.get_logger()
 
 
@@ -35,15 +32,11 @@ class Retention:
     Args:
         ledger: Holds the event log.
         bounds: The bounds as they are now.
-        pause: Seconds between two prunings at the least.
     """
 
-    def __init__(
-        self, ledger: Ledger, bounds: Callable[[], EventLog], pause: float = PAUSE
-    ) -> None:
+    def __init__(self, ledger: Ledger, bounds: Callable[[], EventLog]) -> None:
         self._ledger = ledger
         self._bounds = bounds
-        self._pause = pause
         self._grown = anyio.Event()
         self._grown.set()  # limits may have been lowered since the last run
 
@@ -65,7 +58,7 @@ class Retention:
                 )
             except StateError as error:
                 log.warning("event_log.not_pruned", problem=str(error))
-            await anyio.sleep(self._pause)
+            await anyio.sleep(bounds.prune_interval)
 
 
 def prune(ledger: Ledger, max_events: int, max_age: float) -> None:

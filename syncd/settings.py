@@ -185,6 +185,7 @@ class EventLog(msgspec.Struct, frozen=True, kw_only=True):
 
     max_events: Annotated[int, msgspec.Meta(ge=1)] = 100_000
     max_age: Duration = Duration(30 * 86400)
+    prune_interval: Duration = Duration(60)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -50,7 +50,7 @@ class AdoptionReport(msgspec.Struct, frozen=True):
     problem: str | None
 
 
-class ConsumerPosition(msgspec.Struct, frozen=True):
+class ConsumerPosition(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a consumer is with one secret.
 
     Attributes:

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from syncd.ledger import Ledger
     from syncd.telemetry.metrics import AdoptionMetrics
 
+RETRY: Final = 10.0
+"""Seconds after which a verification that could not be recorded is begun again."""
+
 _PARALLEL: Final = 8
 _MOST: Final = 10_000
 _NEWLINE: Final = b"\n"
@@ -198,15 +201,22 @@ class Verifier:
         tasks.start_soon(self._verify, event, new)
 
     async def _verify(self, event: Event, scope: anyio.CancelScope) -> None:
-        try:
-            with scope:
+        failed = False
+        with scope:
+            try:
                 await self._conclude(event)
-        except StateError as error:
-            log.warning("adoption.postponed", consumer=self._consumer, reason=str(error))
-        except Exception as error:  # noqa: BLE001 - a bug in one must not stop the others
-            log.error("adoption.failed", consumer=self._consumer, error=describe(error))
+            except StateError as error:
+                log.warning("adoption.postponed", consumer=self._consumer, reason=str(error))
+                failed = True
+            except Exception as error:  # noqa: BLE001 - a bug in one must not stop the others
+                log.error("adoption.failed", consumer=self._consumer, error=describe(error))
+                failed = True
+            if failed:
+                await anyio.sleep(RETRY)
         if self._running.get(event.subject, (None, None))[1] is scope:
             del self._running[event.subject]
+            if failed:
+                self.wake()
             self._settle()
 
     async def _conclude(self, event: Event) -> None:

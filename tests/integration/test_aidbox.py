@@ -493,3 +493,18 @@ def scrape(port: int) -> dict[str, float]:
         connection.close()
     pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
     return {name: float(value) for name, _, value in pairs}
+
+
+def test_a_replica_that_is_down_holds_up_no_other(world: World) -> None:
+    """Each new change is told to the others at once, whatever the pace of the retries is."""
+    world.publish(a=secret("0"))
+    world.map("a")
+    with box(world, replicas=2) as aidbox:
+        aidbox.fail(418, "/$drop-cache", replica=1, times=1000)  # a rejection waits for a minute
+        world.configure(consumers=[consumer(world, aidbox, "drop_cache")])
+        with world.daemon() as daemon:
+            for number in range(1, 4):
+                world.publish(a=secret(str(number)))
+                daemon.wait_for("delivery.rejected", number)
+        dropped = Counter(r["replica"] for r in aidbox.requests("/$drop-cache"))
+    assert dropped == {0: 3, 1: 3}

@@ -38,8 +38,10 @@ async def test_number_and_age(mail: Mail) -> None:
 
 async def test_it_prunes_after_commits(mail: Mail) -> None:
     """A commit is followed by a pruning, after the pause."""
-    bounds = EventLog(max_events=1, max_age=Duration(10 * 365 * 86400.0))
-    retention = Retention(mail.ledger, lambda: bounds, 0.01)
+    bounds = EventLog(
+        max_events=1, max_age=Duration(10 * 365 * 86400.0), prune_interval=Duration(0.01)
+    )
+    retention = Retention(mail.ledger, lambda: bounds)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(retention.run)
         for count in (2, 4):
