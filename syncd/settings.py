@@ -97,7 +97,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, tag="webhook", tag_fiel
 class NatsServer(msgspec.Struct, frozen=True, kw_only=True):
     """How to reach NATS, and as whom; all files are read again when a connection is made."""
 
-    urls: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    urls: tuple[str, ...]
     user: str | None = None
     password_file: AbsolutePath | None = None
     token_file: AbsolutePath | None = None
@@ -300,6 +300,8 @@ def _check_nats(nats: NatsServer, at: Path) -> list[Problem]:
         for i, url in enumerate(nats.urls)
         if (bad := _bad_nats_url(url))
     ]
+    if not nats.urls:
+        problems.append(Problem((*at, "urls"), "is empty", "name a server, nats://host:4222"))
     logins = [
         option
         for option in ("user", "token_file", "nkey_seed_file", "credentials_file")

@@ -45,7 +45,7 @@ from syncd.bus.login import Login, LoginFiles
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
@@ -262,6 +262,20 @@ class Connection:
         client, self._client = self._client, None
         if client is not None:
             await client.abandon()
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Cuts the block short when the connection is lost or something is not permitted.
+
+        Raises:
+            TemporaryError: It was lost.
+            RefusedError: Something is not permitted.
+        """
+        with anyio.CancelScope() as self._work:
+            yield
+        self._work = None
+        if not self.is_up or isinstance(self._trouble, RefusedError):
+            raise self._trouble or self.failed("the connection was lost")
 
     async def forget(self, subscription: JetStreamContext.PullSubscription) -> None:
         """Ends a subscription, as far as there is a connection to end it on."""
