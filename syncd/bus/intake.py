@@ -155,6 +155,8 @@ class Intake:
                     messages = await subscription.fetch(BATCH, PATIENCE)
                 if messages:
                     await self._take(messages)
+                else:
+                    await self._connection.check(PATIENCE)
                 self._heard()
         finally:
             await self._connection.forget(subscription)
