@@ -157,6 +157,8 @@ def _check_nats(nats: NatsServer, at: Path) -> list[Problem]:
         for i, url in enumerate(nats.urls)
         if (bad := _bad_nats_url(url))
     ]
+    if not nats.urls:
+        problems.append(Problem((*at, "urls"), "is empty", "name a server, nats://host:4222"))
     logins = [
         option
         for option in ("user", "token_file", "nkey_seed_file", "credentials_file")

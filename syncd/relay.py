@@ -97,7 +97,7 @@ class RelayEngine(Pipeline):
             watch_problem=None,
             vault_config=f"none: relaying {self._source.subject}",
             vault_config_valid=True,
-            rescan_interval=2 * PATIENCE,
+            rescan_interval=5 * PATIENCE,
             consumers=self._health(),
         )
 

@@ -114,7 +114,7 @@ class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field=
 class NatsServer(msgspec.Struct, frozen=True, kw_only=True):
     """How to reach NATS, and as whom; all files are read again when a connection is made."""
 
-    urls: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    urls: tuple[str, ...]
     user: str | None = None
     password_file: AbsolutePath | None = None
     token_file: AbsolutePath | None = None

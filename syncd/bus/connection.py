@@ -45,15 +45,15 @@ from syncd.bus.login import Login, LoginFiles
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
 
     from syncd.bus.login import Server
 
-CONNECT_TIMEOUT: Final = 5
-"""Seconds within which one server must accept a connection; whole, as nats-py wants them."""
+CONNECT_TIMEOUT: Final = 5.0
+"""Seconds within which one server must accept a connection; less where several share less."""
 
 PING_INTERVAL: Final = 10
 """Seconds between two pings; a connection with three of them unanswered is given up."""
@@ -158,6 +158,7 @@ class Connection:
         self._files = LoginFiles(server)
         self.address = ", ".join(urlsplit(url).netloc for url in self._urls)
         self.timeout = float(server.timeout)
+        self._patience = min(CONNECT_TIMEOUT, self.timeout / len(self._urls))
         self._client: _Client | None = None
         self._up = anyio.Event()
         self._trouble: SyncdError | None = None
@@ -263,6 +264,36 @@ class Connection:
         if client is not None:
             await client.abandon()
 
+    async def check(self, within: float) -> None:
+        """Makes sure that the server is there: a silent one looks like one with nothing to say.
+
+        Args:
+            within: Seconds that it has to answer.
+
+        Raises:
+            TemporaryError: It does not; the connection is given up.
+        """
+        try:
+            if self._client is not None:
+                await self._client.flush(within)  # type: ignore[arg-type] # seconds, not only whole
+        except (nats.errors.Error, OSError):
+            await self.aclose()
+            raise self.failed("it no longer answers") from None
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Cuts the block short when the connection is lost or something is not permitted.
+
+        Raises:
+            TemporaryError: It was lost.
+            RefusedError: Something is not permitted.
+        """
+        with anyio.CancelScope() as self._work:
+            yield
+        self._work = None
+        if not self.is_up or isinstance(self._trouble, RefusedError):
+            raise self._trouble or self.failed("the connection was lost")
+
     async def forget(self, subscription: JetStreamContext.PullSubscription) -> None:
         """Ends a subscription, as far as there is a connection to end it on."""
         with anyio.move_on_after(_CLOSING, shield=True), contextlib.suppress(Exception):
@@ -335,8 +366,8 @@ class Connection:
                 verbose=True,
                 allow_reconnect=True,
                 max_reconnect_attempts=-1,
-                connect_timeout=CONNECT_TIMEOUT,
-                reconnect_time_wait=Random().uniform(*_RECONNECT_WAIT),  # type: ignore[arg-type] # noqa: S311 - seconds, jitter
+                connect_timeout=self._patience,  # type: ignore[arg-type] # seconds, not only whole
+                reconnect_time_wait=Random().uniform(*_RECONNECT_WAIT),  # type: ignore[arg-type] # noqa: S311 - jitter
                 ping_interval=PING_INTERVAL,
                 **client.presented(),
             )
@@ -344,7 +375,8 @@ class Connection:
             self._trouble = None  # another server would not have us, but this one does
             self._inbox = client.new_inbox()
             await client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
-            await client.flush(CONNECT_TIMEOUT)  # what the server has against it comes before
+            # what the server has against it comes before the answer
+            await client.flush(self._patience)  # type: ignore[arg-type] # seconds, not only whole
         except _EnoughError:
             pass
         except (nats.errors.Error, OSError, ValueError) as error:

@@ -14,6 +14,7 @@ What is no event of syncd's is logged, and terminated: it would come again for e
 
 from __future__ import annotations
 
+import contextlib
 import time
 from random import Random
 from typing import TYPE_CHECKING, Final, Protocol
@@ -27,10 +28,11 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from syncd.bus.connection import Connection
 from syncd.bus.login import Server
-from syncd.core.errors import RefusedError, StateError, SyncdError
+from syncd.core.errors import RefusedError, StateError, SyncdError, TemporaryError
 from syncd.core.nats_binding import BindingError, decode
 from syncd.core.timing import Backoff
 from syncd.ledger import Arrival
+from syncd.telemetry.log import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 BATCH: Final = 256
 """Messages that one request asks for, and that one commit holds."""
 
-PATIENCE: Final = 5.0
+PATIENCE: Final = 2.0
 """Seconds that a request waits for messages; a leader that died with it costs as much."""
 
 MAX_ACK_PENDING: Final = 1024
@@ -118,6 +120,9 @@ class Intake:
                     await self._fail(error)
                 except (nats.errors.Error, OSError) as error:
                     await self._fail(self._connection.judge(error, self._source.subject))
+                except Exception as error:  # noqa: BLE001 - a library's slip must not end the relay
+                    text = f"{describe(error)}, a bug in syncd; please report it"
+                    await self._fail(TemporaryError(text))
         finally:
             await self._connection.aclose()
 
@@ -145,14 +150,13 @@ class Intake:
         self._heard()
         try:
             while True:
-                try:
+                messages: list[Msg] = []
+                with self._connection.watched(), contextlib.suppress(TimeoutError):
                     messages = await subscription.fetch(BATCH, PATIENCE)
-                except TimeoutError:
-                    messages = []
                 if messages:
                     await self._take(messages)
-                elif not self._connection.is_up:
-                    raise self._connection.failed("the connection was lost")
+                else:
+                    await self._connection.check(PATIENCE)
                 self._heard()
         finally:
             await self._connection.forget(subscription)

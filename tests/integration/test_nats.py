@@ -355,7 +355,7 @@ async def test_one_of_several_servers_is_enough(nats: NatsServer, name: str) -> 
 
 
 def test_a_daemon_publishes_what_its_consumer_may_see(nats: NatsServer, name: str) -> None:
-    """Binary mode, a template, a scope, a vault config's change; retried until a stream is."""
+    """Binary mode, template, scope, a vault config's change; retried until there is a stream."""
     with World() as world:
         world.publish({"a": secret("1"), "d.x": secret("1")})
         world.map("a", "d.x")
