@@ -9,8 +9,9 @@ demo: $(VENV)/.runtime
 	$(BIN)/python -m syncd demo --rotations 5 --interval 500ms
 
 test: $(VENV)/.dev
-	$(BIN)/coverage run --data-file=.coverage -m pytest tests/unit -q
+	$(BIN)/coverage run --data-file=.coverage -m pytest tests/unit/core -q
 	$(BIN)/coverage report --fail-under=100
+	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/core -q -n 2
 	$(BIN)/python -m pytest tests/integration -q -n 2
 
 test-system: $(VENV)/.dev

@@ -25,6 +25,7 @@ from syncd.core.events import (
     Stamp,
     VaultConfigData,
     events_of,
+    known_of,
     scope_data,
     secret_state,
 )
@@ -267,3 +268,18 @@ class TestAdoption:
         content = json.loads(STAMP.encode(self.event(type_)))
         assert content["type"] == type_
         jsonschema.validate(content, msgspec.json.schema(WIRE_TYPES))
+
+
+class TestOfAnotherInstallation:
+    def test_what_an_event_tells_of_its_secret(self) -> None:
+        """Known as another installation's, in a slot of its own, present or missing."""
+        scope = [ScopeData("Client", "one"), ScopeData("TokenIntrospector", None)]
+        data = SecretData("a", ChangeKind.MODIFIED, "/run/a", scope, "k1:00", None)
+        known = known_of(AT, "/syncd/other", data)
+        entry = Entry(
+            "a", "/run/a", (Scope("Client", "one"), Scope("TokenIntrospector")), "/syncd/other"
+        )
+        assert known == Known(entry, State.PRESENT, "k1:00", None, AT)
+        assert known.entry.key != Entry("a", "/run/a", ()).key
+        gone = msgspec.structs.replace(data, version=None)
+        assert known_of(AT, "/syncd/other", gone).state is State.MISSING
