@@ -112,7 +112,7 @@ def check(config: str | None, format_: str, *, strict: bool) -> None:
     from syncd.check import as_json, as_text, exit_code, run_checks  # noqa: PLC0415
 
     findings = run_checks(config)
-    click.echo(as_json(findings) if format_ == "json" else as_text(findings))
+    _print(as_json(findings) if format_ == "json" else as_text(findings))
     sys.exit(exit_code(findings, strict=strict))
 
 
@@ -140,9 +140,9 @@ def status(socket: str | None, format_: str) -> None:
     with _asking():
         found = report.ask(socket_path(socket))
     if format_ == "json":
-        click.echo(report.as_json(found))
+        _print(report.as_json(found))
     else:
-        click.echo(report.as_text(found, datetime.now(UTC)))
+        _print(report.as_text(found, datetime.now(UTC)))
     sys.exit(1 if found.status.attention else 0)
 
 
@@ -180,7 +180,7 @@ def events(
     try:
         with _asking():
             for block in journal.events():
-                click.echo(block.data if format_ == "json" else as_text(block))
+                _print(block.data if format_ == "json" else as_text(block))
     except KeyboardInterrupt:  # click would print an empty line
         sys.exit(130)
 
@@ -209,7 +209,7 @@ def schema(what: str) -> None:
 
     from syncd.schema import schema_of  # noqa: PLC0415
 
-    click.echo(msgspec.json.format(msgspec.json.encode(schema_of(what)), indent=2))
+    _print(msgspec.json.format(msgspec.json.encode(schema_of(what)), indent=2).decode())
 
 
 @cli.command()
@@ -229,11 +229,16 @@ def demo(rotations: int | None, interval: float) -> None:
 def main() -> None:
     """The entry point: runs a command, and says what went wrong in plain lines."""
     try:
-        cli(standalone_mode=False)
+        cli(prog_name="syncd", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "syncd"
+        message = " ".join(error.format_message().split()).removesuffix(".")
+        _warn(f"{message}; see {command} --help")
         sys.exit(error.exit_code)
     except ConfigurationError as error:
         _say(error)
@@ -254,6 +259,22 @@ def _leave(group: BaseExceptionGroup) -> None:
         first = first.exceptions[0]
     _say(first)
     sys.exit(_NO_INPUT if isinstance(first, ConfigurationError) else 1)
+
+
+def _print(text: str) -> None:
+    """Writes to standard output.
+
+    Raises:
+        SyncdError: It takes no more; not for a reader that has enough, which click lets go.
+    """
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SyncdError(
+            f"cannot write to standard output: {error.strerror}; mend where it leads"
+        ) from None
 
 
 def _say(error: BaseException) -> None:

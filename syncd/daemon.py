@@ -16,7 +16,7 @@ import socket
 from collections import Counter
 from contextlib import asynccontextmanager
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import aiofiles
 import anyio
@@ -29,7 +29,7 @@ from syncd.api.service import Service
 from syncd.check import log_findings
 from syncd.consumers.delivery import Delivery
 from syncd.consumers.opening import open_consumer
-from syncd.core.errors import SyncdError
+from syncd.core.errors import StateError, SyncdError
 from syncd.core.events import Stamp
 from syncd.core.model import State
 from syncd.ledger import UNKNOWN_BOOT, Ledger
@@ -98,6 +98,7 @@ class Engine:
             on_commit=self._committed,
         )
         self.refreshers: list[Refresher] = []
+        self._reason: Literal["start", "reload"] = "start"
 
     async def prepare(self, previous: Engine | None = None) -> None:
         """Reads what the engine needs before it can start.
@@ -108,6 +109,7 @@ class Engine:
         Raises:
             ConfigurationError: The vault config or a manifest cannot be used.
         """
+        self._reason = "start" if previous is None else "reload"
         await self.vault_config.load()
         self.refreshers = await anyio.to_thread.run_sync(
             open_refreshers,
@@ -177,10 +179,14 @@ class Engine:
                 tasks.cancel_scope.cancel()
         finally:
             self.reconciler.watcher.close()
-        left = [
-            await anyio.to_thread.run_sync(self._ledger.pending_count, n) for n in self.deliveries
-        ]
-        return provisioned and not any(left)
+        delivered = True
+        for name in self.deliveries:
+            left = await anyio.to_thread.run_sync(self._ledger.pending_count, name)
+            if left:
+                delivered = False
+                hint = "it gets them at the next run"
+                log.error("delivery.unfinished", consumer=name, pending=left, hint=hint)
+        return provisioned and delivered
 
     async def _first_fetch(self) -> None:
         """Lets a fresh boot find its files, but never waits long, or at all where there are some.
@@ -206,10 +212,15 @@ class Engine:
         return all(succeeded)
 
     async def _start(self) -> None:
-        gone = await anyio.to_thread.run_sync(self._ledger.forget_others, list(self.deliveries))
+        try:
+            gone = await anyio.to_thread.run_sync(self._ledger.forget_others, list(self.deliveries))
+        except StateError:
+            if self._reason == "start":
+                raise
+            gone = {}  # a mailbox of nobody's waits for the next start
         for name, count in gone.items():
             log.warning("consumer.forgotten", consumer=name, undelivered=count)
-        await self.reconciler.start()
+        await self.reconciler.start(self._reason)
 
     def facts(self, inventory: Mapping[str, Known], *, ready: bool) -> Facts:
         """What can be told about it now.
