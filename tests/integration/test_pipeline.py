@@ -478,7 +478,7 @@ def test_bad_input_at_the_start(world: World) -> None:
         (["run", "--onec"], "syncd: No such option '--onec'"),
         (
             ["wait", "--timeout", "soon"],
-            "syncd: Invalid value for '--timeout': write a duration such as 250ms, 30s, 2m or 1h; see",
+            "syncd: Invalid value for '--timeout': write a duration such as 250ms, 30s, 2m or",
         ),
         (["schema"], "syncd: Missing argument '{vault-config|config|event}'. Choose from: vault-"),
         (["schema", "x"], "syncd: Invalid value for '{vault-config|config|event}': 'x' is not"),
