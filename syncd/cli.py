@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -248,12 +248,24 @@ def main() -> None:
         sys.exit(1)
     except BaseExceptionGroup as group:
         _leave(group)
+    except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold anything
+        _crash(error)
+
+
+def _crash(error: BaseException) -> NoReturn:
+    """A bug: said without the exception's text, which may quote a value."""
+    from syncd.telemetry.log import describe  # noqa: PLC0415 - see the module's docstring
+
+    _warn(f"internal error: {describe(error)}; please report it")
+    sys.exit(1)
 
 
 def _leave(group: BaseExceptionGroup) -> None:
     errors, rest = group.split(SyncdError)
+    if rest is not None and not isinstance(rest, Exception):
+        raise group  # interrupted
     if errors is None or rest is not None:
-        raise group
+        _crash(rest or group)
     first: BaseException = errors
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
