@@ -21,7 +21,7 @@ FAILING = "import sys; sys.exit('syncd: cannot start')"
 async def test_all_that_the_daemon_says_is_read(
     script: str, ready: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """More than a pipe holds, which the daemon would wait for; one that fails is told of at once."""
+    """More than a pipe holds, where a daemon would wait for room; failing is told at once."""
     demo = _Demo(str(tmp_path))
     async with (
         await anyio.open_process([sys.executable, "-c", script], stdout=None) as process,
