@@ -60,7 +60,13 @@ def cli() -> None:
 )
 def run(config: str | None, *, once: bool, timeout: float) -> None:
     """Runs the daemon until SIGTERM or SIGINT."""
-    from syncd.hardening import harden  # noqa: PLC0415 - see the module's docstring
+    import signal  # noqa: PLC0415 - see the module's docstring
+
+    if not once:
+        # until the daemon listens: by default they would end it
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGUSR1))
+
+    from syncd.hardening import harden  # noqa: PLC0415
 
     refused = harden()  # before anything is read
 

@@ -376,6 +376,8 @@ class Daemon:
     ) -> None:
         wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
         with anyio.open_signal_receiver(*wanted) as signals:
+            # what came before now is received now
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)
             task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:

@@ -385,6 +385,23 @@ def test_reload(world: World, receiver: Receiver) -> None:
     assert data(receiver.requests[-1])["version"] == data(other.requests[0])["version"]
 
 
+EARLY = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+os.kill(os.getpid(), signal.SIGHUP)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_reload_at_the_start(world: World) -> None:
+    """A SIGHUP that comes before the daemon listens ends nothing, and is heard when it does."""
+    world.publish(a=secret("1"))
+    world.map("a")
+    world.configure()
+    with world.daemon(wrapper=[sys.executable, "-c", EARLY]) as daemon:
+        daemon.wait_for("daemon.reloaded")
+
+
 def test_signals_end_it(world: World, receiver: Receiver) -> None:
     """SIGTERM and SIGINT end the daemon with exit code 0, whatever a consumer does."""
     world.publish(a=secret("1"))
