@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format openapi lock clean
+.PHONY: demo test test-system lint format openapi lock clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m syncd demo --rotations 5 --interval 500ms
@@ -12,6 +12,9 @@ test: $(VENV)/.dev
 	$(BIN)/coverage run --data-file=.coverage -m pytest tests/unit -q
 	$(BIN)/coverage report --fail-under=100
 	$(BIN)/python -m pytest tests/integration -q -n 2
+
+test-system: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/system -q
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

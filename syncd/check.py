@@ -32,6 +32,7 @@ from syncd.settings import credential_files
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from syncd.aidbox_lint.lint import Target
     from syncd.core.findings import Finding
     from syncd.core.model import Entry
     from syncd.core.mountinfo import Mount
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 NO_INPUT: Final = frozenset(
     (
+        "aidbox-unreadable",
         "config-malformed",
         "config-unreadable",
         "manifest-malformed",
@@ -68,15 +70,22 @@ _REMEDIES: Final = {
 log = structlog.get_logger()
 
 
-def run_checks(file: str | None, environ: Mapping[str, str] = os.environ) -> list[Finding]:
-    """Checks configuration, vault config and mount.
+def run_checks(
+    file: str | None, environ: Mapping[str, str] = os.environ, *, aidbox: Target | None = None
+) -> list[Finding]:
+    """Checks configuration, vault config and mount, and a live Aidbox if asked to.
 
     Args:
         file: Path of the configuration from the command line; see `syncd.configuration.load`.
         environ: The environment.
+        aidbox: Which Aidbox to read, or None.
 
     Returns:
-        Every finding: the configuration's, the vault config's, the manifests', the mount's.
+        Every finding: the configuration's, the vault config's, the manifests', the mount's,
+        Aidbox's.
+
+    Raises:
+        ConfigurationError: There are no credentials to read Aidbox as.
     """
     settings, findings = examine(file, environ)
     if settings is None:
@@ -92,7 +101,12 @@ def run_checks(file: str | None, environ: Mapping[str, str] = os.environ) -> lis
         return findings + found + plan_provision(settings.provision)[1]
     entries, found = lint_vault_config(text, path)
     found += check_provision(settings, entries)
-    return findings + found + check_files(settings, entries) + check_mount(settings, entries)
+    found += check_files(settings, entries) + check_mount(settings, entries)
+    if aidbox is not None:
+        from syncd.aidbox_lint.lint import lint_aidbox  # noqa: PLC0415 - only where asked for
+
+        found += lint_aidbox(settings, entries, aidbox)
+    return findings + found
 
 
 def exit_code(findings: Iterable[Finding], *, strict: bool) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
@@ -17,7 +17,9 @@ from syncd.core.decode import Duration, decode
 from syncd.core.errors import ConfigurationError, StateError, SyncdError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from syncd.settings import RelaySettings, Settings
 
 _NO_INPUT = 2
 
@@ -60,26 +62,9 @@ def cli() -> None:
 )
 def run(config: str | None, *, once: bool, timeout: float) -> None:
     """Runs the daemon until SIGTERM or SIGINT."""
-    import signal  # noqa: PLC0415 - see the module's docstring
-
-    if not once:
-        # until the daemon listens: by default they would end it
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGUSR1))
-
-    from syncd.hardening import harden  # noqa: PLC0415
-
-    refused = harden()  # before anything is read
-
     from syncd.configuration import load  # noqa: PLC0415
-    from syncd.telemetry.log import configure  # noqa: PLC0415
 
-    settings = load(config)
-    configure(settings.log.level, settings.log.format)  # before anything else loads structlog
-    if refused:
-        import structlog  # noqa: PLC0415
-
-        for problem in refused:
-            structlog.get_logger().warning("process.not_hardened", problem=problem)
+    settings = _set_up(lambda: load(config), listens=not once)
 
     import anyio  # noqa: PLC0415
 
@@ -89,6 +74,62 @@ def run(config: str | None, *, once: bool, timeout: float) -> None:
     if once:
         sys.exit(0 if anyio.run(daemon.run_once, timeout) else 1)
     anyio.run(daemon.run)
+
+
+_S = TypeVar("_S", bound="Settings | RelaySettings")
+
+
+def _set_up(load: Callable[[], _S], *, listens: bool = True) -> _S:
+    """What a daemon does first: hardens the process, reads the configuration, sets up the log."""
+    import signal  # noqa: PLC0415 - see the module's docstring
+
+    if listens:
+        # until it does: by default they would end it
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGUSR1))
+
+    from syncd.hardening import harden  # noqa: PLC0415
+
+    refused = harden()  # before anything is read
+
+    from syncd.telemetry.log import configure  # noqa: PLC0415
+
+    settings = load()
+    configure(settings.log.level, settings.log.format)  # before anything else loads structlog
+    if refused:
+        import structlog  # noqa: PLC0415
+
+        for problem in refused:
+            structlog.get_logger().warning("process.not_hardened", problem=problem)
+    return settings
+
+
+@cli.command()
+@click.option(
+    "-c",
+    "--config",
+    "config",
+    metavar="FILE",
+    help="Configuration; else $SYNCD_CONFIG, else /etc/syncd/relay.yaml if it exists.",
+)
+@click.option("--nats", "urls", multiple=True, metavar="URL", help="A server; may be repeated.")
+@click.option("--subject", metavar="SUBJECT", help="Which events: a subject, wildcards allowed.")
+@click.option("--stream", metavar="NAME", help="The stream that has them; else it is looked up.")
+@click.option("--durable", metavar="NAME", help="This relay's consumer on the server.")
+@click.option("--credentials-file", metavar="FILE", help="A .creds file to log in with.")
+def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> None:
+    """Takes events from NATS to the consumers configured here, until SIGTERM or SIGINT."""
+    from syncd.configuration import load_relay  # noqa: PLC0415
+
+    given: dict[str, object] = {name: value for name, value in options.items() if value is not None}
+    if urls:
+        given["urls"] = list(urls)
+    settings = _set_up(lambda: load_relay(config, given))
+
+    import anyio  # noqa: PLC0415
+
+    from syncd.relay import RelayDaemon  # noqa: PLC0415
+
+    anyio.run(RelayDaemon(settings, reload=lambda: load_relay(config, given)).run)
 
 
 @cli.command()
@@ -107,18 +148,70 @@ def wait(config: str | None, timeout: float) -> None:
     sys.exit(1 if missing else 0)
 
 
+def _base_urls(
+    ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
+) -> tuple[str, ...]:
+    if value:
+        from syncd.contradictions import check_base_url  # noqa: PLC0415
+
+        for problem in filter(None, (check_base_url(url, ()) for url in value)):
+            raise click.BadParameter(f"{problem.message}; {problem.hint}", ctx, param)
+    return value
+
+
 @cli.command()
 @_config
 @click.option(
-    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
+    "--format",
+    "format_",
+    type=click.Choice(["text", "json", "sarif"]),
+    default="text",
+    show_default=True,
 )
 @click.option("--strict", is_flag=True, help="Exit 1 for warnings too.")
-def check(config: str | None, format_: str, *, strict: bool) -> None:
-    """Lints vault config, mount and daemon configuration."""
+@click.option(
+    "--aidbox",
+    "urls",
+    multiple=True,
+    metavar="URL",
+    callback=_base_urls,
+    help="Read this Aidbox too; may be repeated for more replicas.",
+)
+@click.option("--client-id", metavar="ID", help="Client to read it as; else the consumer's.")
+@click.option("--client-secret-file", metavar="FILE", help="Holds that Client's secret.")
+@click.option("--ca-file", metavar="FILE", help="Certificates to trust instead of the system's.")
+def check(
+    config: str | None,
+    format_: str,
+    *,
+    strict: bool,
+    urls: tuple[str, ...],
+    client_id: str | None,
+    client_secret_file: str | None,
+    ca_file: str | None,
+) -> None:
+    """Lints vault config, mount and daemon configuration, and a live Aidbox if asked to."""
     from syncd.check import as_json, as_text, exit_code, run_checks  # noqa: PLC0415
 
-    findings = run_checks(config)
-    _print(as_json(findings) if format_ == "json" else as_text(findings))
+    target = None
+    if urls:
+        from syncd.aidbox_lint.lint import Target  # noqa: PLC0415
+
+        target = Target(
+            urls=tuple(url.rstrip("/") for url in urls),
+            client_id=client_id,
+            client_secret_file=client_secret_file,
+            ca_file=ca_file,
+        )
+    elif client_id or client_secret_file or ca_file:
+        raise click.UsageError("these options are for --aidbox; give its URL too")
+    findings = run_checks(config, aidbox=target)
+    if format_ == "sarif":
+        from syncd.sarif import as_sarif  # noqa: PLC0415
+
+        _print(as_sarif(findings))
+    else:
+        _print(as_json(findings) if format_ == "json" else as_text(findings))
     sys.exit(exit_code(findings, strict=strict))
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from syncd.contradictions import contradictions
 from syncd.core.decode import Path, Problem, decode
 from syncd.core.errors import ConfigurationError
 from syncd.core.findings import Finding, finding, key_path
 from syncd.core.tree import TreeError, parse_yaml
-from syncd.settings import Settings, contradictions
+from syncd.settings import RelaySettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_FILE = "/etc/syncd/syncd.yaml"
+DEFAULT_RELAY_FILE = "/etc/syncd/relay.yaml"
 
 
 def load(file: str | None, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -35,6 +37,35 @@ def load(file: str | None, environ: Mapping[str, str] = os.environ) -> Settings:
     settings, findings = examine(file, environ)
     if settings is None or findings:
         raise ConfigurationError(findings)
+    return settings
+
+
+def load_relay(
+    file: str | None, given: Mapping[str, Any], environ: Mapping[str, str] = os.environ
+) -> RelaySettings:
+    """Reads the configuration of a relay.
+
+    Args:
+        file: As for `load`, but that the default is `/etc/syncd/relay.yaml`.
+        given: What the command line says of the section `relay`; it wins over the file.
+        environ: As for `load`; a vault config there is none of a relay's business.
+
+    Raises:
+        ConfigurationError: Every problem found, with file and key path.
+    """
+    path = config_file(file, environ, DEFAULT_RELAY_FILE)
+    tree = _read(path)
+    written = "vault_config" in tree
+    tree, problems, origins = _overlay(tree, environ)
+    if not written:
+        tree.pop("vault_config", None)
+    for key, value in given.items():
+        _put(tree, ["relay"], key, value)
+    settings, found = decode(tree, RelaySettings, contradictions)
+    problems += found
+    if settings is None or problems:
+        source = path or ("command line" if given else "environment")
+        raise ConfigurationError([_finding(problem, source, origins) for problem in problems])
     return settings
 
 
@@ -65,10 +96,13 @@ def examine(
     return (_salvage(tree) if findings else settings), findings
 
 
-def config_file(file: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
+def config_file(
+    file: str | None, environ: Mapping[str, str] = os.environ, default: str | None = None
+) -> str | None:
     """The configuration file in use, or None for the environment alone; arguments as for `load`."""
     path = file or environ.get("SYNCD_CONFIG") or None
-    return DEFAULT_FILE if path is None and os.path.exists(DEFAULT_FILE) else path
+    default = default or DEFAULT_FILE
+    return default if path is None and os.path.exists(default) else path
 
 
 def _salvage(tree: dict[str, Any]) -> Settings | None:
@@ -127,6 +161,7 @@ def _finding(problem: Problem, source: str, origins: Mapping[Path, str]) -> Find
 
 _PLAIN_TWINS = {
     "SYNCD_STATE_DIR": ("state_dir",),
+    "SYNCD_INSTANCE": ("instance",),
     "SYNCD_SOCKET": ("api", "socket"),
     "SYNCD_LISTEN": ("api", "listen"),
     "SYNCD_LOG_LEVEL": ("log", "level"),

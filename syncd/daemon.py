@@ -13,6 +13,8 @@ import ctypes
 import gc
 import signal
 import socket
+import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import asynccontextmanager
 from random import Random
@@ -28,7 +30,7 @@ from syncd.api.facts import Facts
 from syncd.api.service import Service
 from syncd.check import log_findings
 from syncd.consumers.delivery import Delivery
-from syncd.consumers.opening import open_consumer
+from syncd.consumers.opening import mailboxes, open_consumer, open_verifier
 from syncd.core.errors import StateError, SyncdError
 from syncd.core.events import Stamp
 from syncd.core.model import State
@@ -37,27 +39,142 @@ from syncd.mount.reconcile import Commit, Reconciler
 from syncd.mount.vault_config_file import VaultConfigFile
 from syncd.provisioning import open_refreshers
 from syncd.retention import Retention
-from syncd.settings import grant
+from syncd.settings import Aidbox, Settings, grant
 from syncd.state_dir import StateDir
 from syncd.telemetry.log import configure as configure_log
 from syncd.telemetry.metrics import Metrics
 from syncd.telemetry.systemd import Notifier
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from anyio.abc import TaskStatus
 
-    from syncd.core.model import Known
+    from syncd.consumers.adoption import Verifier
+    from syncd.consumers.delivery import Health
+    from syncd.core.events import Event
+    from syncd.core.model import Grant, Known
     from syncd.providers.refresh import Refresher
-    from syncd.settings import Settings
+    from syncd.settings import RelaySettings
+
+    AnySettings = Settings | RelaySettings
 
 _SETTLE_LIMIT: Final = 5.0
 _FIRST_FETCH_LIMIT: Final = 5.0
 log = structlog.get_logger()
 
 
-class Engine:
+class Pipeline(ABC):
+    """What every kind of daemon runs: something that commits events, and who gets them.
+
+    Args:
+        settings: The configuration.
+        ledger: The open ledger.
+        metrics: What operators scrape.
+        listeners: Called with each commit, in the event loop.
+
+    Attributes:
+        deliveries: The loop of each consumer, by name.
+        verifiers: Who verifies that a consumer adopted a change, by the consumer's name.
+        refreshers: Who fetches secrets.
+        inventory: Everything known now.
+    """
+
+    inventory: Mapping[str, Known]
+
+    def __init__(
+        self,
+        settings: AnySettings,
+        *,
+        ledger: Ledger,
+        metrics: Metrics,
+        listeners: list[Callable[[Commit], None]],
+    ) -> None:
+        self._ledger = ledger
+        self._metrics = metrics
+        self._listeners = listeners
+        self._consumers = settings.consumers
+        stamp = make_stamp(ledger, settings.instance)
+        self._rng = Random()  # noqa: S311 - jitter
+        self.deliveries = {
+            item.name: Delivery(
+                open_consumer(item, stamp),
+                ledger,
+                metrics,
+                self._rng,
+                eager=isinstance(item, Aidbox),
+            )
+            for item in settings.consumers
+        }
+        self.verifiers: dict[str, Verifier] = {}
+        self.refreshers: list[Refresher] = []
+
+    @abstractmethod
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Runs until cancelled; reports as started when it does its work."""
+
+    @abstractmethod
+    def facts(self, inventory: Mapping[str, Known], *, ready: bool) -> Facts:
+        """What can be told about it now.
+
+        Args:
+            inventory: Everything known.
+            ready: Whether the first pass is done.
+        """
+
+    @abstractmethod
+    def summary(self) -> dict[str, object]:
+        """What the log says about it when it is ready."""
+
+    def refresh(self) -> None:
+        """Asks every provider now, whatever its interval or backoff. From the event loop."""
+        for refresher in self.refreshers:
+            refresher.wake()
+
+    def release(self, following: Pipeline | None = None) -> None:
+        """Closes the vault clients that the following engine does not take over.
+
+        The metrics of consumers and providers that it does not have end, too.
+        """
+        kept = [refresher.provider for refresher in following.refreshers] if following else []
+        for refresher in self.refreshers:
+            if refresher.provider not in kept:
+                refresher.provider.close()
+        if following is None:
+            return
+        for name in {item.provider.name for item in self.refreshers} - {p.name for p in kept}:
+            self._metrics.forget_provider(name)
+        for name in self.deliveries.keys() - following.deliveries.keys():
+            self._metrics.forget_consumer(name)
+        for name in self.verifiers.keys() - following.verifiers.keys():
+            self._metrics.forget_adoption(name)
+
+    async def _forget_others(self) -> None:
+        gone = await anyio.to_thread.run_sync(self._ledger.forget_others, list(self._grants()))
+        for name, count in gone.items():
+            log.warning("consumer.forgotten", consumer=name, undelivered=count)
+
+    def _grants(self) -> dict[str, Grant]:
+        return mailboxes(self._consumers)
+
+    def _health(self) -> dict[str, tuple[Grant, Health]]:
+        return {c.name: (grant(c.scope), self.deliveries[c.name].health) for c in self._consumers}
+
+    @property
+    def _workers(self) -> Sequence[Delivery | Verifier]:
+        """Verifiers come first: what they find out is delivered, too."""
+        return (*self.verifiers.values(), *self.deliveries.values())
+
+    def _committed(self, commit: Commit) -> None:
+        self.inventory = commit.inventory
+        if commit.events:
+            for worker in self._workers:
+                worker.wake()
+        for listener in self._listeners:
+            listener(commit)
+
+
+class Engine(Pipeline):
     """Everything that one configuration calls for, running.
 
     Args:
@@ -77,30 +194,33 @@ class Engine:
         metrics: Metrics,
         listeners: list[Callable[[Commit], None]],
     ) -> None:
+        super().__init__(settings, ledger=ledger, metrics=metrics, listeners=listeners)
         self.settings = settings
         self.vault_config = VaultConfigFile(settings.vault_config, settings.watch.settle)
-        self._ledger = ledger
-        self._metrics = metrics
-        self._listeners = listeners
-        stamp = make_stamp(ledger)
-        self._rng = Random()  # noqa: S311 - jitter
-        self.deliveries = {
-            item.name: Delivery(open_consumer(item, stamp), ledger, metrics, self._rng)
-            for item in settings.consumers
-        }
         self.reconciler = Reconciler(
             settings.watch,
             self.vault_config,
             key=state.key,
             ledger=ledger,
-            consumers={consumer.name: grant(consumer.scope) for consumer in settings.consumers},
+            consumers=self._grants(),
             metrics=metrics,
             on_commit=self._committed,
         )
-        self.refreshers: list[Refresher] = []
         self._reason: Literal["start", "reload"] = "start"
+        verifiers = {
+            item.name: open_verifier(
+                item,
+                ledger=ledger,
+                metrics=metrics,
+                rng=self._rng,
+                read=self.reconciler.read_value,
+                publish=self._publish,
+            )
+            for item in settings.consumers
+        }
+        self.verifiers = {name: item for name, item in verifiers.items() if item is not None}
 
-    async def prepare(self, previous: Engine | None = None) -> None:
+    async def prepare(self, previous: Pipeline | None = None) -> None:
         """Reads what the engine needs before it can start.
 
         Args:
@@ -119,27 +239,6 @@ class Engine:
             previous.refreshers if previous is not None else (),
         )
 
-    def refresh(self) -> None:
-        """Asks every provider now, whatever its interval or backoff. From the event loop."""
-        for refresher in self.refreshers:
-            refresher.wake()
-
-    def release(self, following: Engine | None = None) -> None:
-        """Closes the vault clients that the following engine does not take over.
-
-        The metrics of consumers and providers that it does not have end, too.
-        """
-        kept = [refresher.provider for refresher in following.refreshers] if following else []
-        for refresher in self.refreshers:
-            if refresher.provider not in kept:
-                refresher.provider.close()
-        if following is None:
-            return
-        for name in {item.provider.name for item in self.refreshers} - {p.name for p in kept}:
-            self._metrics.forget_provider(name)
-        for name in self.deliveries.keys() - following.deliveries.keys():
-            self._metrics.forget_consumer(name)
-
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Runs until cancelled; reports as started after the first pass.
 
@@ -152,8 +251,8 @@ class Engine:
                     tasks.start_soon(refresher.run)
                 await self._first_fetch()
                 await self._start()
-                for delivery in self.deliveries.values():
-                    tasks.start_soon(delivery.run)
+                for worker in self._workers:
+                    tasks.start_soon(worker.run)
                 tasks.start_soon(log_findings, self.settings, self.vault_config)
                 task_status.started()
                 await self.reconciler.run()
@@ -171,16 +270,16 @@ class Engine:
             async with anyio.create_task_group() as tasks:
                 await self._start()
                 await self.reconciler.settle(_SETTLE_LIMIT)
-                for delivery in self.deliveries.values():
-                    tasks.start_soon(delivery.run)
+                for worker in self._workers:
+                    tasks.start_soon(worker.run)
                 with anyio.move_on_after(limit):
-                    for delivery in self.deliveries.values():
-                        await delivery.drained()
+                    for worker in self._workers:
+                        await worker.drained()
                 tasks.cancel_scope.cancel()
         finally:
             self.reconciler.watcher.close()
         delivered = True
-        for name in self.deliveries:
+        for name in mailboxes(self.settings.consumers):
             left = await anyio.to_thread.run_sync(self._ledger.pending_count, name)
             if left:
                 delivered = False
@@ -213,22 +312,21 @@ class Engine:
 
     async def _start(self) -> None:
         try:
-            gone = await anyio.to_thread.run_sync(self._ledger.forget_others, list(self.deliveries))
+            await self._forget_others()
         except StateError:
             if self._reason == "start":
                 raise
-            gone = {}  # a mailbox of nobody's waits for the next start
-        for name, count in gone.items():
-            log.warning("consumer.forgotten", consumer=name, undelivered=count)
+            # a mailbox of nobody's waits for the next start
         await self.reconciler.start(self._reason)
+        self.inventory = self.reconciler.inventory
+
+    def summary(self) -> dict[str, object]:
+        """How many secrets, and how they are watched."""
+        mode = self.reconciler.watcher.mode
+        return {"secrets": len(self.vault_config.entries), "watch": mode}
 
     def facts(self, inventory: Mapping[str, Known], *, ready: bool) -> Facts:
-        """What can be told about it now.
-
-        Args:
-            inventory: Everything known.
-            ready: Whether the first pass is done.
-        """
+        """What can be told about it now, after `Pipeline.facts`."""
         reconciler = self.reconciler
         return Facts(
             ready=ready,
@@ -240,25 +338,33 @@ class Engine:
             vault_config=self.vault_config.path,
             vault_config_valid=self.vault_config.valid,
             rescan_interval=self.settings.watch.rescan_interval,
-            consumers={
-                item.name: (grant(item.scope), self.deliveries[item.name].health)
-                for item in self.settings.consumers
-            },
+            consumers=self._health(),
             providers={item.provider.name: item.health for item in self.refreshers},
             refresh=self.refresh if self.refreshers else None,
+            adoptions={name: item.adoptions for name, item in self.verifiers.items()},
         )
 
-    def _committed(self, commit: Commit) -> None:
-        if commit.events:
-            for delivery in self.deliveries.values():
-                delivery.wake()
-        for listener in self._listeners:
-            listener(commit)
+    async def _publish(self, event: Event) -> None:
+        """Commits what a verifier found out, and tells everybody who is not its source.
+
+        Raises:
+            StateError: The ledger cannot be used.
+        """
+        told = {
+            c.name: grant(c.scope) for c in self.settings.consumers if not isinstance(c, Aidbox)
+        }
+        event = await anyio.to_thread.run_sync(self._ledger.append, event, told)
+        self._committed(Commit((event,), self.reconciler.inventory, time.monotonic()))
 
 
-def make_stamp(ledger: Ledger) -> Stamp:
-    """What this installation writes on its events."""
-    return Stamp(ledger.epoch, f"/syncd/{socket.gethostname()}")
+def make_stamp(ledger: Ledger, instance: str | None) -> Stamp:
+    """What this installation writes on its events.
+
+    Args:
+        ledger: Gives the epoch.
+        instance: The installation's name, or None for the host's.
+    """
+    return Stamp(ledger.epoch, f"/syncd/{instance or socket.gethostname()}")
 
 
 class Daemon:
@@ -269,14 +375,14 @@ class Daemon:
         reload: Reads the configuration again, for SIGHUP.
     """
 
-    def __init__(self, settings: Settings, reload: Callable[[], Settings]) -> None:
+    def __init__(self, settings: AnySettings, reload: Callable[[], AnySettings]) -> None:
         self.settings = settings
         self._load = reload
         self.metrics = Metrics(secret_names=settings.api.metrics_secret_names)
         self.listeners: list[Callable[[Commit], None]] = []
-        self.engine: Engine | None = None
-        self._next: Engine | None = None
-        self._shown: Engine | None = None
+        self.engine: Pipeline | None = None
+        self._next: Pipeline | None = None
+        self._shown: Pipeline | None = None
         self._inventory: Mapping[str, Known] = {}
         self._settled = anyio.Event()
         self._notifier = Notifier()
@@ -295,9 +401,13 @@ class Daemon:
         async with self._opened() as (state, ledger):
             self._shown = self._next = await self._prepare(self.settings, state, ledger)
             self._service = Service(
-                ledger, make_stamp(ledger), self.metrics, self._facts, self._settled
+                ledger,
+                make_stamp(ledger, self.settings.instance),
+                self.metrics,
+                self._facts,
+                self._settled,
             )
-            retention = Retention(ledger, lambda: self.settings)
+            retention = Retention(ledger, lambda: self.settings.event_log)
             self.listeners += [self._noted, self._service.committed, retention.committed]
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._listen, state, ledger)
@@ -321,6 +431,7 @@ class Daemon:
         """
         async with self._opened() as (state, ledger):
             engine = await self._prepare(self.settings, state, ledger)
+            assert isinstance(engine, Engine)
             return await engine.run_once(limit)
 
     @asynccontextmanager
@@ -344,27 +455,27 @@ class Daemon:
             self.engine.refresh()
             log.info("daemon.refreshing", providers=len(self.engine.refreshers))
 
-    async def _prepare(self, settings: Settings, state: StateDir, ledger: Ledger) -> Engine:
+    async def _prepare(self, settings: AnySettings, state: StateDir, ledger: Ledger) -> Pipeline:
+        assert isinstance(settings, Settings)
         engine = Engine(
             settings, state=state, ledger=ledger, metrics=self.metrics, listeners=self.listeners
         )
         await engine.prepare(self.engine)
         return engine
 
-    async def _run_engine(self, engine: Engine) -> None:
+    async def _run_engine(self, engine: Pipeline) -> None:
         async with anyio.create_task_group() as tasks:
             await tasks.start(engine.run)
             _release_memory()
-            self._shown, self._inventory = engine, engine.reconciler.inventory
+            self._shown, self._inventory = engine, engine.inventory
             self._settled.set()
             self._notifier.ready()
             self._tell_systemd()
             log.info(
                 "daemon.ready",
                 version=__version__,
-                secrets=len(engine.vault_config.entries),
                 consumers=sorted(engine.deliveries),
-                watch=engine.reconciler.watcher.mode,
+                **engine.summary(),
             )
 
     async def _listen(
@@ -422,8 +533,9 @@ class Daemon:
             for line in str(error).splitlines():
                 log.error("daemon.reload_rejected", problem=line, hint="the old one stays")
             return
-        if settings.state_dir != self.settings.state_dir:
-            log.warning("daemon.restart_needed", setting="state_dir")
+        for setting in ("state_dir", "instance"):
+            if getattr(settings, setting) != getattr(self.settings, setting):
+                log.warning("daemon.restart_needed", setting=setting)
         configure_log(settings.log.level, settings.log.format)
         self.settings, self._next = settings, engine
         log.info("daemon.reloaded")

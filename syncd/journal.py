@@ -16,7 +16,10 @@ import msgspec
 from syncd.client import Client, UnreachableError
 from syncd.core.events import (
     RESET,
+    SECRET_ADOPTED,
     SECRET_CHANGED,
+    SECRET_REJECTED,
+    AdoptionData,
     ResetData,
     SecretData,
     VaultConfigData,
@@ -133,6 +136,8 @@ def as_text(block: Block) -> str:
         data = msgspec.json.decode(event.data, type=SecretData)
         versions = f"{_short(data.previous_version)} -> {_short(data.version)}"
         text = f"{data.secret}  {data.change}  {scope_text(data.scope)}  {versions}"
+    elif event.type in (SECRET_ADOPTED, SECRET_REJECTED):
+        text = _adoption(event.type, msgspec.json.decode(event.data, type=AdoptionData))
     elif event.type == RESET:
         state = msgspec.json.decode(event.data, type=ResetData)
         lines = [f"{prefix}earlier events are gone; this is so now  {event.id}"]
@@ -155,6 +160,13 @@ class _Envelope(msgspec.Struct, frozen=True):
     subject: str
     time: str
     data: msgspec.Raw
+
+
+def _adoption(type_: str, data: AdoptionData) -> str:
+    how = type_.rpartition(".")[2]
+    by = ", ".join(item.address for item in data.replicas if item.adopted == (how == "adopted"))
+    text = f"{data.secret}  {how} by {by}  {scope_text(data.scope)}  {_short(data.version)}"
+    return f"{text}  after {data.seconds:.1f} s"
 
 
 def _short(version: Version | None) -> str:

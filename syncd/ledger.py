@@ -6,6 +6,7 @@ the mailboxes: per consumer, the events that it has not acknowledged. It promise
 - a change and its events are committed together, before anyone is told of them;
 - a mailbox holds per secret the newest event only, with the version that its consumer last
   acknowledged, and keeps them in the order of their sequences;
+- what a relay receives is told once, however often and in whatever order it arrives (`receive`);
 - an event id never comes to mean another event. The log is a WAL with `synchronous=NORMAL`
   (https://sqlite.org/wal.html#performance_considerations): a power cut can roll it back, and the
   sequences given out since would be given out again; so a ledger that was open when the machine
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncd.core.errors import StateError
-from syncd.core.events import DATA_TYPES, Event, SecretData, events_of
+from syncd.core.events import DATA_TYPES, Event, Origin, SecretData, events_of, known_of
 from syncd.core.model import Entry, Known, Scope, State
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 UNKNOWN_BOOT: Final = "unknown"
 """A `boot_id` that names no run of the machine: every unclean close counts as its crash."""
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE secret (
@@ -50,7 +51,7 @@ CREATE TABLE secret (
 ) WITHOUT ROWID;
 CREATE TABLE event (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT, time TEXT NOT NULL, type TEXT NOT NULL,
-    subject TEXT NOT NULL, data TEXT NOT NULL, audience TEXT NOT NULL
+    subject TEXT NOT NULL, data TEXT NOT NULL, audience TEXT NOT NULL, origin TEXT
 );
 CREATE INDEX event_time ON event (time);
 CREATE TABLE pending (
@@ -60,6 +61,13 @@ CREATE TABLE pending (
 CREATE INDEX pending_order ON pending (consumer, sequence);
 CREATE INDEX pending_event ON pending (sequence);
 """
+_RECEIVED = """
+CREATE TABLE received (
+    slot TEXT PRIMARY KEY, id TEXT NOT NULL, position INTEGER NOT NULL, time TEXT NOT NULL,
+    source TEXT NOT NULL, data TEXT
+) WITHOUT ROWID;
+"""
+_FROM_1_TO_2 = f"ALTER TABLE event ADD COLUMN origin TEXT; {_RECEIVED}"
 _TABLES = frozenset(("meta", "secret", "event", "pending"))
 _MARK_CLOSED = "UPDATE meta SET value = '' WHERE key = 'open_since_boot'"
 _DAMAGE = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
@@ -75,8 +83,13 @@ _MACHINE_ERRORS = frozenset(
         sqlite3.SQLITE_READONLY,
     )
 )
-_EVENT = "event.sequence, event.time, event.type, event.subject, event.data, event.audience"
+_EVENT = (
+    "event.sequence, event.time, event.type, event.subject, event.data, event.audience,"
+    " event.origin"
+)
 _decode_audience = msgspec.json.Decoder(dict[str, tuple[Scope, ...]]).decode
+_decode_origin = msgspec.json.Decoder(Origin).decode
+_decode_secret = msgspec.json.Decoder(SecretData).decode
 _decode_scopes = msgspec.json.Decoder(tuple[Scope, ...]).decode
 _decode_data = {name: msgspec.json.Decoder(type_).decode for name, type_ in DATA_TYPES.items()}
 
@@ -92,6 +105,19 @@ class Pending:
 
     acknowledged_version: str | None
     sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An event of another installation, as a stream delivered it.
+
+    Attributes:
+        event: It has an origin.
+        position: Its place in the stream, growing by one for each message stored there.
+    """
+
+    event: Event
+    position: int
 
 
 class Ledger:
@@ -246,6 +272,73 @@ class Ledger:
             self._append(db, [event], consumers)
         return event
 
+    def follow(self, stream: str, last: int) -> tuple[int, int]:
+        """Tells how far a stream was received; in another one positions begin anew.
+
+        Args:
+            stream: Names one life of a stream: one that is deleted and made again is another.
+            last: Its newest position; what there is when a ledger follows its first stream is the
+                past, and not to be told.
+
+        Returns:
+            The position that the past ends with, and the highest one received.
+        """
+        with self._transaction() as db:
+            followed = self._meta("stream")
+            if followed != stream:
+                db.execute("UPDATE received SET position = 0")
+                past = last if followed is None else 0
+                for key, value in (("stream", stream), ("stream_past", str(past))):
+                    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+            (position,) = db.execute("SELECT max(position) FROM received").fetchone()
+            return int(self._meta("stream_past") or 0), int(position or 0)
+
+    def receive(self, arrivals: Iterable[Arrival], consumers: Mapping[str, Grant]) -> list[Event]:
+        """Commits events of other installations, with sequences of our own.
+
+        What was received before is left out, and so is what comes late: older, in the stream, than
+        what is known of the same secret. An event whose `previous_version` is not the one received
+        last (the stream dropped what lay between) is told against that one, so that a mailbox
+        always knows what its consumer acknowledged.
+
+        Returns:
+            The events that are new.
+        """
+        with self._transaction() as db:
+            events: list[Event] = []
+            for arrival in arrivals:
+                event = self._admit(db, arrival)
+                if event is not None:
+                    sequence = self._last() + 1
+                    events.append(msgspec.structs.replace(event, sequence=sequence))
+                    self._append(db, events[-1:], consumers)
+        return events
+
+    def _admit(self, db: sqlite3.Connection, arrival: Arrival) -> Event | None:
+        event, origin = arrival.event, arrival.event.origin
+        assert origin is not None
+        secret = isinstance(event.data, SecretData)
+        slot = event.slot if secret else f"event:{origin.source} {origin.id}"
+        known = db.execute("SELECT id, position, data FROM received WHERE slot = ?", (slot,))
+        for id_, position, data in known:
+            if id_ == origin.id or arrival.position <= position:
+                return None
+            event = event.since(_decode_secret(data).version)
+        db.execute(
+            "INSERT OR REPLACE INTO received VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                *(slot, origin.id, arrival.position, event.time, origin.source),
+                msgspec.json.encode(event.data).decode() if secret else None,
+            ),
+        )
+        return event
+
+    def received(self) -> dict[str, Known]:
+        """What is known of other installations' secrets, by `Entry.key`."""
+        rows = self._read("SELECT time, source, data FROM received WHERE data IS NOT NULL")
+        everything = (known_of(time, source, _decode_secret(data)) for time, source, data in rows)
+        return {known.entry.key: known for known in everything}
+
     def _store_inventory(self, db: sqlite3.Connection, plan: Plan) -> None:
         rows = [
             (
@@ -267,9 +360,12 @@ class Ledger:
     ) -> None:
         encode = msgspec.json.encode
         db.executemany(
-            "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
-                (e.sequence, e.time, e.type, e.subject, encode(e.data), encode(e.audience))
+                (
+                    *(e.sequence, e.time, e.type, e.subject, encode(e.data), encode(e.audience)),
+                    None if e.origin is None else encode(e.origin),
+                )
                 for e in events
             ],
         )
@@ -358,6 +454,15 @@ class Ledger:
         )
         return [_event(row) for row in rows]
 
+    def events_of(self, types: Sequence[str]) -> list[Event]:
+        """The events of some types that the log holds, oldest first."""
+        marks = ", ".join("?" * len(types))
+        rows = self._read(
+            f"SELECT {_EVENT} FROM event WHERE type IN ({marks}) ORDER BY sequence",  # noqa: S608 - marks
+            tuple(types),
+        )
+        return [_event(row) for row in rows]
+
     def span(self) -> tuple[int, int]:
         """The sequence of the newest event that was pruned, and that of the newest of all.
 
@@ -437,9 +542,15 @@ def _previous(event: Event) -> str | None:
 
 
 def _event(row: Sequence) -> Event:  # type: ignore[type-arg] # sqlite3's rows
-    sequence, time, type_, subject, data, audience = row
+    sequence, time, type_, subject, data, audience, origin = row
     return Event(
-        sequence, time, type_, subject, _decode_data[type_](data), _decode_audience(audience)
+        sequence,
+        time,
+        type_,
+        subject,
+        _decode_data[type_](data),
+        _decode_audience(audience),
+        None if origin is None else _decode_origin(origin),
     )
 
 
@@ -461,9 +572,10 @@ def _connect(path: str) -> sqlite3.Connection:
         ):
             connection.execute(f"PRAGMA {pragma}")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
+        upgrade = {0: _SCHEMA + _RECEIVED, 1: _FROM_1_TO_2}.get(version)
+        if upgrade is not None:
             connection.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
+                f"BEGIN IMMEDIATE; {upgrade} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
             )
     except BaseException:
         connection.close()

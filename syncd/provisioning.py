@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING, get_args
 
 import structlog
 
-from syncd.core.errors import ConfigurationError
+from syncd.core.errors import ConfigurationError, RefusedError
 from syncd.core.findings import finding, json_path, key_path
 from syncd.mount.publish import Publisher, filesystem
 from syncd.providers.auth import (
+    AzureAuth,
     AzureLogin,
     CertLogin,
     KubernetesLogin,
+    ManagedIdentity,
     VaultAuth,
 )
+from syncd.providers.azure_cloud import find_cloud
+from syncd.providers.azure_objects import AzureClass, decode_azure
 from syncd.providers.combined import CombinedProvider
 from syncd.providers.lean_import import import_requests
 from syncd.providers.manifest import Path, Report, check_paths, decode_manifests
@@ -58,7 +62,7 @@ class Plan:
 
     entry: Provision
     name: str
-    classes: tuple[tuple[Manifest, VaultClass], ...]
+    classes: tuple[tuple[Manifest, VaultClass | AzureClass], ...]
     text: bytes
 
     @property
@@ -213,17 +217,17 @@ def _plan(entry: Provision, index: int, findings: list[Finding]) -> Plan | None:
         return None
     manifests, found = decode_manifests(text[: LARGEST_MANIFEST + 1], path)
     findings += found
-    classes = []
+    classes: list[tuple[Manifest, VaultClass | AzureClass]] = []
     for manifest in manifests:
+        decoded: VaultClass | AzureClass | None
         if manifest.provider == "azure":
-            hint = "use vault or openbao"
-            findings.append(_problem(("provision", index), "azure is not supported yet", hint))
-            continue
-        decoded, found = decode_vault(manifest)
+            decoded, found = decode_azure(manifest)
+        else:
+            decoded, found = decode_vault(manifest)
         findings += found
         if decoded is not None:
-            findings += _fits(entry, index, decoded)
             classes.append((manifest, decoded))
+    findings += _fits(entry, index, [decoded for _, decoded in classes])
     if len(classes) > 1:
         report = Report(path)
         where = ("spec", "parameters", "objects")
@@ -239,8 +243,56 @@ def _plan(entry: Provision, index: int, findings: list[Finding]) -> Plan | None:
     return Plan(entry, classes[0][0].name, tuple(classes), text) if classes else None
 
 
-def _fits(entry: Provision, index: int, vault: VaultClass) -> Iterator[Finding]:
-    """What login and manifest say only together."""
+def _fits(
+    entry: Provision, index: int, classes: Sequence[VaultClass | AzureClass]
+) -> Iterator[Finding]:
+    """What the entry and its manifest say only together."""
+    mixed = len({type(item) for item in classes}) > 1
+    if mixed and entry.vault_url is not None:
+        hint = "give each provider a manifest and an entry of its own"
+        yield _problem(("provision", index, "vault_url"), "is of two providers", hint)
+    for item in classes:
+        if isinstance(item, AzureClass):
+            yield from _fits_azure(entry, index, item, mixed=mixed)
+        else:
+            yield from _fits_vault(entry, index, item)
+
+
+def _fits_azure(
+    entry: Provision, index: int, azure: AzureClass, *, mixed: bool
+) -> Iterator[Finding]:
+    auth, where = _azure_auth(entry, azure), ("provision", index, "auth")
+    if isinstance(entry.auth, VaultAuth) and not mixed:
+        methods = ", ".join(sorted(str(t.__struct_config__.tag) for t in get_args(AzureAuth)))
+        yield _problem((*where, "method"), "is not one of Azure's", f"use one of {methods}")
+    elif auth is None:
+        hint = 'add auth, or useVMManagedIdentity: "true" to the manifest'
+        yield _problem(where, "is missing: the manifest names no managed identity", hint)
+    elif not isinstance(auth, ManagedIdentity):
+        if not (auth.client_id or azure.client_id):
+            hint = "set it, or clientID in the manifest"
+            yield _problem((*where, "client_id"), "is missing", hint)
+        if not (auth.tenant_id or azure.tenant):
+            hint = "set it, or tenantID in the manifest"
+            yield _problem((*where, "tenant_id"), "is missing", hint)
+    if entry.vault_url is not None and not entry.vault_url.startswith("https://"):
+        hint = "write https://host"
+        yield _problem(("provision", index, "vault_url"), "is not an https URL", hint)
+    try:
+        find_cloud(azure.cloud, azure.environment_file)
+    except RefusedError as error:
+        message, _, hint = str(error).rpartition("; ")
+        yield finding("provision-invalid", entry.manifest, "", message, hint)
+
+
+def _azure_auth(entry: Provision, azure: AzureClass) -> AzureAuth | None:
+    """The login that was named: by the entry, else by the manifest."""
+    if isinstance(entry.auth, AzureAuth):
+        return entry.auth
+    return ManagedIdentity() if azure.managed_identity else None
+
+
+def _fits_vault(entry: Provision, index: int, vault: VaultClass) -> Iterator[Finding]:
     auth, where = entry.auth, ("provision", index, "auth")
     if auth is None:
         hint = "add auth: {method: approle, role_id_file: …, secret_id_file: …}"
@@ -259,7 +311,10 @@ def _fits(entry: Provision, index: int, vault: VaultClass) -> Iterator[Finding]:
 
 
 def _open(plan: Plan) -> Provider:
-    providers = [_open_vault(plan, vault) for _, vault in plan.classes]
+    providers = [
+        _open_azure(plan, item) if isinstance(item, AzureClass) else _open_vault(plan, item)
+        for _, item in plan.classes
+    ]
     return providers[0] if len(providers) == 1 else CombinedProvider(plan.name, providers)
 
 
@@ -281,3 +336,23 @@ def _open_vault(plan: Plan, vault: VaultClass) -> Provider:
     )
     address = (entry.vault_url or vault.address).rstrip("/")
     return VaultProvider(plan.name, vault, auth, address=address, trust=trust)
+
+
+def _open_azure(plan: Plan, azure: AzureClass) -> Provider:
+    import_requests()
+    from syncd.providers.azure import AzureProvider  # noqa: PLC0415 - the SDK: 20 MiB
+    from syncd.providers.transport import Trust  # noqa: PLC0415
+
+    entry, auth = plan.entry, _azure_auth(plan.entry, azure)
+    assert auth is not None
+    cloud = find_cloud(azure.cloud, azure.environment_file)
+    return AzureProvider(
+        plan.name,
+        azure,
+        auth,
+        vault_url=(entry.vault_url or cloud.vault_url(azure.vault)).rstrip("/"),
+        authority=cloud.authority,
+        trust=Trust(ca_file=entry.ca_file),
+        api_version=entry.api_version,
+        verify_challenge_resource=entry.verify_challenge_resource,
+    )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from syncd.ledger import Ledger
     from syncd.mount.reconcile import Commit
-    from syncd.settings import Settings
+    from syncd.settings import EventLog
 
 AT_LEAST: Final = 3600.0
 """Seconds after which the log is looked at although nothing was added: events grow old."""
@@ -27,16 +27,16 @@ log = structlog.get_logger()
 
 
 class Retention:
-    """Prunes after commits, at the most once per `watch.rescan_interval`.
+    """Prunes after commits, with a pause in between.
 
     Args:
         ledger: Holds the event log.
-        settings: The configuration as it is now.
+        bounds: The bounds as they are now.
     """
 
-    def __init__(self, ledger: Ledger, settings: Callable[[], Settings]) -> None:
+    def __init__(self, ledger: Ledger, bounds: Callable[[], EventLog]) -> None:
         self._ledger = ledger
-        self._settings = settings
+        self._bounds = bounds
         self._grown = anyio.Event()
         self._grown.set()  # limits may have been lowered since the last run
 
@@ -51,14 +51,14 @@ class Retention:
             with anyio.move_on_after(AT_LEAST):
                 await self._grown.wait()
             self._grown = anyio.Event()
-            settings = self._settings()
+            bounds = self._bounds()
             try:
                 await anyio.to_thread.run_sync(
-                    prune, self._ledger, settings.event_log.max_events, settings.event_log.max_age
+                    prune, self._ledger, bounds.max_events, bounds.max_age
                 )
             except StateError as error:
                 log.warning("event_log.not_pruned", problem=str(error))
-            await anyio.sleep(settings.watch.rescan_interval)
+            await anyio.sleep(bounds.prune_interval)
 
 
 def prune(ledger: Ledger, max_events: int, max_age: float) -> None:

@@ -1,20 +1,20 @@
 """The configuration: what a user may write in `syncd.yaml` and in the environment.
 
 The structures below are the reference (`syncd schema config` prints them as JSON Schema), and
-`contradictions` is what they cannot say; `syncd.configuration` reads them. Secrets are never
+`syncd.contradictions` is what they cannot say; `syncd.configuration` reads them. Secrets are never
 configured by value: only paths of the files that hold them are.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
-from urllib.parse import urlsplit
 
 import msgspec
 
-from syncd.core.decode import Duration, FileMode, Path, Problem, Size
+from syncd.core.decode import Duration, FileMode, Path, Size
 from syncd.core.findings import key_path
 from syncd.core.model import Grant, Scope
+from syncd.core.nats_binding import DEFAULT_SUBJECT, ContentMode
 from syncd.providers.auth import AbsolutePath, AzureAuth, VaultAuth
 
 if TYPE_CHECKING:
@@ -26,6 +26,26 @@ Name = Annotated[
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$(?!\n)",
         description="a name of letters, digits, ., _ and -, 63 at most",
         examples=["aidbox-hook"],
+    ),
+]
+
+
+Instance = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[\x21-\x7e]{1,253}$(?!\n)",
+        description="what tells this installation from every other: 253 visible ASCII characters "
+        "at most; the host name if not set",
+        examples=["prod/aidbox-0"],
+    ),
+]
+
+DurableName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9_-]{1,63}$(?!\n)",
+        description="a name of letters, digits, _ and -, 63 at most",
+        examples=["syncd-relay-central"],
     ),
 ]
 
@@ -73,7 +93,49 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, tag="webhook", tag_fiel
     scope: tuple[ScopeSettings, ...] | None = None
 
 
-ConsumerSettings: TypeAlias = Webhook
+class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field="kind"):
+    """Aidbox itself: made to take new secrets, told of them, and asked whether it did."""
+
+    name: Name
+    urls: tuple[str, ...]
+    resolve: Literal["one", "all"] = "one"
+    client_id: str
+    client_secret_file: AbsolutePath
+    grant_type: Literal["basic", "client_credentials"] = "basic"
+    actions: tuple[Literal["drop_cache", "audit_event", "verify"], ...]
+    verify_timeout: Duration = Duration(60)
+    ca_file: AbsolutePath | None = None
+    client_cert: AbsolutePath | None = None
+    client_key: AbsolutePath | None = None
+    timeout: Duration = Duration(10)
+    scope: tuple[ScopeSettings, ...] | None = None
+
+
+class NatsServer(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach NATS, and as whom; all files are read again when a connection is made."""
+
+    urls: tuple[str, ...]
+    user: str | None = None
+    password_file: AbsolutePath | None = None
+    token_file: AbsolutePath | None = None
+    nkey_seed_file: AbsolutePath | None = None
+    credentials_file: AbsolutePath | None = None
+    ca_file: AbsolutePath | None = None
+    client_cert: AbsolutePath | None = None
+    client_key: AbsolutePath | None = None
+    timeout: Duration = Duration(10)
+
+
+class Nats(NatsServer, frozen=True, kw_only=True, tag="nats", tag_field="kind"):
+    """A consumer that is a stream of NATS JetStream."""
+
+    name: Name
+    subject: str = DEFAULT_SUBJECT
+    content_mode: ContentMode = "structured"
+    scope: tuple[ScopeSettings, ...] | None = None
+
+
+ConsumerSettings: TypeAlias = Webhook | Aidbox | Nats
 """A consumer of any kind."""
 
 
@@ -123,6 +185,7 @@ class EventLog(msgspec.Struct, frozen=True, kw_only=True):
 
     max_events: Annotated[int, msgspec.Meta(ge=1)] = 100_000
     max_age: Duration = Duration(30 * 86400)
+    prune_interval: Duration = Duration(60)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +193,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     vault_config: AbsolutePath
     state_dir: AbsolutePath = "/var/lib/syncd"
+    instance: Instance | None = None
     watch: Watch = Watch()
     consumers: tuple[ConsumerSettings, ...] = ()
     api: Api = Api()
@@ -138,7 +202,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log: Log = Log()
 
 
-def credential_files(settings: Settings) -> list[tuple[str, str]]:
+class RelaySource(NatsServer, frozen=True, kw_only=True):
+    """Which events a relay takes from which stream."""
+
+    subject: str
+    stream: str | None = None
+    durable: DurableName | None = None
+
+
+class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration of `syncd relay`: what comes in over NATS goes to its own consumers."""
+
+    relay: RelaySource
+    state_dir: AbsolutePath = "/var/lib/syncd-relay"
+    instance: Instance | None = None
+    consumers: tuple[ConsumerSettings, ...] = ()
+    api: Api = Api()
+    event_log: EventLog = EventLog()
+    log: Log = Log()
+
+
+def credential_files(settings: Settings | RelaySettings) -> list[tuple[str, str]]:
     """The files whose content syncd uses itself, each with the key path that names it."""
     return list(_credential_files(settings, ()))
 
@@ -161,91 +245,3 @@ _CREDENTIALS = frozenset(("client_cert", "client_key"))
 def grant(scope: tuple[ScopeSettings, ...] | None) -> Grant:
     """What a `scope:` list allows; without one, everything."""
     return Grant(None if scope is None else [Scope(item.resource_type, item.id) for item in scope])
-
-
-def contradictions(section: object, at: Path) -> list[Problem]:
-    """What a section that can be read must not say; called by `decode` for each of them."""
-    if isinstance(section, Webhook):
-        return _check_webhook(section, at)
-    if isinstance(section, Watch) and section.rescan_interval <= 0:
-        return [Problem((*at, "rescan_interval"), "must be above zero", "write 60s")]
-    if isinstance(section, Api):
-        return check_listen(section.listen) + _check_subscribers(section.subscribers, at)
-    if isinstance(section, Settings):
-        names = [consumer.name for consumer in section.consumers]
-        hint = "give each consumer its own name"
-        return [
-            Problem(("consumers", index, "name"), "is used twice", hint)
-            for index, name in enumerate(names)
-            if name in names[:index]
-        ]
-    return []
-
-
-def _check_subscribers(subscribers: tuple[Subscriber, ...], at: Path) -> list[Problem]:
-    uids = [subscriber.uid for subscriber in subscribers]
-    hint = "give each uid one entry, with all of its scopes"
-    return [
-        Problem((*at, "subscribers", index, "uid"), "is used twice", hint)
-        for index, uid in enumerate(uids)
-        if uid in uids[:index]
-    ]
-
-
-def _check_webhook(webhook: Webhook, at: Path) -> list[Problem]:
-    problems: list[Problem] = []
-    if not _is_http_url(webhook.url):
-        hint = "write http://host:port/path"
-        problems.append(Problem((*at, "url"), "is not an http or https URL", hint))
-    elif "@" in urlsplit(webhook.url).netloc:
-        hint = "use basic_auth with a password_file"
-        problems.append(Problem((*at, "url"), "holds credentials", hint))
-    if webhook.basic_auth and webhook.bearer_token_file:
-        problems.append(
-            Problem((*at, "bearer_token_file"), "contradicts basic_auth", "keep one of them")
-        )
-    if bool(webhook.client_cert) != bool(webhook.client_key):
-        missing = "client_key" if webhook.client_cert else "client_cert"
-        problems.append(
-            Problem((*at, missing), "is missing", "mTLS needs client_cert and client_key")
-        )
-    if webhook.timeout <= 0:
-        problems.append(Problem((*at, "timeout"), "must be above zero", "write 10s"))
-    for name, value in webhook.headers.items():
-        if name.lower() in _OWN_HEADERS or name.lower().startswith("webhook-"):
-            problems.append(Problem((*at, "headers", name), "is set by syncd itself", "remove it"))
-        elif not (
-            name.isascii()
-            and name.replace("-", "").replace("_", "").isalnum()
-            and value.isprintable()
-            and value.isascii()
-        ):
-            problems.append(
-                Problem((*at, "headers", name), "is not a valid HTTP header", "use plain ASCII")
-            )
-    return problems
-
-
-def _is_http_url(text: str) -> bool:
-    if not text.isprintable() or " " in text:
-        return False  # urlsplit would drop a line break without a word
-    try:
-        url = urlsplit(text)
-        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        return False
-
-
-_OWN_HEADERS = frozenset(
-    ("authorization", "connection", "content-length", "content-type", "host", "transfer-encoding")
-)
-
-
-def check_listen(listen: str) -> list[Problem]:
-    """Checks `api.listen`, written `host:port`."""
-    if not listen:
-        return []
-    host, _, port = listen.rpartition(":")
-    if host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16:
-        return []
-    return [Problem(("api", "listen"), "is not host:port", "write 127.0.0.1:9753")]

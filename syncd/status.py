@@ -9,12 +9,13 @@ import msgspec
 
 from syncd.api.report import SecretReport, SecretsReport, StatusReport
 from syncd.client import Client
+from syncd.core.model import secret_key
 from syncd.terminal import printable, scope_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from syncd.api.report import ConsumerReport, ProviderReport
+    from syncd.api.report import AdoptionReport, ConsumerReport, ProviderReport
 
 _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"))
 
@@ -66,9 +67,7 @@ def as_text(status: Status, now: datetime) -> str:
         lines.append(f"watching by {daemon.watch_mode}: {daemon.watch_problem}")
     lines += [
         "",
-        *_table(
-            ("SECRET", "SCOPE", "STATE", "CHANGED", "HAVE IT", "BEHIND"), _secrets(status, now)
-        ),
+        *_table(*_secrets(status, now)),
     ]
     if daemon.consumers:
         head = ("CONSUMER", "STATE", "PENDING", "LAST SUCCESS", "PROBLEM")
@@ -81,16 +80,32 @@ def as_text(status: Status, now: datetime) -> str:
     return "\n".join(lines)
 
 
-def _secrets(status: Status, now: datetime) -> Iterable[Sequence[str]]:
+def _secrets(status: Status, now: datetime) -> tuple[Sequence[str], Iterable[Sequence[str]]]:
+    """Head and rows; with adoption where somebody verifies it."""
+    head: tuple[str, ...] = ("SECRET", "SCOPE", "STATE", "CHANGED", "HAVE IT", "BEHIND")
+    verified = any(at.adoption for item in status.secrets for at in item.consumers.values())
+    rows = []
     for item in status.secrets:
         behind = [name for name, at in item.consumers.items() if at.pending]
         have = [name for name in item.consumers if name not in behind]
         changed = f"{_age(item.changed_at, now)} ago" if item.changed_at else "-"
         state = f"{item.state}!" if item.problem else item.state.value
-        yield (
-            *(item.secret, scope_text(item.scope), state, changed),
+        row = (
+            *(_secret(item), scope_text(item.scope), state, changed),
             *(", ".join(have) or "-", ", ".join(behind) or "-"),
         )
+        found = [at.adoption for at in item.consumers.values() if at.adoption is not None]
+        rows.append((*row, ", ".join(map(_adoption, found)) or "-") if verified else row)
+    return (*head, "ADOPTION") if verified else head, rows
+
+
+def _adoption(item: AdoptionReport) -> str:
+    state = item.state.value.replace("_", " ")
+    return state if item.seconds is None else f"{state} after {item.seconds:.1f} s"
+
+
+def _secret(item: SecretReport) -> str:
+    return secret_key(item.secret, item.source or None)
 
 
 def _consumer(name: str, item: ConsumerReport, now: datetime) -> Sequence[str]:

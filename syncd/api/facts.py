@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from syncd.core.adoption import Adoption
     from syncd.core.model import Grant, Known
 
 
@@ -84,6 +85,8 @@ class Facts:
         consumers: Each with what it may see and how it is doing, by name.
         providers: How they are doing, by name.
         refresh: Asks every provider now; None where none is configured.
+        adoptions: What is known of the adoption of secrets, by name, by the consumer that
+            verifies it.
     """
 
     ready: bool
@@ -98,3 +101,4 @@ class Facts:
     consumers: Mapping[str, tuple[Grant, ConsumerFacts]]
     providers: Mapping[str, ProviderFacts] = field(default_factory=dict)
     refresh: Callable[[], None] | None = None
+    adoptions: Mapping[str, Mapping[str, Adoption]] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from syncd.api.report import (
     StatusReport,
 )
 from syncd.api.subscribers import MOST_FILTERS
-from syncd.core.events import RESET, SECRET_CHANGED, VAULT_CONFIG_CHANGED, WIRE_TYPES
+from syncd.core.events import DATA_TYPES, RESET, WIRE_TYPES
 
 _REF: Final = "#/components/schemas/{name}"
 _DENIED: Final = "The uid of the caller has no entry in api.subscribers."
@@ -28,9 +28,9 @@ _TOO_LARGE: Final = "The request has a body, and a large one."
 _STREAM: Final = (
     "Server-Sent Events (WHATWG HTML section 9.2). Each event's `id` is its CloudEvents id, "
     "`event` its CloudEvents type and `data` the CloudEvent: a `SecretChanged`, "
-    "`VaultConfigChanged` or `Reset`. A block without data only moves the position that a client "
-    "resumes from. A comment comes every 15 seconds. A subscriber that does not read is "
-    "disconnected."
+    "`SecretAdopted`, `SecretRejected`, `VaultConfigChanged` or `Reset`. A block without data only "
+    "moves the position that a client resumes from. A comment comes every 15 seconds. A subscriber "
+    "that does not read is disconnected."
 )
 
 
@@ -39,14 +39,20 @@ _BLOCK: Final[dict[str, Any]] = {
     "description": "One event of the stream (as OpenAPI 3.2 describes them)",
     "properties": {
         "id": {"type": "string"},
-        "event": {"enum": [SECRET_CHANGED, VAULT_CONFIG_CHANGED, RESET]},
+        "event": {"enum": [*DATA_TYPES, RESET]},
         "data": {
             "type": "string",
             "contentMediaType": "application/json",
             "contentSchema": {
                 "oneOf": [
                     {"$ref": _REF.format(name=name)}
-                    for name in ("SecretChanged", "VaultConfigChanged", "Reset")
+                    for name in (
+                        "SecretChanged",
+                        "SecretAdopted",
+                        "SecretRejected",
+                        "VaultConfigChanged",
+                        "Reset",
+                    )
                 ]
             },
         },

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import msgspec
 
 from syncd import __version__
+from syncd.core.adoption import AdoptionState, adoption_of
 from syncd.core.events import SecretState, Version, secret_state
 from syncd.core.model import State
 
@@ -34,20 +35,38 @@ class Refusal(msgspec.Struct, frozen=True):
     error: str
 
 
-class ConsumerPosition(msgspec.Struct, frozen=True):
+class AdoptionReport(msgspec.Struct, frozen=True):
+    """Whether Aidbox has taken the present version of a secret.
+
+    Attributes:
+        state: What is known; `not_verifiable` where the scope is not one Client.
+        seconds: From the scan that saw the change until the last replica took it, or until the
+            deadline; null while pending.
+        problem: Why it was rejected, or null.
+    """
+
+    state: AdoptionState
+    seconds: float | None
+    problem: str | None
+
+
+class ConsumerPosition(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a consumer is with one secret.
 
     Attributes:
         acknowledged_version: The version that it acknowledged last, or null. A consumer begins
             with what was there when it was configured.
         pending: Whether it has yet to learn of a change.
+        adoption: Whether Aidbox has taken the present version; null for a consumer that does
+            not verify it, and for a version that was not verified.
     """
 
     acknowledged_version: Version | None
     pending: bool
+    adoption: AdoptionReport | None = None
 
 
-class SecretReport(SecretState, frozen=True):
+class SecretReport(SecretState, frozen=True, kw_only=True):
     """What is known of one secret, and which consumers know it too."""
 
     consumers: dict[str, ConsumerPosition]
@@ -154,8 +173,10 @@ class ReadinessReport(msgspec.Struct, frozen=True):
 
 def visible(inventory: Mapping[str, Known], view: View) -> list[Known]:
     """What a view shows of the inventory, by name."""
-    shown = (n for n, known in inventory.items() if view.shows(n, known.entry.scopes))
-    return [inventory[name] for name in sorted(shown)]
+    shown = (
+        key for key, known in inventory.items() if view.shows(known.entry.name, known.entry.scopes)
+    )
+    return [inventory[key] for key in sorted(shown)]
 
 
 def states(inventory: Mapping[str, Known], view: View) -> tuple[SecretState, ...]:
@@ -173,15 +194,21 @@ def secrets_report(
         for consumer, (grant, _) in facts.consumers.items():
             if not grant.sees(known.entry.scopes):
                 continue
-            waiting = pending.get(consumer, {}).get(known.entry.name)
-            positions[consumer] = (
-                ConsumerPosition(known.version, pending=False)
-                if waiting is None
-                else ConsumerPosition(waiting.acknowledged_version, pending=True)
+            waiting = pending.get(consumer, {}).get(known.entry.key)
+            version = known.version if waiting is None else waiting.acknowledged_version
+            positions[consumer] = ConsumerPosition(
+                version, waiting is not None, _adoption(facts, consumer, known)
             )
         state = msgspec.structs.asdict(secret_state(known))
         reports.append(SecretReport(**state, consumers=positions))
     return SecretsReport(tuple(reports))
+
+
+def _adoption(facts: Facts, consumer: str, known: Known) -> AdoptionReport | None:
+    if consumer not in facts.adoptions:
+        return None
+    found = adoption_of(known, facts.adoptions[consumer])
+    return None if found is None else AdoptionReport(found.state, found.seconds, found.problem)
 
 
 def status_report(
@@ -206,7 +233,7 @@ def status_report(
         now: To tell how old the last pass is.
     """
     shown = visible(facts.inventory, view)
-    names = {known.entry.name for known in shown}
+    names = {known.entry.key for known in shown}
     consumers = {
         name: ConsumerReport(
             "failing" if health.failures else "ok",
@@ -248,6 +275,7 @@ def status_report(
         tuple(
             _daemon_troubles(facts, now)
             + _secret_troubles(shown)
+            + _rejections(facts, shown)
             + [
                 _failing("consumer", name, item)
                 for name, item in consumers.items()
@@ -286,13 +314,25 @@ def _daemon_troubles(facts: Facts, now: datetime) -> list[str]:
 def _secret_troubles(shown: list[Known]) -> list[str]:
     troubled = [known for known in shown if known.problem or known.state is not State.PRESENT]
     lines = [
-        f"secret {known.entry.name} is {known.state.value}"
+        f"secret {known.entry.key} is {known.state.value}"
         + (f": {known.problem}" if known.problem else "")
         for known in troubled[:_NAMED]
     ]
     if len(troubled) > _NAMED:
         lines.append(f"{len(troubled) - _NAMED} more secrets are missing or have a problem")
     return lines
+
+
+def _rejections(facts: Facts, shown: list[Known]) -> list[str]:
+    found = [
+        f"secret {known.entry.name} was not adopted: {report.problem}"
+        for consumer in facts.adoptions
+        for known in shown
+        if (report := _adoption(facts, consumer, known)) is not None
+        and report.state is AdoptionState.REJECTED
+    ]
+    more = [f"{len(found) - _NAMED} more secrets were not adopted"]
+    return found[:_NAMED] + more * (len(found) > _NAMED)
 
 
 def _failing(kind: str, name: str, item: ConsumerReport | ProviderReport) -> str:

@@ -89,7 +89,7 @@ class Service:
     def committed(self, commit: Commit) -> None:
         """Tells subscribers of a commit. Call it from the event loop."""
         if commit.events:
-            self._last = commit.events[-1].sequence
+            self._last = max(self._last, commit.events[-1].sequence)
             if self._api is not None and self._api.broadcast is not None:
                 self._api.broadcast.publish(commit.events)
 

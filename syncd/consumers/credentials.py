@@ -65,6 +65,7 @@ class CredentialFiles:
         ca: The certificates to trust instead of the system's, PEM.
         client_cert: For mutual TLS, PEM, with its chain; together with `client_key`.
         client_key: Its private key, PEM, not encrypted.
+        password_option: The option that names `password`, for messages.
     """
 
     signing_key: str | None = None
@@ -74,6 +75,7 @@ class CredentialFiles:
     ca: str | None = None
     client_cert: str | None = None
     client_key: str | None = None
+    password_option: str = "password_file"  # noqa: S105 - the name of an option
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -110,9 +112,9 @@ class Keyring:
     def __init__(self, files: CredentialFiles, *, tls: bool) -> None:
         self._username = files.username
         self._signing_key = _secret("signing_key_file", files.signing_key)
-        self._password = _secret("password_file", files.password)
+        self._password = _secret(files.password_option, files.password)
         self._token = _secret("bearer_token_file", files.bearer_token)
-        self._tls = _Tls(files) if tls else None
+        self._tls = TlsFiles(files) if tls else None
         self.secret_files = tuple(
             file.path for file in (self._signing_key, self._password, self._token) if file
         )
@@ -153,7 +155,7 @@ class Keyring:
         return Credentials(signer, authorization, self._tls.context() if self._tls else None)
 
 
-class _SecretFile:
+class SecretFile:
     """A small file that holds one secret."""
 
     __slots__ = ("_content", "_option", "_signature", "path")
@@ -188,7 +190,7 @@ class _SecretFile:
         self._content = line.removesuffix(b"\r") if newline and not rest else content
 
 
-class _Tls:
+class TlsFiles:
     """Certificates and keys, as one SSL context."""
 
     __slots__ = ("_ca", "_cert", "_context", "_key", "_options", "_signatures")
@@ -252,21 +254,21 @@ def inspect(option: str, path: str, partner: str | None = None) -> None:
         RefusedError: It does not hold what it should.
     """
     if option == "ca_file":
-        _Tls(CredentialFiles(ca=path)).context()
+        TlsFiles(CredentialFiles(ca=path)).context()
     elif option in ("client_cert", "client_key"):
         _look(option, path, MAX_PEM_SIZE)
         if partner is not None and os.path.exists(partner):  # else it is missed by its own name
-            _Tls(CredentialFiles(client_cert=path, client_key=partner)).context()
+            TlsFiles(CredentialFiles(client_cert=path, client_key=partner)).context()
     elif option == "bearer_token_file":
         Keyring(CredentialFiles(bearer_token=path), tls=False)._load(reread=False)  # noqa: SLF001
     else:
-        content = _SecretFile(option, path).read(again=False)
+        content = SecretFile(option, path).read(again=False)
         if option == "signing_key_file":
             _signer(path, content)
 
 
-def _secret(option: str, path: str | None) -> _SecretFile | None:
-    return None if path is None else _SecretFile(option, path)
+def _secret(option: str, path: str | None) -> SecretFile | None:
+    return None if path is None else SecretFile(option, path)
 
 
 def _signer(path: str, content: bytes) -> Signer:

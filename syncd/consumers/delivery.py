@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 SHUTDOWN_GRACE = 5.0
 """Seconds that a delivery in flight has at shutdown to get its answer and have it recorded."""
 
+EAGER_REST = 0.5
+"""Seconds that an eager loop rests at the least after a failure."""
+
 MAX_RETRY_AFTER = 3600.0
 """Seconds of `Retry-After` that are honoured at the most: a rotation cannot wait longer."""
 
@@ -101,6 +104,8 @@ class Delivery:
         ledger: Holds the mailbox; used in worker threads only.
         metrics: Where to count.
         rng: Source of the jitter.
+        eager: Whether something new ends the wait after a failure: for a consumer that is several
+            servers, of which only some have failed.
         clock: Seconds since the epoch.
         sleep: Waits for some seconds.
     """
@@ -112,6 +117,7 @@ class Delivery:
         metrics: Metrics,
         rng: Random,
         *,
+        eager: bool = False,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
@@ -119,6 +125,7 @@ class Delivery:
         self._ledger = ledger
         self._metrics = metrics.consumer(consumer.name)
         self._rng = rng
+        self._eager = eager
         self._clock = clock
         self._sleep = sleep
         self._backoff = Backoff()
@@ -237,15 +244,20 @@ class Delivery:
     async def _wait(self, delay: float) -> None:
         self._next_attempt_at = _rfc3339(self._clock() + delay)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keep_count)
+            tasks.start_soon(self._keep_count, tasks.cancel_scope)
             await self._sleep(delay)
             tasks.cancel_scope.cancel()
         self._next_attempt_at = None
 
-    async def _keep_count(self) -> None:
+    async def _keep_count(self, waiting: anyio.CancelScope) -> None:
         """Keeps the number of waiting events right while nothing is delivered."""
+        if self._eager:
+            await self._sleep(EAGER_REST)
         while True:
             await self._woken.wait()
+            if self._eager:
+                waiting.cancel()
+                return
             self._woken = anyio.Event()
             with contextlib.suppress(StateError):
                 self._pending = await anyio.to_thread.run_sync(

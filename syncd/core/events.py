@@ -13,15 +13,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 
 from syncd.core.changes import restrict
-from syncd.core.model import ChangeKind, Scope, State, VaultConfigChange
+from syncd.core.model import (
+    ChangeKind,
+    Entry,
+    Known,
+    Scope,
+    State,
+    VaultConfigChange,
+    secret_key,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from syncd.core.changes import Plan
-    from syncd.core.model import Change, Grant, Known
+    from syncd.core.model import Change, Grant
 
 SECRET_CHANGED: Final = "io.syncd.secret.changed"  # noqa: S105 - an event type
+SECRET_ADOPTED: Final = "io.syncd.secret.adopted"  # noqa: S105 - an event type
+SECRET_REJECTED: Final = "io.syncd.secret.rejected"  # noqa: S105 - an event type
 VAULT_CONFIG_CHANGED: Final = "io.syncd.vault_config.changed"
 RESET: Final = "io.syncd.reset"
 STRUCTURED: Final = "application/cloudevents+json"
@@ -73,6 +83,43 @@ class VaultConfigData(msgspec.Struct, frozen=True):
     repointed: tuple[str, ...]
 
 
+class ReplicaData(msgspec.Struct, frozen=True):
+    """What one replica of Aidbox made of a new value.
+
+    Attributes:
+        address: Its URL, and the IP address where the name has several.
+        adopted: Whether it accepts the value.
+        seconds: From the scan that saw the change until the replica accepted it, or null.
+        reason: Why it did not, one line, or null.
+    """
+
+    address: str
+    adopted: bool
+    seconds: float | None
+    reason: str | None
+
+
+class AdoptionData(msgspec.Struct, frozen=True):
+    """Data of `io.syncd.secret.adopted` and `io.syncd.secret.rejected`.
+
+    Attributes:
+        secret: Name in the vault config.
+        scope: The Client whose secret it is.
+        version: The version that was verified.
+        consumer: Name of the consumer that verified it.
+        seconds: From the scan that saw the change until the last replica accepted the value, or
+            for a rejection until the deadline.
+        replicas: Each of them.
+    """
+
+    secret: str
+    scope: ScopeData
+    version: Version
+    consumer: str
+    seconds: float
+    replicas: tuple[ReplicaData, ...]
+
+
 class SecretState(msgspec.Struct, frozen=True):
     """What is known of one secret now.
 
@@ -84,6 +131,7 @@ class SecretState(msgspec.Struct, frozen=True):
         version: The last version seen; kept while the file is unreadable, null when missing.
         changed_at: When the version last changed (RFC 3339, UTC); null if it was never seen to.
         problem: What is wrong, one line, or null.
+        source: Whose secret it is; only at a relay, where two may have one name.
     """
 
     secret: str
@@ -93,6 +141,7 @@ class SecretState(msgspec.Struct, frozen=True):
     version: Version | None
     changed_at: str | None
     problem: str | None
+    source: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ResetData(msgspec.Struct, frozen=True):
@@ -108,11 +157,25 @@ class ResetData(msgspec.Struct, frozen=True):
     secrets: tuple[SecretState, ...]
 
 
-Data = SecretData | VaultConfigData
+Data = SecretData | AdoptionData | VaultConfigData
 DATA_TYPES: Final[Mapping[str, type[Data]]] = {
     SECRET_CHANGED: SecretData,
+    SECRET_ADOPTED: AdoptionData,
+    SECRET_REJECTED: AdoptionData,
     VAULT_CONFIG_CHANGED: VaultConfigData,
 }
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where an event comes from that another installation made and a relay passes on.
+
+    Attributes:
+        id: The event id that it has there.
+        source: That installation's source.
+    """
+
+    id: str
+    source: str
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -125,6 +188,7 @@ class Event(msgspec.Struct, frozen=True):
         subject: Secret's name, or the vault config's path.
         data: Payload, of the type's structure.
         audience: The scopes, by secret name, that decide who may see the event.
+        origin: Whose event it is, where a relay passes it on; None for our own.
     """
 
     sequence: int
@@ -133,12 +197,19 @@ class Event(msgspec.Struct, frozen=True):
     subject: str
     data: Data
     audience: Mapping[str, tuple[Scope, ...]]
+    origin: Origin | None = None
 
     @property
     def slot(self) -> str:
-        """Events of one slot supersede each other; a vault config's changes do not."""
+        """Events of one slot supersede each other; a vault config's changes do not.
+
+        Two installations may have a secret of one name, so the source of another's is part of it.
+        """
+        key = secret_key(self.subject, self.origin.source if self.origin else None)
         if isinstance(self.data, SecretData):
-            return "secret:" + self.subject
+            return "secret:" + key
+        if isinstance(self.data, AdoptionData):
+            return f"adoption:{self.data.consumer}:{key}"
         return f"event:{self.sequence}"
 
     def seen_by(self, grant: Grant) -> Event | None:
@@ -207,12 +278,17 @@ class Stamp(msgspec.Struct, frozen=True):
             return None
         return int(sequence) if len(sequence) < 19 else None  # noqa: PLR2004 - digits of 2**63
 
+    def origin(self, event: Event) -> Origin:
+        """The id and source that an event has everywhere, whoever passes it on."""
+        return event.origin or Origin(self.id(event.sequence), self.source)
+
     def cloud_event(self, event: Event) -> CloudEvent:
         """The wire form of an event."""
+        origin = self.origin(event)
         return CloudEvent(
             "1.0",
-            self.id(event.sequence),
-            self.source,
+            origin.id,
+            origin.source,
             event.type,
             event.subject,
             event.time,
@@ -259,6 +335,25 @@ def scope_data(scopes: tuple[Scope, ...]) -> ScopeData | list[ScopeData]:
     return several[0] if len(several) == 1 else several
 
 
+def scopes_of(data: ScopeData | list[ScopeData]) -> tuple[Scope, ...]:
+    """Scopes from what an event carries."""
+    several = data if isinstance(data, list) else [data]
+    return tuple(Scope(scope.resource_type, scope.id) for scope in several)
+
+
+def known_of(time: str, source: str, data: SecretData) -> Known:
+    """What an event of another installation tells of its secret.
+
+    Args:
+        time: When it changed.
+        source: The installation.
+        data: What changed.
+    """
+    entry = Entry(data.secret, data.path, scopes_of(data.scope), source)
+    state = State.MISSING if data.version is None else State.PRESENT
+    return Known(entry, state, data.version, None, time)
+
+
 def secret_state(known: Known) -> SecretState:
     """What is known of a secret, as it is told."""
     entry = known.entry
@@ -270,6 +365,7 @@ def secret_state(known: Known) -> SecretState:
         known.version,
         known.changed_at,
         known.problem,
+        msgspec.UNSET if entry.source is None else entry.source,
     )
 
 
@@ -345,6 +441,26 @@ class _SecretChanged(msgspec.Struct, tag=SECRET_CHANGED, tag_field="type"):
     data: SecretData
 
 
+class _SecretAdopted(msgspec.Struct, tag=SECRET_ADOPTED, tag_field="type"):
+    specversion: str
+    id: str
+    source: str
+    subject: str
+    time: str
+    datacontenttype: str
+    data: AdoptionData
+
+
+class _SecretRejected(msgspec.Struct, tag=SECRET_REJECTED, tag_field="type"):
+    specversion: str
+    id: str
+    source: str
+    subject: str
+    time: str
+    datacontenttype: str
+    data: AdoptionData
+
+
 class _VaultConfigChanged(msgspec.Struct, tag=VAULT_CONFIG_CHANGED, tag_field="type"):
     specversion: str
     id: str
@@ -365,5 +481,5 @@ class _Reset(msgspec.Struct, tag=RESET, tag_field="type"):
     data: ResetData
 
 
-WIRE_TYPES: Final = _SecretChanged | _VaultConfigChanged | _Reset
+WIRE_TYPES: Final = _SecretChanged | _SecretAdopted | _SecretRejected | _VaultConfigChanged | _Reset
 """Every event as it goes over the wire, for `syncd schema event`."""

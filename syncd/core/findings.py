@@ -75,6 +75,14 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "secret-too-large": Severity.ERROR,
         "secret-unreadable": Severity.ERROR,
         "secret-world-readable": Severity.WARNING,
+        # a live Aidbox
+        "aidbox-unreadable": Severity.ERROR,
+        "aidbox-restart-needed": Severity.WARNING,
+        "destination-stale": Severity.WARNING,
+        "entry-unreferenced": Severity.WARNING,
+        "reference-out-of-scope": Severity.ERROR,
+        "reference-unknown": Severity.ERROR,
+        "secret-stored": Severity.WARNING,
         # the mount
         "file-unmapped": Severity.WARNING,
         "mount-frozen": Severity.WARNING,

@@ -61,11 +61,26 @@ class Entry:
         name: The name by which resources refer to it.
         path: Absolute path of the file that holds it.
         scopes: Who may use it; one, or several where the older list form is used.
+        source: The installation that has it, where a relay knows of it; None for our own.
     """
 
     name: str
     path: str
     scopes: tuple[Scope, ...]
+    source: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells it from every other secret."""
+        return secret_key(self.name, self.source)
+
+
+def secret_key(name: str, source: str | None) -> str:
+    """What tells a secret from every other: its name, and its installation where that is another.
+
+    A source is a URI reference, so it holds no space.
+    """
+    return name if source is None else f"{source} {name}"
 
 
 class State(enum.StrEnum):

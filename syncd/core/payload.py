@@ -9,11 +9,16 @@ kubelet's AtomicWriter.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 from dataclasses import dataclass, field
 
 DEFAULT_MODE = 0o644
 """Permission bits of a file whose object names none (Secrets Store CSI driver and providers)."""
+
+ENCODINGS = ("utf-8", "base64", "hex")
+"""How a vault's value can be encoded: what `decode_value` takes."""
 
 LONGEST_PATH = 4096
 """Bytes in a file's whole path (kubelet's AtomicWriter, `maxPathLength`)."""
@@ -68,6 +73,22 @@ class Payload:
 
     files: tuple[File, ...]
     due: float | None = None
+
+
+def decode_value(content: bytes, encoding: str) -> bytes:
+    """What a file shall hold for a vault's value.
+
+    Args:
+        content: The value.
+        encoding: One of `ENCODINGS`; `utf-8` leaves it as it is.
+
+    Raises:
+        ValueError: The value is not encoded so.
+    """
+    if encoding == "base64":
+        # Go's base64.StdEncoding skips line ends and nothing else
+        return base64.b64decode(content.translate(None, b"\r\n"), validate=True)
+    return binascii.unhexlify(content) if encoding == "hex" else content
 
 
 def path_problem(path: str) -> str | None:

@@ -23,6 +23,7 @@ from syncd.core.model import State
 from syncd.core.timing import Backoff, Pace
 from syncd.mount.read import Reader, Snapshot
 from syncd.mount.roots import mounts_of, parents_of, watch_path
+from syncd.mount.value import read_value
 from syncd.mount.watch import Watcher
 
 if TYPE_CHECKING:
@@ -134,6 +135,22 @@ class Reconciler:
             max_size=settings.max_secret_size,
             settle=settings.settle,
             grace=settings.remount_grace,
+        )
+
+    def read_value(self, name: str, path: str, version: str) -> bytes | None:
+        """Reads a secret for whoever must prove that it is accepted. Blocks.
+
+        Args:
+            name: The secret's name.
+            path: Its file.
+            version: What the content must be.
+
+        Returns:
+            The content, or None where it cannot be read or is another version by now.
+        """
+        limit = self._settings.max_secret_size
+        return read_value(
+            self._key, self._reader.roots, limit, name=name, path=path, version=version
         )
 
     async def start(self, reason: Literal["start", "reload"] = "start") -> None:

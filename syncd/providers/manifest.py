@@ -33,6 +33,9 @@ PROVIDERS = ("azure", "openbao", "vault")
 ALL_PERMISSIONS = 0o777
 """No set-user-ID, set-group-ID or sticky bit is ever taken."""
 
+_GO_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
+_GO_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
+
 Path = tuple[str | int, ...]
 
 
@@ -283,6 +286,13 @@ def check_paths(paths: Iterable[tuple[Path, str]], report: Report) -> None:
             if parent in good:
                 message = f"needs a directory {parent!r}, which is another object's file"
                 report.error(where, message, "rename one of them")
+
+
+def go_bool(text: str, path: Path, report: Report) -> bool:
+    """Reads a parameter as Go's `strconv.ParseBool` does; empty is false, else is an error."""
+    if text and text not in _GO_TRUE | _GO_FALSE:
+        report.error(path, "is not a boolean", 'write "true" or "false"')
+    return text in _GO_TRUE
 
 
 def octal_permission(text: str) -> int | None:

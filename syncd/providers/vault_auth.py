@@ -33,7 +33,7 @@ from syncd.providers.auth import (
     TokenFile,
 )
 from syncd.providers.credential_file import read_credential
-from syncd.providers.imds import IMDS, azure_login_body
+from syncd.providers.imds import azure_login_body, imds_address
 from syncd.providers.vault_objects import DEFAULT_LOGIN_MOUNT
 from syncd.providers.vault_response import Response, ResponseError, parse_response
 
@@ -55,7 +55,7 @@ class Login:
         vault: The manifest, for role and mount.
         connection: The server.
         clock: Seconds that pass evenly.
-        imds: Where Azure's instance metadata service is.
+        imds: Where Azure's instance metadata service is, if not in its usual place.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class Login:
         connection: Connection,
         *,
         clock: Callable[[], float] = time.monotonic,
-        imds: str = IMDS,
+        imds: str | None = None,
     ) -> None:
         self._auth = auth
         self._vault = vault
         self._connection = connection
         self._clock = clock
-        self._imds = imds
+        self._imds = imds or imds_address()
         self._token = ""
         self._lifetime = Lifetime.granted(0.0, 0.0, renewable=False)
         self._fresh = False

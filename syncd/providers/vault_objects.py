@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from syncd.core.decode import Text, decode
-from syncd.core.payload import DEFAULT_MODE
+from syncd.core.payload import DEFAULT_MODE, ENCODINGS
 from syncd.core.tree import Scalar, TreeError, parse_yaml
 from syncd.providers.manifest import (
     Path,
     check_paths,
+    go_bool,
     number_permission,
     octal_permission,
     without_unknown,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "https://127.0.0.1:8200"
 """Where upstream looks when nothing says otherwise (`api.DefaultConfig`)."""
 DEFAULT_LOGIN_MOUNT = "kubernetes"
-ENCODINGS = ("utf-8", "base64", "hex")
 
 _PREFIXED = (
     "Address",
@@ -48,8 +48,6 @@ _PREFIXED = (
 )
 _PLAIN = ("roleName", "audience", "objects")
 _PREFIXES = {"vault": ("vault",), "openbao": ("vault", "openbao", "bao")}
-_GO_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
-_GO_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 _OBJECTS: Path = ("spec", "parameters", "objects")
 _KEYS = (
     "objectName",
@@ -148,7 +146,8 @@ def decode_vault(manifest: Manifest) -> tuple[VaultClass | None, list[Finding]]:
     """
     report = manifest.report()
     parameters = _unprefixed(manifest, report)
-    skip_verify = _go_bool(parameters.get("SkipTLSVerify", ""), report)
+    where = ("spec", "parameters", "vaultSkipTLSVerify")
+    skip_verify = go_bool(parameters.get("SkipTLSVerify", ""), where, report)
     address = _address(parameters.get("Address", "") or DEFAULT_ADDRESS, report)
     if skip_verify:
         hint = "name the CA by vaultCACertPath instead"
@@ -203,13 +202,6 @@ def _unprefixed(manifest: Manifest, report: Report) -> dict[str, str]:
         else:
             found[name] = value
     return found
-
-
-def _go_bool(text: str, report: Report) -> bool:
-    if text and text not in _GO_TRUE | _GO_FALSE:
-        path = ("spec", "parameters", "vaultSkipTLSVerify")
-        report.error(path, "is not a boolean", 'write "true" or "false"')
-    return text in _GO_TRUE
 
 
 def _address(address: str, report: Report) -> str:

@@ -7,8 +7,6 @@ Go's `encoding/json` writes it (compact, keys sorted, numbers as received, `<`, 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import msgspec
 
 from syncd.core.errors import RefusedError, SyncdError
-from syncd.core.payload import File
+from syncd.core.payload import File, decode_value
 
 if TYPE_CHECKING:
     from syncd.providers.vault_objects import VaultObject
@@ -142,14 +140,9 @@ def to_file(response: Response, wanted: VaultObject) -> File:
 
 def _decoded(content: bytes, wanted: VaultObject) -> bytes:
     try:
-        if wanted.encoding == "base64":
-            # Go's base64.StdEncoding skips line ends and nothing else
-            return base64.b64decode(content.translate(None, b"\r\n"), validate=True)
-        if wanted.encoding == "hex":
-            return binascii.unhexlify(content)
-    except (binascii.Error, ValueError):
+        return decode_value(content, wanted.encoding)
+    except ValueError:
         _refuse(wanted, f"the value is not {wanted.encoding}", "mend encoding or the value")
-    return content
 
 
 def _refuse(wanted: VaultObject, message: str, remedy: str) -> NoReturn:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SCAN_REASONS: Final = ("start", "inotify", "interval", "overflow", "reload")
 PROVISION_OUTCOMES: Final = ("success", "failed", "refused")
 OUTCOMES: Final = ("delivered", "retried", "rejected")
+ADOPTION_OUTCOMES: Final = ("adopted", "rejected")
 _SCAN_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _LATENCY_BUCKETS = (
     *(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
@@ -64,6 +65,25 @@ class ConsumerMetrics:
     def set_pending(self, count: int) -> None:
         """Tells how many events wait in the mailbox."""
         self._pending.set(count)
+
+
+class AdoptionMetrics:
+    """The series of one consumer that verifies adoption."""
+
+    def __init__(self, metrics: Metrics, consumer: str) -> None:
+        self._adopted, self._rejected = (
+            metrics.adoptions.labels(consumer, outcome) for outcome in ADOPTION_OUTCOMES
+        )
+        self._seconds = metrics.adoption_seconds.labels(consumer)
+
+    def adopted(self, seconds: float) -> None:
+        """Counts a version that every replica took, `seconds` after the scan that saw it."""
+        self._adopted.inc()
+        self._seconds.observe(seconds)
+
+    def rejected(self) -> None:
+        """Counts a version that some replica did not take within the time it had."""
+        self._rejected.inc()
 
 
 class ProviderMetrics:
@@ -150,6 +170,19 @@ class Metrics:
             registry=registry,
             buckets=_LATENCY_BUCKETS,
         )
+        self.adoptions = prometheus_client.Counter(
+            "syncd_adoptions",
+            "Versions of secrets that Aidbox was asked to prove that it took",
+            ["consumer", "outcome"],
+            registry=registry,
+        )
+        self.adoption_seconds = prometheus_client.Histogram(
+            "syncd_adoption_seconds",
+            "From the scan that detected a change to its adoption by the last replica",
+            ["consumer"],
+            registry=registry,
+            buckets=_LATENCY_BUCKETS,
+        )
         self._subscribers = prometheus_client.Gauge(
             "syncd_subscribers", "Open event streams", registry=registry
         )
@@ -212,6 +245,16 @@ class Metrics:
             self.deliveries.remove(name, outcome)
         self.delivery_pending.remove(name)
         self.delivery_latency.remove(name)
+
+    def adoption(self, consumer: str) -> AdoptionMetrics:
+        """The series of a consumer that verifies adoption, which exist from now on."""
+        return AdoptionMetrics(self, consumer)
+
+    def forget_adoption(self, consumer: str) -> None:
+        """Drops the series of a consumer that verifies adoption no more."""
+        for outcome in ADOPTION_OUTCOMES:
+            self.adoptions.remove(consumer, outcome)
+        self.adoption_seconds.remove(consumer)
 
     def set_subscribers(self, count: int) -> None:
         """Tells how many event streams are open."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from support.nats import NatsServer
 from support.openbao import OpenBao
 
 if TYPE_CHECKING:
@@ -22,4 +23,11 @@ def openbao() -> Iterator[OpenBao]:
 def openbao_tls() -> Iterator[OpenBao]:
     """The same with TLS and a CA of its own."""
     with OpenBao(tls=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nats() -> Iterator[NatsServer]:
+    """A NATS server that all tests share: each keeps to a stream of its own."""
+    with NatsServer() as server:
         yield server

@@ -211,7 +211,7 @@ def test_a_subscriber_that_does_not_read(world: World, figure: Figure) -> None:
 
 def test_a_position_that_is_gone(world: World) -> None:
     """One reset tells the present state within the scope; the stream goes on from there."""
-    begin(world, ["a", "b"], event_log={"max_events": 3}, watch={"rescan_interval": "100ms"})
+    begin(world, ["a", "b"], event_log={"max_events": 3, "prune_interval": "100ms"})
     with world.daemon() as daemon:
         first = ask(path(world), "/v1/status")[1]
         old = f"{first['epoch']}-{first['sequence']}"

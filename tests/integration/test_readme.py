@@ -167,3 +167,5 @@ def test_the_configuration_reference() -> None:
         assert name in shown
     for name in properties["Api"]["properties"]:
         assert f"api.{name}" in shown or f".{name}" in shown
+    for name in properties["Aidbox"]["properties"].keys() - {"kind"}:
+        assert name in shown

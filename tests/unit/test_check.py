@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 GENERATION = "..2026_11_23_20_40_28.123456789"
 CANARY = "hunter2-canary"
-_ELSEWHERE = ("credential-", "manifest-", "provision-")
+_ELSEWHERE = (
+    *("credential-", "manifest-", "provision-"),
+    *("aidbox-", "destination-", "entry-", "reference-", "secret-stored"),
+)
 
 
 class World:

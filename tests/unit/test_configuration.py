@@ -15,6 +15,7 @@ from syncd.core.errors import ConfigurationError
 from syncd.core.model import Scope
 from syncd.core.tree import parse_yaml
 from syncd.settings import (
+    Aidbox,
     BasicAuth,
     Settings,
     Webhook,
@@ -46,6 +47,12 @@ consumers:
     timeout: 10s
     max_batch: 1
     scope: [{resource_type: Client}, {resource_type: AidboxTopicDestination, id: kafka}]
+  - name: aidbox
+    kind: aidbox
+    urls: [http://127.0.0.1:8080]
+    client_id: syncd
+    client_secret_file: /run/vault-secrets/syncd-client
+    actions: [drop_cache]
 api:
   socket: /run/syncd/syncd.sock
   socket_mode: "0660"
@@ -89,8 +96,10 @@ class TestGood:
         assert loaded.watch.settle == 0.05
         assert loaded.watch.max_secret_size == 1 << 20
         assert loaded.api.socket_mode == 0o660
-        (hook,) = loaded.consumers
+        hook, aidbox = loaded.consumers
         assert isinstance(hook, Webhook)
+        assert isinstance(aidbox, Aidbox)
+        assert aidbox.actions == ("drop_cache",)
         assert hook.basic_auth == BasicAuth(
             username="syncd", password_file="/run/vault-secrets/syncd"
         )
@@ -317,6 +326,43 @@ log: {{level: loud}}
         assert found[0][0] == f"consumers[0].{where}"
         assert message in found[0][1]
 
+    @pytest.mark.parametrize(
+        ("changed", "where", "message"),
+        [
+            ("urls: []", "urls", "is empty"),
+            ("actions: []", "actions", "is empty"),
+            ("actions: [restart]", "actions[0]", "but must be one of the known values"),
+            ("urls: [x]", "urls[0]", "is not an http or https URL"),
+            ("urls: ['http://u:hunter2@x']", "urls[0]", "holds credentials"),
+            ("urls: ['http://x?a=b']", "urls[0]", "has more than a path"),
+            ("urls: ['http://x', 'http://x']", "urls[1]", "is written twice"),
+            ("resolve: some", "resolve", "but must be one of the known values"),
+            ("client_id: ''", "client_id", "is no id of a Client"),
+            ("client_id: 'a:b'", "client_id", "is no id of a Client"),
+            ("grant_type: password", "grant_type", "but must be one of the known values"),
+            ("client_cert: /c", "client_key", "is missing"),
+            ("timeout: 0", "timeout", "must be above zero"),
+            ("verify_timeout: 0", "verify_timeout", "must be above zero"),
+        ],
+    )
+    def test_contradictions_of_aidbox(
+        self, tmp_path: Path, changed: str, where: str, message: str
+    ) -> None:
+        """Each at its own key."""
+        options = {
+            "name": "a",
+            "kind": "aidbox",
+            "urls": "['http://x/base']",
+            "client_id": "c",
+            "client_secret_file": "/s",
+            "actions": "[verify]",
+        }
+        key, _, value = changed.partition(": ")
+        written = ", ".join(f"{k}: {v}" for k, v in {**options, key: value}.items())
+        ((found, said),) = told(f"consumers: [{{{written}}}]", tmp_path)
+        assert found == f"consumers[0].{where}"
+        assert message in said
+
     @pytest.mark.parametrize("listen", ["x", ":80", "x:", "x:0", "x:65536", "x:-1", "x:²"])
     def test_listen_is_host_and_port(self, tmp_path: Path, listen: str) -> None:
         """Probes and metrics need both."""
@@ -350,6 +396,7 @@ def test_credential_files_are_all_files_that_syncd_reads_for_itself(tmp_path: Pa
         ("consumers[0].signing_key_file", "/etc/syncd/webhook.key"),
         ("consumers[0].basic_auth.password_file", "/run/vault-secrets/syncd"),
         ("consumers[0].ca_file", "/etc/ssl/internal-ca.pem"),
+        ("consumers[1].client_secret_file", "/run/vault-secrets/syncd-client"),
         ("provision[0].auth.role_id_file", "/etc/syncd/role-id"),
         ("provision[0].auth.secret_id_file", "/etc/syncd/secret-id"),
     ]

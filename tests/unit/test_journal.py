@@ -71,3 +71,29 @@ def test_a_name_that_would_move_the_cursor() -> None:
         ' "data": {"added": ["a\\u001b[2J"], "removed": [], "rescoped": [], "repointed": []}}'
     )
     assert as_text(Block("t", event, "x-1")) == "t  vault config /c  added a\\x1b[2J  x-1"
+
+
+@pytest.mark.parametrize(
+    ("type_", "adopted", "line"),
+    [
+        (
+            "io.syncd.secret.adopted",
+            "true",
+            "t  a  adopted by http://h  Client/c  k1:00  after 0.2 s  x-1",
+        ),
+        (
+            "io.syncd.secret.rejected",
+            "false",
+            "t  a  rejected by http://h  Client/c  k1:00  after 0.2 s  x-1",
+        ),
+    ],
+)
+def test_adoption_in_a_line(type_: str, adopted: str, line: str) -> None:
+    """Whose secret, by which replicas, and after how long."""
+    event = (
+        f'{{"id": "x-1", "type": "{type_}", "subject": "a", "time": "t", "data": {{"secret": "a",'
+        ' "scope": {"resource_type": "Client", "id": "c"}, "version": "k1:00", "consumer": "x",'
+        f' "seconds": 0.2, "replicas": [{{"address": "http://h", "adopted": {adopted},'
+        ' "seconds": null, "reason": null}]}}'
+    )
+    assert as_text(Block("t", event, "x-1")) == line

@@ -10,7 +10,16 @@ from structlog.testing import capture_logs
 
 from syncd.core.errors import ConfigurationError
 from syncd.core.model import Entry, Scope
-from syncd.providers.auth import AppRole, CertLogin, ClientSecret, KubernetesLogin, TokenFile
+from syncd.providers.auth import (
+    AppRole,
+    CertLogin,
+    ClientSecret,
+    KubernetesLogin,
+    ManagedIdentity,
+    TokenFile,
+    WorkloadIdentity,
+)
+from syncd.providers.azure import AzureProvider
 from syncd.providers.combined import CombinedProvider
 from syncd.providers.vault import VaultProvider
 from syncd.provisioning import check_provision, open_refreshers, plan_provision
@@ -30,6 +39,19 @@ spec:
     vaultCACertPath: /manifest-ca.pem
     objects: |
       - {objectName: OBJECT, secretPath: p, secretKey: k}
+"""
+AZURE = """\
+apiVersion: secrets-store.csi.x-k8s.io/v1
+kind: SecretProviderClass
+metadata: {name: NAME}
+spec:
+  provider: azure
+  parameters:
+    keyvaultName: kv-1
+    objects: |
+      array:
+        - |
+          {objectName: key-vault, objectType: secret}
 """
 TOKEN = TokenFile(token_file="/token")
 
@@ -214,3 +236,72 @@ def test_check_warns_of_a_target_on_a_disk(
     entries = {"a": Entry("a", f"{one.target}/app", (Scope("Client"),))}
     codes = [finding.code for finding in check_provision(settings, entries)]
     assert codes == (["provision-target-on-disk"] if warned else [])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "options", "expected"),
+    [
+        ("", {"auth": None}, ["provision[0].auth: is missing: the manifest names no managed"]),
+        ("", {"auth": TOKEN}, ["provision[0].auth.method: is not one of Azure's"]),
+        ("", {"auth": ManagedIdentity()}, []),
+        ('useVMManagedIdentity: "true"', {"auth": None}, []),
+        (
+            "",
+            {"auth": WorkloadIdentity(token_file="/t")},
+            [
+                "provision[0].auth.client_id: is missing",
+                "provision[0].auth.tenant_id: is missing",
+            ],
+        ),
+        ("{clientID: c, tenantID: t}", {"auth": WorkloadIdentity(token_file="/t")}, []),
+        (
+            "tenantID: t",
+            {"auth": ClientSecret(client_id="c", client_secret_file="/s")},
+            [],
+        ),
+        (
+            "",
+            {"auth": ManagedIdentity(), "vault_url": "http://kv"},
+            ["provision[0].vault_url: is not an https URL"],
+        ),
+        (
+            "{cloudName: AzureStackCloud, cloudEnvFileName: /nowhere}",
+            {"auth": ManagedIdentity()},
+            ["kv.yaml: cannot use /nowhere: it cannot be read"],
+        ),
+    ],
+)
+def test_the_login_has_to_fit_azure_s_manifest(
+    tmp_path: Path, parameters: str, options: dict[str, Any], expected: list[str]
+) -> None:
+    """An identity that is named, by the entry or the manifest, and never another one."""
+    lines = parameters.strip("{}").replace(", ", "\n    ")
+    text = AZURE.replace("keyvaultName: kv-1", f"keyvaultName: kv-1\n    {lines}")
+    found = messages(entry(tmp_path, manifest=manifest(tmp_path, "kv", text), **options))
+    assert len(found) == len(expected), found
+    assert all(part in line for line, part in zip(found, expected, strict=True)), found
+
+
+def test_where_azure_s_vault_is(tmp_path: Path) -> None:
+    """By the cloud and the vault's name, unless the entry says otherwise."""
+    path = manifest(tmp_path, "kv", AZURE)
+    seen = []
+    for more in ({}, {"vault_url": "https://kv.local:8443/"}):
+        one = entry(tmp_path, manifest=path, auth=ManagedIdentity(), **more)
+        (refresher,) = open_refreshers([one], Metrics(), Random(1))
+        assert isinstance(refresher.provider, AzureProvider)
+        seen.append(refresher.provider._url)
+    assert seen == ["https://kv-1.vault.azure.net", "https://kv.local:8443"]
+
+
+def test_vault_and_azure_in_one_manifest(tmp_path: Path) -> None:
+    """One target holds the files of both; the login is Vault's, Azure's is the machine's."""
+    managed = AZURE.replace("kv-1", 'kv-1\n    useVMManagedIdentity: "true"')
+    text = f"{MANIFEST}---\n{managed}".replace("NAME", "both").replace("OBJECT", "app")
+    both = entry(tmp_path, manifest=manifest(tmp_path, "both", text))
+    (refresher,) = open_refreshers([both], Metrics(), Random(1))
+    assert isinstance(refresher.provider, CombinedProvider)
+    path = manifest(tmp_path, "both", text)
+    assert messages(entry(tmp_path, manifest=path, vault_url="https://x")) == [
+        "provision[0].vault_url: is of two providers"
+    ]

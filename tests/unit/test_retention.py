@@ -9,9 +9,10 @@ import anyio.to_thread
 import pytest
 from support.mail import Mail, change
 
+from syncd.core.decode import Duration
 from syncd.mount.reconcile import Commit
 from syncd.retention import Retention, prune
-from syncd.settings import EventLog, Settings, Watch
+from syncd.settings import EventLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,13 +37,11 @@ async def test_number_and_age(mail: Mail) -> None:
 
 
 async def test_it_prunes_after_commits(mail: Mail) -> None:
-    """A commit is followed by a pruning, within the rescan interval."""
-    settings = Settings(
-        vault_config="/v",
-        watch=Watch(rescan_interval=0.01),  # type: ignore[arg-type] # a Duration is a float
-        event_log=EventLog(max_events=1, max_age=10 * 365 * 86400.0),  # type: ignore[arg-type] # the same
+    """A commit is followed by a pruning, after the pause."""
+    bounds = EventLog(
+        max_events=1, max_age=Duration(10 * 365 * 86400.0), prune_interval=Duration(0.01)
     )
-    retention = Retention(mail.ledger, lambda: settings)
+    retention = Retention(mail.ledger, lambda: bounds)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(retention.run)
         for count in (2, 4):

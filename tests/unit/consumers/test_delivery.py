@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from random import Random
 from typing import TYPE_CHECKING
 
 import anyio
@@ -23,6 +24,7 @@ from support.mail import (
 )
 
 from syncd.consumers import delivery as engine
+from syncd.consumers.delivery import Delivery
 from syncd.core.errors import RefusedError, StateError, TemporaryError
 from syncd.core.events import Event, SecretData
 from syncd.core.model import ChangeKind, Grant, Scope
@@ -430,3 +432,21 @@ async def test_narrowed_grant_drops_what_may_not_be_seen(mail: Mail) -> None:
     async with running(loop):
         await drained(loop)
     assert [subjects(events) for events in listener.got] == [["b"]]
+
+
+async def test_an_eager_loop_does_not_wait_with_what_is_new(mail: Mail) -> None:
+    """After half a second of rest an event that comes ends the wait after a failure."""
+    listener = Listener(RefusedError("no"), max_batch=10)
+    naps = Naps(held=True)
+    loop = Delivery(
+        listener, mail.ledger, Metrics(), Random(7), eager=True, clock=naps.clock, sleep=naps.sleep
+    )
+    await mail.put(change("a", 2, 1))
+    async with running(loop):
+        await naps.begun(2)
+        assert min(naps.taken) == engine.EAGER_REST
+        await mail.put(change("b", 2, 1))
+        loop.wake()
+        naps.end()
+        await drained(loop)
+    assert [subjects(events) for events in listener.got] == [["a"], ["a", "b"]]

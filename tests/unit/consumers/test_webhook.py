@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import socket
-import ssl
-
 import pytest
 from support.mail import NOW
 
-from syncd.consumers.webhook import WebhookConsumer, _reason, parse_retry_after
+from syncd.consumers.webhook import WebhookConsumer
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.events import Stamp
 from syncd.core.model import Grant
@@ -52,30 +48,6 @@ def test_everything_else_is_a_rejection(status: int) -> None:
     assert "; " in str(error)
 
 
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (None, None),
-        ("0", 0.0),
-        (" 17 ", 17.0),
-        ("999999999999999999999", 999999999999999.0),
-        ("Mon, 23 Nov 2026 20:42:30 GMT", 120.0),
-        ("Monday, 23-Nov-26 20:42:30 GMT", 120.0),
-        ("Mon Nov 23 20:42:30 2026", 120.0),
-        ("Mon, 23 Nov 2026 20:00:00 GMT", 0.0),
-        ("-5", None),
-        ("1.5", None),
-        ("soon", None),
-        ("", None),
-        ("Mon, 99 Nov 2026 20:42:30 GMT", None),
-        ("\u0661\u0662", None),
-    ],
-)
-def test_retry_after(value: str | None, seconds: float | None) -> None:
-    """Seconds or any of the three date forms of RFC 9110; anything else is ignored."""
-    assert parse_retry_after(value, NOW) == seconds
-
-
 def test_errors_name_the_origin_only() -> None:
     """A token in path or query stays out of messages."""
     consumer = webhook()
@@ -96,27 +68,3 @@ def test_unauthorized_names_the_files() -> None:
     auth = BasicAuth(username="u", password_file="/etc/syncd/password")
     assert "/etc/syncd/password" in str(webhook(basic_auth=auth)._judge(401, None))
     assert "configure credentials" in str(webhook()._judge(401, None))
-
-
-def _wrapped(error: BaseException) -> Exception:
-    outer = ConnectionError("canary")
-    outer.__cause__ = ExceptionGroup("canary", [OSError("canary")])
-    outer.__cause__.__context__ = error
-    return outer
-
-
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (OSError(errno.ECONNREFUSED, "canary"), "Connection refused; start it"),
-        (OSError(errno.ECONNRESET, "canary"), "Connection reset by peer"),
-        (socket.gaierror(socket.EAI_NONAME, "canary"), "cannot be resolved"),
-        (ssl.SSLError(1, "canary"), "TLS failed"),
-        (ValueError("canary"), "closed before an answer"),
-    ],
-)
-def test_reasons_are_words_of_ours(error: Exception, reason: str) -> None:
-    """However deep the cause, its class and number make the reason, never its text."""
-    said = _reason(_wrapped(error))
-    assert reason in said
-    assert "canary" not in said

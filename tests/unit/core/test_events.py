@@ -11,11 +11,15 @@ from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 
 from syncd.core.changes import plan
 from syncd.core.events import (
+    SECRET_ADOPTED,
     SECRET_CHANGED,
+    SECRET_REJECTED,
     STRUCTURED,
     VAULT_CONFIG_CHANGED,
     WIRE_TYPES,
+    AdoptionData,
     Event,
+    ReplicaData,
     ScopeData,
     SecretData,
     Stamp,
@@ -231,3 +235,35 @@ class TestEventsOf:
         assert isinstance(event.data, SecretData)
         assert event.data.change is ChangeKind.REMOVED
         assert event.data.version is None
+
+
+class TestAdoption:
+    @staticmethod
+    def event(type_: str = SECRET_ADOPTED, consumer: str = "one") -> Event:
+        replica = ReplicaData("http://127.0.0.1:8080", True, 0.2, None)
+        scope = ScopeData("Client", "mine")
+        data = AdoptionData("a", scope, "k1:00", consumer, 0.2, (replica,))
+        return Event(7, AT, type_, "a", data, {"a": (MINE,)})
+
+    def test_supersedes_what_its_consumer_said_of_the_secret(self) -> None:
+        """A receiver that was away gets the newest outcome; another consumer's is another one."""
+        slots = [
+            self.event(SECRET_ADOPTED).slot,
+            self.event(SECRET_REJECTED).slot,
+            self.event(consumer="two").slot,
+        ]
+        assert slots == ["adoption:one:a", "adoption:one:a", "adoption:two:a"]
+
+    def test_is_seen_by_whoever_may_see_the_secret(self) -> None:
+        """Its audience is the secret's, and no acknowledged version changes it."""
+        event = self.event()
+        assert event.since("k1:ff") is event
+        assert event.seen_by(Grant([ALL])) is event
+        assert event.seen_by(Grant([Scope("TokenIntrospector")])) is None
+
+    @pytest.mark.parametrize("type_", [SECRET_ADOPTED, SECRET_REJECTED])
+    def test_is_of_the_schema(self, type_: str) -> None:
+        """Both types are among those that `syncd schema event` describes."""
+        content = json.loads(STAMP.encode(self.event(type_)))
+        assert content["type"] == type_
+        jsonschema.validate(content, msgspec.json.schema(WIRE_TYPES))

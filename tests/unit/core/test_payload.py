@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncd.core.payload import File, Payload, path_problem
+from syncd.core.payload import File, Payload, decode_value, path_problem
 
 
 class TestFile:
@@ -57,3 +57,24 @@ def test_a_path_stays_inside_the_target(path: str, problem: str | None) -> None:
     """What the AtomicWriter would refuse, or a line could not show, is told."""
     found = path_problem(path)
     assert found is None if problem is None else problem in (found or "")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "value", "expected"),
+    [
+        ("utf-8", b"aGk=", b"aGk="),
+        ("base64", b"aGk=", b"hi"),
+        ("base64", b"aG\r\nk=\n", b"hi"),
+        ("hex", b"6869", b"hi"),
+    ],
+)
+def test_values_are_decoded(encoding: str, value: bytes, expected: bytes) -> None:
+    """As Go decodes them."""
+    assert decode_value(value, encoding) == expected
+
+
+@pytest.mark.parametrize(("encoding", "value"), [("base64", b"a b="), ("hex", b"6")])
+def test_values_that_are_not_encoded_so(encoding: str, value: bytes) -> None:
+    """Are refused, not guessed at."""
+    with pytest.raises(ValueError):  # noqa: PT011 - the caller words it
+        decode_value(value, encoding)

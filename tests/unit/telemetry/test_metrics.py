@@ -128,6 +128,23 @@ def test_forgotten_consumer_leaves_no_series() -> None:
     assert b"hook" not in metrics.exposition()[0]
 
 
+def test_adoptions_are_counted_and_timed() -> None:
+    """From zero on, and no longer when nobody verifies."""
+    metrics = Metrics()
+    adoption = metrics.adoption("aidbox")
+    labels = {"consumer": "aidbox"}
+    for outcome in ("adopted", "rejected"):
+        at = {**labels, "outcome": outcome}
+        assert sample(metrics, "syncd_adoptions_total", at) == 0
+    adoption.adopted(0.3)
+    adoption.rejected()
+    assert sample(metrics, "syncd_adoption_seconds_sum", labels) == 0.3
+    assert sample(metrics, "syncd_adoptions_total", {**labels, "outcome": "rejected"}) == 1
+    metrics.forget_adoption("aidbox")
+    metrics.forget_adoption("never-there")
+    assert b"aidbox" not in metrics.exposition()[0]
+
+
 def test_two_instances_do_not_meet() -> None:
     """Nothing is registered globally."""
     Metrics(), Metrics()

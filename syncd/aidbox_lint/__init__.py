@@ -1,0 +1,1 @@
+"""The linter against a live Aidbox: do its resources and the vault config fit together?"""

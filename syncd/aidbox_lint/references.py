@@ -1,0 +1,114 @@
+"""Secret references in Aidbox's resources, and secrets that are still stored in them.
+
+A resource refers to a secret in an extension of the primitive that would hold it (release 2602,
+"External Secrets"), and where that primitive stands depends on the resource type; so every branch
+of a resource is walked. What a field holds is never kept: it is looked at, and its place is told.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from syncd.core.model import Scope
+
+REFERENCE_URL: Final = "http://health-samurai.io/fhir/secret-reference"
+DESTINATION: Final = "AidboxTopicDestination"
+
+Steps = tuple[str | int, ...]
+
+_FIELDS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
+    "Client": (("secret",),),
+    # `client.certificate` can be a reference too, but a certificate is no secret
+    "IdentityProvider": (("client", "secret"), ("client", "private-key")),
+    "TokenIntrospector": (
+        ("jwt", "secret"),
+        ("jwt", "keys", "k"),
+        ("introspection_endpoint", "authorization"),
+    ),
+}
+_PARAMETERS: Final = frozenset(
+    {
+        "awsAccessKeyId",
+        "awsSecretAccessKey",
+        "saslJaasConfig",
+        "serviceAccountKey",
+        "sslKeystoreKey",
+    }
+)
+_CONFIDENTIAL_HEADER: Final = re.compile(
+    r"[^:]*(auth|cookie|credential|key|password|secret|signature|token)[^:]*:", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One reference.
+
+    Attributes:
+        name: Of the secret.
+        resource: Type and id of the resource that refers to it.
+        where: The way to the name.
+    """
+
+    name: str
+    resource: Scope
+    where: Steps
+
+
+def references_in(resource: Mapping[str, object], of: Scope) -> Iterator[Reference]:
+    """Every reference in a resource, wherever it stands.
+
+    Args:
+        resource: As Aidbox returns it.
+        of: Its type and id.
+    """
+    for name, where in _walk(resource, ()):
+        yield Reference(name, of, where)
+
+
+def _walk(tree: object, at: Steps) -> Iterator[tuple[str, Steps]]:
+    if isinstance(tree, dict):
+        name = tree.get("valueString")
+        if tree.get("url") == REFERENCE_URL and isinstance(name, str):
+            yield name, (*at, "valueString")
+        for key, item in tree.items():
+            yield from _walk(item, (*at, key))
+    elif isinstance(tree, list):
+        for index, item in enumerate(tree):
+            yield from _walk(item, (*at, index))
+
+
+def stored_secrets(resource: Mapping[str, object], type_: str) -> Iterator[Steps]:
+    """Where a resource holds a secret itself, in a field that could be a reference.
+
+    A header of a destination counts if its name says that it is confidential: `User-Agent` is not.
+    """
+    for path in _FIELDS.get(type_, ()):
+        yield from _values(resource, path, ())
+    parameters = resource.get("parameter")
+    if type_ != DESTINATION or not isinstance(parameters, list):
+        return
+    for index, item in enumerate(parameters):
+        value = item.get("valueString") if isinstance(item, dict) else None
+        if not isinstance(value, str) or not value:
+            continue
+        name = item.get("name")
+        if name in _PARAMETERS or (name == "header" and _CONFIDENTIAL_HEADER.match(value)):
+            yield ("parameter", index, "valueString")
+
+
+def _values(tree: object, path: tuple[str, ...], at: Steps) -> Iterator[Steps]:
+    """The ways to what a path leads to, through every element of the lists on it."""
+    if isinstance(tree, list):
+        for index, item in enumerate(tree):
+            yield from _values(item, path, (*at, index))
+    elif not path:
+        if isinstance(tree, str) and tree:
+            yield at
+    elif isinstance(tree, dict) and path[0] in tree:
+        yield from _values(tree[path[0]], path[1:], (*at, path[0]))

@@ -1,0 +1,93 @@
+"""NATS JetStream as a consumer: events published to a stream, acknowledged when they are stored.
+
+What the wire looks like is the part of `syncd.core.nats_binding`, the connection that of
+`syncd.bus.connection`.
+An event counts as delivered by JetStream's acknowledgement alone (`PubAck`); one that says
+"duplicate" is one too. Several events are on their way at a time, in order; what is acknowledged of
+a batch of which another event failed is not published again, as long as this process lives.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from syncd.bus.connection import Connection
+from syncd.bus.login import Server
+from syncd.core.nats_binding import MESSAGE_ID, encode, render
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from syncd.core.events import Event, Stamp
+    from syncd.core.model import Grant
+    from syncd.core.nats_binding import ContentMode
+
+MAX_IN_FLIGHT: Final = 256
+"""Events that wait for an acknowledgement at a time."""
+
+
+class Subject(Server, Protocol):
+    """Where to publish (`syncd.settings.Nats`)."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the configuration."""
+
+    @property
+    def subject(self) -> str:
+        """A template, see `syncd.core.nats_binding.render`."""
+
+    @property
+    def content_mode(self) -> ContentMode:
+        """How events become messages."""
+
+
+class NatsConsumer:
+    """A consumer of kind `nats`.
+
+    Args:
+        settings: Where and how.
+        grant: What it may see.
+        stamp: What is written on events.
+    """
+
+    def __init__(self, settings: Subject, grant: Grant, stamp: Stamp) -> None:
+        self.name = settings.name
+        self.grant = grant
+        self.max_batch = MAX_IN_FLIGHT
+        self._subject = settings.subject
+        self._mode = settings.content_mode
+        self._stamp = stamp
+        self._connection = Connection(settings, f"syncd {self.name}")
+        self._stored: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"NatsConsumer({self.name!r}, {self._connection.address!r})"
+
+    async def deliver(self, events: Sequence[Event]) -> None:
+        """Publishes the events; returns when JetStream has stored every one.
+
+        Raises:
+            TemporaryError: NATS cannot be reached, or JetStream cannot store them now.
+            RefusedError: Credentials or permissions are missing, or the message is not acceptable.
+        """
+        messages = []
+        for event in events:
+            subject = render(self._subject, event, self._stamp.origin(event).source)
+            headers, payload = encode(event, self._stamp, subject, self._mode)
+            if headers[MESSAGE_ID] not in self._stored:
+                messages.append((subject, headers, payload))
+        answers = await self._connection.publish(messages) if messages else []
+        self._stored |= {
+            headers[MESSAGE_ID]
+            for (_, headers, _), error in zip(messages, answers, strict=True)
+            if error is None
+        }
+        for error in answers:
+            if error is not None:
+                raise error
+        self._stored.clear()
+
+    async def aclose(self) -> None:
+        """Closes the connection."""
+        await self._connection.aclose()

@@ -1,0 +1,134 @@
+"""The replicas of a server, each of which must be told by itself.
+
+A host name may stand for one server or, as a headless service of Kubernetes does, for as many as it
+has addresses. Then each address is asked under the name all the same: it is in the header `Host`,
+and TLS verifies it. The DNS is asked each time, so that a replica that left it is not waited for.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import httpx2
+
+from syncd.core.errors import RefusedError, TemporaryError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+RESOLVE_TIMEOUT: Final = 5.0
+"""Seconds that the DNS may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One server.
+
+    Attributes:
+        url: As configured; its path is put before every request's.
+        address: IP address to connect to, or None to let the connection resolve the name.
+    """
+
+    url: httpx2.URL
+    address: str | None = None
+
+    def __str__(self) -> str:
+        origin = f"{self.url.scheme}://{self.url.netloc.decode()}"
+        return origin if self.address in (None, self.url.host) else f"{origin} ({self.address})"
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        content: bytes | None,
+        extensions: Mapping[str, object],
+    ) -> httpx2.Request:
+        """A request to this replica.
+
+        Args:
+            method: Of HTTP.
+            target: Path and query, from `/` on.
+            headers: All but `Host`.
+            content: The body.
+            extensions: For the transport.
+        """
+        path = self.url.raw_path.rstrip(b"/") + target.encode()
+        url = self.url.copy_with(raw_path=path)
+        if self.address is None:
+            return httpx2.Request(
+                method, url, headers=headers, content=content, extensions=dict(extensions)
+            )
+        return httpx2.Request(
+            method,
+            url.copy_with(host=self.address),
+            headers={"host": self.url.netloc.decode(), **headers},
+            content=content,
+            extensions={**extensions, "sni_hostname": self.url.host},
+        )
+
+
+async def _addresses(host: str, port: int) -> Sequence[str]:
+    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(item[4][0]) for item in found]
+
+
+class Replicas:
+    """The replicas of one consumer.
+
+    Args:
+        urls: Base URL of each.
+        expand: Whether a name stands for all of its addresses.
+        resolve: The addresses of a host and port.
+
+    Raises:
+        RefusedError: A URL cannot be used.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        expand: bool,
+        resolve: Callable[[str, int], Awaitable[Sequence[str]]] = _addresses,
+    ) -> None:
+        try:
+            self._urls = [httpx2.URL(url) for url in urls]
+        except httpx2.InvalidURL:
+            raise RefusedError(
+                "cannot use a url of Aidbox: it is malformed; write http://host:port"
+            ) from None
+        self._expand = expand
+        self._resolve = resolve
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether any of them is asked over TLS."""
+        return any(url.scheme == "https" for url in self._urls)
+
+    async def current(self) -> tuple[Replica, ...]:
+        """Those that there are now, at least one.
+
+        Raises:
+            TemporaryError: A name cannot be resolved.
+        """
+        if not self._expand:
+            return tuple(map(Replica, self._urls))
+        found: dict[Replica, None] = {}
+        for url in self._urls:
+            port = url.port or (443 if url.scheme == "https" else 80)
+            try:
+                with anyio.fail_after(RESOLVE_TIMEOUT):
+                    addresses = await self._resolve(url.host, port)
+            except OSError:  # a gaierror or a timeout
+                addresses = ()
+            if not addresses:
+                raise TemporaryError(
+                    f"cannot resolve {url.host}: the DNS has no address for it; start Aidbox, or "
+                    "mend urls or the DNS"
+                )
+            found |= dict.fromkeys(Replica(url, address) for address in sorted(addresses))
+        return tuple(found)

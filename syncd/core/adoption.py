@@ -1,0 +1,92 @@
+"""Adoption: whether Aidbox takes the new value of a secret, decided from what it answers.
+
+The proof is the one of Aidbox's own tutorial: a request with HTTP Basic, the Client's id and the
+new value. It can be had for a secret whose scope is one Client and no other; what becomes of the
+secret of a TokenIntrospector or a destination cannot be asked.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from syncd.core.model import Known, Scope
+
+CLIENT: Final = "Client"
+_UNAUTHORIZED: Final = 401
+_NOT_NOW: Final = frozenset((408, 425, 429))
+
+
+class AdoptionState(enum.StrEnum):
+    """What is known of the adoption of a secret's version."""
+
+    PENDING = "pending"
+    ADOPTED = "adopted"
+    REJECTED = "rejected"
+    NOT_VERIFIABLE = "not_verifiable"
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """How far the adoption of a version is.
+
+    Attributes:
+        state: What is known.
+        version: The version that it is known of; None where it is not verifiable.
+        seconds: From the scan that saw the change until the last replica adopted it, or until the
+            deadline; None while pending.
+        problem: Why it was rejected, one line, or None.
+    """
+
+    state: AdoptionState
+    version: str | None = None
+    seconds: float | None = None
+    problem: str | None = None
+
+
+NOT_VERIFIABLE: Final = Adoption(AdoptionState.NOT_VERIFIABLE)
+
+
+def mailbox_of(consumer: str) -> str:
+    """Name of the mailbox of what a consumer has to verify; no consumer's name has a slash."""
+    return f"{consumer}/verify"
+
+
+def client_of(scopes: Sequence[Scope]) -> str | None:
+    """Id of the one Client whose secret it is, or None where adoption cannot be verified."""
+    if len(scopes) != 1 or scopes[0].resource_type != CLIENT:
+        return None
+    return scopes[0].id
+
+
+def adoption_of(known: Known, adoptions: Mapping[str, Adoption]) -> Adoption | None:
+    """What is known of the adoption of the version that a secret has now, or None.
+
+    Args:
+        known: The secret.
+        adoptions: What is known of each, by name.
+    """
+    if client_of(known.entry.scopes) is None:
+        return NOT_VERIFIABLE
+    found = adoptions.get(known.entry.name)
+    return found if found is not None and found.version == known.version else None
+
+
+def accepts(status: int) -> bool | None:
+    """Whether an answer proves that the credentials were accepted.
+
+    An AccessPolicy that denies the request (403) is asked only after them. A redirect, a server
+    that is busy or broken, and what a proxy may say in its place prove nothing.
+
+    Returns:
+        None where the answer proves neither.
+    """
+    if status == _UNAUTHORIZED:
+        return False
+    if status in _NOT_NOW or not (200 <= status < 300 or 400 <= status < 500):  # noqa: PLR2004
+        return None
+    return True

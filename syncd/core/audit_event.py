@@ -1,0 +1,120 @@
+"""The AuditEvent that tells Aidbox of a change (FHIR R4, https://hl7.org/fhir/R4/auditevent.html).
+
+An R4 AuditEvent has no `identifier`, so a retry is told from a new change by the resource's id: it
+is made of the event's id, and `If-None-Exist: _id=…` finds it. That is the idiom of Aidbox's own
+page on init bundles, which also says that a POST keeps the id in its body. The other search
+parameters of an AuditEvent would need a modifier (`entity:identifier`) that a server may ignore,
+and then any AuditEvent would match.
+
+The scoped resource is a logical reference: a literal one would be refused by a server that checks
+references, for a scope that names a Client that is not there yet.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from syncd.core.model import ChangeKind
+
+if TYPE_CHECKING:
+    from syncd.core.events import ScopeData, SecretData
+
+TYPE_SYSTEM: Final = "urn:syncd:audit-event-type"
+SUBTYPE_SYSTEM: Final = "urn:syncd:audit-event-subtype"
+EVENT_SYSTEM: Final = "urn:syncd:event"
+SOURCE_SYSTEM: Final = "urn:syncd:source"
+RESOURCE_SYSTEM: Final = "urn:syncd:resource"
+
+_ACTIONS: Final = {ChangeKind.ADDED: "C", ChangeKind.MODIFIED: "U", ChangeKind.REMOVED: "D"}
+_SUCCESS: Final = "0"
+_APPLICATION: Final = {
+    "system": "http://dicom.nema.org/resources/ontology/DCM",
+    "code": "110150",
+    "display": "Application",
+}
+_APPLICATION_SERVER: Final = {
+    "system": "http://terminology.hl7.org/CodeSystem/security-source-type",
+    "code": "4",
+    "display": "Application Server",
+}
+_SYSTEM_OBJECT: Final = {
+    "system": "http://terminology.hl7.org/CodeSystem/audit-entity-type",
+    "code": "2",
+    "display": "System Object",
+}
+_SECURITY_RESOURCE: Final = {
+    "system": "http://terminology.hl7.org/CodeSystem/object-role",
+    "code": "13",
+    "display": "Security Resource",
+}
+_SECURITY_USER: Final = {
+    "system": "http://terminology.hl7.org/CodeSystem/object-role",
+    "code": "11",
+    "display": "Security User Entity",
+}
+
+
+def audit_event_id(event_id: str) -> str:
+    """The resource's id, from the event's."""
+    return f"syncd-{event_id}"
+
+
+def audit_event(data: SecretData, *, event_id: str, source: str, time: str) -> dict[str, Any]:
+    """The resource that tells of one change.
+
+    Args:
+        data: The change.
+        event_id: Id of its event.
+        source: URI of the installation of syncd, as on its events.
+        time: When the scan saw the change (RFC 3339, UTC).
+    """
+    syncd = {"display": "syncd", "identifier": {"system": SOURCE_SYSTEM, "value": source}}
+    scopes = data.scope if isinstance(data.scope, list) else [data.scope]
+    return {
+        "resourceType": "AuditEvent",
+        "id": audit_event_id(event_id),
+        "type": {"system": TYPE_SYSTEM, "code": "secret", "display": "Secret"},
+        "subtype": [
+            {
+                "system": SUBTYPE_SYSTEM,
+                "code": f"secret-{data.change.value}",
+                "display": f"Secret {data.change.value}",
+            }
+        ],
+        "action": _ACTIONS[data.change],
+        "recorded": time,
+        "outcome": _SUCCESS,
+        "agent": [
+            {"type": {"coding": [_APPLICATION]}, "who": syncd, "name": "syncd", "requestor": False}
+        ],
+        "source": {"observer": syncd, "type": [_APPLICATION_SERVER]},
+        "entity": [_secret(data, event_id), *map(_resource, scopes)],
+    }
+
+
+def _secret(data: SecretData, event_id: str) -> dict[str, Any]:
+    versions = {"version": data.version, "previous_version": data.previous_version}
+    return {
+        "what": {
+            "identifier": {"system": EVENT_SYSTEM, "value": event_id},
+            "display": data.secret,
+        },
+        "type": _SYSTEM_OBJECT,
+        "role": _SECURITY_RESOURCE,
+        "name": data.secret,
+        "detail": [{"type": key, "valueString": value} for key, value in versions.items() if value],
+    }
+
+
+def _resource(scope: ScopeData) -> dict[str, Any]:
+    name = scope.resource_type if scope.id is None else f"{scope.resource_type}/{scope.id}"
+    return {
+        "what": {
+            "type": scope.resource_type,
+            "identifier": {"system": RESOURCE_SYSTEM, "value": name},
+            "display": name,
+        },
+        "type": _SYSTEM_OBJECT,
+        "role": _SECURITY_USER,
+        "name": name,
+    }

@@ -1,0 +1,221 @@
+"""Events as NATS messages: subject, headers and payload, and back.
+
+The wire is the CloudEvents NATS protocol binding (1.0.3-wip, which adds headers to 1.0.2): in
+structured mode the payload is the JSON event format and `content-type` says so; in binary mode each
+attribute is a header `ce-<name>`, percent-encoded as its section 3.1.3.2 asks, and the payload is
+the data.
+
+Subjects are made from a template. What is put into it may hold anything, also the characters that
+NATS keeps for itself (`.`, `*`, `>`, spaces), so it is percent-encoded: every byte but ASCII
+letters, digits, `-` and `_` becomes `%XX`. So different names never share a subject, none adds a
+token or a wildcard, and percent-decoding gives the name back. `~` cannot come out of the encoding;
+it marks what is no name (see `render`).
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from syncd.core.events import (
+    DATA_TYPES,
+    STRUCTURED,
+    AdoptionData,
+    Event,
+    Origin,
+    ScopeData,
+    SecretData,
+    scopes_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from syncd.core.events import Data, Stamp
+    from syncd.core.model import Scope
+
+ContentMode = Literal["structured", "binary"]
+
+DEFAULT_SUBJECT: Final = "syncd.<instance>.<resource_type>.<secret>"
+
+MESSAGE_ID: Final = "Nats-Msg-Id"
+"""Header by which JetStream recognises a message that it has already stored."""
+
+_PLACES: Final = ("instance", "resource_type", "resource_id", "secret")
+_PLACE: Final = re.compile(r"<([^<>.]*)>")
+_NONE: Final = "~"
+_VAULT_CONFIG: Final = "~vault_config"
+_LONGEST_TOKEN: Final = 200  # a server takes 4096 bytes for command, subject and reply subject
+_LONGEST_TEMPLATE: Final = 512
+_HEADER_SAFE: Final = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
+_ATTRIBUTES: Final = ("specversion", "id", "source", "type", "subject", "time", "datacontenttype")
+_CLOUD_EVENTS: Final = "application/cloudevents"
+
+
+class BindingError(ValueError):
+    """A message is no event of syncd's; the text, in words of ours, says why."""
+
+
+def escape(name: str) -> str:
+    """A name as one token of a subject.
+
+    What would be longer than 200 characters is cut, and ends in `~` and a hash of the whole.
+    """
+    token = quote(name, safe="").replace(".", "%2E").replace("~", "%7E")
+    if len(token) > _LONGEST_TOKEN:
+        return f"{token[:160]}~{blake2b(name.encode(), digest_size=16).hexdigest()}"
+    return token
+
+
+def subject_problem(template: str) -> str | None:
+    """What is wrong with a template, as the end of a sentence, or None."""
+    unknown = [place for place in _PLACE.findall(template) if place not in _PLACES]
+    if unknown:
+        return f"has a placeholder that does not exist; there are {', '.join(_PLACES)}"
+    return filter_problem(_PLACE.sub("x", template), wildcards=False)
+
+
+def filter_problem(subject: str, *, wildcards: bool = True) -> str | None:
+    """What is wrong with a subject, as the end of a sentence, or None.
+
+    Args:
+        subject: What was written.
+        wildcards: Whether `*`, and `>` at the end, may stand for tokens.
+    """
+    if not subject.isascii() or not subject.isprintable() or " " in subject:
+        return "has characters other than visible ASCII"
+    if len(subject) > _LONGEST_TEMPLATE:
+        return f"is longer than {_LONGEST_TEMPLATE} characters"
+    tokens = subject.split(".")
+    if "" in tokens:
+        return "has an empty token: dots must part something"
+    if subject.startswith(("$", "_INBOX")):
+        return "is one of the server's own"
+    if wildcards:
+        tokens = [part for part in tokens if part != "*"] or ["x"]
+        tokens = tokens[:-1] if subject.endswith(".>") or subject == ">" else tokens
+    if any(character in token for token in tokens for character in "*>"):
+        return "has wildcards where none can be"
+    return None
+
+
+def render(template: str, event: Event, source: str) -> str:
+    """The subject of an event.
+
+    `<instance>` is the last part of the source (`/syncd/INSTANCE`). `<resource_type>` and
+    `<resource_id>` are those of the secret's scope: `~` where it has no id, or where the older list
+    form gives it several scopes. A change of the vault config has `~vault_config` for the resource
+    type, and `~` for id and secret.
+    """
+    type_, id_, secret = _VAULT_CONFIG, _NONE, _NONE
+    if isinstance(event.data, SecretData | AdoptionData):
+        scope = event.data.scope
+        secret = escape(event.data.secret)
+        type_, id_ = _NONE, _NONE
+        if isinstance(scope, ScopeData):
+            type_ = escape(scope.resource_type)
+            id_ = _NONE if scope.id is None else escape(scope.id)
+    values = {
+        "instance": escape(source.removeprefix("/syncd/")),
+        "resource_type": type_,
+        "resource_id": id_,
+        "secret": secret,
+    }
+    return _PLACE.sub(lambda place: values[place[1]], template)
+
+
+def encode(
+    event: Event, stamp: Stamp, subject: str, mode: ContentMode
+) -> tuple[dict[str, str], bytes]:
+    """Headers and payload of an event.
+
+    The message id is source, id and subject together: an id alone is unique within one
+    installation only, and one stream may take an event under two subjects.
+    """
+    cloud_event = stamp.cloud_event(event)
+    message_id = {MESSAGE_ID: _percent(f"{cloud_event.source}/{cloud_event.id}/{subject}")}
+    if mode == "structured":
+        return {**message_id, "content-type": STRUCTURED}, stamp.encode(event)
+    attributes = {f"ce-{name}": _percent(getattr(cloud_event, name)) for name in _ATTRIBUTES}
+    return {**message_id, **attributes}, msgspec.json.encode(event.data)
+
+
+class _Envelope(msgspec.Struct):
+    """The attributes of an event that somebody else sent; it may have more of them."""
+
+    specversion: Literal["1.0"]
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+    source: Annotated[str, msgspec.Meta(pattern=r"^\S+$", max_length=1024)]
+    type: str
+    subject: str
+    time: str
+    data: msgspec.Raw
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+_decode_data: Final[Mapping[str, Callable[[bytes | msgspec.Raw], Data]]] = {
+    name: msgspec.json.Decoder(type_).decode for name, type_ in DATA_TYPES.items()
+}
+
+
+def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
+    """The event that a message holds, with its origin, and no sequence yet.
+
+    Raises:
+        BindingError: It is no event, or one that syncd does not know.
+    """
+    named = {name.lower(): value for name, value in (headers or {}).items()}
+    try:
+        envelope = _envelope(named, payload)
+        decode_data = _decode_data.get(envelope.type)
+        data = None if decode_data is None else decode_data(envelope.data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise BindingError("is no CloudEvent of syncd's") from None
+    if data is None:
+        raise BindingError("is of a type that this syncd does not know")
+    if not _is_time(envelope.time):
+        raise BindingError("has no valid time")
+    audience: dict[str, tuple[Scope, ...]] = {}
+    if isinstance(data, SecretData):
+        audience[data.secret] = scopes_of(data.scope)
+        if data.secret != envelope.subject or not data.scope:
+            raise BindingError("contradicts itself")
+    return Event(
+        0,
+        envelope.time,
+        envelope.type,
+        envelope.subject,
+        data,
+        audience,
+        Origin(envelope.id, envelope.source),
+    )
+
+
+def _envelope(headers: Mapping[str, str], payload: bytes) -> _Envelope:
+    structured = headers.get("content-type", "").lower().startswith(_CLOUD_EVENTS)
+    if structured or "ce-id" not in headers:
+        return _decode_envelope(payload)
+    attributes = {name: _unpercent(headers.get(f"ce-{name}", "")) for name in _ATTRIBUTES}
+    return msgspec.convert({**attributes, "data": msgspec.Raw(payload)}, _Envelope)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _percent(text: str) -> str:
+    return quote(text, safe=_HEADER_SAFE)
+
+
+def _unpercent(value: str) -> str:
+    if len(value) > 1 and value[0] == value[-1] == '"':  # older versions of the binding quoted
+        value = re.sub(r"\\(.)", r"\1", value[1:-1])
+    return unquote(value, errors="strict")

