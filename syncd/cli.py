@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
 
@@ -64,7 +64,7 @@ def run(config: str | None, *, once: bool, timeout: float) -> None:
     """Runs the daemon until SIGTERM or SIGINT."""
     from syncd.configuration import load  # noqa: PLC0415
 
-    settings = _set_up(lambda: load(config))
+    settings = _set_up(lambda: load(config), listens=not once)
 
     import anyio  # noqa: PLC0415
 
@@ -79,9 +79,15 @@ def run(config: str | None, *, once: bool, timeout: float) -> None:
 _S = TypeVar("_S", bound="Settings | RelaySettings")
 
 
-def _set_up(load: Callable[[], _S]) -> _S:
+def _set_up(load: Callable[[], _S], *, listens: bool = True) -> _S:
     """What a daemon does first: hardens the process, reads the configuration, sets up the log."""
-    from syncd.hardening import harden  # noqa: PLC0415 - see the module's docstring
+    import signal  # noqa: PLC0415 - see the module's docstring
+
+    if listens:
+        # until it does: by default they would end it
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGUSR1))
+
+    from syncd.hardening import harden  # noqa: PLC0415
 
     refused = harden()  # before anything is read
 
@@ -203,9 +209,9 @@ def check(
     if format_ == "sarif":
         from syncd.sarif import as_sarif  # noqa: PLC0415
 
-        click.echo(as_sarif(findings))
+        _print(as_sarif(findings))
     else:
-        click.echo(as_json(findings) if format_ == "json" else as_text(findings))
+        _print(as_json(findings) if format_ == "json" else as_text(findings))
     sys.exit(exit_code(findings, strict=strict))
 
 
@@ -233,9 +239,9 @@ def status(socket: str | None, format_: str) -> None:
     with _asking():
         found = report.ask(socket_path(socket))
     if format_ == "json":
-        click.echo(report.as_json(found))
+        _print(report.as_json(found))
     else:
-        click.echo(report.as_text(found, datetime.now(UTC)))
+        _print(report.as_text(found, datetime.now(UTC)))
     sys.exit(1 if found.status.attention else 0)
 
 
@@ -273,7 +279,7 @@ def events(
     try:
         with _asking():
             for block in journal.events():
-                click.echo(block.data if format_ == "json" else as_text(block))
+                _print(block.data if format_ == "json" else as_text(block))
     except KeyboardInterrupt:  # click would print an empty line
         sys.exit(130)
 
@@ -302,7 +308,7 @@ def schema(what: str) -> None:
 
     from syncd.schema import schema_of  # noqa: PLC0415
 
-    click.echo(msgspec.json.format(msgspec.json.encode(schema_of(what)), indent=2))
+    _print(msgspec.json.format(msgspec.json.encode(schema_of(what)), indent=2).decode())
 
 
 @cli.command()
@@ -322,11 +328,16 @@ def demo(rotations: int | None, interval: float) -> None:
 def main() -> None:
     """The entry point: runs a command, and says what went wrong in plain lines."""
     try:
-        cli(standalone_mode=False)
+        cli(prog_name="syncd", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "syncd"
+        message = " ".join(error.format_message().split()).removesuffix(".")
+        _warn(f"{message}; see {command} --help")
         sys.exit(error.exit_code)
     except ConfigurationError as error:
         _say(error)
@@ -336,17 +347,45 @@ def main() -> None:
         sys.exit(1)
     except BaseExceptionGroup as group:
         _leave(group)
+    except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold anything
+        _crash(error)
+
+
+def _crash(error: BaseException) -> NoReturn:
+    """A bug: said without the exception's text, which may quote a value."""
+    from syncd.telemetry.log import describe  # noqa: PLC0415 - see the module's docstring
+
+    _warn(f"internal error: {describe(error)}; please report it")
+    sys.exit(1)
 
 
 def _leave(group: BaseExceptionGroup) -> None:
     errors, rest = group.split(SyncdError)
+    if rest is not None and not isinstance(rest, Exception):
+        raise group  # interrupted
     if errors is None or rest is not None:
-        raise group
+        _crash(rest or group)
     first: BaseException = errors
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
     _say(first)
     sys.exit(_NO_INPUT if isinstance(first, ConfigurationError) else 1)
+
+
+def _print(text: str) -> None:
+    """Writes to standard output.
+
+    Raises:
+        SyncdError: It takes no more; not for a reader that has enough, which click lets go.
+    """
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise SyncdError(
+            f"cannot write to standard output: {error.strerror}; mend where it leads"
+        ) from None
 
 
 def _say(error: BaseException) -> None:

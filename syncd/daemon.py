@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import asynccontextmanager
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import aiofiles
 import anyio
@@ -31,7 +31,7 @@ from syncd.api.service import Service
 from syncd.check import log_findings
 from syncd.consumers.delivery import Delivery
 from syncd.consumers.opening import mailboxes, open_consumer, open_verifier
-from syncd.core.errors import SyncdError
+from syncd.core.errors import StateError, SyncdError
 from syncd.core.events import Stamp
 from syncd.core.model import State
 from syncd.ledger import UNKNOWN_BOOT, Ledger
@@ -206,6 +206,7 @@ class Engine(Pipeline):
             metrics=metrics,
             on_commit=self._committed,
         )
+        self._reason: Literal["start", "reload"] = "start"
         verifiers = {
             item.name: open_verifier(
                 item,
@@ -228,6 +229,7 @@ class Engine(Pipeline):
         Raises:
             ConfigurationError: The vault config or a manifest cannot be used.
         """
+        self._reason = "start" if previous is None else "reload"
         await self.vault_config.load()
         self.refreshers = await anyio.to_thread.run_sync(
             open_refreshers,
@@ -276,11 +278,14 @@ class Engine(Pipeline):
                 tasks.cancel_scope.cancel()
         finally:
             self.reconciler.watcher.close()
-        left = [
-            await anyio.to_thread.run_sync(self._ledger.pending_count, name)
-            for name in mailboxes(self.settings.consumers)
-        ]
-        return provisioned and not any(left)
+        delivered = True
+        for name in mailboxes(self.settings.consumers):
+            left = await anyio.to_thread.run_sync(self._ledger.pending_count, name)
+            if left:
+                delivered = False
+                hint = "it gets them at the next run"
+                log.error("delivery.unfinished", consumer=name, pending=left, hint=hint)
+        return provisioned and delivered
 
     async def _first_fetch(self) -> None:
         """Lets a fresh boot find its files, but never waits long, or at all where there are some.
@@ -306,8 +311,13 @@ class Engine(Pipeline):
         return all(succeeded)
 
     async def _start(self) -> None:
-        await self._forget_others()
-        await self.reconciler.start()
+        try:
+            await self._forget_others()
+        except StateError:
+            if self._reason == "start":
+                raise
+            # a mailbox of nobody's waits for the next start
+        await self.reconciler.start(self._reason)
         self.inventory = self.reconciler.inventory
 
     def summary(self) -> dict[str, object]:
@@ -477,6 +487,8 @@ class Daemon:
     ) -> None:
         wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
         with anyio.open_signal_receiver(*wanted) as signals:
+            # what came before now is received now
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)
             task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:

@@ -7,9 +7,11 @@ of its own, and a receiver on a Unix socket that verifies and prints each event 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,7 +29,7 @@ from syncd.core.payload import File
 from syncd.mount.publish import Publisher
 
 if TYPE_CHECKING:
-    from anyio.abc import ByteStream, Process
+    from anyio.abc import ByteStream, Process, TaskStatus
 
 _SCOPES: Final = {
     "client-secret": {"resource_type": "Client", "id": "my-client"},
@@ -45,7 +47,8 @@ async def demo(rotations: int | None, interval: float) -> int:
         interval: Seconds between two.
 
     Returns:
-        Exit code: 0 when every event arrived and its signature held.
+        Exit code: 0 when every event arrived and its signature held; 128 and the signal's number
+        when SIGINT or SIGTERM ended it.
     """
     memory = "/dev/shm"  # noqa: S108 - a tmpfs, as the CSI driver mounts one
     with tempfile.TemporaryDirectory(
@@ -65,11 +68,15 @@ class _Demo:
         self._expected: set[str] = set()
         self._arrived = anyio.Event()
         self._forged = 0
+        self._signal = 0
+        self._ready = False
+        self._said = anyio.Event()
 
     async def run(self, rotations: int | None, interval: float) -> int:
         """Sets the stage, rotates, and tells how it went."""
         await anyio.to_thread.run_sync(self._prepare)
         async with anyio.create_task_group() as tasks:
+            await tasks.start(self._end_by_signal, tasks.cancel_scope)
             listener = await anyio.create_unix_listener(f"{self._directory}/receiver.sock")
             tasks.start_soon(listener.serve, self._receive)
             started = time.perf_counter()
@@ -81,13 +88,18 @@ class _Demo:
                 env=environment,
             ) as daemon:
                 missed = 1
-                if await self._await_ready(daemon):
-                    took = time.perf_counter() - started
-                    click.echo(f"mount     {self._mount}: {len(_SCOPES)} secrets, CSI layout")
-                    click.echo(f"daemon    pid {daemon.pid}, ready after {took:.2f} s")
-                    missed = await self._rotate(rotations, interval)
-                daemon.terminate()
+                try:
+                    tasks.start_soon(self._read_log, daemon)
+                    if await self._await_ready():
+                        took = time.perf_counter() - started
+                        click.echo(f"mount     {self._mount}: {len(_SCOPES)} secrets, CSI layout")
+                        click.echo(f"daemon    pid {daemon.pid}, ready after {took:.2f} s")
+                        missed = await self._rotate(rotations, interval)
+                finally:
+                    await _stop(daemon)
             tasks.cancel_scope.cancel()
+        if self._signal:
+            return 128 + self._signal
         click.echo(
             "all events received, all signatures valid" if missed == 0 else "failed", err=missed > 0
         )
@@ -123,16 +135,37 @@ class _Demo:
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
 
-    async def _await_ready(self, daemon: Process) -> bool:
+    async def _end_by_signal(
+        self,
+        scope: anyio.CancelScope,
+        *,
+        task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for number in signals:
+                self._signal = number
+                scope.cancel()
+                return
+
+    async def _read_log(self, daemon: Process) -> None:
+        """Reads all that the daemon says, which would wait for room; shows why it cannot start."""
         if daemon.stderr is None:
-            return False
-        with anyio.move_on_after(_PATIENCE):
-            async for text in TextReceiveStream(daemon.stderr):
-                if "daemon.ready" in text:
-                    return True
+            return
+        async for text in TextReceiveStream(daemon.stderr):
+            if "daemon.ready" in text:
+                self._ready = True
+                self._said.set()
+            elif not self._ready:
                 click.echo(text, err=True, nl=False)
-        click.echo("the daemon did not start", err=True)
-        return False
+        self._said.set()
+
+    async def _await_ready(self) -> bool:
+        with anyio.move_on_after(_PATIENCE):
+            await self._said.wait()
+        if not self._ready:
+            click.echo("the daemon did not start", err=True)
+        return self._ready
 
     async def _rotate(self, rotations: int | None, interval: float) -> int:
         names = list(_SCOPES)
@@ -193,6 +226,13 @@ class _Demo:
         self._expected.discard(data["secret"])
         if not self._expected:
             self._arrived.set()
+
+
+async def _stop(daemon: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):  # Ctrl-C on a terminal ends it too
+        daemon.terminate()
+    with anyio.move_on_after(_PATIENCE, shield=True):
+        await daemon.wait()
 
 
 def _short(version: str | None) -> str:

@@ -1,4 +1,8 @@
-"""What every test runs under: asyncio alone, and no blocking call in the event loop."""
+"""What every test runs under: asyncio alone, no blocking call in the event loop, no value shown.
+
+Values that tests plant hold a canary. Whatever a test, or a process that it started, printed is
+searched for it at the test's end, so that a leak fails even a test of something else.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from blockbuster import blockbuster_ctx
+from support.world import CANARY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +25,17 @@ def anyio_backend() -> str:
 def _no_blocking() -> Iterator[None]:
     with blockbuster_ctx("syncd"):
         yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "teardown" and report.passed:
+        printed = [item for item in report.sections if "Captured log" not in item[0]]
+        shown = [title for title, text in printed if CANARY.decode() in text]
+        if shown:
+            report.outcome = "failed"
+            report.longrepr = f"a planted value was shown: {', '.join(shown)}"
+    return report

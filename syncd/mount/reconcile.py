@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
 import anyio.to_thread
@@ -114,6 +114,7 @@ class Reconciler:
         self.scanned_at: str | None = None
         self.failure: str | None = None
         self.settled = False
+        self._first_reason: Literal["start", "reload"] = "start"
         self._reader = self._make_reader()
         self._entries: Mapping[str, Entry] = {}
         self._parents: frozenset[str] = frozenset()
@@ -152,16 +153,27 @@ class Reconciler:
             self._key, self._reader.roots, limit, name=name, path=path, version=version
         )
 
-    async def start(self, reason: str = "start") -> None:
+    async def start(self, reason: Literal["start", "reload"] = "start") -> None:
         """Takes over what the ledger knows, and makes the first pass.
 
+        Args:
+            reason: Of the first pass. After a `reload`, whose old engine could go on while the
+                ledger could not be written, `run` makes it again until it can.
+
         Raises:
-            StateError: The ledger cannot be used.
+            StateError: The ledger cannot be used, at the start.
         """
+        self._first_reason = reason
         self.inventory = await anyio.to_thread.run_sync(self._ledger.inventory)
         self._metrics.set_inventory(self.inventory.values())
         self._say_findings()
-        result = await self._pass(reason)
+        try:
+            result = await self._pass(reason)
+        except StateError as error:
+            if reason == "start":
+                raise
+            self._fail(error)
+            return
         while self._ledger.fresh:
             # the baseline waits for files that are being written, or it would not be one
             await anyio.sleep(min(result.snapshot.retry_in or 0.0, self._settings.settle))
@@ -176,7 +188,7 @@ class Reconciler:
 
     async def run(self) -> None:
         """Follows the mount until cancelled. `start` comes first."""
-        reason = "start"
+        reason: str = self._first_reason
         rest, retry = 0.0, None if self.settled else 0.0
         # whoever wrote the vault config between its loading and its being watched made no hint
         if await self._follow_vault_config():
@@ -189,9 +201,7 @@ class Reconciler:
                 result = await self._pass(reason)
             except StateError as error:
                 rest, retry = 0.0, self._backoff.next(self._rng)
-                if self.failure != str(error):
-                    log.error("ledger.unusable", problem=str(error))
-                self.failure = str(error)
+                self._fail(error)
                 continue
             if self.failure is not None:
                 log.info("ledger.recovered")
@@ -199,6 +209,12 @@ class Reconciler:
             self._backoff.reset()
             rest = self._pace.rest(time.monotonic(), result.duration)
             retry = result.snapshot.retry_in
+
+    def _fail(self, error: StateError) -> None:
+        """Notes that the ledger cannot be used, and says so once."""
+        if self.failure != str(error):
+            log.error("ledger.unusable", problem=str(error))
+        self.failure = str(error)
 
     async def _wake(self, rest: float, retry: float | None, reason: str) -> str:
         """Waits until the next pass is due; returns its reason.

@@ -166,8 +166,6 @@ class Login:
         token = read_credential(auth.token_file)
         if token == self._token:
             return
-        self._token = token
-        self.logins += 1
         answer = self._ask("GET", "auth/token/lookup-self", "look up the token", token)
         if answer.status == _OK:
             response = self._parse(answer, "look up the token")
@@ -176,6 +174,8 @@ class Login:
             self._lifetime = Lifetime.granted(self._clock(), seconds, renewable=renewable)
         else:  # it may be dead, or not be allowed to: the first read will tell
             self._lifetime = Lifetime.granted(0.0, 0.0, renewable=False)
+        self._token = token
+        self.logins += 1
 
     def _login(self) -> None:
         path, body = self._request()

@@ -378,10 +378,28 @@ def test_reload(world: World, receiver: Receiver) -> None:
         world.configure(consumers=[hook(world, receiver), {**hook(world, other), "name": "second"}])
         daemon.signal(signal.SIGHUP)
         daemon.wait_for("daemon.reloaded")
+        daemon.wait_for("mount.scanned", reason="reload")
         daemon.wait_for("delivery.acknowledged", consumer="hook")
         world.publish(a=secret("3"))
         assert data(other.wait(1)[0])["secret"] == "a"
     assert data(receiver.requests[-1])["version"] == data(other.requests[0])["version"]
+
+
+EARLY = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+os.kill(os.getpid(), signal.SIGHUP)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_reload_at_the_start(world: World) -> None:
+    """A SIGHUP that comes before the daemon listens ends nothing, and is heard when it does."""
+    world.publish(a=secret("1"))
+    world.map("a")
+    world.configure()
+    with world.daemon(wrapper=[sys.executable, "-c", EARLY]) as daemon:
+        daemon.wait_for("daemon.reloaded")
 
 
 def test_signals_end_it(world: World, receiver: Receiver) -> None:
@@ -410,6 +428,8 @@ def test_run_once(world: World, receiver: Receiver) -> None:
     world.publish(a=secret("3"))
     failed = world.run("run", "--once", "--timeout", "500ms", "-c", world.config)
     assert failed.returncode == 1
+    last = json.loads(failed.stderr.splitlines()[-1])
+    assert (last["event"], last["consumer"], last["pending"]) == ("delivery.unfinished", "hook", 1)
     receiver.start()
     assert world.run("run", "--once", "-c", world.config).returncode == 0
     assert len(receiver.wait(2)) == 2
@@ -466,6 +486,47 @@ def test_bad_input_at_the_start(world: World) -> None:
     missing = world.run("run", "-c", "/nowhere.yaml")
     assert missing.returncode == 2
     assert "/nowhere.yaml: cannot be read" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["frobnicate"], "syncd: No such command 'frobnicate'; see syncd --help"),
+        (["run", "--onec"], "syncd: No such option '--onec'"),
+        (
+            ["wait", "--timeout", "soon"],
+            "syncd: Invalid value for '--timeout': write a duration such as 250ms, 30s, 2m or",
+        ),
+        (["schema"], "syncd: Missing argument '{vault-config|config|event}'. Choose from: vault-"),
+        (["schema", "x"], "syncd: Invalid value for '{vault-config|config|event}': 'x' is not"),
+        (["status", "--format", "xml"], "syncd: Invalid value for '--format': 'xml' is not one of"),
+    ],
+)
+def test_a_mistyped_command(world: World, arguments: list[str], expected: str) -> None:
+    """One line that names the mistake and the command whose help explains it, exit code 2."""
+    done = world.run(*arguments)
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert line.startswith(expected)
+    assert line.endswith("--help")
+
+
+@pytest.mark.parametrize("arguments", [["schema", "event"], ["check", "-c", "/nowhere.yaml"]])
+def test_output_that_cannot_be_written(arguments: list[str]) -> None:
+    """A full disk behind standard output is one line, not a traceback."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "syncd", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "syncd: cannot write to standard output: No space left on device; mend where it leads\n"
+    )
 
 
 def test_an_unusable_state_directory(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -47,6 +48,36 @@ def test_the_demonstration() -> None:
     events = [line for line in done.stdout.splitlines() if line.startswith("event ")]
     assert len(events) == 1 + 1 + 1 + 3
     assert all(re.search(r"\d+\.\d ms after the swap, signature valid$", line) for line in events)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demonstration_that_is_ended(number: signal.Signals) -> None:
+    """Without a number of rotations it goes on; when ended by a signal, nothing is left behind."""
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "syncd", "demo", "--interval", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert demo.stdout is not None
+    mount = pid = ""
+    try:
+        for line in demo.stdout:
+            found = re.match(r"(?:mount +(\S+)/mount:|daemon +pid (\d+),)", line)
+            if found:
+                mount, pid = found[1] or mount, found[2] or pid
+            if line.startswith("rotation  5:"):
+                break
+        demo.send_signal(number)
+        rest = demo.communicate(timeout=60)[0]
+        assert demo.returncode == 128 + number, rest
+        assert "Traceback" not in rest
+        assert mount
+        assert not os.path.exists(mount)
+        assert not os.path.exists(f"/proc/{pid}")
+    finally:
+        demo.kill()
+        demo.wait()
 
 
 def test_checking_a_set_up() -> None:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from structlog.testing import capture_logs
 from support.openbao import ROOT, Clock, OpenBao, contents
 
-from syncd.core.errors import RefusedError
+from syncd.core.errors import RefusedError, TemporaryError
 from syncd.providers.auth import AppRole, CertLogin, JwtLogin, KubernetesLogin, TokenFile
 from syncd.providers.transport import Trust
 
@@ -284,6 +284,25 @@ def test_a_token_file_is_read_in_every_pass(openbao: OpenBao, tmp_path: Path) ->
     assert contents(provider.fetch()) == {"f": b"v"}
     file.write_text(ROOT)
     assert provider.fetch().due is None
+
+
+def test_a_token_file_that_the_server_could_not_be_asked_about(
+    openbao: OpenBao, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next pass asks again, or nobody would know when the token wants to be renewed."""
+    answer = openbao.write("auth/token/create", policies=["reader"], ttl="1h")
+    file = tmp_path / "token"
+    file.write_text(answer["auth"]["client_token"])
+    provider = openbao.provider(OBJECTS, TokenFile(token_file=str(file)))
+
+    def unreachable(*_: Any, **__: Any) -> Any:
+        raise TemporaryError("cannot look up the token: no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(provider._connection, "request", unreachable)
+        with pytest.raises(TemporaryError):
+            provider.fetch()
+    assert provider.fetch().due == pytest.approx(2400, abs=60)
 
 
 def test_a_token_that_ends_and_cannot_be_renewed_is_warned_about(

@@ -140,8 +140,8 @@ class World:
         return [dict(row) for row in rows]
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command to its end."""
-        return subprocess.run(
+        """Runs a command to its end, and checks that it never said a planted value."""
+        done = subprocess.run(
             [sys.executable, "-m", "syncd", *arguments],
             env=_environment(environment),
             capture_output=True,
@@ -149,6 +149,8 @@ class World:
             timeout=60,
             check=False,
         )
+        assert CANARY.decode() not in done.stdout + done.stderr
+        return done
 
 
 class DaemonProcess:

@@ -307,6 +307,37 @@ async def test_a_ledger_that_fails_for_a_while_loses_nothing(
         assert failures == [None, *["cannot use the ledger: full"] * 2]
 
 
+async def test_a_reload_while_the_ledger_fails_loses_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first pass after a reload is made again until the commit succeeds; a start refuses."""
+    await bench.publish(a=b"1")
+    bench.map("a")
+    async with bench.running():
+        pass
+    await bench.publish(a=b"2")
+    record = bench.ledger.record
+
+    def full(*_: Any) -> list[Event]:
+        raise StateError("cannot use the ledger: full")
+
+    monkeypatch.setattr(bench.ledger, "record", full)
+    reconciler = await bench.make()
+    try:
+        with pytest.raises(StateError):
+            await reconciler.start()
+        await reconciler.start("reload")
+        assert reconciler.failure == "cannot use the ledger: full"
+        monkeypatch.setattr(bench.ledger, "record", record)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reconciler.run)
+            assert await bench.wait(1) == [("a", "modified")]
+            await until(lambda: reconciler.failure is None)
+            tasks.cancel_scope.cancel()
+    finally:
+        reconciler.watcher.close()
+
+
 async def test_without_inotify_the_rescan_finds_it_and_inotify_comes_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

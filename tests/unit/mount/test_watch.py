@@ -194,7 +194,9 @@ async def test_a_real_overflow_points_anywhere(watcher: Watcher, tmp_path: Path)
     seen = await hint(watcher)
     assert seen == Hint("overflow", True, frozenset())
     (tmp_path / "after").touch()
-    assert (await hint(watcher)).directories == {str(tmp_path)}
+    while not (seen := await hint(watcher)).directories:
+        pass  # somebody else on this machine mounted something
+    assert seen.directories == {str(tmp_path)}
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSYS, errno.EPERM])
