@@ -96,6 +96,21 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
     metrics_secret_names: bool = False
 
 
+class CredentialGrant(msgspec.Struct, frozen=True, kw_only=True):
+    """A secret that a unit of systemd gets as a credential."""
+
+    unit: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9:_.\\@-]+\.[a-z]+$(?!\n)")]
+    credential: Annotated[str, msgspec.Meta(pattern=r"^[^/:\x00-\x1f\x7f]{1,255}$(?!\n)")]
+    secret: str
+
+
+class Credentials(msgspec.Struct, frozen=True, kw_only=True):
+    """Where systemd asks for the credentials of its units, and which it gets."""
+
+    socket: AbsolutePath | Literal[""] = ""
+    grants: tuple[CredentialGrant, ...] = ()
+
+
 class Provision(msgspec.Struct, frozen=True, kw_only=True):
     """Secrets that syncd fetches itself: a SecretProviderClass manifest and where to write it."""
 
@@ -133,6 +148,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     watch: Watch = Watch()
     consumers: tuple[ConsumerSettings, ...] = ()
     api: Api = Api()
+    credentials: Credentials = Credentials()
     provision: tuple[Provision, ...] = ()
     event_log: EventLog = EventLog()
     log: Log = Log()
@@ -171,6 +187,8 @@ def contradictions(section: object, at: Path) -> list[Problem]:
         return [Problem((*at, "rescan_interval"), "must be above zero", "write 60s")]
     if isinstance(section, Api):
         return check_listen(section.listen) + _check_subscribers(section.subscribers, at)
+    if isinstance(section, Credentials):
+        return _check_grants(section.grants, at)
     if isinstance(section, Settings):
         names = [consumer.name for consumer in section.consumers]
         hint = "give each consumer its own name"
@@ -189,6 +207,16 @@ def _check_subscribers(subscribers: tuple[Subscriber, ...], at: Path) -> list[Pr
         Problem((*at, "subscribers", index, "uid"), "is used twice", hint)
         for index, uid in enumerate(uids)
         if uid in uids[:index]
+    ]
+
+
+def _check_grants(grants: tuple[CredentialGrant, ...], at: Path) -> list[Problem]:
+    asked = [(grant.unit, grant.credential) for grant in grants]
+    hint = "give each credential of a unit one secret"
+    return [
+        Problem((*at, "grants", index, "credential"), f"is granted to {unit} twice", hint)
+        for index, (unit, credential) in enumerate(asked)
+        if (unit, credential) in asked[:index]
     ]
 
 
