@@ -3,7 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format openapi lock clean
+# Where `make install` puts things; packagers set DESTDIR, and then nothing else is touched.
+DESTDIR ?=
+prefix ?= /usr
+sysconfdir ?= /etc
+ROOT := $(DESTDIR)$(prefix)
+UNITS := syncd.service syncd.socket syncd-credentials.socket
+STAGE := build/install
+
+.PHONY: demo test test-system lint format openapi lock install uninstall clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m syncd demo --rotations 5 --interval 500ms
@@ -12,6 +20,11 @@ test: $(VENV)/.dev
 	$(BIN)/coverage run --data-file=.coverage -m pytest tests/unit -q
 	$(BIN)/coverage report --fail-under=100
 	$(BIN)/python -m pytest tests/integration -q -n 2
+
+# Boots systemd, builds and runs the image: needs root, and installs what it needs (Debian).
+test-system: $(VENV)/.dev
+	tests/system/prepare
+	$(BIN)/python -m pytest tests/system -v -rs --durations=10
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -43,5 +56,51 @@ $(VENV)/.dev: requirements.lock requirements-dev.lock pyproject.toml | $(VENV)/b
 	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 	touch $(VENV)/.runtime $@
 
+# A directory of its own with all that syncd imports, for the interpreter that PYTHON is.
+install:
+	rm -rf $(STAGE)
+	$(PYTHON) -m venv $(STAGE)/venv
+	$(STAGE)/venv/bin/python -c 'import sys; print(sys._base_executable)' > $(STAGE)/interpreter
+	@! grep -E '^/(home|root)/' $(STAGE)/interpreter || { \
+	  echo "syncd's user cannot run this Python; try make install PYTHON=/usr/bin/python3" >&2; exit 1; }
+	$(STAGE)/venv/bin/pip install -q --disable-pip-version-check --require-hashes --no-compile \
+	  --only-binary :all: --target $(STAGE)/syncd -r requirements.lock
+	cp -R syncd $(STAGE)/syncd/
+	rm -rf $(STAGE)/syncd/bin
+	find $(STAGE)/syncd -name __pycache__ -prune -exec rm -rf {} +
+	$(STAGE)/venv/bin/python -m compileall -q -s $(STAGE) -p $(prefix)/lib $(STAGE)/syncd
+	printf '#!%s -I\nimport sys\n\nsys.path.insert(0, "$(prefix)/lib/syncd")\n\nfrom syncd.cli import main\n\nmain()\n' \
+	  "$$(cat $(STAGE)/interpreter)" > $(STAGE)/command
+	install -d $(ROOT)/bin $(ROOT)/lib/systemd/system $(ROOT)/share/doc/syncd/examples
+	rm -rf $(ROOT)/lib/syncd
+	cp -R $(STAGE)/syncd $(ROOT)/lib/
+	install -m 0755 $(STAGE)/command $(ROOT)/bin/syncd
+	for unit in $(UNITS); do \
+	  sed 's|=/usr/|=$(prefix)/|' systemd/$$unit > $(STAGE)/$$unit && \
+	  install -m 0644 $(STAGE)/$$unit $(ROOT)/lib/systemd/system/ || exit 1; done
+	install -D -m 0644 systemd/sysusers.conf $(ROOT)/lib/sysusers.d/syncd.conf
+	install -D -m 0644 systemd/tmpfiles.conf $(ROOT)/lib/tmpfiles.d/syncd.conf
+	install -m 0644 README.md LICENSE $(ROOT)/share/doc/syncd/
+	install -m 0644 systemd/syncd.yaml systemd/provision-owner.conf $(ROOT)/share/doc/syncd/examples/
+	test -e $(DESTDIR)$(sysconfdir)/syncd/syncd.yaml || \
+	  install -D -m 0644 systemd/syncd.yaml $(DESTDIR)$(sysconfdir)/syncd/syncd.yaml
+ifeq ($(DESTDIR),)
+	systemd-sysusers syncd.conf
+	systemd-tmpfiles --create syncd.conf
+	systemctl daemon-reload
+endif
+
+# Leaves the configuration, the ledger and the user: remove /etc/syncd and /var/lib/syncd yourself.
+uninstall:
+ifeq ($(DESTDIR),)
+	systemctl disable --now $(UNITS)
+endif
+	rm -rf $(ROOT)/lib/syncd $(ROOT)/share/doc/syncd
+	rm -f $(ROOT)/bin/syncd $(ROOT)/lib/sysusers.d/syncd.conf $(ROOT)/lib/tmpfiles.d/syncd.conf
+	rm -f $(addprefix $(ROOT)/lib/systemd/system/,$(UNITS))
+ifeq ($(DESTDIR),)
+	systemctl daemon-reload
+endif
+
 clean:
-	rm -rf $(VENV) .cache .coverage* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build .cache .coverage* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
