@@ -22,9 +22,9 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/integration -q -n 2
 
 # Boots systemd, builds and runs the image: needs root, and installs what it needs (Debian).
-test-system: $(VENV)/.dev
+test-system: $(VENV)/.system
 	tests/system/prepare
-	$(BIN)/python -m pytest tests/system -v -rs --durations=10
+	$(BIN)/python -m pytest tests/system -v -s -rs --durations=10
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -42,6 +42,7 @@ openapi: $(VENV)/.dev
 lock: $(VENV)/.dev
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --group pyproject.toml:system -c requirements-dev.lock -o requirements-system.lock
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "syncd needs Python 3.11 or newer")'
@@ -101,6 +102,10 @@ endif
 ifeq ($(DESTDIR),)
 	systemctl daemon-reload
 endif
+
+$(VENV)/.system: requirements-system.lock $(VENV)/.dev
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-system.lock
+	touch $@
 
 clean:
 	rm -rf $(VENV) build .cache .coverage* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
