@@ -24,7 +24,7 @@ test: $(VENV)/.dev
 # Boots systemd, builds and runs the image: needs root, and installs what it needs (Debian).
 test-system: $(VENV)/.system
 	tests/system/prepare
-	$(BIN)/python -m pytest tests/system -v -s -rs --durations=10
+	$(BIN)/python -m pytest tests/system -v -s -rs --durations=10 --timeout=600
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

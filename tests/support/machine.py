@@ -163,11 +163,11 @@ class Machine:
         check: bool = True,
         stdin: str | None = None,
         within: float = 120.0,
-        **environment: str,
+        environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command as root in the machine."""
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        variables = [f"{name}={value}" for name, value in environment.items()]
+        variables = [f"{name}={value}" for name, value in (environment or {}).items()]
         done = subprocess.run(
             ["nsenter", "-t", str(self._leader), "-a", "env", "-i", path, *variables, *command],
             input=stdin,
@@ -184,10 +184,8 @@ class Machine:
 
     def shell(self, script: str, *, check: bool = True, **environment: str) -> str:
         """Runs a shell script in root's home; what it printed."""
-        home = f"cd /root; {script}"
-        return self.run(
-            "bash", "-euo", "pipefail", "-c", home, check=check, HOME="/root", **environment
-        ).stdout
+        command = ("bash", "-euo", "pipefail", "-c", f"cd /root; {script}")
+        return self.run(*command, check=check, environment={"HOME": "/root", **environment}).stdout
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """Writes a file in the machine, on a tmpfs too."""
