@@ -1,4 +1,4 @@
-"""The image: built by buildah on a base made from the Debian tree, run read-only by podman and runc.
+"""The image: built by buildah on a base made of the Debian tree, run read-only by podman and runc.
 
 `docker` is a shim that calls these two, so that the commands run as the documentation has them.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -50,9 +52,12 @@ esac
 """
 STORAGE = """[storage]
 driver = "vfs"
-graphroot = "{directory}/containers"
-runroot = "{directory}/run"
+graphroot = "{storage}/containers"
+runroot = "{storage}/run"
 """
+MEMORY = "/dev/shm"
+ROOM = 6 << 30
+"""Bytes that vfs, which copies every layer whole, may want for a moment."""
 
 
 class Docker:
@@ -60,9 +65,11 @@ class Docker:
 
     def __init__(self, directory: str, wheels: str, checkout: str) -> None:
         self.directory, self.checkout = directory, checkout
+        in_memory = os.path.isdir(MEMORY) and shutil.disk_usage(MEMORY).free > ROOM
+        self.storage = tempfile.mkdtemp(prefix="syncd-test-", dir=MEMORY if in_memory else None)
         for name, text in (("docker", HERE), ("storage.conf", STORAGE)):
             with open(f"{directory}/{name}", "w") as file:
-                file.write(text.format(directory=directory, wheels=wheels))
+                file.write(text.format(directory=directory, wheels=wheels, storage=self.storage))
         os.chmod(f"{directory}/docker", 0o755)
         self.listen, self.hook = free_ports(), free_ports()
 
@@ -123,6 +130,7 @@ def docker(
     docker.publish(a=secret("0"), b=secret("0"))
     yield docker
     docker.sh("docker rm -f -a -t 0; docker rmi -f -a", check=False)
+    shutil.rmtree(docker.storage, ignore_errors=True)
 
 
 def test_the_dockerfile_is_clean(need: Callable[..., None]) -> None:
@@ -213,8 +221,12 @@ def container(docker: Docker, name: str) -> tuple[str, dict[str, Any]]:
     for mount in found["volumeMounts"]:
         if mount["name"] in sources:
             options.append(f"-v {sources[mount['name']]}:{mount['mountPath']}:ro")
-        else:
-            options.append(f"--tmpfs {mount['mountPath']}:rw,mode=1777")
+        else:  # an emptyDir with the pod's fsGroup, as the kubelet makes it
+            directory = f"{docker.directory}/{mount['name']}"
+            os.mkdir(directory)
+            os.chown(directory, 0, spec["securityContext"]["fsGroup"])
+            os.chmod(directory, 0o2770)
+            options.append(f"-v {directory}:{mount['mountPath']}")
     return " ".join(options), found
 
 
@@ -252,4 +264,5 @@ def test_the_pod(docker: Docker) -> None:
             shown = docker.sh("docker exec sidecar python3 -m syncd status").stdout
             assert "hook" in shown
         finally:
+            step(docker.sh("docker logs sidecar", check=False).stderr)
             docker.sh("docker rm -f -t 0 sidecar", check=False)
