@@ -3,7 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-system lint format openapi lock clean
+# Where `make install` puts things; packagers set DESTDIR, and then nothing else is touched.
+DESTDIR ?=
+prefix ?= /usr
+sysconfdir ?= /etc
+ROOT := $(DESTDIR)$(prefix)
+UNITS := syncd.service syncd.socket syncd-credentials.socket
+STAGE := build/install
+
+.PHONY: demo test test-system lint format openapi lock install uninstall clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m syncd demo --rotations 5 --interval 500ms
@@ -14,8 +22,10 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/core -q -n 2
 	$(BIN)/python -m pytest tests/integration -q -n 2
 
-test-system: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/system -q
+# Boots systemd, builds and runs the image: needs root, and installs what it needs (Debian).
+test-system: $(VENV)/.system
+	tests/system/prepare
+	$(BIN)/python -m pytest tests/system -v -s -rs --durations=10 --timeout=600
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -33,6 +43,7 @@ openapi: $(VENV)/.dev
 lock: $(VENV)/.dev
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --group pyproject.toml:system -c requirements-dev.lock -o requirements-system.lock
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "syncd needs Python 3.11 or newer")'
@@ -47,5 +58,55 @@ $(VENV)/.dev: requirements.lock requirements-dev.lock pyproject.toml | $(VENV)/b
 	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 	touch $(VENV)/.runtime $@
 
+# A directory of its own with all that syncd imports, for the interpreter that PYTHON is.
+install:
+	rm -rf $(STAGE)
+	$(PYTHON) -m venv $(STAGE)/venv
+	$(STAGE)/venv/bin/python -c 'import sys; print(sys._base_executable)' > $(STAGE)/interpreter
+	@! grep -E '^/(home|root)/' $(STAGE)/interpreter || { \
+	  echo "syncd's user cannot run this Python; try make install PYTHON=/usr/bin/python3" >&2; exit 1; }
+	$(STAGE)/venv/bin/pip install -q --disable-pip-version-check --require-hashes --no-compile \
+	  --only-binary :all: --target $(STAGE)/syncd -r requirements.lock
+	cp -R syncd $(STAGE)/syncd/
+	rm -rf $(STAGE)/syncd/bin
+	find $(STAGE)/syncd -name __pycache__ -prune -exec rm -rf {} +
+	$(STAGE)/venv/bin/python -m compileall -q -s $(STAGE) -p $(prefix)/lib $(STAGE)/syncd
+	printf '#!%s -I\nimport sys\n\nsys.path.insert(0, "$(prefix)/lib/syncd")\n\nfrom syncd.cli import main\n\nmain()\n' \
+	  "$$(cat $(STAGE)/interpreter)" > $(STAGE)/command
+	install -d $(ROOT)/bin $(ROOT)/lib/systemd/system $(ROOT)/share/doc/syncd/examples
+	rm -rf $(ROOT)/lib/syncd
+	cp -R $(STAGE)/syncd $(ROOT)/lib/
+	install -m 0755 $(STAGE)/command $(ROOT)/bin/syncd
+	for unit in $(UNITS); do \
+	  sed 's|=/usr/|=$(prefix)/|' systemd/$$unit > $(STAGE)/$$unit && \
+	  install -m 0644 $(STAGE)/$$unit $(ROOT)/lib/systemd/system/ || exit 1; done
+	install -D -m 0644 systemd/sysusers.conf $(ROOT)/lib/sysusers.d/syncd.conf
+	install -D -m 0644 systemd/tmpfiles.conf $(ROOT)/lib/tmpfiles.d/syncd.conf
+	install -m 0644 README.md LICENSE $(ROOT)/share/doc/syncd/
+	install -m 0644 systemd/syncd.yaml systemd/provision-owner.conf $(ROOT)/share/doc/syncd/examples/
+	test -e $(DESTDIR)$(sysconfdir)/syncd/syncd.yaml || \
+	  install -D -m 0644 systemd/syncd.yaml $(DESTDIR)$(sysconfdir)/syncd/syncd.yaml
+ifeq ($(DESTDIR),)
+	systemd-sysusers syncd.conf
+	systemd-tmpfiles --create syncd.conf
+	systemctl daemon-reload
+endif
+
+# Leaves the configuration, the ledger and the user: remove /etc/syncd and /var/lib/syncd yourself.
+uninstall:
+ifeq ($(DESTDIR),)
+	systemctl disable --now $(UNITS)
+endif
+	rm -rf $(ROOT)/lib/syncd $(ROOT)/share/doc/syncd
+	rm -f $(ROOT)/bin/syncd $(ROOT)/lib/sysusers.d/syncd.conf $(ROOT)/lib/tmpfiles.d/syncd.conf
+	rm -f $(addprefix $(ROOT)/lib/systemd/system/,$(UNITS))
+ifeq ($(DESTDIR),)
+	systemctl daemon-reload
+endif
+
+$(VENV)/.system: requirements-system.lock $(VENV)/.dev
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-system.lock
+	touch $@
+
 clean:
-	rm -rf $(VENV) .cache .coverage* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build .cache .coverage* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

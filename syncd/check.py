@@ -21,7 +21,7 @@ import structlog
 from syncd.configuration import config_file, examine
 from syncd.consumers.credentials import inspect
 from syncd.core.errors import RefusedError, SyncdError
-from syncd.core.findings import finding, json_path
+from syncd.core.findings import finding, json_path, key_path
 from syncd.core.mountinfo import frozen_mount
 from syncd.core.vault_config import lint_vault_config
 from syncd.mount.read import Reader, derive_roots
@@ -101,6 +101,7 @@ def run_checks(
         return findings + found + plan_provision(settings.provision)[1]
     entries, found = lint_vault_config(text, path)
     found += check_provision(settings, entries)
+    found += _grants(settings, entries, config_file(file, environ) or "environment")
     found += check_files(settings, entries) + check_mount(settings, entries)
     if aidbox is not None:
         from syncd.aidbox_lint.lint import lint_aidbox  # noqa: PLC0415 - only where asked for
@@ -189,6 +190,22 @@ def _credentials(settings: Settings, source: str) -> list[Finding]:
             message, _, hint = str(error).rpartition("; ")
             findings.append(finding(code, source, where, message, hint))
     return findings
+
+
+def _grants(settings: Settings, entries: Mapping[str, Entry], source: str) -> list[Finding]:
+    """Credentials of units that no secret can give."""
+    hint = "mend it, or add the secret to the vault config"
+    return [
+        finding(
+            "grant-unknown",
+            source,
+            key_path("credentials", "grants", index, "secret"),
+            f"{item.secret} is not in {settings.vault_config}",
+            hint,
+        )
+        for index, item in enumerate(settings.credentials.grants)
+        if item.secret not in entries
+    ]
 
 
 async def log_findings(settings: Settings, vault_config: VaultConfigFile) -> None:

@@ -13,6 +13,7 @@ from syncd.core.nats_binding import DEFAULT_SUBJECT, filter_problem, subject_pro
 from syncd.settings import (
     Aidbox,
     Api,
+    Credentials,
     Nats,
     NatsServer,
     RelaySettings,
@@ -35,6 +36,16 @@ def contradictions(section: object, at: Path) -> list[Problem]:
         for types, check in _CHECKS.items()
         if isinstance(section, types)
         for problem in check(section, at)
+    ]
+
+
+def _check_grants(credentials: Credentials, at: Path) -> list[Problem]:
+    asked = [(grant.unit, grant.credential) for grant in credentials.grants]
+    hint = "give each credential of a unit one secret"
+    return [
+        Problem((*at, "grants", index, "credential"), f"is granted to {unit} twice", hint)
+        for index, (unit, credential) in enumerate(asked)
+        if (unit, credential) in asked[:index]
     ]
 
 
@@ -229,5 +240,6 @@ _CHECKS: Final[Mapping[type | UnionType, Callable[[Any, Path], list[Problem]]]] 
     NatsServer: _check_nats,
     Watch: _check_watch,
     Api: _check_api,
+    Credentials: _check_grants,
     Settings | RelaySettings: _check_consumers,
 }

@@ -36,6 +36,7 @@ from syncd.core.events import Stamp
 from syncd.core.model import State
 from syncd.ledger import UNKNOWN_BOOT, Ledger
 from syncd.mount.reconcile import Commit, Reconciler
+from syncd.mount.value import read_value
 from syncd.mount.vault_config_file import VaultConfigFile
 from syncd.provisioning import open_refreshers
 from syncd.retention import Retention
@@ -406,12 +407,13 @@ class Daemon:
                 self.metrics,
                 self._facts,
                 self._settled,
+                read=self._read,
             )
             retention = Retention(ledger, lambda: self.settings.event_log)
             self.listeners += [self._noted, self._service.committed, retention.committed]
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._listen, state, ledger)
-                await tasks.start(self._service.run, self.settings.api)
+                await tasks.start(self._service.run, self.settings)
                 tasks.start_soon(retention.run)
                 tasks.start_soon(self._notifier.keep_watchdog)
                 while self._next is not None and not self._stopping:
@@ -508,6 +510,11 @@ class Daemon:
         assert self._shown is not None
         return self._shown.facts(self._inventory, ready=self._settled.is_set())
 
+    def _read(self, secret: str) -> bytes | None:
+        """A secret's value now, for the credentials of systemd's units; see `read_value`."""
+        assert isinstance(self._shown, Engine)
+        return read_value(secret, self._shown.vault_config.entries, self._shown.settings.watch)
+
     def _noted(self, commit: Commit) -> None:
         self._inventory = commit.inventory
         if self._settled.is_set():
@@ -525,7 +532,7 @@ class Daemon:
             settings = await anyio.to_thread.run_sync(self._load)
             engine = await self._prepare(settings, state, ledger)
             if self._service is not None:
-                await self._service.reconfigure(settings.api)
+                await self._service.reconfigure(settings)
         except SyncdError as error:
             if engine is not None:
                 engine.release(self.engine)

@@ -158,6 +158,21 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
     metrics_secret_names: bool = False
 
 
+class CredentialGrant(msgspec.Struct, frozen=True, kw_only=True):
+    """A secret that a unit of systemd gets as a credential."""
+
+    unit: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9:_.\\@-]+\.[a-z]+$(?!\n)")]
+    credential: Annotated[str, msgspec.Meta(pattern=r"^[^/:\x00-\x1f\x7f]{1,255}$(?!\n)")]
+    secret: str
+
+
+class Credentials(msgspec.Struct, frozen=True, kw_only=True):
+    """Where systemd asks for the credentials of its units, and which it gets."""
+
+    socket: AbsolutePath | Literal[""] = ""
+    grants: tuple[CredentialGrant, ...] = ()
+
+
 class Provision(msgspec.Struct, frozen=True, kw_only=True):
     """Secrets that syncd fetches itself: a SecretProviderClass manifest and where to write it."""
 
@@ -197,6 +212,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     watch: Watch = Watch()
     consumers: tuple[ConsumerSettings, ...] = ()
     api: Api = Api()
+    credentials: Credentials = Credentials()
     provision: tuple[Provision, ...] = ()
     event_log: EventLog = EventLog()
     log: Log = Log()

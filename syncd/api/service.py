@@ -16,9 +16,10 @@ import anyio.to_thread
 import structlog
 
 from syncd.api.broadcast import Broadcast
+from syncd.api.credentials import CredentialServer
 from syncd.api.sockets import Inherited, Listener, inherit, make_tcp, make_unix, set_access
 from syncd.api.subscribers import Subscribers
-from syncd.settings import grant
+from syncd.settings import Credentials, RelaySettings, grant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from syncd.core.events import Stamp
     from syncd.ledger import Ledger
     from syncd.mount.reconcile import Commit
-    from syncd.settings import Api as ApiSettings
+    from syncd.settings import Api as ApiSettings, Settings
     from syncd.telemetry.metrics import Metrics
 
 GRACE: Final = 1.0
@@ -40,6 +41,7 @@ MOST_CALLERS: Final = 4096
 MOST_PROBES: Final = 64
 """Connections at a time, on the Unix socket and on `api.listen`."""
 
+_DESK_MODE: Final = 0o600
 _DESCRIPTORS: Final = 8192
 _RESERVED: Final = 256
 log = structlog.get_logger()
@@ -55,8 +57,17 @@ class _Endpoint:
     broadcast: Broadcast | None = None
 
 
+@dataclass(slots=True)
+class _Desk:
+    """Where systemd asks for credentials, and what ends the answering there."""
+
+    listener: Listener
+    server: CredentialServer
+    scope: anyio.CancelScope
+
+
 class Service:
-    """Serves the Unix socket and the probes.
+    """Serves the Unix socket, the probes and systemd's credentials.
 
     Args:
         ledger: Event log and mailboxes.
@@ -64,6 +75,7 @@ class Service:
         metrics: What is scraped.
         facts: What the daemon knows now.
         settled: Set when the first pass over the mount is done.
+        read: Gives a secret's value, or None while it changes; see `CredentialServer`.
     """
 
     def __init__(
@@ -73,16 +85,20 @@ class Service:
         metrics: Metrics,
         facts: Callable[[], Facts],
         settled: anyio.Event,
+        *,
+        read: Callable[[str], bytes | None],
     ) -> None:
         self._ledger = ledger
         self._stamp = stamp
         self._metrics = metrics
         self._facts = facts
+        self._read = read
         self._settled = settled
         self._last = 0
         self._inherited = Inherited()
         self._api: _Endpoint | None = None
         self._probes: _Endpoint | None = None
+        self._desk: _Desk | None = None
         self._tasks: anyio.abc.TaskGroup
         self._broadcasting: anyio.CancelScope | None = None
 
@@ -94,7 +110,10 @@ class Service:
                 self._api.broadcast.publish(commit.events)
 
     async def run(
-        self, settings: ApiSettings, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+        self,
+        settings: Settings | RelaySettings,
+        *,
+        task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serves until cancelled; reports as started when it accepts connections.
 
@@ -106,7 +125,8 @@ class Service:
         _, self._last = await anyio.to_thread.run_sync(self._ledger.span)
         self._inherited = inherit(os.environ)
         for name in self._inherited.ignored:
-            log.warning("api.socket_ignored", name=name, hint="name it api or probes, one of each")
+            hint = "name it api, probes or credentials, one of each"
+            log.warning("api.socket_ignored", name=name, hint=hint)
         try:
             async with anyio.create_task_group() as self._tasks:
                 await self.reconfigure(settings)
@@ -116,13 +136,15 @@ class Service:
             with anyio.CancelScope(shield=True):
                 await self._stop(self._api)
                 await self._stop(self._probes)
+                used = (self._api, self._probes, self._desk)
+                mine = self._inherited
                 for listener in {
-                    *(item.listener for item in (self._api, self._probes) if item is not None),
-                    *filter(None, (self._inherited.api, self._inherited.probes)),
+                    *(item.listener for item in used if item is not None),
+                    *filter(None, (mine.api, mine.probes, mine.credentials)),
                 }:
                     await anyio.to_thread.run_sync(listener.close)
 
-    async def reconfigure(self, settings: ApiSettings) -> None:
+    async def reconfigure(self, settings: Settings | RelaySettings) -> None:
         """Serves what the settings say; streams go on unless something about them changed.
 
         Addresses are opened before anything is closed, so a failure leaves everything as it was.
@@ -131,18 +153,26 @@ class Service:
             ConfigurationError: An address or the group means nothing here.
             ListenError: An address cannot be listened on.
         """
-        api = (settings.socket, settings.socket_mode, settings.socket_group, settings.subscribers)
-        new_api = await self._open_api(settings, api)
+        wanted = settings.api
+        api = (wanted.socket, wanted.socket_mode, wanted.socket_group, wanted.subscribers)
+        # a relay has no files, and so no values to answer with
+        credentials = Credentials() if isinstance(settings, RelaySettings) else settings.credentials
+        opened: list[Listener | None] = []
         try:
-            new_probes = await self._open_probes(settings)
+            opened.append(new_api := await self._open_api(wanted, api))
+            opened.append(new_probes := await self._open_probes(wanted))
+            new_desk = await self._open_desk(credentials)
         except BaseException:
-            if new_api is not None and (self._api is None or new_api is not self._api.listener):
-                await anyio.to_thread.run_sync(new_api.close)
+            kept = [item.listener for item in (self._api, self._probes) if item is not None]
+            for listener in opened:
+                if listener is not None and listener not in kept:
+                    await anyio.to_thread.run_sync(listener.close)
             raise
         if self._api is None or self._api.settings != api:
-            await self._serve_api(settings, api, new_api)
+            await self._serve_api(wanted, api, new_api)
         if self._probes is None or self._probes.listener is not new_probes:
-            await self._serve_probes(settings, new_probes)
+            await self._serve_probes(wanted, new_probes)
+        await self._serve_desk(credentials, new_desk)
 
     async def _open_api(self, settings: ApiSettings, wanted: object) -> Listener | None:
         """The listener to use: the one there is, if the path is the same."""
@@ -166,6 +196,33 @@ class Service:
         return (
             await anyio.to_thread.run_sync(make_tcp, settings.listen) if settings.listen else None
         )
+
+    async def _open_desk(self, settings: Credentials) -> Listener | None:
+        if self._inherited.credentials is not None:
+            return self._inherited.credentials
+        if self._desk is not None and self._desk.listener.path == settings.socket:
+            return self._desk.listener
+        if not settings.socket:
+            return None
+        key = "credentials.socket"
+        return await anyio.to_thread.run_sync(make_unix, settings.socket, _DESK_MODE, None, key)
+
+    async def _serve_desk(self, settings: Credentials, listener: Listener | None) -> None:
+        granted = {(item.unit, item.credential): item.secret for item in settings.grants}
+        if self._desk is not None and self._desk.listener is listener:
+            self._desk.server.grants = granted
+            return
+        if self._desk is not None:
+            self._desk.scope.cancel()
+            await anyio.to_thread.run_sync(self._desk.listener.close)
+            self._desk = None
+        if listener is None:
+            return
+        server = CredentialServer(
+            listener.socket, granted, self._read, ready=self._settled, metrics=self._metrics
+        )
+        self._desk = _Desk(listener, server, await self._tasks.start(_answer, server))
+        log.info("credentials.listening", socket=listener.address, grants=len(granted))
 
     async def _serve_api(
         self, settings: ApiSettings, key: object, listener: Listener | None
@@ -220,6 +277,12 @@ class Service:
         await endpoint.server.stop(GRACE)
         if endpoint.broadcast is not None and self._broadcasting is not None:
             self._broadcasting.cancel()
+
+
+async def _answer(server: CredentialServer, *, task_status: TaskStatus[anyio.CancelScope]) -> None:
+    with anyio.CancelScope() as scope:
+        task_status.started(scope)
+        await server.run()
 
 
 def _room_for(connections: int) -> int:

@@ -31,7 +31,11 @@ FIRST_INHERITED: Final = 3
 BACKLOG: Final = 2048
 """Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`."""
 
-_PROBE_NAMES: Final = frozenset(("listen", "metrics", "probes"))
+_NAMES: Final = {
+    "api": "api",
+    "credentials": "credentials",
+    **dict.fromkeys(("listen", "metrics", "probes"), "probes"),
+}
 _ACTIVATION: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
@@ -67,6 +71,7 @@ class Inherited:
 
     api: Listener | None = None
     probes: Listener | None = None
+    credentials: Listener | None = None
     ignored: tuple[str, ...] = ()
 
 
@@ -74,7 +79,8 @@ def inherit(environ: MutableMapping[str, str]) -> Inherited:
     """Takes the sockets of a socket-activated service (sd_listen_fds(3)).
 
     A Unix socket is the API's and a TCP socket the probes', unless `FileDescriptorName=` says
-    `api` or `probes`. The variables are removed, so that no child takes them for its own.
+    `api`, `probes` or `credentials`. The variables are removed, so that no child takes them for
+    its own.
 
     Args:
         environ: The environment.
@@ -92,13 +98,13 @@ def inherit(environ: MutableMapping[str, str]) -> Inherited:
             ignored.append(label or f"fd {FIRST_INHERITED + index}")
             continue
         unix = listener.socket.family == socket.AF_UNIX
-        purpose = "probes" if label in _PROBE_NAMES or not (unix or label == "api") else "api"
-        if taken.setdefault(purpose, listener) is not listener or (purpose == "api" and not unix):
+        purpose = _NAMES.get(label, "api" if unix else "probes")
+        if taken.setdefault(purpose, listener) is not listener or not (unix or purpose == "probes"):
             # without a Unix socket there are no credentials to tell callers apart by
             taken = {key: item for key, item in taken.items() if item is not listener}
             listener.close()
             ignored.append(label or listener.address)
-    return Inherited(taken.get("api"), taken.get("probes"), tuple(ignored))
+    return Inherited(**taken, ignored=tuple(ignored))
 
 
 def _adopt(descriptor: int) -> Listener | None:
@@ -126,26 +132,27 @@ def _shown(found: socket.socket) -> str:
     return repr(name) if isinstance(name, bytes) else str(name)
 
 
-def make_unix(path: str, mode: int, group: str | None) -> Listener:
+def make_unix(path: str, mode: int, group: str | None, key: str = "api.socket") -> Listener:
     """Makes a listening Unix socket; a missing last directory is made too.
 
     Args:
         path: Where.
         mode: Permission bits of the file; whoever may write to it may connect (unix(7)).
         group: Owner group by name or number, or None for the process's own.
+        key: Of the configuration that names the path, for the messages.
 
     Raises:
         ConfigurationError: There is no such group, or this process must not give it away.
         ListenError: The path cannot be used, or a live process listens there.
     """
-    _make_room(path)
+    _make_room(path, key)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         os.fchmod(listener.fileno(), 0o600)
         try:
             listener.bind(path)
         except OSError as error:
-            raise _refusal(path, error) from None
+            raise _refusal(path, error, key) from None
         found = os.lstat(path)
         made = Listener(listener, path, path, (found.st_dev, found.st_ino))
     except BaseException:
@@ -181,7 +188,7 @@ def set_access(path: str, mode: int, group: str | None) -> None:
         raise _refusal(path, error) from None
 
 
-def _make_room(path: str) -> None:
+def _make_room(path: str, key: str) -> None:
     """Makes the directory, and removes what a dead process left at the path."""
     try:
         with contextlib.suppress(FileExistsError):
@@ -190,20 +197,20 @@ def _make_room(path: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _refusal(path, error) from None
+        raise _refusal(path, error, key) from None
     if not stat.S_ISSOCK(found.st_mode):
         raise ListenError(
             f"cannot listen on {path}: something that is not a socket is there; remove it or "
-            "change api.socket"
+            f"change {key}"
         )
     if _answers(path):
         raise ListenError(
-            f"cannot listen on {path}: another process listens there; stop it or change api.socket"
+            f"cannot listen on {path}: another process listens there; stop it or change {key}"
         )
     try:
         os.unlink(path)
     except OSError as error:
-        raise _refusal(path, error) from None
+        raise _refusal(path, error, key) from None
 
 
 def _answers(path: str) -> bool:
@@ -260,10 +267,10 @@ def make_tcp(listen: str) -> Listener:
     return Listener(listener, _shown(listener))
 
 
-def _refusal(path: str, error: OSError) -> ListenError:
+def _refusal(path: str, error: OSError, key: str = "api.socket") -> ListenError:
     return ListenError(
         f"cannot listen on {path}: {_reason(error)}; name a writable place of 107 bytes at the "
-        "most as api.socket"
+        f"most as {key}"
     )
 
 

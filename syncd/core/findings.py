@@ -34,6 +34,7 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "config-invalid": Severity.ERROR,
         "credential-malformed": Severity.ERROR,
         "credential-unreadable": Severity.ERROR,
+        "grant-unknown": Severity.ERROR,
         # SecretProviderClass manifests
         "manifest-ignored": Severity.WARNING,
         "manifest-insecure": Severity.WARNING,

@@ -23,12 +23,12 @@ import os
 import stat
 import time
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.model import Observation, State
 from syncd.mount import beneath
 from syncd.mount.roots import DATA_LINK, contains, derive_roots, parents_of, watch_path
-from syncd.mount.value import fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -175,7 +175,9 @@ class Reader:
 
     def fingerprint(self, name: str, content: bytes) -> str:
         """The version of a secret's content: a keyed hash, bound to the secret's name."""
-        return fingerprint(self._key, name, content)
+        digest = blake2b(name.encode() + b"\0", key=self._key, digest_size=16)
+        digest.update(content)
+        return "k1:" + digest.hexdigest()
 
 
 class _GenerationGoneError(Exception):

@@ -19,11 +19,11 @@ import structlog
 
 from syncd.core.changes import plan
 from syncd.core.errors import StateError
-from syncd.core.model import State
+from syncd.core.model import Entry, State
 from syncd.core.timing import Backoff, Pace
 from syncd.mount.read import Reader, Snapshot
 from syncd.mount.roots import mounts_of, parents_of, watch_path
-from syncd.mount.value import read_value
+from syncd.mount.value import read_version
 from syncd.mount.watch import Watcher
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from syncd.core.changes import Plan
     from syncd.core.events import Event
-    from syncd.core.model import Entry, Grant, Known
+    from syncd.core.model import Grant, Known
     from syncd.ledger import Ledger
     from syncd.mount.vault_config_file import VaultConfigFile
     from syncd.settings import Watch
@@ -148,10 +148,8 @@ class Reconciler:
         Returns:
             The content, or None where it cannot be read or is another version by now.
         """
-        limit = self._settings.max_secret_size
-        return read_value(
-            self._key, self._reader.roots, limit, name=name, path=path, version=version
-        )
+        entry = Entry(name, path, ())
+        return read_version(self._key, self._reader.roots, self._settings, entry, version)
 
     async def start(self, reason: Literal["start", "reload"] = "start") -> None:
         """Takes over what the ledger knows, and makes the first pass.

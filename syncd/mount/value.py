@@ -1,68 +1,89 @@
-"""The value of one secret, for the moment in which somebody must prove that it is accepted.
+"""Reading one secret's value, for the only ones who get values from syncd.
 
-It is handed out only while the file holds exactly the version that was announced, so whatever is
-done with it is done with that version. It is read as safely as a scan reads: the file must lie
-beneath a root after resolving symlinks, be a regular file, and not too large.
+These are systemd's units, and Aidbox, which is asked as a Client whether it accepts one. A value is
+taken as a scan would take it (`syncd.mount.read`): through one pinned generation, beneath the watch
+roots, of a sane size, at rest. It is never kept: whoever asked passes it on and drops it.
+
+Everything here blocks: call it in a worker thread.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
-from hashlib import blake2b
+import time
 from typing import TYPE_CHECKING
 
-from syncd.mount import beneath
-from syncd.mount.roots import contains
+from syncd.core.errors import RefusedError
+from syncd.mount.read import Reader
+from syncd.mount.roots import derive_roots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from syncd.core.model import Entry, Observation
+    from syncd.settings import Watch
 
 
-def fingerprint(key: bytes, name: str, content: bytes) -> str:
-    """The version of a secret's content: a keyed hash, bound to the secret's name."""
-    digest = blake2b(name.encode() + b"\0", key=key, digest_size=16)
-    digest.update(content)
-    return "k1:" + digest.hexdigest()
+class _ValueReader(Reader):
+    """Keeps what it read last, beside the fingerprint of it."""
+
+    value = b""
+
+    def fingerprint(self, name: str, content: bytes) -> str:
+        self.value = content
+        return super().fingerprint(name, content)
+
+    def read(self, entry: Entry) -> Observation:
+        """One scan for one secret."""
+        found = self.scan({entry.name: entry}, now=time.time(), monotonic=time.monotonic())
+        return found.observations[entry.name]
 
 
-def read_value(
-    key: bytes, roots: Iterable[str], max_size: int, *, name: str, path: str, version: str
+def read_value(name: str, entries: Mapping[str, Entry], watch: Watch) -> bytes | None:
+    """Reads the value that a secret has now.
+
+    Args:
+        name: The secret's.
+        entries: Of the vault config, by name.
+        watch: The section `watch` of the configuration.
+
+    Returns:
+        The value; None while it is being written or replaced: ask again soon.
+
+    Raises:
+        RefusedError: There is no value to give, an empty one included; says why.
+    """
+    entry = entries.get(name)
+    if entry is None:
+        raise RefusedError("is not in the vault config")
+    reader = _reader(b"", watch.roots or derive_roots(entries.values()), watch)
+    seen = reader.read(entry)
+    if not seen.settled:
+        return None
+    if seen.problem is not None:
+        raise RefusedError(f"{entry.path}: {seen.problem}")
+    if not reader.value:
+        raise RefusedError(f"{entry.path}: is empty")
+    return reader.value
+
+
+def read_version(
+    key: bytes, roots: Iterable[str], watch: Watch, entry: Entry, version: str
 ) -> bytes | None:
-    """Reads a secret. Blocks.
+    """Reads a secret only while its file holds the version that was announced.
 
     Args:
         key: Key of the fingerprints.
         roots: Directories that the file must lie in, after resolving symlinks.
-        max_size: Largest secret, bytes.
-        name: The secret's name.
-        path: Its file.
+        watch: The section `watch` of the configuration.
+        entry: The secret's.
         version: What the content must be.
 
     Returns:
         The content, or None where it cannot be read or is another version by now.
     """
-    try:
-        real = os.path.realpath(path)
-        base = next(
-            (b for b in map(os.path.realpath, roots) if real != b and contains(b, real)), None
-        )
-        if base is None:
-            raise OSError(errno.EXDEV, "outside")  # noqa: TRY301 - as the kernel says it
-        content = _read(base, os.path.relpath(real, base), max_size)
-    except OSError:
-        return None
-    return content if fingerprint(key, name, content) == version else None
+    reader = _reader(key, roots, watch)
+    return reader.value if reader.read(entry).version == version else None
 
 
-def _read(base: str, relative: str, max_size: int) -> bytes:
-    directory = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with open(beneath.open_file(directory, relative), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_size > max_size:
-                raise OSError(errno.EINVAL, "not a secret")
-            return file.read(max_size)
-    finally:
-        os.close(directory)
+def _reader(key: bytes, roots: Iterable[str], watch: Watch) -> _ValueReader:
+    return _ValueReader(key, roots, max_size=watch.max_secret_size, settle=watch.settle, grace=0.0)

@@ -28,6 +28,7 @@ SCAN_REASONS: Final = ("start", "inotify", "interval", "overflow", "reload")
 PROVISION_OUTCOMES: Final = ("success", "failed", "refused")
 OUTCOMES: Final = ("delivered", "retried", "rejected")
 ADOPTION_OUTCOMES: Final = ("adopted", "rejected")
+CREDENTIAL_OUTCOMES: Final = ("served", "denied", "unavailable")
 _SCAN_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _LATENCY_BUCKETS = (
     *(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
@@ -198,6 +199,14 @@ class Metrics:
             ["provider"],
             registry=registry,
         )
+        self._credentials = prometheus_client.Counter(
+            "syncd_credentials",
+            "Credentials that systemd asked for by outcome",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in CREDENTIAL_OUTCOMES:
+            self._credentials.labels(outcome)
         for reason in SCAN_REASONS:
             self._scans.labels(reason)
         for kind in ChangeKind:
@@ -259,6 +268,10 @@ class Metrics:
     def set_subscribers(self, count: int) -> None:
         """Tells how many event streams are open."""
         self._subscribers.set(count)
+
+    def credential(self, outcome: str) -> None:
+        """Counts an answer to systemd, by one of `CREDENTIAL_OUTCOMES`."""
+        self._credentials.labels(outcome).inc()
 
     def provider(self, name: str) -> ProviderMetrics:
         """The series of a provider, which exist from now on."""

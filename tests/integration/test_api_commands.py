@@ -274,15 +274,12 @@ def test_the_java_subscriber(documented: World, tmp_path: pathlib.Path) -> None:
     follow(documented, command, tmp_path, lambda: saved(tmp_path))
 
 
-def test_the_alert_rules(tmp_path: pathlib.Path) -> None:
-    """The rules are valid for Prometheus, and ask for metrics that there are."""
-    (rules,) = (code for _, code in blocks("yaml") if code.startswith("groups:"))
-    told = (DOCS / "operating.md").read_text().partition("## Alerts")[0]
-    for group in yaml.safe_load(rules)["groups"]:
+def test_the_alert_rules() -> None:
+    """The rules ask for metrics that there are, and the page names them all."""
+    rules = yaml.safe_load((DOCS.parent / "observability/alerts.yaml").read_text())
+    told, _, alerts = (DOCS / "operating.md").read_text().partition("## Alerts")
+    for group in rules["groups"]:
         for rule in group["rules"]:
+            assert f"| `{rule['alert']}` |" in alerts
             for name in re.findall(r"syncd_\w+", rule["expr"]):
-                assert f"`{name}" in told
-    promtool = shutil.which("promtool")
-    if promtool is not None:
-        (tmp_path / "rules.yaml").write_text(rules)
-        subprocess.run([promtool, "check", "rules", "rules.yaml"], cwd=tmp_path, check=True)
+                assert f"`{name.removesuffix('_bucket')}" in told

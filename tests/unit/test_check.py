@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 GENERATION = "..2026_11_23_20_40_28.123456789"
 CANARY = "hunter2-canary"
 _ELSEWHERE = (
-    *("credential-", "manifest-", "provision-"),
+    *("credential-", "grant-", "manifest-", "provision-"),
     *("aidbox-", "destination-", "entry-", "reference-", "secret-stored"),
 )
 
@@ -357,6 +357,23 @@ class TestOutput:
         """Errors fail, warnings only with --strict."""
         assert exit_code(findings, strict=False) == lenient
         assert exit_code(findings, strict=True) == strict
+
+
+def test_a_grant_of_no_secret(world: World) -> None:
+    """A unit's credential that the vault config has no secret for is an error."""
+    world.write("a", b"x", 0o600)
+    world.enter(str(world.plain / "a"), "a")
+    grants = ", ".join(
+        f"{{unit: x.service, credential: {name}, secret: {name}}}" for name in ("a", "b")
+    )
+    found = [
+        item
+        for item in world.check(f"credentials: {{grants: [{grants}]}}")
+        if item.code == "grant-unknown"
+    ]
+    assert [(item.where, item.is_error) for item in found] == [
+        ("credentials.grants[1].secret", True)
+    ]
 
 
 def test_every_mistake_is_named_in_one_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The value of one secret: only the announced version, only from beneath a root."""
+"""Reading the value of one secret."""
 
 from __future__ import annotations
 
@@ -7,15 +7,74 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from syncd.core.decode import Duration, Size
+from syncd.core.errors import RefusedError
+from syncd.core.model import Entry, Scope
 from syncd.core.payload import File
 from syncd.mount.publish import Publisher
 from syncd.mount.read import Reader
-from syncd.mount.value import fingerprint, read_value
+from syncd.mount.value import read_value, read_version
+from syncd.settings import Watch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+
+def entries(*paths: object) -> dict[str, Entry]:
+    found = (str(path) for path in paths)
+    return {p.rpartition("/")[2]: Entry(p.rpartition("/")[2], p, (Scope("Client"),)) for p in found}
+
+
+def test_the_current_generation(tmp_path: Path) -> None:
+    """The value is what the generation holds now, byte for byte."""
+    known = entries(tmp_path / "mount/a", tmp_path / "mount/b")
+    publisher = Publisher(str(tmp_path / "mount"))
+    for value in (b"\xffone\n", b"two"):
+        publisher.publish([File("a", value), File("b", b"other")])
+        assert read_value("a", known, Watch()) == value
+    assert read_value("b", known, Watch()) == b"other"
+
+
+def test_a_file_being_written(tmp_path: Path) -> None:
+    """A plain file that was just written to is not at rest; later it is."""
+    (tmp_path / "a").write_bytes(b"half")
+    known = entries(tmp_path / "a")
+    assert read_value("a", known, Watch(settle=60)) is None  # type: ignore[arg-type]
+    os.utime(tmp_path / "a", (1, 1))
+    assert read_value("a", known, Watch(settle=60)) == b"half"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("unknown", "is not in the vault config"),
+        ("missing", "there is no file"),
+        ("empty", "is empty"),
+        ("directory", "is a directory"),
+        ("outside", "leads outside the watch roots"),
+        ("large", "larger than max_secret_size"),
+    ],
+)
+def test_nothing_to_give(tmp_path: Path, name: str, reason: str) -> None:
+    """What a scan would not take for a value is none, and neither is an empty one."""
+    mount = tmp_path / "mount"
+    files = [File("empty", b""), File("large", b"x" * 11), File("directory/x", b"1")]
+    Publisher(str(mount)).publish(files)
+    (tmp_path / "elsewhere").write_bytes(b"another's")
+    (mount / "outside").symlink_to(tmp_path / "elsewhere")
+    known = entries(*(mount / n for n in ("missing", "empty", "directory", "outside", "large")))
+    watch = Watch(roots=(str(mount),), max_secret_size=10)  # type: ignore[arg-type]
+    with pytest.raises(RefusedError, match=reason):
+        read_value(name, known, watch)
+
+
 KEY = bytes(32)
+
+
+def read(mount: Path, name: str, version: str, *, path: str = "", limit: int = 64) -> bytes | None:
+    entry = Entry(name, path or str(mount / name), ())
+    watch = Watch(settle=Duration(0), max_secret_size=Size(limit))
+    return read_version(KEY, [str(mount)], watch, entry, version)
 
 
 @pytest.fixture
@@ -25,28 +84,24 @@ def mount(tmp_path: Path) -> Path:
     return path
 
 
-def read(mount: Path, name: str, version: str, *, path: str = "", limit: int = 64) -> bytes | None:
-    path = path or str(mount / name)
-    return read_value(KEY, [str(mount)], limit, name=name, path=path, version=version)
+def version_of(name: str, content: bytes) -> str:
+    return Reader(KEY, [], max_size=0, settle=0, grace=0).fingerprint(name, content)
 
 
 def test_the_announced_version(mount: Path) -> None:
-    """Through the links of an AtomicWriter mount; the version is the one that a scan tells."""
-    version = fingerprint(KEY, "a", b"value")
-    scanner = Reader(KEY, [str(mount)], max_size=64, settle=0, grace=0)
-    assert version == scanner.fingerprint("a", b"value")
-    assert read(mount, "a", version) == b"value"
+    """Through the links of an AtomicWriter mount."""
+    assert read(mount, "a", version_of("a", b"value")) == b"value"
 
 
 def test_any_other_version(mount: Path) -> None:
     """Of an earlier content, or of another secret with the same content."""
-    assert read(mount, "a", fingerprint(KEY, "a", b"other")) is None
-    assert read(mount, "b", fingerprint(KEY, "a", b"value")) is None
+    assert read(mount, "a", version_of("a", b"other")) is None
+    assert read(mount, "b", version_of("a", b"value")) is None
 
 
 def test_what_lies_outside_the_roots(mount: Path, tmp_path: Path) -> None:
     """By its path, or by a link."""
-    version = fingerprint(KEY, "a", b"value")
+    version = version_of("a", b"value")
     outside = tmp_path / "outside"
     outside.write_bytes(b"value")
     (mount / "link").symlink_to(outside)
@@ -57,9 +112,9 @@ def test_what_lies_outside_the_roots(mount: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_secret(mount: Path) -> None:
     """Nothing, a directory, a FIFO that would block, or something too large."""
-    version = fingerprint(KEY, "a", b"value")
+    version = version_of("a", b"value")
     os.mkfifo(mount / "fifo")
-    for name in ("missing", "fifo", "..data", "."):
+    for name in ("missing", "fifo", "..data"):
         assert read(mount, "a", version, path=str(mount / name)) is None
     assert read(mount, "a", version, limit=4) is None
     assert read(mount, "a", version, limit=5) == b"value"

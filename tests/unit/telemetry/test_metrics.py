@@ -25,6 +25,7 @@ CONTRACT = {
     "syncd_delivery_pending": {"consumer"},
     "syncd_delivery_latency_seconds": {"consumer"},
     "syncd_subscribers": set(),
+    "syncd_credentials_total": {"outcome"},
     "syncd_provision_total": {"provider", "outcome"},
     "syncd_provision_last_success_timestamp_seconds": {"provider"},
 }

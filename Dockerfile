@@ -1,0 +1,36 @@
+# The image: the interpreter of BASE and one directory with what requirements.lock pins by hash.
+# Nothing in it is writable, no process in it is root, and no shell is needed to run it.
+ARG BASE=docker.io/library/python:3.13-slim-bookworm
+
+FROM ${BASE} AS build
+# where the wheels come from, for those who have a mirror or a directory of them
+ARG PIP_INDEX_URL PIP_FIND_LINKS PIP_NO_INDEX
+COPY requirements.lock /build/
+RUN python3 -m venv /build/venv \
+    && /build/venv/bin/pip install --disable-pip-version-check --no-cache-dir --no-compile \
+       --require-hashes --only-binary :all: --target /opt/syncd -r /build/requirements.lock \
+    && mkdir /build/state
+COPY syncd /opt/syncd/syncd
+# unchecked: the pycs are right whatever times a registry or a copy gives the files
+RUN rm -rf /opt/syncd/bin \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/syncd
+
+FROM ${BASE}
+ARG VERSION=0 REVISION=unknown
+LABEL org.opencontainers.image.title="syncd" \
+      org.opencontainers.image.description="Watches mounted secrets for Aidbox and announces changes" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /opt/syncd /opt/syncd
+COPY --from=build --chown=65532:65532 /build/state /var/lib/syncd
+ENV PYTHONPATH=/opt/syncd \
+    PYTHONUNBUFFERED=1 \
+    SYNCD_LISTEN=0.0.0.0:9753
+# a number, so that runAsNonRoot can be checked; no name is needed
+USER 65532:65532
+VOLUME ["/var/lib/syncd"]
+EXPOSE 9753
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["python3", "-m", "syncd.healthcheck"]
+ENTRYPOINT ["python3", "-m", "syncd"]
+CMD ["run"]

@@ -1,0 +1,187 @@
+"""The manifests: what kustomize makes of them, against the schemas of Kubernetes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from support.documents import commands
+from support.machine import step
+
+from syncd.contradictions import contradictions
+from syncd.core.decode import decode
+from syncd.core.tree import parse_yaml
+from syncd.core.vault_config import lint_vault_config
+from syncd.providers.manifest import decode_manifests
+from syncd.providers.vault_objects import decode_vault
+from syncd.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+BIN = os.path.dirname(sys.executable)
+CUSTOM = {"PodMonitor", "SecretProviderClass"}
+"""Kinds whose schemas are not Kubernetes' own."""
+
+CHART = {
+    *("affinity", "auditbox", "autoscaling", "config", "deploymentAnnotations", "extraContainers"),
+    *("extraEnvFromConfigMaps", "extraEnvFromSecrets", "extraEnvs", "fullnameOverride", "host"),
+    *("image", "imagePullSecrets", "ingress", "initContainers", "labels", "livenessProbe"),
+    *("nameOverride", "nodeSelector", "podAnnotations", "podDisruptionBudget", "podLabels"),
+    *("podSecurityContext", "protocol", "readinessProbe", "replicaCount", "resources", "route"),
+    *("securityContext", "service", "serviceAccount", "serviceMonitor", "startupProbe"),
+    *("tolerations", "topologySpreadConstraints", "updateStrategy", "volumeMounts", "volumes"),
+}
+"""Keys of values.yaml in the chart aidbox 0.2.x of HealthSamurai/helm-charts."""
+
+
+@pytest.fixture(autouse=True)
+def _tools(need: Callable[..., None]) -> None:
+    need("kubectl", "kubernetes-validate")
+
+
+def run(command: str) -> str:
+    path = f"{BIN}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def validate(documents: str, path: Path) -> list[dict[str, Any]]:
+    """Checks what Kubernetes knows against its schema, strictly; returns everything."""
+    objects = list(yaml.safe_load_all(documents))
+    known = [item for item in objects if item["kind"] not in CUSTOM]
+    file = path / "objects.yaml"
+    file.write_text(yaml.safe_dump_all(known))
+    said = run(f"kubernetes-validate --strict {file}")
+    assert said.count(" passed ") == len(known), said
+    return objects
+
+
+def of(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (found,) = (item for item in objects if item["kind"] == kind)
+    return found
+
+
+def check_pod(spec: dict[str, Any], volumes: set[str]) -> None:
+    """Our containers: order, rights, probes, limits, mounts."""
+    sidecar, waiting = spec["initContainers"]
+    assert (sidecar["name"], waiting["name"]) == ("syncd", "syncd-wait")
+    assert sidecar["restartPolicy"] == "Always"
+    assert "restartPolicy" not in waiting
+    assert waiting["args"][0] == "wait"
+    assert {"livenessProbe", "readinessProbe", "startupProbe"} <= sidecar.keys()
+    pod = spec["securityContext"]
+    assert pod["runAsNonRoot"] is True
+    assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in (sidecar, waiting):
+        context = container["securityContext"]
+        assert context["runAsUser"] == context["runAsGroup"] == pod["fsGroup"] == 65532
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["requests"] == {"cpu": "10m", "memory": "40Mi"}
+        assert "memory" in container["resources"]["limits"]
+        for mount in container["volumeMounts"]:
+            assert mount["name"] in volumes
+            assert "subPath" not in mount
+
+
+@pytest.mark.parametrize("overlay", ["vault", "azure"])
+def test_an_overlay(overlay: str, tmp_path: Path) -> None:
+    """What the documentation applies is valid, and its pod is as it should be."""
+    shown = [*commands("README.md", "kubernetes"), *commands("docs/install.md", "kubernetes")]
+    (command,) = (text for text in shown if f"overlays/{overlay}" in text)
+    step(command.strip())
+    objects = validate(run(command.replace(" | kubectl apply -f -", "")), tmp_path)
+    deployment = of(objects, "Deployment")
+    spec = deployment["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    check_pod(spec, set(volumes))
+    (aidbox,) = spec["containers"]
+    assert {"name": "BOX_VAULT_CONFIG", "value": "/etc/aidbox/vault-config.json"} in aidbox["env"]
+    assert aidbox["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    secrets = of(objects, "SecretProviderClass")
+    assert secrets["spec"]["provider"] == overlay
+    attributes = volumes["vault-secrets"]["csi"]["volumeAttributes"]
+    assert attributes == {"secretProviderClass": secrets["metadata"]["name"]}
+    monitor = of(objects, "PodMonitor")["spec"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert monitor["selector"]["matchLabels"].items() <= labels.items()
+    ports = {port["name"] for item in spec["initContainers"] for port in item.get("ports", ())}
+    assert {item["port"] for item in monitor["podMetricsEndpoints"]} <= ports
+    selected = of(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
+    assert selected.items() <= labels.items()
+    check_configuration(objects)
+
+
+def check_configuration(objects: list[dict[str, Any]]) -> None:
+    """Vault config, manifest and syncd's configuration go together."""
+    maps = [item["data"] for item in objects if item["kind"] == "ConfigMap"]
+    data = {name: text for item in maps for name, text in item.items()}
+    (tree,) = parse_yaml(data["syncd.yaml"].encode())
+    settings, problems = decode(tree, Settings, contradictions)
+    assert not problems
+    assert settings is not None
+    entries, findings = lint_vault_config(data["vault-config.json"].encode(), "vault-config.json")
+    assert not findings
+    secrets = of(objects, "SecretProviderClass")
+    text = yaml.safe_dump(secrets).encode()
+    (manifest,), findings = decode_manifests(text, "secret-provider-class.yaml")
+    assert not findings
+    names = {entry.path.removeprefix("/run/vault-secrets/") for entry in entries.values()}
+    if manifest.provider == "vault":
+        decoded, findings = decode_vault(manifest)
+        assert not findings
+        assert decoded is not None
+        assert set(decoded.paths) == names
+    else:
+        objects_ = yaml.safe_load(secrets["spec"]["parameters"]["objects"])["array"]
+        assert {yaml.safe_load(item)["objectName"] for item in objects_} == names
+
+
+def test_the_values_of_the_chart(tmp_path: Path) -> None:
+    """They use keys that the chart has, and make a valid pod where it puts them."""
+    with open(f"{ROOT}/kubernetes/values-aidbox.yaml") as file:
+        values = yaml.safe_load(file)
+    assert values.keys() <= CHART
+    spec = {
+        "containers": [
+            {
+                "name": "aidbox",
+                "image": "aidbox",
+                "env": values["extraEnvs"],
+                "volumeMounts": values["volumeMounts"],
+            }
+        ],
+        "initContainers": values["initContainers"],
+        "volumes": values["volumes"],
+        "securityContext": values["podSecurityContext"],
+    }
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "aidbox"}, "spec": spec}
+    validate(yaml.safe_dump(pod), tmp_path)
+    check_pod(spec, {volume["name"] for volume in values["volumes"]})
+    with open(f"{ROOT}/kubernetes/base/deployment.yaml") as file:
+        same = yaml.safe_load(file)["spec"]["template"]["spec"]["initContainers"]
+    for ours, theirs in zip(values["initContainers"], same, strict=True):
+        assert {**ours, "image": ""} == {**theirs, "image": ""}
+
+
+def test_what_the_schemas_refuse(tmp_path: Path) -> None:
+    """The validation is one: a misspelt key does not pass."""
+    text = run("kubectl kustomize kubernetes/overlays/vault")
+    with pytest.raises(AssertionError):
+        validate(text.replace("readOnlyRootFilesystem", "readonlyRootFilesystem"), tmp_path)
