@@ -136,3 +136,7 @@ def test_the_configuration_reference() -> None:
         assert name in shown
     for name in properties["Api"]["properties"]:
         assert f"api.{name}" in shown or f".{name}" in shown
+    for name in properties["Credentials"]["properties"]:
+        assert f"credentials.{name}" in shown
+    for name in properties["CredentialGrant"]["properties"]:
+        assert name in shown
