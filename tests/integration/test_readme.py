@@ -169,3 +169,7 @@ def test_the_configuration_reference() -> None:
         assert f"api.{name}" in shown or f".{name}" in shown
     for name in properties["Aidbox"]["properties"].keys() - {"kind"}:
         assert name in shown
+    for name in properties["Credentials"]["properties"]:
+        assert f"credentials.{name}" in shown
+    for name in properties["CredentialGrant"]["properties"]:
+        assert name in shown

@@ -15,12 +15,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 SUITE = "bookworm"
 PACKAGES = ("ca-certificates", "curl", "dbus", "make", "python3-venv", "systemd-sysv")
@@ -41,6 +42,22 @@ def cache() -> str:
     path = f"{base}/syncd-test"
     os.makedirs(path, exist_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def scratch(room: int) -> Iterator[str]:
+    """A directory for the time being: in memory where that has so much room, since trees are large.
+
+    Args:
+        room: Bytes.
+    """
+    memory = "/dev/shm"
+    base = memory if os.path.isdir(memory) and shutil.disk_usage(memory).free > room else None
+    path = tempfile.mkdtemp(prefix="syncd-test-", dir=base)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def mirror() -> list[str]:

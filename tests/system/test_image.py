@@ -8,16 +8,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from support.documents import commands
-from support.machine import step
+from support.machine import scratch, step
 from support.openbao import free_ports
 from support.receiver import Receiver
 from support.world import secret
@@ -55,7 +53,6 @@ driver = "vfs"
 graphroot = "{storage}/containers"
 runroot = "{storage}/run"
 """
-MEMORY = "/dev/shm"
 ROOM = 6 << 30
 """Bytes that vfs, which copies every layer whole, may want for a moment."""
 
@@ -63,13 +60,11 @@ ROOM = 6 << 30
 class Docker:
     """The shim, and what the commands find on this machine."""
 
-    def __init__(self, directory: str, wheels: str, checkout: str) -> None:
+    def __init__(self, directory: str, storage: str, wheels: str, checkout: str) -> None:
         self.directory, self.checkout = directory, checkout
-        in_memory = os.path.isdir(MEMORY) and shutil.disk_usage(MEMORY).free > ROOM
-        self.storage = tempfile.mkdtemp(prefix="syncd-test-", dir=MEMORY if in_memory else None)
         for name, text in (("docker", HERE), ("storage.conf", STORAGE)):
             with open(f"{directory}/{name}", "w") as file:
-                file.write(text.format(directory=directory, wheels=wheels, storage=self.storage))
+                file.write(text.format(directory=directory, wheels=wheels, storage=storage))
         os.chmod(f"{directory}/docker", 0o755)
         self.listen, self.hook = free_ports(), free_ports()
 
@@ -112,25 +107,29 @@ def docker(
     """The image `syncd:latest`, and two secrets to watch."""
     need("buildah", "podman", "runc")
     directory = str(tmp_path_factory.mktemp("docker"))
-    docker = Docker(directory, wheels, checkout)
+    with scratch(ROOM) as storage:
+        docker = Docker(directory, storage, wheels, checkout)
+        build_image(docker, tree)
+        yield docker
+        docker.sh("docker rm -f -a -t 0; docker rmi -f -a", check=False)
+
+
+def build_image(docker: Docker, tree: str) -> None:
     step("making a base image from the Debian tree")
     leave = "--exclude=./boot --exclude=./var/cache --exclude=./usr/share/man"
     docker.sh(f"tar -C {tree} {leave} -c . | docker import -q - localhost/base")
     step("buildah build")
     build, _ = commands("README.md", "container")[0].split("\n", 1)
     docker.sh(build)
-    os.mkdir(f"{directory}/aidbox")
-    os.chmod(directory, 0o755)
+    os.mkdir(f"{docker.directory}/aidbox")
+    os.chmod(docker.directory, 0o755)
     entries = {
         name: {"path": f"/run/vault-secrets/{name}", "scope": {"resource_type": "Client"}}
         for name in ("a", "b")
     }
-    with open(f"{directory}/aidbox/vault-config.json", "w") as file:
+    with open(f"{docker.directory}/aidbox/vault-config.json", "w") as file:
         json.dump({"secret": entries}, file)
     docker.publish(a=secret("0"), b=secret("0"))
-    yield docker
-    docker.sh("docker rm -f -a -t 0; docker rmi -f -a", check=False)
-    shutil.rmtree(docker.storage, ignore_errors=True)
 
 
 def test_the_dockerfile_is_clean(need: Callable[..., None]) -> None:
