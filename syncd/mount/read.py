@@ -265,9 +265,7 @@ class _RootScan:
             _GenerationGoneError: It was replaced at this moment.
             OSError: It is there but cannot be opened.
         """
-        try:
-            link = os.lstat(DATA_LINK, dir_fd=root)
-        except OSError:
+        if not _exists(root, DATA_LINK):
             return None
         generation = _link(root, DATA_LINK)
         try:
@@ -276,11 +274,16 @@ class _RootScan:
             if error.errno not in _GONE:
                 raise
             data = None
+        try:
+            # looked at between two readings of one target: else it may be an earlier link's time
+            published_ns = os.lstat(DATA_LINK, dir_fd=root).st_mtime_ns
+        except OSError:
+            published_ns = 0
         if _link(root, DATA_LINK) != generation:
             if data is not None:
                 os.close(data)
             raise _GenerationGoneError
-        self._generation, self._published_ns = generation, link.st_mtime_ns
+        self._generation, self._published_ns = generation, published_ns
         return data
 
     def _is_away(self) -> bool:

@@ -130,6 +130,27 @@ def test_a_version_is_keyed_and_bound_to_the_name(mount: Path) -> None:
     assert other.fingerprint("a", b"same") != seen["a"].version
 
 
+def test_a_swap_while_the_generation_is_pinned(
+    mount: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new generation counts as a whole, however young: its age is not told by the old link."""
+    publish(mount, a=b"1", b=b"1")
+    os.utime(mount / "..data", (1, 1), follow_symlinks=False)
+    looker, left = Looker(mount), [True]
+    read_link = read._link
+
+    def swapped(directory: int, path: str) -> str | None:
+        if left:
+            left.clear()
+            publish(mount, a=b"2", b=b"2")
+        return read_link(directory, path)
+
+    monkeypatch.setattr(read, "_link", swapped)
+    seen = looker.scan(entries(mount, "a", "b"), ahead=0.0).observations
+    assert {brief(item) for item in seen.values()} == {PRESENT}
+    assert seen["a"].version == looker.version("a", b"2")
+
+
 def test_a_path_through_the_data_link_is_read_too(mount: Path) -> None:
     """A vault config may name `..data/a`, or a name whose link does not exist yet."""
     publish(mount, a=b"one", b=b"two")
