@@ -50,14 +50,14 @@ class AdoptionReport(msgspec.Struct, frozen=True):
     problem: str | None
 
 
-class ConsumerPosition(msgspec.Struct, frozen=True):
+class ConsumerPosition(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far a consumer is with one secret.
 
     Attributes:
         acknowledged_version: The version that it acknowledged last, or null. A consumer begins
             with what was there when it was configured.
         pending: Whether it has yet to learn of a change.
-        adoption: Whether Aidbox has taken the present version; null for a consumer that does
+        adoption: Whether Aidbox has taken the present version; left out for a consumer that does
             not verify it, and for a version that was not verified.
     """
 
