@@ -57,7 +57,7 @@ class ConsumerPosition(msgspec.Struct, frozen=True, omit_defaults=True):
         acknowledged_version: The version that it acknowledged last, or null. A consumer begins
             with what was there when it was configured.
         pending: Whether it has yet to learn of a change.
-        adoption: Whether Aidbox has taken the present version; null for a consumer that does
+        adoption: Whether Aidbox has taken the present version; left out for a consumer that does
             not verify it, and for a version that was not verified.
     """
 

@@ -15,7 +15,7 @@ nothing else:
 | `POST` and `GET /fhir/AuditEvent` | docs/access-control/audit-and-logging.md |
 | init bundle (`PUT`, and `POST` with `ifNoneExist`) before the server listens | docs/configuration/init-bundle.md |
 | AidboxTopicDestination: 405 on PUT and PATCH; `$status` with `messagesQueued`, `startTimestamp` | docs/tutorials/subscriptions-tutorials/webhook-aidboxtopicdestination.md |
-| `GET /health` with `uptime`, without credentials | docs/reference: health check |
+| `GET /health` with `uptime`, without credentials | docs.aidbox.app/app-development/receive-logs-from-your-app/health-check |
 
 What the pages leave open is chosen here: the TTL (30 s), the status of wrong credentials (401), of
 a duplicate key (409), the form of `next` (absolute, with the base URL of the box), and that a value

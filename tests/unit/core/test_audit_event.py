@@ -56,6 +56,7 @@ def test_each_kind_of_change(
     assert resource["recorded"] == TIME
     assert resource["subtype"][0]["code"] == f"secret-{kind.value}"
     assert resource["agent"][0]["who"]["identifier"]["value"] == "/syncd/host"
+    assert resource["agent"][0]["requestor"] is False
     secret, owner = resource["entity"]
     assert secret["name"] == "client-secret"
     assert {item["type"]: item["valueString"] for item in secret["detail"]} == details
