@@ -12,11 +12,8 @@ import contextlib
 import ctypes
 import gc
 import signal
-import socket
-from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import asynccontextmanager
-from random import Random
 from typing import TYPE_CHECKING, Final
 
 import aiofiles
@@ -28,17 +25,15 @@ from syncd import __version__
 from syncd.api.facts import Facts
 from syncd.api.service import Service
 from syncd.check import log_findings
-from syncd.consumers.delivery import Delivery
-from syncd.consumers.opening import open_consumer
 from syncd.core.errors import SyncdError
-from syncd.core.events import Stamp
 from syncd.core.model import State
 from syncd.ledger import UNKNOWN_BOOT, Ledger
 from syncd.mount.reconcile import Commit, Reconciler
 from syncd.mount.vault_config_file import VaultConfigFile
+from syncd.pipeline import Pipeline, make_stamp
 from syncd.provisioning import open_refreshers
 from syncd.retention import Retention
-from syncd.settings import Settings, grant
+from syncd.settings import Settings
 from syncd.state_dir import StateDir
 from syncd.telemetry.log import configure as configure_log
 from syncd.telemetry.metrics import Metrics
@@ -49,111 +44,12 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskStatus
 
-    from syncd.consumers.delivery import Health
-    from syncd.core.model import Grant, Known
-    from syncd.providers.refresh import Refresher
-    from syncd.settings import RelaySettings
-
-    AnySettings = Settings | RelaySettings
+    from syncd.core.model import Known
+    from syncd.pipeline import AnySettings
 
 _SETTLE_LIMIT: Final = 5.0
 _FIRST_FETCH_LIMIT: Final = 5.0
 log = structlog.get_logger()
-
-
-class Pipeline(ABC):
-    """What every kind of daemon runs: something that commits events, and who gets them.
-
-    Args:
-        settings: The configuration.
-        ledger: The open ledger.
-        metrics: What operators scrape.
-        listeners: Called with each commit, in the event loop.
-
-    Attributes:
-        deliveries: The loop of each consumer, by name.
-        refreshers: Who fetches secrets.
-        inventory: Everything known now.
-    """
-
-    inventory: Mapping[str, Known]
-
-    def __init__(
-        self,
-        settings: AnySettings,
-        *,
-        ledger: Ledger,
-        metrics: Metrics,
-        listeners: list[Callable[[Commit], None]],
-    ) -> None:
-        self._ledger = ledger
-        self._metrics = metrics
-        self._listeners = listeners
-        self._consumers = settings.consumers
-        stamp = make_stamp(ledger, settings.instance)
-        self._rng = Random()  # noqa: S311 - jitter
-        self.deliveries = {
-            item.name: Delivery(open_consumer(item, stamp), ledger, metrics, self._rng)
-            for item in settings.consumers
-        }
-        self.refreshers: list[Refresher] = []
-
-    @abstractmethod
-    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Runs until cancelled; reports as started when it does its work."""
-
-    @abstractmethod
-    def facts(self, inventory: Mapping[str, Known], *, ready: bool) -> Facts:
-        """What can be told about it now.
-
-        Args:
-            inventory: Everything known.
-            ready: Whether the first pass is done.
-        """
-
-    @abstractmethod
-    def summary(self) -> dict[str, object]:
-        """What the log says about it when it is ready."""
-
-    def refresh(self) -> None:
-        """Asks every provider now, whatever its interval or backoff. From the event loop."""
-        for refresher in self.refreshers:
-            refresher.wake()
-
-    def release(self, following: Pipeline | None = None) -> None:
-        """Closes the vault clients that the following engine does not take over.
-
-        The metrics of consumers and providers that it does not have end, too.
-        """
-        kept = [refresher.provider for refresher in following.refreshers] if following else []
-        for refresher in self.refreshers:
-            if refresher.provider not in kept:
-                refresher.provider.close()
-        if following is None:
-            return
-        for name in {item.provider.name for item in self.refreshers} - {p.name for p in kept}:
-            self._metrics.forget_provider(name)
-        for name in self.deliveries.keys() - following.deliveries.keys():
-            self._metrics.forget_consumer(name)
-
-    async def _forget_others(self) -> None:
-        gone = await anyio.to_thread.run_sync(self._ledger.forget_others, list(self.deliveries))
-        for name, count in gone.items():
-            log.warning("consumer.forgotten", consumer=name, undelivered=count)
-
-    def _grants(self) -> dict[str, Grant]:
-        return {consumer.name: grant(consumer.scope) for consumer in self._consumers}
-
-    def _health(self) -> dict[str, tuple[Grant, Health]]:
-        return {name: (g, self.deliveries[name].health) for name, g in self._grants().items()}
-
-    def _committed(self, commit: Commit) -> None:
-        self.inventory = commit.inventory
-        if commit.events:
-            for delivery in self.deliveries.values():
-                delivery.wake()
-        for listener in self._listeners:
-            listener(commit)
 
 
 class Engine(Pipeline):
@@ -301,16 +197,6 @@ class Engine(Pipeline):
             providers={item.provider.name: item.health for item in self.refreshers},
             refresh=self.refresh if self.refreshers else None,
         )
-
-
-def make_stamp(ledger: Ledger, instance: str | None) -> Stamp:
-    """What this installation writes on its events.
-
-    Args:
-        ledger: Gives the epoch.
-        instance: The installation's name, or None for the host's.
-    """
-    return Stamp(ledger.epoch, f"/syncd/{instance or socket.gethostname()}")
 
 
 class Daemon:
