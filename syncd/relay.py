@@ -20,8 +20,9 @@ from syncd.api.facts import Facts
 from syncd.bus.intake import PATIENCE, Intake
 from syncd.core.events import SecretData, known_of
 from syncd.core.nats_binding import escape
-from syncd.daemon import Daemon, Pipeline
+from syncd.daemon import Daemon
 from syncd.mount.reconcile import Commit, rfc3339
+from syncd.pipeline import Pipeline
 from syncd.settings import RelaySettings
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
     from syncd.core.events import Event
     from syncd.core.model import Known
-    from syncd.daemon import AnySettings
     from syncd.ledger import Ledger
+    from syncd.pipeline import AnySettings
     from syncd.state_dir import StateDir
     from syncd.telemetry.metrics import Metrics
 
@@ -63,18 +64,15 @@ class RelayEngine(Pipeline):
         durable = source.durable or default_durable(settings.instance or socket.gethostname())
         self._intake = Intake(source, durable, ledger, self._grants(), self._received)
 
-    async def prepare(self) -> None:
-        """Reads what is known.
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Runs until cancelled; reports as started at once, since old mail can be delivered.
 
         Raises:
-            StateError: The ledger cannot be used.
+            StateError: The ledger cannot be used at the start.
         """
+        await self._forget_others()
         self.inventory = await anyio.to_thread.run_sync(self._ledger.received)
         self._metrics.set_inventory(self.inventory.values())
-
-    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Runs until cancelled; reports as started at once, since old mail can be delivered."""
-        await self._forget_others()
         async with anyio.create_task_group() as tasks:
             for delivery in self.deliveries.values():
                 tasks.start_soon(delivery.run)
@@ -117,11 +115,7 @@ class RelayDaemon(Daemon):
 
     async def _prepare(self, settings: AnySettings, _: StateDir, ledger: Ledger) -> Pipeline:
         assert isinstance(settings, RelaySettings)
-        engine = RelayEngine(
-            settings, ledger=ledger, metrics=self.metrics, listeners=self.listeners
-        )
-        await engine.prepare()
-        return engine
+        return RelayEngine(settings, ledger=ledger, metrics=self.metrics, listeners=self.listeners)
 
 
 def default_durable(instance: str) -> str:

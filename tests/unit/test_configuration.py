@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import jsonschema
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings as tuned, strategies as st
 
 from syncd import configuration, settings
-from syncd.configuration import examine, load
+from syncd.configuration import examine, load, load_relay
 from syncd.core.decode import schema
 from syncd.core.errors import ConfigurationError
 from syncd.core.model import Scope
@@ -426,3 +427,67 @@ def test_a_mutated_configuration_is_loaded_or_refused(
     if findings:
         with pytest.raises(ConfigurationError):
             load(str(file), {})
+
+
+NATS = {"name": "bus", "kind": "nats", "urls": ["nats://h:4222"]}
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, []),
+        ({"urls": ["tls://a:4222", "nats://b"]}, []),
+        ({"urls": []}, ["urls: is empty"]),
+        ({"urls": ["http://h"]}, ["urls[0]: is no URL"]),
+        ({"urls": ["nats://h", "nats://h/path"]}, ["urls[1]: is no URL"]),
+        ({"urls": ["nats://h:x"]}, ["urls[0]: is no URL"]),
+        ({"urls": ["nats://u:p@h"]}, ["urls[0]: holds credentials"]),
+        ({"user": "u"}, ["password_file: is missing"]),
+        ({"password_file": "/p"}, ["user: is missing"]),
+        (
+            {"user": "u", "password_file": "/p", "token_file": "/t"},
+            ["token_file: contradicts user"],
+        ),
+        ({"client_cert": "/c"}, ["client_key: is missing"]),
+        ({"timeout": 0}, ["timeout: must be above zero"]),
+        ({"subject": "a.<b>"}, ["subject: has a placeholder"]),
+        ({"subject": "a.>"}, ["subject: has wildcards"]),
+        ({"content_mode": "batch"}, ["content_mode: "]),
+    ],
+)
+def test_a_consumer_of_kind_nats(
+    tmp_path: Path, more: dict[str, object], expected: list[str]
+) -> None:
+    """What cannot work is told by its key."""
+    file = tmp_path / "syncd.yaml"
+    file.write_text(json.dumps({"vault_config": "/v", "consumers": [{**NATS, **more}]}))
+    _, findings = examine(str(file), {})
+    assert len(findings) == len(expected), findings
+    assert all(
+        f"consumers[0].{text}" in str(found) for found, text in zip(findings, expected, strict=True)
+    )
+
+
+def test_a_relays_configuration(tmp_path: Path) -> None:
+    """The command line wins over the file; the environment's vault config is not its business."""
+    file = tmp_path / "relay.yaml"
+    file.write_text(json.dumps({"relay": {"urls": ["nats://a"], "subject": "s.>"}}))
+    environ = {"BOX_VAULT_CONFIG": "/v", "SYNCD_INSTANCE": "here", "SYNCD_WEBHOOK_URL": "http://h"}
+    found = load_relay(str(file), {"urls": ["nats://b"], "durable": "d"}, environ)
+    assert (found.relay.urls, found.relay.subject, found.relay.durable) == (
+        ("nats://b",),
+        "s.>",
+        "d",
+    )
+    assert (found.instance, found.state_dir) == ("here", "/var/lib/syncd-relay")
+    assert [consumer.name for consumer in found.consumers] == ["webhook"]
+    assert credential_files(found) == []
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x" * 254, "naïve"])
+def test_an_instance_is_part_of_a_uri(tmp_path: Path, name: str) -> None:
+    """Visible ASCII, 253 characters at most."""
+    file = tmp_path / "syncd.yaml"
+    file.write_text(json.dumps({"vault_config": "/v", "instance": name}))
+    _, findings = examine(str(file), {})
+    assert ["instance" in str(found) for found in findings] == [True]

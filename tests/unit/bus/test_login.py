@@ -69,6 +69,7 @@ async def test_what_was_rotated_is_read_again(tmp_path: Path) -> None:
         ("credentials_file", Key("U").seed, "does not hold a user's JWT and seed"),
         ("token_file", b"\xff\xfe", "is not UTF-8"),
     ],
+    ids=["short", "account", "mistyped", "no-base32", "no-credentials", "seed-alone", "no-text"],
 )
 async def test_a_file_that_holds_something_else(
     tmp_path: Path, option: str, content: str | bytes, problem: str

@@ -1,0 +1,165 @@
+"""The ledger's file: its schema, how it is opened, and when it is set aside for a new one."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+
+from syncd.core.errors import StateError
+
+_SCHEMA_VERSION = 2
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE secret (
+    name TEXT PRIMARY KEY, path TEXT NOT NULL, scopes TEXT NOT NULL, state TEXT NOT NULL,
+    version TEXT, problem TEXT, changed_at TEXT
+) WITHOUT ROWID;
+CREATE TABLE event (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT, time TEXT NOT NULL, type TEXT NOT NULL,
+    subject TEXT NOT NULL, data TEXT NOT NULL, audience TEXT NOT NULL, origin TEXT
+);
+CREATE INDEX event_time ON event (time);
+CREATE TABLE pending (
+    consumer TEXT NOT NULL, slot TEXT NOT NULL, sequence INTEGER NOT NULL, acknowledged TEXT,
+    PRIMARY KEY (consumer, slot)
+) WITHOUT ROWID;
+CREATE INDEX pending_order ON pending (consumer, sequence);
+CREATE INDEX pending_event ON pending (sequence);
+"""
+_RECEIVED = """
+CREATE TABLE received (
+    slot TEXT PRIMARY KEY, id TEXT NOT NULL, position INTEGER NOT NULL, time TEXT NOT NULL,
+    source TEXT NOT NULL, data TEXT
+) WITHOUT ROWID;
+"""
+_FROM_1_TO_2 = f"ALTER TABLE event ADD COLUMN origin TEXT; {_RECEIVED}"
+_TABLES = frozenset(("meta", "secret", "event", "pending"))
+_MACHINE_ERRORS = frozenset(
+    (
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    )
+)
+
+
+def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
+    """Opens or creates the file; one that cannot be used is set aside, and a new one begun.
+
+    Args:
+        path: The file.
+        key_id: Names the fingerprint key that its versions must have been made with.
+
+    Returns:
+        The connection, and why the file was begun anew although there was one, or None.
+
+    Raises:
+        StateError: A newer syncd wrote it.
+        OSError: The file system is in the way.
+        sqlite3.Error: The same.
+    """
+    connection: sqlite3.Connection | None = None
+    rebuilt = "emptied" if _is_emptied(path) else None
+    try:
+        if rebuilt is None:
+            connection = _connect(path)
+            rebuilt = _unusable(connection, path, key_id)
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _MACHINE_ERRORS:
+            raise
+        rebuilt = "damaged"
+    finally:
+        # never later: closing removes the log by its name, which may be the next one's by then
+        if connection is not None and (rebuilt is not None or sys.exception() is not None):
+            connection.close()
+    if connection is None or rebuilt is not None:
+        _set_aside(path)
+        connection = _connect(path)
+    return connection, rebuilt
+
+
+def error_name(error: sqlite3.Error) -> str:
+    """SQLite's name of the error: its text may quote a statement, its name cannot."""
+    name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
+    return str(name).removeprefix("SQLITE_").replace("_", " ").lower()
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    """Opens the file, makes the schema, and reads enough of it to notice damage.
+
+    Raises:
+        sqlite3.DatabaseError: Not a ledger, or damaged.
+        sqlite3.OperationalError: The file system is in the way.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        for pragma in (
+            "journal_mode = WAL",
+            "synchronous = NORMAL",
+            "cache_size = -1024",
+            "journal_size_limit = 1048576",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        upgrade = {0: _SCHEMA + _RECEIVED, 1: _FROM_1_TO_2}.get(version)
+        if upgrade is not None:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {upgrade} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _unusable(connection: sqlite3.Connection, path: str, key_id: str) -> str | None:
+    """Why a ledger that could be opened must be started anew, or None.
+
+    Raises:
+        StateError: A newer syncd wrote it.
+        sqlite3.Error: It is damaged.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > _SCHEMA_VERSION:
+        connection.close()
+        raise StateError(
+            f"cannot use {path}: a newer syncd wrote it; run that one, or remove the file to start "
+            "from a new baseline"
+        )
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    if not _TABLES.issubset(name for (name,) in tables):
+        return "damaged"
+    (expected,) = connection.execute(
+        "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+    ).fetchone()
+    if not _closed_cleanly(connection) or os.path.getsize(path) < expected:
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            return "damaged"
+    meta = dict(connection.execute("SELECT key, value FROM meta"))
+    return None if meta.get("key_id") in (None, key_id) else "fingerprint key replaced"
+
+
+def _closed_cleanly(connection: sqlite3.Connection) -> bool:
+    row = connection.execute("SELECT value FROM meta WHERE key = 'open_since_boot'").fetchone()
+    return row is not None and row[0] == ""
+
+
+def _is_emptied(path: str) -> bool:
+    try:
+        return os.path.getsize(path) == 0
+    except FileNotFoundError:
+        return False
+
+
+def _set_aside(path: str) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        if os.path.exists(path + suffix):
+            os.replace(path + suffix, f"{path}.set-aside{suffix}")
