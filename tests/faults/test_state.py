@@ -146,15 +146,15 @@ def test_read_only(world: World, books: Books, count: Callable[[str], None]) -> 
         with world.daemon(wrapper=namespace.wrapper):
             shutil.copy(f"{namespace.path(world.state)}/fingerprint.key", world.state)
             books.start_from(expected(world))
-        for turn in range(scaled(2, 20)):
+        for turn in range(scaled(1, 20)):
             namespace.run("mount", "-o", "remount,ro", world.state)
             rotate(world, f"read-only-{turn}")
             assert "Read-only file system" in refusal(world, namespace.wrapper)
             namespace.run("mount", "-o", "remount,rw", world.state)
             with world.daemon(wrapper=namespace.wrapper):
                 missing += lost(world, books)
-    total = scaled(2, 20) * SECRETS
-    count(f"lost {missing} of {total}, refused {scaled(2, 20)}, events {books.received}")
+    total = scaled(1, 20) * SECRETS
+    count(f"lost {missing} of {total}, refused {scaled(1, 20)}, events {books.received}")
     assert (missing, books.received, books.removed) == (0, total, 0)
 
 
@@ -211,7 +211,7 @@ def test_corrupted(
     """
     rng = random.Random(8)
     rebuilt = silent = after = 0
-    turns = scaled(2, 40)
+    turns = scaled(1, 40)
     for turn in range(turns):
         with world.daemon():
             books.start_from(expected(world))

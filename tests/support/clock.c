@@ -95,3 +95,24 @@ int fstat(int file, struct stat *found)
 {
     return fstatat(file, "", found, AT_EMPTY_PATH);
 }
+
+/* the names for programs built with _FILE_OFFSET_BITS=64; the structures are the same */
+int fstatat64(int directory, const char *restrict path, struct stat64 *restrict found, int flags)
+{
+    return fstatat(directory, path, (struct stat *)found, flags);
+}
+
+int stat64(const char *restrict path, struct stat64 *restrict found)
+{
+    return fstatat(AT_FDCWD, path, (struct stat *)found, 0);
+}
+
+int lstat64(const char *restrict path, struct stat64 *restrict found)
+{
+    return fstatat(AT_FDCWD, path, (struct stat *)found, AT_SYMLINK_NOFOLLOW);
+}
+
+int fstat64(int file, struct stat64 *found)
+{
+    return fstatat(file, "", (struct stat *)found, AT_EMPTY_PATH);
+}
