@@ -25,6 +25,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from syncd.api.sockets import BACKLOG
 from syncd.telemetry.log import describe
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ REQUEST_TIMEOUT: Final = 5.0
 
 LARGEST_HEAD: Final = 16 << 10
 """Bytes of a request's line and header at the most; more is answered by 400."""
+
+_AT_ONCE: Final = 64
+"""Connections accepted in one turn of the event loop: a crowd must let others have theirs."""
 
 _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -198,8 +202,9 @@ class Server:
         """Accepts connections on a listening socket, which stays its owner's to close."""
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(
-            lambda: Connection(self._config, self._state), sock=listening.dup(), backlog=2048
+            lambda: Connection(self._config, self._state), sock=listening.dup(), backlog=_AT_ONCE
         )
+        listening.listen(BACKLOG)  # asyncio takes one number for the queue and for each turn
 
     async def stop(self, grace: float) -> None:
         """Accepts no more, lets requests end, and then closes what is left.
