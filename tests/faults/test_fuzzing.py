@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from support.decoders import DECODERS, Mount, configuration, manifest, vault_config
 from support.faults import SOAK, scaled
+from support.openbao import manifest_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -228,6 +229,13 @@ BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
     b"%c: &%c [%s]\n" % (98 + n, 98 + n, b",".join([b"*%c" % (97 + n)] * 9)) for n in range(9)
 )
 BOMBS = {
+    "aliases in arguments": manifest_text(
+        "- {objectName: a, secretPath: b, secretArgs: &a [x,x,x,x,x,x,x,x,x]}\n"
+        + "".join(
+            f"- {{objectName: a{n}, secretPath: b, secretArgs: &{n} [{','.join(['*' + was] * 9)}]}}\n"
+            for was, n in zip("abcdefghi", "bcdefghij", strict=True)
+        )
+    ).encode(),
     "nested lists": b"[" * SIZE,
     "nested objects": b'{"a":' * SIZE,
     "nested dashes": b"- " * SIZE,
