@@ -230,9 +230,9 @@ BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
 )
 BOMBS = {
     "aliases in arguments": manifest_text(
-        "- {objectName: a, secretPath: b, secretArgs: &a [x,x,x,x,x,x,x,x,x]}\n"
+        "- {objectName: a, secretPath: b, secretArgs: &a {x: 1}}\n"
         + "".join(
-            f"- {{objectName: a{n}, secretPath: b, secretArgs: &{n} [{','.join(['*' + was] * 9)}]}}\n"
+            f"- {{objectName: a{n}, secretPath: b, secretArgs: &{n} {{x: [{','.join(['*' + was] * 9)}]}}}}\n"
             for was, n in zip("abcdefghi", "bcdefghij", strict=True)
         )
     ).encode(),
