@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format openapi lock clean
+# what only `make soak` needs
+SOAK := 'atheris>=3,<4'
+
+.PHONY: demo test soak lint format openapi lock clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m syncd demo --rotations 5 --interval 500ms
@@ -12,6 +15,12 @@ test: $(VENV)/.dev
 	$(BIN)/coverage run --data-file=.coverage -m pytest tests/unit -q
 	$(BIN)/coverage report --fail-under=100
 	$(BIN)/python -m pytest tests/integration -q -n 2
+	$(BIN)/python -m pytest tests/faults -q -n 2
+
+# the tests of faults at full size, which takes an hour or more; as root, for mounts and other users
+soak: $(VENV)/.dev
+	$(BIN)/pip install -q --disable-pip-version-check $(SOAK)
+	SYNCD_SOAK=1 $(BIN)/python -m pytest tests/faults -q -p no:cacheprovider $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

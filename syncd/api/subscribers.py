@@ -105,7 +105,6 @@ class Subscribers:
                 log.warning("api.denied", uid=peer.uid, gid=peer.gid, pid=peer.pid, hint=hint)
         return found
 
-
     def share(self, connection: Socket, most: int) -> tuple[int | None, int]:
         """Whose a connection counts as, and how many of `most` at a time they may have.
 

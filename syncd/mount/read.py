@@ -172,7 +172,12 @@ class Reader:
                 by_root[root].append(entry)
         for root, members in by_root.items():
             scan = _RootScan(
-                self._roots[root], self, members, now=now, monotonic=monotonic, is_written=is_written
+                self._roots[root],
+                self,
+                members,
+                now=now,
+                monotonic=monotonic,
+                is_written=is_written,
             )
             snapshot.add(scan.run())
         return snapshot

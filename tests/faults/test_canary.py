@@ -102,7 +102,9 @@ def test_a_whole_run(tmp_path: Path, bao: OpenBao, count: Callable[[str], None])
                     world.publish({name: secret(f"{turn}-{name}") for name in world.values})
                     bao.put("app", one=secret(f"v{turn}").decode(), two=secret("2").decode())
                     daemon.signal(signal.SIGUSR1)
-                    search("event stream", "".join(e.event.__repr__() for e in subscription.take(5)))
+                    search(
+                        "event stream", "".join(e.event.__repr__() for e in subscription.take(5))
+                    )
                     children(daemon, search)
                     good.release()
                 bao.freeze(frozen=True)
@@ -132,7 +134,9 @@ def test_a_whole_run(tmp_path: Path, bao: OpenBao, count: Callable[[str], None])
         search("log", "".join(daemon.output))
         for directory, _, names in os.walk(world.state):
             for name in names:
-                search("ledger" if "ledger" in name else "state", read(f"{directory}/{name}") or b"0")
+                search(
+                    "ledger" if "ledger" in name else "state", read(f"{directory}/{name}") or b"0"
+                )
         cores = [name for name in os.listdir(".") if name.startswith("core")]
         events = json.dumps([{**r.headers, "body": ""} for r in good.requests])
         search("bodies of requests", b"".join(r.body for r in (*good.requests, *other.requests)))

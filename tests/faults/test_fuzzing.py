@@ -78,7 +78,10 @@ def entries(root: str) -> st.SearchStrategy[Any]:
 
 OBJECTS = st.lists(
     st.fixed_dictionaries(
-        {"objectName": st.one_of(TAILS, JUNK), "secretPath": st.one_of(st.just("a/b"), TAILS, JUNK)},
+        {
+            "objectName": st.one_of(TAILS, JUNK),
+            "secretPath": st.one_of(st.just("a/b"), TAILS, JUNK),
+        },
         optional={
             "secretKey": JUNK,
             "filePermission": st.one_of(st.integers(), st.sampled_from(["0644", "07777", "0o644"])),
@@ -133,7 +136,13 @@ SETTINGS = st.fixed_dictionaries(
                     "name": st.one_of(st.just("n"), NAMES),
                     "kind": st.sampled_from(["webhook", "x"]),
                     "url": st.sampled_from(
-                        ["http://h", "file:///etc/passwd", "http://u:p@h", "http://[::1", "h\r\nX: y"]
+                        [
+                            "http://h",
+                            "file:///etc/passwd",
+                            "http://u:p@h",
+                            "http://[::1",
+                            "h\r\nX: y",
+                        ]
                     ),
                 },
                 optional={"headers": st.dictionaries(NAMES, NAMES, max_size=2)},
@@ -163,7 +172,9 @@ def mutate(text: bytes, mutations: list[tuple[float, bytes, int]]) -> bytes:
 
 PIECES = st.one_of(
     st.sampled_from([b"{", b"}", b"[", b"]", b":", b"- ", b"&a ", b"*a", b"\n", b"\t", b"'", b'"'])
-    | st.sampled_from([b"\xff", b"\0", b"\\u0000", b"!!python/object:os.system ", b"<<: ", b"---\n"])
+    | st.sampled_from(
+        [b"\xff", b"\0", b"\\u0000", b"!!python/object:os.system ", b"<<: ", b"---\n"]
+    )
     | st.sampled_from([b"9" * 5000, b"\xef\xbb\xbf", b"%YAML 1.9\n", b"1e999", b"../", b"0x"]),
     st.binary(max_size=4),
 )

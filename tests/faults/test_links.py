@@ -60,11 +60,7 @@ def test_links_swapped_while_reading(way: str, count: Callable[[str], None]) -> 
         write(victim, secret("victim"))
         write(f"{world.mount}/in/victim", b"inside")
         write(f"{world.mount}/quiet", secret("0"))
-        world.map(
-            **{
-                name: {"resource_type": "Client", "id": name} for name in (*PATHS, "quiet")
-            }
-        )
+        world.map(**{name: {"resource_type": "Client", "id": name} for name in (*PATHS, "quiet")})
         redirect(world)
         world.configure(
             consumers=[hook(books)],

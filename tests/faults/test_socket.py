@@ -117,8 +117,7 @@ class Check:
 
 
 def exchange(world: World, request: bytes, *, ends: bool) -> bytes:
-    """Sends bytes, and an end if so wanted; the first line of the answer, empty if there is none.
-    """
+    """Sends bytes, and an end if so wanted; the first line of the answer, empty if there is none."""
     with socket.socket(socket.AF_UNIX) as caller:
         caller.settimeout(DEADLINE)
         caller.connect(path(world))

@@ -131,7 +131,8 @@ def starts(world: World, namespace: MountNamespace) -> bool:
     """Whether a daemon starts on a full disk: it may, where its files have room to spare."""
     daemon = world.daemon(ready=False, wrapper=namespace.wrapper).start()
     wait_until(
-        lambda: bool(daemon.logged("daemon.ready")) or daemon._over, lambda: "neither starts nor ends"
+        lambda: bool(daemon.logged("daemon.ready")) or daemon._over,
+        lambda: "neither starts nor ends",
     )
     ready = bool(daemon.logged("daemon.ready"))
     daemon.kill()
