@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
-import anyio.lowlevel
 from inotify_simple import INotify, flags
 
 from syncd.mount.roots import DATA_LINK
@@ -201,10 +200,9 @@ class Watcher:
 
     async def next_hint(self) -> Hint:
         """Waits until something happened that matters."""
-        if self._unheard is not None:
-            hint, self._unheard = self._unheard, None
-            await anyio.lowlevel.checkpoint()
-            return hint
+        unheard, self._unheard = self._unheard, None
+        if unheard is not None:
+            return unheard
         while True:
             if self._epoll is None:
                 await anyio.sleep_forever()

@@ -68,7 +68,9 @@ def bao() -> Iterator[OpenBao]:
 
 
 @pytest.mark.skipif(not is_root(), reason="needs another user")
-def test_a_whole_run(tmp_path: Path, bao: OpenBao, count: Callable[[str], None]) -> None:
+def test_a_whole_run(  # noqa: PLR0915 - a whole run is long
+    tmp_path: Path, bao: OpenBao, count: Callable[[str], None]
+) -> None:
     """Provisioning, delivery that fails in every way, reload, questions, a crash: 0 occurrences."""
     searched: dict[str, int] = {}
 
@@ -88,7 +90,15 @@ def test_a_whole_run(tmp_path: Path, bao: OpenBao, count: Callable[[str], None])
         world.publish({f"s{number}": secret(f"{number}") for number in range(5)})
         target = f"{world.directory}/provisioned"
         plant(world, bao, target)
-        settings = configuration(world, bao, good, other, authority, tmp_path, target)
+        settings = configuration(
+            world,
+            bao,
+            good=good,
+            other=other,
+            authority=authority,
+            tmp_path=tmp_path,
+            target=target,
+        )
         world.configure(**settings, api={"socket": api, "listen": f"127.0.0.1:{port}"})
         world.run("check", "-c", world.config)
         with world.daemon(wrapper=["prlimit", "--core=unlimited", "--"]) as daemon:
@@ -177,6 +187,7 @@ def plant(world: World, bao: OpenBao, target: str) -> None:
 def configuration(
     world: World,
     bao: OpenBao,
+    *,
     good: Books,
     other: Books,
     authority: tls.Authority,

@@ -35,7 +35,7 @@ class Clock:
     """A wall clock that can be stepped.
 
     Attributes:
-        environment: What has a process go by it.
+        wrapper: A command that executes another one, which goes by it.
     """
 
     def __init__(self, directory: str) -> None:
@@ -43,7 +43,7 @@ class Clock:
         source = os.path.join(os.path.dirname(__file__), "../support/clock.c")
         build = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, source]
         subprocess.run(build, check=True)
-        self.environment = {"LD_PRELOAD": library, "CLOCK_STEPS": self._file}
+        self.wrapper = ["env", f"LD_PRELOAD={library}", f"CLOCK_STEPS={self._file}"]
         self._count = 0
         with open(self._file, "wb") as file:
             file.truncate(1 << 14)
@@ -89,7 +89,10 @@ def test_steps_of_a_day(tmp_path: Path, count: Callable[[str], None]) -> None:
             watch={"rescan_interval": "50ms", "settle": "20ms", "remount_grace": "1h"},
             api={"socket": socket},
         )
-        with world.daemon(**clock.environment) as daemon, Subscription(socket) as subscription:
+        with (
+            world.daemon(wrapper=clock.wrapper) as daemon,
+            Subscription(socket) as subscription,
+        ):
             for one in (books, moody):
                 one.start_from(everything(world, b"0"))
             for turn, offset in enumerate(STEPS):

@@ -96,8 +96,9 @@ def test_a_day_of_rotations(count: Callable[[str], None]) -> None:
     count(
         f"swaps {SWAPS} of {SECRETS} secrets, events {sum(one.received for one in books)} at "
         f"{CONSUMERS} consumers and {sum(received)} at {SUBSCRIBERS} subscribers, lost {lost}; "
-        f"memory {used[tenth] / 1024:.1f} MiB after a tenth, {used[-1] / 1024:.1f} at the end, slope "
-        f"{growth:+.1%}; descriptors {open_now[tenth]}, {open_now[-1]} at the end, slope {leaked:+.1f}"
+        f"memory {used[tenth] / 1024:.1f} MiB after a tenth, {used[-1] / 1024:.1f} at the end, "
+        f"slope {growth:+.1%}; descriptors {open_now[tenth]}, "
+        f"{open_now[-1]} at the end, slope {leaked:+.1f}"
     )
     assert lost == 0
     assert leaked < 2  # a connection may be between two requests

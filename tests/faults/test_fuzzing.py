@@ -36,8 +36,30 @@ tuned = settings(
 # grammars: what such a file consists of, with what a hostile author would put in its places
 
 STEPS = st.sampled_from(
-    ["a", "b", "sub", "..", ".", "", "out", "up", "beside", "file", "magic", "loop", "..data"]
-    + ["%2e%2e", "a\0", "a\n", "\u202e", "~", "$HOME", "a" * 300, "\ud800", "root-outside"]
+    [
+        "a",
+        "b",
+        "sub",
+        "..",
+        ".",
+        "",
+        "out",
+        "up",
+        "beside",
+        "file",
+        "magic",
+        "loop",
+        "..data",
+        "%2e%2e",
+        "a\0",
+        "a\n",
+        "\u202e",
+        "~",
+        "$HOME",
+        "a" * 300,
+        "\ud800",
+        "root-outside",
+    ]
 )
 TAILS = st.lists(STEPS, max_size=4).map("/".join)
 NAMES = st.one_of(st.sampled_from(["n", "m", "", "\0", "a\u200b"]), st.text(max_size=5))
@@ -243,7 +265,9 @@ BOMBS = {
     "aliases in arguments": manifest_text(
         "- {objectName: a, secretPath: b, secretArgs: &a {x: 1}}\n"
         + "".join(
-            f"- {{objectName: a{n}, secretPath: b, secretArgs: &{n} {{x: [{','.join(['*' + was] * 9)}]}}}}\n"
+            "- {{objectName: a{}, secretPath: b, secretArgs: &{} {{x: [{}]}}}}\n".format(
+                n, n, ",".join([f"*{was}"] * 9)
+            )
             for was, n in zip("abcdefghi", "bcdefghij", strict=True)
         )
     ).encode(),

@@ -10,7 +10,6 @@ import select
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -117,7 +116,7 @@ class Check:
 
 
 def exchange(world: World, request: bytes, *, ends: bool) -> bytes:
-    """Sends bytes, and an end if so wanted; the first line of the answer, empty if there is none."""
+    """Sends bytes, and an end if so wanted; the first line of the answer, if there is one."""
     with socket.socket(socket.AF_UNIX) as caller:
         caller.settimeout(DEADLINE)
         caller.connect(path(world))
@@ -186,7 +185,8 @@ def test_malformed_requests(world: World, books: Books, count: Callable[[str], N
         growth, failed = check.growth, len(daemon.logged("api.failed"))
     told = ", ".join(f"{number} {status}" for status, number in sorted(answers.items()))
     count(
-        f"requests {len(MALFORMED) + len(mutants)}: {told}; failures of the server {failed}, memory +{growth} KiB"
+        f"requests {len(MALFORMED) + len(mutants)}: {told}; failures of the server {failed}, "
+        f"memory +{growth} KiB"
     )
     assert failed == 0, daemon.logged("api.failed")
     assert not any(status.startswith("5") for status in answers)
