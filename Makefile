@@ -11,7 +11,10 @@ ROOT := $(DESTDIR)$(prefix)
 UNITS := syncd.service syncd.socket syncd-credentials.socket
 STAGE := build/install
 
-.PHONY: demo test test-system lint format openapi lock install uninstall clean
+# what only `make soak` needs
+SOAK := 'atheris>=3,<4'
+
+.PHONY: demo test soak test-system lint format openapi lock install uninstall clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m syncd demo --rotations 5 --interval 500ms
@@ -21,6 +24,12 @@ test: $(VENV)/.dev
 	$(BIN)/coverage report --fail-under=100
 	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/core -q -n 2
 	$(BIN)/python -m pytest tests/integration -q -n 2
+	$(BIN)/python -m pytest tests/faults -q -n 2
+
+# the tests of faults at full size, which takes an hour or more; as root, for mounts and other users
+soak: $(VENV)/.dev
+	$(BIN)/pip install -q --disable-pip-version-check $(SOAK)
+	SYNCD_SOAK=1 $(BIN)/python -m pytest tests/faults -q -p no:cacheprovider $(ARGS)
 
 # Boots systemd, builds and runs the image: needs root, and installs what it needs (Debian).
 test-system: $(VENV)/.system

@@ -81,5 +81,5 @@ def _scan(settings: Settings, file: VaultConfigFile, watcher: Watcher) -> Snapsh
         grace=0.0,
     )
     return reader.scan(
-        file.entries, now=time.time(), monotonic=time.monotonic(), writers=watcher.writers()
+        file.entries, now=time.time(), monotonic=time.monotonic(), is_written=watcher.is_written
     )

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 GRACE: Final = 1.0
 """Seconds that requests have to end at shutdown."""
 
-MOST_CALLERS: Final = 4096
+MOST_CALLERS: Final = 2048
 MOST_PROBES: Final = 64
 """Connections at a time, on the Unix socket and on `api.listen`."""
 
@@ -240,8 +240,9 @@ class Service:
             self._ledger, self._stamp, self._metrics, lambda: self._facts().inventory, self._last
         )
         granted = {item.uid: (item.name, grant(item.scope)) for item in settings.subscribers}
-        api = Api(Subscribers(granted), broadcast, self._ledger, self._facts, self._settled.wait)
-        server = Server(api.app(), _room_for(MOST_CALLERS))
+        callers, most = Subscribers(granted), _room_for(MOST_CALLERS)
+        api = Api(callers, broadcast, self._ledger, self._facts, self._settled.wait)
+        server = Server(api.app(), most, lambda accepted: callers.share(accepted, most))
         await server.start(listener.socket)
         await self._tasks.start(self._broadcast, broadcast)
         self._api = _Endpoint(key, listener, server, broadcast)

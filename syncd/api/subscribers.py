@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 MOST_FILTERS: Final = 20
 """Secrets, and resources, that one stream can be narrowed to."""
 
+MOST_STRANGERS: Final = 64
+"""Connections at a time of all users together that are not granted anything."""
+
 _UCRED: Final = struct.Struct("iII")
 _SAY_AGAIN: Final = 60.0
 _REMEMBERED: Final = 256
@@ -101,6 +104,18 @@ class Subscribers:
                 hint = "add the uid to api.subscribers"
                 log.warning("api.denied", uid=peer.uid, gid=peer.gid, pid=peer.pid, hint=hint)
         return found
+
+    def share(self, connection: Socket, most: int) -> tuple[int | None, int]:
+        """Whose a connection counts as, and how many of `most` at a time they may have.
+
+        A granted user gets half, so that none can crowd out the others; users that are not
+        granted anything share a few, for anybody can have many uids (user_namespaces(7)).
+        """
+        uid = peer_of(connection).uid
+        found = self._callers.get(uid)
+        if found is None:
+            return None, min(MOST_STRANGERS, most)
+        return uid, most if found.privileged else max(1, most // 2)
 
 
 class View:

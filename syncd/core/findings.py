@@ -146,18 +146,23 @@ def json_path(*steps: str | int) -> str:
 
 def _quoted(character: str) -> str:
     """Escapes as section 2.7 asks, and whatever would leave the line or not be seen."""
-    if character in "'\\":
-        return "\\" + character
+    return "\\" + character if character in "'\\" else _visible(character)
+
+
+def _visible(character: str) -> str:
     return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def key_path(*steps: str | int) -> str:
-    """Writes the way to a key as YAML users do.
+    """Writes the way to a key as YAML users do, escaping what would leave the line or not be seen.
 
     >>> key_path("consumers", 0, "url")
     'consumers[0].url'
     """
     path = ""
     for step in steps:
-        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
+        if isinstance(step, int):
+            path += f"[{step}]"
+        else:
+            path += ("." if path else "") + "".join(map(_visible, step))
     return path

@@ -17,6 +17,12 @@ import yaml
 
 from syncd.core.errors import SyncdError
 
+DEEPEST = 100
+"""Levels of YAML: PyYAML takes time square to them, and nobody nests so deeply."""
+
+LARGEST = 1_000_000
+"""Nodes of YAML, each counted as often as aliases repeat it: a few lines can stand for billions."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -204,6 +210,26 @@ class _CoreLoader(yaml.SafeLoader):
         **dict.fromkeys(_SCALARS, _construct_scalar),
         None: yaml.SafeLoader.construct_undefined,
     }
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._size = 0
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401 - PyYAML's signature
+        """Composes one node, within bounds that hold for what its aliases stand for, too."""
+        alias, before = self.check_event(yaml.AliasEvent), self._size
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise TreeError("nested too deeply to be read")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        self._size += self._sizes.get(id(node), 1) if alias else 1
+        if not alias:
+            self._sizes[id(node)] = self._size - before
+        if self._size > LARGEST:
+            raise TreeError("too large to be read, counting what its aliases stand for")
+        return node
 
     def compose_scalar_node(self, anchor: dict[Any, Any]) -> yaml.ScalarNode:
         node = super().compose_scalar_node(anchor)

@@ -109,6 +109,10 @@ class _Root:
     away_since: float | None = None
 
 
+def _never(_path: str) -> bool:
+    return False
+
+
 class Reader:
     """Takes snapshots of the files that a vault config names.
 
@@ -146,7 +150,7 @@ class Reader:
         *,
         now: float,
         monotonic: float,
-        writers: frozenset[str] = frozenset(),
+        is_written: Callable[[str], bool] = _never,
     ) -> Snapshot:
         """Reads and fingerprints every entry's file.
 
@@ -154,7 +158,7 @@ class Reader:
             entries: By name.
             now: Wall clock as the scan begins, seconds, to compare with modification times.
             monotonic: Monotonic clock, seconds, for the grace period.
-            writers: Paths of files that somebody has open and has written to.
+            is_written: Whether somebody has a file open and has written to it, by its path.
         """
         snapshot = Snapshot()
         by_root: dict[str, list[Entry]] = {root: [] for root in self._roots}
@@ -168,7 +172,12 @@ class Reader:
                 by_root[root].append(entry)
         for root, members in by_root.items():
             scan = _RootScan(
-                self._roots[root], self, members, now=now, monotonic=monotonic, writers=writers
+                self._roots[root],
+                self,
+                members,
+                now=now,
+                monotonic=monotonic,
+                is_written=is_written,
             )
             snapshot.add(scan.run())
         return snapshot
@@ -195,14 +204,14 @@ class _RootScan:
         *,
         now: float,
         monotonic: float,
-        writers: frozenset[str],
+        is_written: Callable[[str], bool],
     ) -> None:
         self._root = root
         self._reader = reader
         self._entries = entries
         self._monotonic = monotonic
         self._epoch = now - time.monotonic()
-        self._writers = writers
+        self._is_written = is_written
         self._prefix = len(root.path.rstrip("/")) + 1
         self._start()
 
@@ -443,9 +452,7 @@ class _RootScan:
         if not unchanged or 0 <= age < settle:
             self._snapshot.retry_within(settle)
             return False
-        if self._writers and not self._writers.isdisjoint(
-            (entry.path, os.path.realpath(entry.path))
-        ):
+        if self._is_written(entry.path):
             self._snapshot.retry_within(max(settle, _TRY_AGAIN))  # its closing makes a hint
             return False
         return True

@@ -312,7 +312,7 @@ class Reconciler:
             entries,
             now=time.time(),
             monotonic=time.monotonic(),
-            writers=self.watcher.writers(),
+            is_written=self.watcher.is_written,
         )
 
     def _still_being_written(self, snapshot: Snapshot) -> bool:

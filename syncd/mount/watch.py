@@ -10,6 +10,8 @@ Traps, and what is done about them:
 - One directory reached by two paths has one watch: it stands for both.
 - A file that is being written says `IN_MODIFY`, and `IN_CLOSE_WRITE` when it is done; in between
   it is listed in `writers`, for a bounded time, because a truncate(2) never closes anything.
+  Whoever reads the file must ask after that (`is_written`), and what waits in the queue counts: a
+  slow writer's last event can be older than the settle time, and the scan not begun by it.
 - Instances and watches are limited per user (`EMFILE`, `ENOSPC`), and some sandboxes have none
   (`ENOSYS`): the caller then polls, and every call of `arm` tries to come back.
 """
@@ -66,6 +68,16 @@ class Hint:
     urgent: bool
     directories: frozenset[str]
 
+    def and_also(self, later: Hint) -> Hint:
+        """Both in one."""
+        return Hint(
+            "overflow" if "overflow" in (self.reason, later.reason) else "inotify",
+            self.urgent or later.urgent,
+            self.directories | later.directories
+            if self.directories and later.directories
+            else frozenset(),
+        )
+
 
 _Table = dict[int, list[tuple[str, frozenset[str] | None]]]
 
@@ -84,6 +96,7 @@ class Watcher:
         self._modified: dict[str, float] = {}
         self._mounts: int | None = None
         self._epoll: select.epoll | None = None
+        self._unheard: Hint | None = None
         self.degraded: str | None = None
         """Why inotify cannot be used now although it is wanted, or None."""
 
@@ -168,8 +181,28 @@ class Watcher:
         self._modified = {path: at for path, at in self._modified.items() if at > limit}
         return frozenset(self._modified)
 
+    def is_written(self, path: str) -> bool:
+        """Whether a file is being written, as far as events tell that have happened until now.
+
+        May be called from a worker thread while nobody waits for a hint; it takes none away.
+
+        Args:
+            path: The file, or a symlink to it.
+        """
+        hint = None if self._epoll is None else self._drain(self._epoll)
+        if hint is not None:
+            self._unheard = hint if self._unheard is None else self._unheard.and_also(hint)
+        if not self._modified:
+            return False
+        limit = time.monotonic() - WRITER_LIMIT
+        paths = (path, os.path.realpath(path))
+        return any(self._modified.get(name, limit) > limit for name in paths)
+
     async def next_hint(self) -> Hint:
         """Waits until something happened that matters."""
+        unheard, self._unheard = self._unheard, None
+        if unheard is not None:
+            return unheard
         while True:
             if self._epoll is None:
                 await anyio.sleep_forever()
@@ -230,7 +263,7 @@ class Watcher:
                 closable.close()
         if self._mounts is not None:
             os.close(self._mounts)
-        self._epoll = self._inotify = self._mounts = None
+        self._epoll = self._inotify = self._mounts = self._unheard = None
 
 
 def _explain(error: OSError) -> str:

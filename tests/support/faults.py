@@ -74,6 +74,7 @@ class Books(Receiver):
         self.state: dict[str, str | None] = {}
         self.versions: dict[str, set[str]] = {}
         self.received = self.removed = self.disordered = 0
+        self._epoch = ""
         self._newest: dict[str, int] = {}
 
     def _record(self, request: Request) -> Reply:
@@ -88,7 +89,11 @@ class Books(Receiver):
         if event["type"] != "io.syncd.secret.changed":
             return
         name, change = event["subject"], event["data"]
-        sequence = int(event["id"].rpartition("-")[2])
+        epoch, _, sequence = event["id"].rpartition("-")
+        sequence = int(sequence)
+        if epoch != self._epoch:  # a new ledger counts anew
+            self._epoch = epoch
+            self._newest.clear()
         self.received += 1
         self.removed += change["change"] == "removed"
         if change["version"] is not None:

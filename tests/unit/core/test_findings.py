@@ -76,6 +76,7 @@ def test_key_path_reads_as_yaml_users_write() -> None:
     """Keys are joined by dots, indices stand in brackets."""
     assert key_path("consumers", 0, "headers", "X-Env") == "consumers[0].headers.X-Env"
     assert key_path() == ""
+    assert key_path("api", "a\n\u202e\x1f") == r"api.a\n\u202e\u001f"
 
 
 class TestCatalogue:

@@ -83,7 +83,7 @@ class Looker:
             wanted,
             now=time.time() + ahead,
             monotonic=self.monotonic,
-            writers=frozenset(writers),
+            is_written=frozenset(writers).__contains__,
         )
 
     def version(self, name: str, content: bytes) -> str:
@@ -188,7 +188,7 @@ def test_a_file_written_while_the_scan_runs_is_not_at_rest(mount: Path) -> None:
         list(entries(mount, "a").values()),
         now=began,
         monotonic=0.0,
-        writers=frozenset(),
+        is_written=frozenset().__contains__,
     )
     (mount / "a").write_bytes(b"half again")
     assert brief(scan.run().observations["a"]) == WRITTEN

@@ -148,6 +148,26 @@ async def test_who_writes_is_known_until_it_closes(watcher: Watcher, tmp_path: P
     assert watcher.writers() == frozenset()
 
 
+async def test_what_waits_in_the_queue_counts(watcher: Watcher, tmp_path: Path) -> None:
+    """Whoever asks whether a file is being written hears of the last write; its hint stays."""
+    await arm(watcher, {str(tmp_path): None})
+    (tmp_path / "link").symlink_to("a")
+    await hint(watcher)
+
+    async def is_written(name: str) -> bool:
+        return await anyio.to_thread.run_sync(watcher.is_written, str(tmp_path / name))
+
+    with (tmp_path / "a").open("wb", buffering=0) as file:
+        file.write(b"x")
+        assert await is_written("a")
+        assert await is_written("link")
+        assert not await is_written("b")
+    assert not await is_written("a")
+    (tmp_path / "..data").symlink_to("nowhere")
+    assert not await is_written("a")
+    assert await hint(watcher) == Hint("inotify", True, frozenset({str(tmp_path)}))
+
+
 async def test_a_writer_that_never_closes_is_forgotten(
     watcher: Watcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
