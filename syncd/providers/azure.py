@@ -2,7 +2,8 @@
 
 First error ends the pass, so that what is handed over is always the whole set. Requests are made
 one after the other: what Key Vault throttles, it throttles for all of them alike, and a pause that
-it asks for is everybody's.
+it asks for is everybody's. A pass that ends by it is taken up where it ended, so that the same
+first objects do not spend the quota for ever.
 
 What a pass costs, in requests: one for each object, whatever the number of files that are made of
 it; for an object with a history one listing for every 25 versions, and one for each version that
@@ -16,10 +17,16 @@ answer that is not what was asked for whatever the code runs into.
 from __future__ import annotations
 
 import threading
+import time
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    HttpResponseError,
+    ResourceNotFoundError,
+)
 
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.payload import File, Payload, decode_value
@@ -40,12 +47,17 @@ if TYPE_CHECKING:
     from syncd.providers.transport import Trust
 
     T = TypeVar("T")
+    _Version = tuple[AzureObject, str, object]
 
 _ROLES = {
     "secret": "Key Vault Secrets User",
-    "key": "Key Vault Crypto User",
-    "cert": "Key Vault Certificate User",
+    "key": "Key Vault Reader",
+    "cert": "Key Vault Reader",
 }
+"""The least role for each; a Reader sees public parts and no secret."""
+
+LONGEST_DETOUR = 600.0
+"""Seconds for which what a throttled pass has read is good enough for the pass that goes on."""
 
 
 class AzureProvider:
@@ -61,6 +73,7 @@ class AzureProvider:
         api_version: Of Key Vault; None for the SDK's.
         verify_challenge_resource: Whether the vault's name must belong to the cloud that its
             challenge names.
+        clock: Seconds that pass evenly.
     """
 
     def __init__(
@@ -74,8 +87,10 @@ class AzureProvider:
         trust: Trust,
         api_version: str | None = None,
         verify_challenge_resource: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
+        self._clock = clock
         self._azure = azure
         self._url = vault_url
         self._interruption = Interruption()
@@ -91,7 +106,9 @@ class AzureProvider:
         if api_version is not None:
             self._options["api_version"] = api_version
         self._clients: dict[str, Any] = {}
-        self._kept: dict[tuple[AzureObject, str], bytes] = {}
+        self._kept: dict[_Version, bytes] = {}
+        self._read: dict[tuple[str, str, str], Any] = {}
+        self._began = 0.0
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -100,18 +117,18 @@ class AzureProvider:
     def fetch(self) -> Payload:
         """Reads every object; see `syncd.providers.refresh.Provider`."""
         with self._lock:
-            seen: dict[tuple[str, str, str], Any] = {}
-            kept: dict[tuple[AzureObject, str], bytes] = {}
-            files: list[File] = []
-            for wanted in self._azure.objects:
-                self._interruption.what = f"read {wanted.path}"
-                if wanted.history:
-                    files += self._history(wanted, seen, kept)
-                else:
-                    content = self._content(wanted, wanted.version, seen)
-                    files.append(File(wanted.path, content, wanted.mode))
-            self._kept = kept
-            return Payload(tuple(files))
+            now = self._clock()
+            if not self._read or now - self._began > LONGEST_DETOUR:
+                self._read, self._began = {}, now
+            throttled = False
+            try:
+                return Payload(tuple(self._pass()))
+            except TemporaryError as error:
+                throttled = error.retry_after is not None
+                raise
+            finally:
+                if not throttled:
+                    self._read = {}
 
     def interrupt(self) -> None:
         """Ends the fetch under way; see `syncd.providers.refresh.Provider`."""
@@ -126,27 +143,39 @@ class AzureProvider:
         self.interrupt()
         self._login.close()
         self._transport.close()
-        self._kept.clear()
+        self._kept, self._read = {}, {}
 
-    def _history(
-        self,
-        wanted: AzureObject,
-        seen: dict[tuple[str, str, str], Any],
-        kept: dict[tuple[AzureObject, str], bytes],
-    ) -> list[File]:
+    def _pass(self) -> list[File]:
+        kept: dict[_Version, bytes] = {}
+        files: list[File] = []
+        for wanted in self._azure.objects:
+            self._interruption.what = f"read {wanted.path}"
+            if wanted.history:
+                files += self._history(wanted, kept)
+            else:
+                content = self._content(wanted, wanted.version)
+                files.append(File(wanted.path, content, wanted.mode))
+        self._kept = kept
+        return files
+
+    def _history(self, wanted: AzureObject, kept: dict[_Version, bytes]) -> list[File]:
         files = []
-        for path, version in zip(wanted.paths, self._versions(wanted), strict=False):
-            content = self._kept.get((wanted, version))
+        for path, (version, updated) in zip(wanted.paths, self._versions(wanted), strict=False):
+            at = (wanted, version, updated)
+            content = self._kept.get(at)
             if content is None:
-                content = self._content(wanted, version, seen)
-            kept[wanted, version] = content
+                content = self._content(wanted, version)
+            kept[at] = content
             files.append(File(path, content, wanted.mode))
         return files
 
-    def _versions(self, wanted: AzureObject) -> list[str]:
-        """The enabled versions, newest first, from the one where the history begins."""
+    def _versions(self, wanted: AzureObject) -> list[tuple[str, object]]:
+        """The enabled versions, newest first, from the one where the history begins.
 
-        def listed() -> list[str]:
+        Each with the time of its last update: what it holds never changes, what is said of it may.
+        """
+
+        def listed() -> list[tuple[str, object]]:
             client, name = self._client(wanted.kind), wanted.name
             pages: Iterable[Any]
             if wanted.kind == "secret":
@@ -157,27 +186,26 @@ class AzureProvider:
                 pages = client.list_properties_of_certificate_versions(name)
             enabled = [(item.created_on.timestamp(), item) for item in pages if item.enabled]
             enabled.sort(key=itemgetter(0), reverse=True)
-            return [str(item.version) for _, item in enabled]
+            return [(str(item.version), item.updated_on) for _, item in enabled]
 
         versions = self._ask(listed, wanted)
+        names = [name for name, _ in versions]
         if not wanted.version:
             start = 0
-        elif wanted.version in versions:
-            start = versions.index(wanted.version)
+        elif wanted.version in names:
+            start = names.index(wanted.version)
         else:
             _refuse(wanted, f"{wanted.name} has no enabled version {wanted.version}", "mend it")
         if not versions:
             _refuse(wanted, f"{wanted.name} has no enabled version", "create or enable one")
         return versions[start:]
 
-    def _content(
-        self, wanted: AzureObject, version: str, seen: dict[tuple[str, str, str], Any]
-    ) -> bytes:
+    def _content(self, wanted: AzureObject, version: str) -> bytes:
         """What the object's file holds; several files of one object share the request."""
         at = (wanted.kind, wanted.name, version)
-        if at not in seen:
-            seen[at] = self._ask(lambda: self._get(wanted, version), wanted)
-        answer = seen[at]
+        if at not in self._read:
+            self._read[at] = self._ask(lambda: self._get(wanted, version), wanted)
+        answer = self._read[at]
         try:
             if wanted.kind == "secret":
                 return _secret(answer, wanted)
@@ -209,7 +237,13 @@ class AzureProvider:
         """Has the SDK make requests, and says what went wrong in words of ours."""
         what = f"read {wanted.path}"
         try:
-            return request()
+            try:
+                return request()
+            except ClientAuthenticationError:
+                if self._transport.status != 401:  # noqa: PLR2004 - Unauthorized
+                    raise
+                self._login.forget()  # the token may have been revoked: try another one, once
+                return request()
         except AzureError as error:
             if isinstance(error, HttpResponseError) and error.status_code:
                 self._judge(error, error.status_code, wanted)

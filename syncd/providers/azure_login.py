@@ -69,8 +69,13 @@ class MachineIdentity:
         token = self.get_token_info(*scopes)
         return AccessToken(token.token, token.expires_on)
 
+    def forget(self) -> None:
+        """Has the next token asked for, whatever is left of this one."""
+        self._token = AccessTokenInfo("", 0)
+
     def close(self) -> None:
         """Nothing is open between two tokens."""
+        self.forget()
 
 
 class ServicePrincipal:
@@ -122,7 +127,7 @@ class ServicePrincipal:
         try:
             return self._current().get_token_info(*scopes, options=wanted)
         except AzureError as error:  # azure-identity wraps whatever happens, its own bugs too
-            self._credential = None  # the next attempt reads and asks again
+            self.forget()  # the next attempt reads and asks again
             raise self._judge(error, what) from None
 
     def _judge(self, error: AzureError, what: str) -> TemporaryError | RefusedError:
@@ -148,9 +153,13 @@ class ServicePrincipal:
         token = self.get_token_info(*scopes)
         return AccessToken(token.token, token.expires_on)
 
+    def forget(self) -> None:
+        """Has the next token asked for, whatever is left of this one."""
+        self._credential = None
+
     def close(self) -> None:
         """Closes the way to Microsoft Entra ID."""
-        self._credential = None
+        self.forget()
         self._transport.close()
 
     @property

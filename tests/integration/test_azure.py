@@ -280,6 +280,47 @@ def test_a_client_secret_that_rotates(azure: Azure, open_provider: Open, tmp_pat
     assert azure.logins[-1]["client_secret"] == azure.client_secret
 
 
+def test_a_token_that_is_revoked(azure: Azure, open_provider: Open) -> None:
+    """Another one is asked for at once, although this one was for a day."""
+    provider = open_provider()
+    provider.fetch()
+    azure.accepted = {"CANARY-5ecre7-next"}
+    azure.identities = {None: "CANARY-5ecre7-next"}
+    assert contents(provider.fetch()) == {"app": CANARY.encode()}
+    assert len(azure.logins) == 2
+    azure.accepted.clear()
+    with pytest.raises(RefusedError, match=r"does not take the login \(401\); check tenantID"):
+        provider.fetch()
+    assert len(azure.logins) == 3
+    azure.accepted = {"CANARY-5ecre7-next"}
+    assert contents(provider.fetch()) == {"app": CANARY.encode()}
+
+
+def test_a_throttled_pass_goes_on_where_it_ended(azure: Azure, open_provider: Open) -> None:
+    """The first objects do not spend the quota again; after ten minutes they are read anew."""
+    names = ["a", "b", "c"]
+    for name in names:
+        azure.set_secret(name, "1")
+    now = [0.0]
+    provider = open_provider(*(keys(objectName=name) for name in names), clock=lambda: now[0])
+    for waits, asked in ((90, ["b", "c"]), (700, names)):
+        azure.after("/secrets/b/", answer(429, retry_after="90"))
+        with pytest.raises(TemporaryError) as caught:
+            provider.fetch()
+        assert caught.value.retry_after == 90
+        azure.requests.clear()
+        azure.set_secret("a", "2")
+        now[0] += waits
+        provider.fetch()
+        assert azure.requests == [f"/secrets/{name}/" for name in asked]
+    azure.fault(answer(404, "SecretNotFound"))
+    with pytest.raises(RefusedError):
+        provider.fetch()
+    azure.requests.clear()
+    provider.fetch()
+    assert len(azure.requests) == 3
+
+
 def test_a_workload_identity(azure: Azure, open_provider: Open, tmp_path: Path) -> None:
     """The federated token is the assertion, read anew for every login."""
     file = tmp_path / "token"
@@ -345,7 +386,6 @@ def self_signed(key: rsa.RSAPrivateKey) -> x509.Certificate:
 @pytest.mark.parametrize(
     ("fault", "kind", "says"),
     [
-        (answer(401), RefusedError, "does not take the login .401.; check tenantID"),
         (
             answer(403, "Forbidden", "ForbiddenByRbac"),
             RefusedError,

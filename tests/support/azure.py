@@ -105,6 +105,7 @@ class Azure:
         self.client_secret = "CANARY-5ecre7-client"
         self.released = threading.Event()
         self._faults: deque[Fault] = deque()
+        self._faults_at: dict[str, Fault] = {}
         self._login_faults: deque[Fault] = deque()
         self._lock = threading.Lock()
         self._clock = 1_700_000_000
@@ -123,6 +124,10 @@ class Azure:
     def fault(self, *faults: Fault) -> None:
         """What the vault does instead of its duty, in the next requests with a token."""
         self._faults.extend(faults)
+
+    def after(self, path: str, fault: Fault) -> None:
+        """What happens instead of the next answer to a path."""
+        self._faults_at[path] = fault
 
     def fault_login(self, *faults: Fault) -> None:
         """The same for Microsoft Entra ID and IMDS."""
@@ -171,7 +176,9 @@ class Azure:
             return
         with self._lock:
             self.requests.append(path)
-            fault = self._faults.popleft() if self._faults else None
+            fault = self._faults_at.pop(path, None)
+            if fault is None and self._faults:
+                fault = self._faults.popleft()
         if fault is not None:
             fault(handler)
             return
