@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 RETRY: Final = 10.0
 """Seconds after which a verification that could not be recorded is begun again."""
 
-_PARALLEL: Final = 8
+_PARALLEL: Final = 16
 _MOST: Final = 10_000
 _NEWLINE: Final = b"\n"
 log = structlog.get_logger()
@@ -249,12 +249,12 @@ class Verifier:
         while not attempts.adopted:
             await anyio.sleep(backoff.next(self._rng))
             async with self._limiter:
-                value = await anyio.to_thread.run_sync(self._read, data.secret, data.path, version)
                 try:
                     replicas = await self._replicas.current()
                 except SyncdError as error:
                     attempts.reasons["Aidbox"] = str(error)
                     continue
+                value = await anyio.to_thread.run_sync(self._read, data.secret, data.path, version)
                 attempts.restrict(replicas)
                 async with anyio.create_task_group() as tasks:
                     for replica in replicas:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -14,10 +17,12 @@ from fhir.resources.R4B.auditevent import AuditEvent
 from support.aidbox import Aidbox, bundle, client, reference
 from support.aidbox_clients import OWN, Load, box, consumer, status
 from support.receiver import Receiver
-from support.world import DEADLINE, World, secret
+from support.world import CANARY, DEADLINE, World, secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from support.world import DaemonProcess
 
 
 @pytest.fixture
@@ -70,6 +75,9 @@ def test_a_rotation_under_load(world: World) -> None:
         assert [item["address"] for item in data["replicas"]] == aidbox.urls
         assert all(item["adopted"] for item in data["replicas"])
     assert len(events) == 3
+    for name in os.listdir(world.state):
+        with open(f"{world.state}/{name}", "rb") as file:
+            assert CANARY not in file.read(), name
 
 
 def test_the_gap_without_drop_cache(world: World) -> None:
@@ -408,3 +416,44 @@ def test_a_replica_that_is_down_holds_up_no_other(world: World) -> None:
                 daemon.wait_for("delivery.rejected", number)
         dropped = Counter(r["replica"] for r in aidbox.requests("/$drop-cache"))
     assert dropped == {0: 3, 1: 3}
+
+
+def test_who_does_not_use_it_does_not_pay_for_it() -> None:
+    """Nothing of it is imported for a daemon without a consumer of kind `aidbox`."""
+    script = (
+        "import sys, syncd.daemon;"
+        "print([m for m in sys.modules if 'aidbox' in m or m == 'syncd.consumers.adoption'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout.strip() == b"[]"
+
+
+def test_verification_comes_and_goes_with_the_configuration(world: World) -> None:
+    """SIGHUP begins it, goes on with what is under way, and ends it with its series."""
+    world.publish(app=secret("0"))
+    world.map("app")
+    with box(world, frozen=True) as aidbox, Receiver() as spare:
+        port = spare.port
+        spare.stop()
+        api = {"listen": f"127.0.0.1:{port}"}
+        series = 'syncd_adoptions_total{consumer="aidbox",outcome="adopted"}'
+
+        def reload(daemon: DaemonProcess, count: int, *actions: str) -> None:
+            world.configure(consumers=[consumer(world, aidbox, *actions)], api=api)
+            daemon.signal(signal.SIGHUP)
+            daemon.wait_for("daemon.ready", count)
+
+        world.configure(consumers=[consumer(world, aidbox, "audit_event")], api=api)
+        assert status(aidbox.urls[0], "app", secret("0")) == 200
+        with world.daemon() as daemon:
+            assert series not in scrape(port)
+            reload(daemon, 2, "audit_event", "verify")
+            world.publish(app=secret("1"))
+            until(lambda: any(r["status"] == 401 for r in aidbox.requests("/fhir/Patient")))
+            reload(daemon, 3, "drop_cache", "verify")
+            aidbox.advance(30)
+            daemon.wait_for("adoption.adopted")
+            assert scrape(port)[series] == 1
+            reload(daemon, 4, "drop_cache")
+            until(lambda: series not in scrape(port))
+            assert not daemon.logged("consumer.forgotten")

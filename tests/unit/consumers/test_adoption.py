@@ -266,11 +266,11 @@ async def test_what_was_found_out_before_is_known(mail: Mail) -> None:
 async def test_many_are_verified_a_few_at_a_time(mail: Mail) -> None:
     """Aidbox is not asked by everybody at once."""
     rig = Rig(mail, lambda *_: 200, urls=["http://one"])
-    await mail.put(*(change(f"s{number}", 2, 1) for number in range(50)))
+    await mail.put(*(change(f"s{number}", 2, 1) for number in range(80)))
     async with rig.running():
         await rig.drained()
-    assert len(rig.published) == 50
-    assert 1 < rig.box.most <= 8
+    assert len(rig.published) == 80
+    assert 1 < rig.box.most <= 16
 
 
 @pytest.mark.parametrize("error", [StateError("cannot use the ledger"), KeyError("canary")])
