@@ -216,6 +216,12 @@ class _CoreLoader(yaml.SafeLoader):
         self._depth = self._size = 0
         self._sizes: dict[int, int] = {}
 
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        """Stops at too many brackets before all of them were looked at for being keys."""
+        if self.flow_level >= DEEPEST:
+            raise TreeError("nested too deeply to be read")
+        super().fetch_flow_collection_start(token)
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401 - PyYAML's signature
         """Composes one node, within bounds that hold for what its aliases stand for, too."""
         alias, before = self.check_event(yaml.AliasEvent), self._size

@@ -76,7 +76,7 @@ def test_hostile_consumers(tmp_path: Path, count: Callable[[str], None]) -> None
                     spoil(books, misbehaviour(rng, trap, first=number))
                 stormy += rotate(world, good, ROUNDS)
                 for books in (good, *hostile):
-                    clear(books)
+                    books.mend()
                 reload(daemon)  # an operator who mended the consumers need not wait for a backoff
                 for books in hostile:
                     books.wait_for_state(expected(world))
@@ -159,12 +159,6 @@ def spoil(books: Books, replies: Iterable[Reply]) -> None:
     """Has a consumer misbehave; what hangs does so until it is mended."""
     books._loop.call_soon_threadsafe(books.released.clear)
     books.script(*replies)
-
-
-def clear(books: Books) -> None:
-    """Mends a consumer: nothing hangs any more, and every answer is the right one."""
-    books._script.clear()
-    books.release()
 
 
 def reload(daemon: DaemonProcess) -> None:

@@ -19,7 +19,7 @@ from support.world import World, secret
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SCANS = scaled(150, 20_000)
+SCANS = scaled(100, 20_000)
 PATHS = {"door": "door/victim", "file": "victim", "data": "..data/victim", "deep": "in/door/victim"}
 
 ATTACK = """

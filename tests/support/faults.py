@@ -104,6 +104,11 @@ class Books(Receiver):
         self._newest[name] = sequence
         self.state[name] = change["version"]
 
+    def mend(self) -> None:
+        """Forgets the script and lets go of what hangs: from now on every answer is the default."""
+        self._script.clear()
+        self.release()
+
     def start_from(self, versions: Mapping[str, str]) -> None:
         """Takes over the baseline, which a quiet start does not announce."""
         self.state = {**versions}
