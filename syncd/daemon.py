@@ -415,6 +415,8 @@ class Daemon:
             if getattr(settings, setting) != getattr(self.settings, setting):
                 log.warning("daemon.restart_needed", setting=setting)
         configure_log(settings.log.level, settings.log.format)
+        if self._next is not None:  # a reload came while the engine before it was being stopped
+            self._next.release(engine)
         self.settings, self._next = settings, engine
         log.info("daemon.reloaded")
         self._end_engine()

@@ -63,6 +63,7 @@ class Broadcast:
         last: int,
     ) -> None:
         self.history = History(ledger, last)
+        self._published = last
         self.stamp = stamp
         self.closing = False
         self._ledger = ledger
@@ -80,6 +81,8 @@ class Broadcast:
 
     def publish(self, events: Sequence[Event]) -> None:
         """Tells everybody of committed events. Call it from the event loop."""
+        if events:
+            self._published = events[-1].sequence
         if not self._streams:
             self.history.add(events, keep=False)
             return
@@ -114,7 +117,8 @@ class Broadcast:
     async def reset(self, view: View) -> tuple[bytes, int]:
         """An `io.syncd.reset` event for a view, and the position that it stands for."""
         async with self._resetting:
-            inventory, last = self._inventory(), self.history.last
+            # what is committed but not told yet is not in the inventory either
+            inventory, last = self._inventory(), self._published
             key = (view.key, last, id(inventory))
             if self._last_reset is None or self._last_reset[0] != key:
                 block = await anyio.to_thread.run_sync(self._encode_reset, inventory, view, last)
