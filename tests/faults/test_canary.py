@@ -7,6 +7,7 @@ what servers answer. It is looked for as it is, and in the encodings that it cou
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -236,8 +237,9 @@ def proc(daemon: DaemonProcess, name: str) -> bytes:
 def children(daemon: DaemonProcess, search: Callable[[str, bytes], None]) -> None:
     """Searches the environment of every child there is; there should be none."""
     for task in os.listdir(f"/proc/{daemon.pid}/task"):
-        for child in read(f"/proc/{daemon.pid}/task/{task}/children").split():
-            search("child", read(f"/proc/{child.decode()}/environ"))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ends meanwhile
+            for child in read(f"/proc/{daemon.pid}/task/{task}/children").split():
+                search("child", read(f"/proc/{child.decode()}/environ"))
 
 
 def probe_page(port: int, page: str) -> bytes:
