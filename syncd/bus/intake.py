@@ -87,7 +87,6 @@ class Intake:
     Attributes:
         failure: Why nothing can be received, one line, or None.
         heard_at: When the stream was last heard of, seconds since the epoch, or None.
-        unusable: How many messages were no events of syncd's.
     """
 
     def __init__(
@@ -108,7 +107,6 @@ class Intake:
         self._rng = Random()  # noqa: S311 - jitter
         self.failure: str | None = "the stream is not followed yet"
         self.heard_at: float | None = None
-        self.unusable = 0
 
     async def run(self) -> None:
         """Receives until cancelled."""
@@ -240,7 +238,6 @@ class Intake:
         try:
             return Arrival(decode(message.headers, message.data), position)
         except BindingError as problem:
-            self.unusable += 1
             said = f"a message {problem}; it is left out"
             log.error("relay.unusable", position=position, problem=said)
             return None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
+    from syncd.bus.login import Login
     from syncd.core.events import Event
 
 _numbers = itertools.count(1)
@@ -283,6 +284,22 @@ async def bus_delivers(bus: NatsConsumer, sent: list[Event]) -> None:
                 return await bus.deliver(sent)
             except TemporaryError:
                 await anyio.sleep(0.1)
+
+
+async def test_credentials_that_change_in_this_moment(guarded: NatsServer, tmp_path: Path) -> None:
+    """Whoever is refused looks again at once: they may have been rotated since they were read."""
+    path = tmp_path / "password"
+    replace(path, secret("old"))
+    async with consumer(guarded, subject="ok.x", user="limited", password_file=path) as bus:
+        read = bus._connection._files.read
+
+        async def read_and_rotate(*, again: bool = False) -> Login:
+            login = await read(again=again)
+            await ask(lambda: replace(path, PASSWORD))
+            return login
+
+        bus._connection._files.read = read_and_rotate  # type: ignore[method-assign]
+        await bus.deliver(events("a"))
 
 
 async def test_a_credentials_file_is_renewed(tmp_path: Path) -> None:
