@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format openapi lock clean
+.PHONY: demo test bench lint format openapi lock clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m syncd demo --rotations 5 --interval 500ms
@@ -12,6 +12,11 @@ test: $(VENV)/.dev
 	$(BIN)/coverage run --data-file=.coverage -m pytest tests/unit -q
 	$(BIN)/coverage report --fail-under=100
 	$(BIN)/python -m pytest tests/integration -q -n 2
+
+# BENCH="--effort quick" takes five minutes, BENCH="--only idle" measures one subject
+bench: $(VENV)/.dev
+	command -v inotifywait curl > /dev/null || apt-get install -qq -y inotify-tools curl
+	$(BIN)/python -m benchmarks $(BENCH)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
