@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALLED := .cache/installed
 
 .PHONY: demo test bench lint format openapi lock clean
 
@@ -14,9 +15,9 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/integration -q -n 2
 
 # BENCH="--effort quick" takes five minutes, BENCH="--only idle" measures one subject
-bench: $(VENV)/.dev
+bench: $(VENV)/.dev $(INSTALLED)/.syncd
 	command -v inotifywait curl > /dev/null || apt-get install -qq -y inotify-tools curl
-	$(BIN)/python -m benchmarks $(BENCH)
+	$(BIN)/python -m benchmarks --python $(INSTALLED)/bin/python $(BENCH)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -47,6 +48,14 @@ $(VENV)/.dev: requirements.lock requirements-dev.lock pyproject.toml | $(VENV)/b
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock -r requirements-dev.lock
 	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 	touch $(VENV)/.runtime $@
+
+# syncd as users have it, without what development brings along
+$(INSTALLED)/.syncd: requirements.lock pyproject.toml $(shell find syncd -name '*.py') | $(VENV)/.dev
+	test -x $(INSTALLED)/bin/python || $(PYTHON) -m venv $(INSTALLED)
+	$(INSTALLED)/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w $(INSTALLED) .
+	$(INSTALLED)/bin/pip install -q --disable-pip-version-check --no-deps --force-reinstall $(INSTALLED)/*.whl
+	touch $@
 
 clean:
 	rm -rf $(VENV) .cache .coverage* dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

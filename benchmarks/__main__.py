@@ -15,6 +15,7 @@ import click
 from benchmarks import machine, report
 from benchmarks.bench import EFFORTS, Bench
 from benchmarks.plot import Curve, svg
+from benchmarks.processes import Syncd
 from benchmarks.scenarios import idle, latency, memory, provisioning, startup, throughput
 
 if TYPE_CHECKING:
@@ -44,11 +45,18 @@ SUBJECTS: Final[dict[str, Callable[[Bench], list[Row]]]] = {
     help="Measure this subject; may be given several times. All by default.",
 )
 @click.option("--output", default=f"{HERE}/results.json", help="Where the results go.")
-def main(effort: str, only: tuple[str, ...], output: str) -> None:
+@click.option(
+    "--python",
+    default=sys.executable,
+    type=click.Path(exists=True, resolve_path=False),
+    help="Interpreter of the syncd to measure; this one's by default.",
+)
+def main(effort: str, only: tuple[str, ...], output: str, python: str) -> None:
     """Measures syncd against what one would use instead.
 
     A full run of all subjects also brings docs/performance.md and its plot up to date.
     """
+    Syncd.python = os.path.abspath(python)
     described = machine.describe()
     click.echo(", ".join(f"{key}: {value}" for key, value in described.items()))
     rows: list[Row] = []

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
+_FOREIGN: Final = ("SYNCD_", "BOX_", "BAO_", "PYTHON")  # no bytecode: not what an install has
 _REPOSITORY: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEADLINE: Final = 60.0
 """Seconds that anything may take before the run is given up."""
@@ -54,7 +55,7 @@ class Process:
         *,
         group: bool = False,
     ) -> None:
-        own = {k: v for k, v in os.environ.items() if not k.startswith(("SYNCD_", "BOX_", "BAO_"))}
+        own = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
         self._log = log
         self._group = group
         with open(log, "ab") as output:
@@ -160,6 +161,9 @@ class Syncd(Process):
         started_in: Seconds from the start of the process to its readiness.
     """
 
+    python = sys.executable
+    """The interpreter of the installation that is measured."""
+
     def __init__(self, directory: str, vault_config: str, **settings: Any) -> None:
         os.makedirs(directory, exist_ok=True)
         config = f"{directory}/syncd.yaml"
@@ -172,7 +176,7 @@ class Syncd(Process):
             notify.settimeout(0.5)
             started = time.perf_counter()
             super().__init__(
-                [sys.executable, "-m", "syncd", "run", "-c", config],
+                [self.python, "-Pm", "syncd", "run", "-c", config],
                 f"{directory}/log",
                 {"NOTIFY_SOCKET": path, "SYNCD_LOG_FORMAT": "json"},
             )
@@ -207,7 +211,7 @@ def once(directory: str, vault_config: str, **settings: Any) -> float:
     with open(config, "w") as file:
         json.dump(content, file)
     started = time.perf_counter()
-    command = [sys.executable, "-m", "syncd", "run", "--once", "-c", config]
+    command = [Syncd.python, "-Pm", "syncd", "run", "--once", "-c", config]
     with Process(command, f"{directory}/log") as process:
         if process.wait() != 0:
             raise RuntimeError(f"syncd run --once failed: {process.said()[-800:]}")
