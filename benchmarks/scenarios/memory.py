@@ -24,12 +24,20 @@ def rows(bench: Bench) -> list[Row]:
     return [
         *_sizes(bench, _SMALL, 40),
         *_sizes(bench, bench.effort.bulk, 80),
+        *_sizes(bench, _SMALL, None, api=True),
         *_after_rotations(bench),
     ]
 
 
-def _sizes(bench: Bench, count: int, bound: float) -> list[Row]:
-    """Our resident size is bounded; the proportional one is told beside it."""
+def _sizes(bench: Bench, count: int, bound: float | None, *, api: bool = False) -> list[Row]:
+    """Our resident size is bounded; the proportional one is told beside it.
+
+    Args:
+        bench: Where to work.
+        count: How many secrets.
+        bound: MiB at the most, or None.
+        api: Whether the socket of the API is open, which a sidecar need not have.
+    """
     ours: list[tuple[float, float]] = []
     theirs: list[tuple[float, float]] = []
     mount = bench.mount(count)
@@ -37,7 +45,7 @@ def _sizes(bench: Bench, count: int, bound: float) -> list[Row]:
         with ExitStack() as stack:
             hook = Webhook()
             stack.callback(hook.close)
-            daemon = stack.enter_context(_sidecar(bench, mount, hook))
+            daemon = stack.enter_context(_sidecar(bench, mount, hook, api=api))
             command = [sys.executable, "-m", "benchmarks.peers.watchfiles_loop", mount.root]
             loop = stack.enter_context(Process(command, f"{bench.disk()}/log"))
             time.sleep(0.5)
@@ -45,9 +53,10 @@ def _sizes(bench: Bench, count: int, bound: float) -> list[Row]:
             ours.append(daemon.memory())
             theirs.append(loop.memory())
     against = "a watchfiles loop"
+    what = f"sidecar{' with its API' if api else ''}, {count:,} secrets"
     return [
         Row(
-            f"resident memory, sidecar, {count:,} secrets",
+            f"resident memory, {what}",
             "MiB",
             [rss for rss, _ in ours],
             [rss for rss, _ in theirs],
@@ -56,7 +65,7 @@ def _sizes(bench: Bench, count: int, bound: float) -> list[Row]:
             bounded="ours",
         ),
         Row(
-            f"proportional memory (PSS), sidecar, {count:,} secrets",
+            f"proportional memory (PSS), {what}",
             "MiB",
             [pss for _, pss in ours],
             [pss for _, pss in theirs],
@@ -65,14 +74,14 @@ def _sizes(bench: Bench, count: int, bound: float) -> list[Row]:
     ]
 
 
-def _sidecar(bench: Bench, mount: Mount, hook: Webhook) -> Syncd:
+def _sidecar(bench: Bench, mount: Mount, hook: Webhook, *, api: bool = False) -> Syncd:
     directory = bench.disk()
     consumer = {"name": "hook", "kind": "webhook", "url": hook.url, "max_batch": 100}
     return Syncd(
         directory,
         mount.vault_config,
         consumers=[consumer],
-        api={"socket": f"{directory}/s", "listen": ""},
+        api={"socket": f"{directory}/s" if api else ""},
     )
 
 
