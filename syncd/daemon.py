@@ -35,7 +35,6 @@ from syncd.core.model import State
 from syncd.ledger import UNKNOWN_BOOT, Ledger
 from syncd.mount.reconcile import Commit, Reconciler
 from syncd.mount.vault_config_file import VaultConfigFile
-from syncd.provisioning import open_refreshers
 from syncd.retention import Retention
 from syncd.settings import grant
 from syncd.state_dir import StateDir
@@ -109,8 +108,14 @@ class Engine:
             ConfigurationError: The vault config or a manifest cannot be used.
         """
         await self.vault_config.load()
-        self.refreshers = await anyio.to_thread.run_sync(
-            open_refreshers,
+        if self.settings.provision:
+            self.refreshers = await anyio.to_thread.run_sync(self._open_refreshers, previous)
+
+    def _open_refreshers(self, previous: Engine | None) -> list[Refresher]:
+        # a sidecar does not pay for it
+        from syncd.provisioning import open_refreshers  # noqa: PLC0415
+
+        return open_refreshers(
             self.settings.provision,
             self._metrics,
             self._rng,

@@ -81,7 +81,7 @@ def _sidecar(bench: Bench, mount: Mount, hook: Webhook, *, api: bool = False) ->
         directory,
         mount.vault_config,
         consumers=[consumer],
-        api={"socket": f"{directory}/s" if api else ""},
+        **({"api": {"socket": f"{directory}/s"}} if api else {}),
     )
 
 
