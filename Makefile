@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALLED := .cache/installed
 
 # Where `make install` puts things; packagers set DESTDIR, and then nothing else is touched.
 DESTDIR ?=
@@ -14,7 +15,7 @@ STAGE := build/install
 # what only `make soak` needs
 SOAK := 'atheris>=3,<4'
 
-.PHONY: demo test soak test-system lint format openapi lock install uninstall clean
+.PHONY: demo test bench soak test-system lint format openapi lock install uninstall clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m syncd demo --rotations 5 --interval 500ms
@@ -35,6 +36,11 @@ soak: $(VENV)/.dev
 test-system: $(VENV)/.system
 	tests/system/prepare
 	$(BIN)/python -m pytest tests/system -v -s -rs --durations=10 --timeout=600
+
+# BENCH="--effort quick" takes five minutes, BENCH="--only idle" measures one subject
+bench: $(VENV)/.dev $(INSTALLED)/.syncd
+	command -v inotifywait curl > /dev/null || apt-get install -qq -y inotify-tools curl
+	$(BIN)/python -m benchmarks --python $(INSTALLED)/bin/python $(BENCH)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -115,6 +121,14 @@ endif
 
 $(VENV)/.system: requirements-system.lock $(VENV)/.dev
 	$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-system.lock
+	touch $@
+
+# syncd as users have it, without what development brings along
+$(INSTALLED)/.syncd: requirements.lock pyproject.toml $(shell find syncd -name '*.py') | $(VENV)/.dev
+	test -x $(INSTALLED)/bin/python || $(PYTHON) -m venv $(INSTALLED)
+	$(INSTALLED)/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w $(INSTALLED) .
+	$(INSTALLED)/bin/pip install -q --disable-pip-version-check --no-deps --force-reinstall $(INSTALLED)/*.whl
 	touch $@
 
 clean:

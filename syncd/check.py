@@ -26,7 +26,6 @@ from syncd.core.mountinfo import frozen_mount
 from syncd.core.vault_config import lint_vault_config
 from syncd.mount.read import Reader, derive_roots
 from syncd.mount.survey import mounts, unclaimed_files
-from syncd.provisioning import check_provision, plan_provision
 from syncd.settings import credential_files
 
 if TYPE_CHECKING:
@@ -87,6 +86,9 @@ def run_checks(
     Raises:
         ConfigurationError: There are no credentials to read Aidbox as.
     """
+    # whoever watches only does not pay for it: the daemon imports this module, too
+    from syncd.provisioning import check_provision, plan_provision  # noqa: PLC0415
+
     settings, findings = examine(file, environ)
     if settings is None:
         return findings

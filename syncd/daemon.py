@@ -34,7 +34,6 @@ from syncd.mount.reconcile import Commit, Reconciler
 from syncd.mount.value import read_value
 from syncd.mount.vault_config_file import VaultConfigFile
 from syncd.pipeline import Pipeline, make_stamp
-from syncd.provisioning import open_refreshers
 from syncd.retention import Retention
 from syncd.settings import Aidbox, Settings, grant
 from syncd.state_dir import StateDir
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
     from syncd.core.events import Event
     from syncd.core.model import Known
     from syncd.pipeline import AnySettings
+    from syncd.providers.refresh import Refresher
 
 _SETTLE_LIMIT: Final = 5.0
 _FIRST_FETCH_LIMIT: Final = 5.0
@@ -113,8 +113,14 @@ class Engine(Pipeline):
         """
         self._reason = "start" if previous is None else "reload"
         await self.vault_config.load()
-        self.refreshers = await anyio.to_thread.run_sync(
-            open_refreshers,
+        if self.settings.provision:
+            self.refreshers = await anyio.to_thread.run_sync(self._open_refreshers, previous)
+
+    def _open_refreshers(self, previous: Pipeline | None) -> list[Refresher]:
+        # a sidecar does not pay for it
+        from syncd.provisioning import open_refreshers  # noqa: PLC0415
+
+        return open_refreshers(
             self.settings.provision,
             self._metrics,
             self._rng,

@@ -13,14 +13,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections import Counter
 from email.utils import formatdate
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import h11
 import structlog
+
+if "uvicorn" not in sys.modules:
+    # its command line would bring multiprocessing, and watchfiles where that is installed: a
+    # fiftieth of a sidecar's memory for what is never called here
+    _stub = ModuleType("uvicorn.main")
+    vars(_stub).update(Server=None, main=None, run=None)
+    sys.modules["uvicorn.main"] = _stub
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState

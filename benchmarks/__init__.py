@@ -1,0 +1,1 @@
+"""Measures syncd against what one would use instead, in one run: `make bench`."""

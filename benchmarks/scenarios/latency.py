@@ -1,0 +1,159 @@
+"""From the swap of `..data` to whoever is told of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack
+from functools import partial
+from statistics import median
+from typing import TYPE_CHECKING, Final
+
+from benchmarks.bench import Bench, rest
+from benchmarks.listeners import Arrivals, Line, Webhook, subscriber
+from benchmarks.numbers import Pair, Row, percentile
+from benchmarks.peers.hashing import hash_files
+from benchmarks.plot import Curve
+from benchmarks.processes import Process, Syncd
+
+if TYPE_CHECKING:
+    from benchmarks.mounts import Mount
+
+SHELL_LOOP: Final = (
+    'inotifywait -q -m -e moved_to --format %f "$0" | while read -r name; do'
+    ' [ "$name" = ..data ] && curl -sS -o /dev/null -X POST -H "Content-Type: application/json"'
+    ' -d "{\\"changed\\": true}" "$1"; done'
+)
+"""`inotifywait -m | while read; do curl; done`, which cannot tell what has changed."""
+
+_SUBSCRIBER_SECRETS: Final = 100
+_SHELL_START: Final = 0.5
+
+
+def swap(mount: Mount, arrivals: Arrivals, changed: int | None = 1) -> float:
+    """Rotates, and waits for the last arrival; seconds in between."""
+    arrivals.clear()
+    count = 1 if changed is not None else len(mount.names)
+    start = mount.rotate(changed)
+    took = arrivals.wait(count) - start
+    rest(took)
+    return took
+
+
+def webhook_rows(bench: Bench) -> tuple[list[Row], list[Curve]]:
+    """To a webhook, one of many secrets rotated, against the loop of a shell."""
+    rows, ours, peers = [], Curve("syncd"), Curve("inotifywait and curl")
+    for count, times in bench.effort.latencies.items():
+        pair = _webhook(bench, count, times * bench.effort.repetitions)
+        ours.points.append((count, median(pair.ours), percentile(pair.ours, 0.99)))
+        peers.points.append((count, median(pair.peer), percentile(pair.peer, 0.99)))
+        rows.append(
+            Row(
+                f"swap to webhook, {count:,} secrets",
+                "ms",
+                pair.ours,
+                pair.peer,
+                against="inotifywait and curl",
+                bound=0.5 if count == _SUBSCRIBER_SECRETS else None,
+                spread=True,
+            )
+        )
+    return rows, [ours, peers]
+
+
+def _webhook(bench: Bench, count: int, times: int) -> Pair:
+    pair = Pair()
+    with ExitStack() as stack:
+        ours, theirs = Webhook(), Webhook()
+        stack.callback(ours.close)
+        stack.callback(theirs.close)
+        mount, other = bench.mount(count), bench.mount(count)
+        consumers = [{"name": "hook", "kind": "webhook", "url": ours.url}]
+        stack.enter_context(Syncd(bench.disk(), mount.vault_config, consumers=consumers))
+        command = ["sh", "-c", SHELL_LOOP, other.root, theirs.url]
+        loop = Process(command, f"{bench.disk()}/log", group=True)
+        stack.enter_context(loop)
+        time.sleep(_SHELL_START)
+        for _ in range(3):  # warm: connections, caches, the interpreter's own
+            swap(mount, ours)
+            swap(other, theirs)
+        pair.take(lambda: 1000 * swap(mount, ours), lambda: 1000 * swap(other, theirs), times)
+        loop.alive()
+    return pair
+
+
+def subscriber_rows(bench: Bench) -> list[Row]:
+    """To a subscriber on a Unix socket, against a bare loop and against hashing alone."""
+    return [_one_of_a_hundred(bench), *_all_rotated(bench)]
+
+
+def _one_of_a_hundred(bench: Bench) -> Row:
+    pair, count = Pair(), _SUBSCRIBER_SECRETS
+    times = bench.effort.latencies.get(count, 2) * bench.effort.repetitions
+    with ExitStack() as stack:
+        mount, other = bench.mount(count), bench.mount(count)
+        socket, line = f"{bench.disk()}/s", f"{bench.disk()}/s"
+        stack.enter_context(
+            Syncd(bench.disk(), mount.vault_config, api={"socket": socket, "listen": ""})
+        )
+        ours = subscriber(socket)
+        stack.callback(ours.close)
+        stack.enter_context(bare_loop(bench, other, line))
+        theirs = Line(line)
+        stack.callback(theirs.close)
+        time.sleep(_SHELL_START)
+        for _ in range(3):
+            swap(mount, ours)
+            swap(other, theirs)
+        pair.take(lambda: 1000 * swap(mount, ours), lambda: 1000 * swap(other, theirs), times)
+    return Row(
+        f"swap to subscriber, {count} secrets",
+        "ms",
+        pair.ours,
+        pair.peer,
+        against="a bare loop in Python",
+        bound=3,
+        spread=True,
+    )
+
+
+def bare_loop(bench: Bench, mount: Mount, line: str) -> Process:
+    """The bare loop, running."""
+    command = [sys.executable, "-m", "benchmarks.peers.bare_loop", mount.root, line]
+    return Process(command, f"{bench.disk()}/log")
+
+
+def _all_rotated(bench: Bench) -> list[Row]:
+    count = bench.effort.bulk
+    pair = Pair()
+    with ExitStack() as stack:
+        mount = bench.mount(count)
+        socket = f"{bench.disk()}/s"
+        stack.enter_context(
+            Syncd(bench.disk(), mount.vault_config, api={"socket": socket, "listen": ""})
+        )
+        ours = subscriber(socket)
+        stack.callback(ours.close)
+        swap(mount, ours, None)
+        pair.take(
+            partial(swap, mount, ours, None),
+            partial(_hashing, mount),
+            bench.effort.repetitions + 2,
+        )
+    return [
+        Row(
+            f"swap to last event at a subscriber, {count:,} secrets all rotated",
+            "s",
+            pair.ours,
+            pair.peer,
+            against="one thread that reads and hashes the same files",
+            bound=3,
+        ),
+        Row("events per second, one subscriber", "1/s", [count / took for took in pair.ours]),
+    ]
+
+
+def _hashing(mount: Mount) -> float:
+    start = time.perf_counter()
+    hash_files(mount.paths)
+    return time.perf_counter() - start
