@@ -17,7 +17,7 @@ import pytest
 
 from syncd.core.model import Entry, Observation, Scope, State
 from syncd.core.payload import File
-from syncd.mount import beneath, read
+from syncd.mount import beneath, root_scan
 from syncd.mount.publish import Publisher
 from syncd.mount.read import Reader, Snapshot
 from syncd.mount.roots import derive_roots, mounts_of, watch_path
@@ -137,7 +137,7 @@ def test_a_swap_while_the_generation_is_pinned(
     publish(mount, a=b"1", b=b"1")
     os.utime(mount / "..data", (1, 1), follow_symlinks=False)
     looker, left = Looker(mount), [True]
-    read_link = read._link
+    read_link = root_scan._link
 
     def swapped(directory: int, path: str) -> str | None:
         if left:
@@ -145,7 +145,7 @@ def test_a_swap_while_the_generation_is_pinned(
             publish(mount, a=b"2", b=b"2")
         return read_link(directory, path)
 
-    monkeypatch.setattr(read, "_link", swapped)
+    monkeypatch.setattr(root_scan, "_link", swapped)
     seen = looker.scan(entries(mount, "a", "b"), ahead=0.0).observations
     assert {brief(item) for item in seen.values()} == {PRESENT}
     assert seen["a"].version == looker.version("a", b"2")
@@ -182,7 +182,7 @@ def test_a_file_written_while_the_scan_runs_is_not_at_rest(mount: Path) -> None:
     assert seen.observations["a"].settled is True
     looker = Looker(mount, settle=5.0)
     began = time.time()
-    scan = read._RootScan(
+    scan = root_scan.RootScan(
         looker.reader._roots[str(mount)],
         looker.reader,
         list(entries(mount, "a").values()),
@@ -484,7 +484,7 @@ def test_a_scan_that_loses_every_race_says_nothing(
         return original(directory, path)
 
     monkeypatch.setattr(beneath, "open_file", slow)
-    monkeypatch.setattr(read, "_ATTEMPTS", 3)
+    monkeypatch.setattr(root_scan, "_ATTEMPTS", 3)
     seen = looker.scan(entries(mount, "a", "b"))
     assert [brief(o) for o in seen.observations.values()] == [WRITTEN, WRITTEN]
     assert seen.retry_in == SETTLE

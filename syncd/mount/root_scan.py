@@ -1,0 +1,413 @@
+"""One scan of one root: which generation it is of, what each file holds, what absence means.
+
+The rules are told in `syncd.mount.read`, whose `Reader` makes one of these for each root.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from syncd.core.model import Observation, State
+from syncd.mount import beneath
+from syncd.mount.roots import DATA_LINK, contains, parents_of, watch_path
+from syncd.mount.verdict import (
+    GONE,
+    MACHINE_SHORT,
+    failure,
+    gone,
+    missing,
+    not_a_file,
+    unreadable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from syncd.core.model import Entry
+    from syncd.mount.read import Reader
+
+_ATTEMPTS: Final = 50
+_TRY_AGAIN: Final = 1.0
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """What one scan saw.
+
+    Attributes:
+        observations: By secret name; entries under a mount that is away are unsettled.
+        watch: Directories whose changes matter, each with the names that do, or None for all.
+        retry_in: Seconds after which an unsettled observation may have settled, or None.
+        empty: Names of secrets whose file holds nothing.
+        newline_ended: Names of secrets whose file ends in a newline.
+        world_readable: Names of secrets outside an AtomicWriter mount that anyone can read.
+        atomic_roots: The roots that are AtomicWriter mounts.
+    """
+
+    observations: dict[str, Observation] = field(default_factory=dict)
+    watch: dict[str, frozenset[str] | None] = field(default_factory=dict)
+    retry_in: float | None = None
+    empty: list[str] = field(default_factory=list)
+    newline_ended: list[str] = field(default_factory=list)
+    world_readable: list[str] = field(default_factory=list)
+    atomic_roots: list[str] = field(default_factory=list)
+
+    def retry_within(self, seconds: float) -> None:
+        """Asks for another scan after at most this many seconds."""
+        self.retry_in = seconds if self.retry_in is None else min(self.retry_in, seconds)
+
+    def add(self, other: Snapshot) -> None:
+        """Takes over what another one saw elsewhere."""
+        self.observations.update(other.observations)
+        self.watch.update(other.watch)
+        if other.retry_in is not None:
+            self.retry_within(other.retry_in)
+        self.empty += other.empty
+        self.newline_ended += other.newline_ended
+        self.world_readable += other.world_readable
+        self.atomic_roots += other.atomic_roots
+
+
+@dataclass(slots=True)
+class Root:
+    """What is remembered of a root between scans, to tell a removal from a remount.
+
+    Attributes:
+        path: Where it is.
+        identity: Device and inode, or None before the first scan.
+        generation: Target of `..data`, or None where there is none.
+        names: Names of the secrets that the last scan looked for.
+        absent: Those of them that count as removed.
+        away_since: When it began to look as if it were away (monotonic clock), or None.
+    """
+
+    path: str
+    identity: tuple[int, int] | None = None
+    generation: str | None = None
+    names: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
+    away_since: float | None = None
+
+
+class _GenerationGoneError(Exception):
+    """The generation that was being read is not there any more: read the next one."""
+
+
+class RootScan:
+    """One scan of one root."""
+
+    def __init__(
+        self,
+        root: Root,
+        reader: Reader,
+        entries: list[Entry],
+        *,
+        now: float,
+        monotonic: float,
+        is_written: Callable[[str], bool],
+    ) -> None:
+        self._root = root
+        self._reader = reader
+        self._entries = entries
+        self._monotonic = monotonic
+        self._epoch = now - time.monotonic()
+        self._is_written = is_written
+        self._prefix = len(root.path.rstrip("/")) + 1
+        self._start()
+
+    def _start(self) -> None:
+        """Forgets what was seen: nothing of one generation may get into the next one's snapshot."""
+        self._snapshot = Snapshot()
+        self._links: dict[str, bool] = {}
+        self._absent: list[str] = []
+        self._strays: list[str] = []
+        self._generation: str | None = None
+        self._published_ns = 0
+        self._dangling = False
+        self._left = False
+
+    def run(self) -> Snapshot:
+        """Reads the root's entries, again while generations move away."""
+        try:
+            root = os.open(self._root.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno not in GONE:
+                self._observe_all(self._failure(error, "its mount"))
+            elif not self._may_return():
+                self._observe_all(gone(f"the mount {self._root.path} is gone"))
+                self._root.absent = frozenset(self._snapshot.observations)
+        else:
+            try:
+                self._read_root(root)
+            finally:
+                os.close(root)
+        self._watch()
+        return self._snapshot
+
+    def _read_root(self, root: int) -> None:
+        for _ in range(_ATTEMPTS):
+            self._start()
+            try:
+                data = self._pin(root)
+                try:
+                    if data is None and self._is_away():
+                        return
+                    self._read_generation(root, data)
+                finally:
+                    if data is not None:
+                        os.close(data)
+            except _GenerationGoneError:
+                continue
+            except OSError as error:
+                self._observe_all(self._failure(error, "its mount"))
+                return
+            self._remember(root)
+            return
+        self._start()
+        self._observe_all(Observation(State.PRESENT, settled=False))
+        self._snapshot.retry_within(self._reader.settle)
+
+    def _pin(self, root: int) -> int | None:
+        """Opens the directory behind `..data`, so that it stays the one that is read.
+
+        Raises:
+            _GenerationGoneError: It was replaced at this moment.
+            OSError: It is there but cannot be opened.
+        """
+        if not _exists(root, DATA_LINK):
+            return None
+        generation = _link(root, DATA_LINK)
+        try:
+            data = self._open(beneath.open_directory, root, DATA_LINK)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            data = None
+        try:
+            # looked at between two readings of one target: else it may be an earlier link's time
+            published_ns = os.lstat(DATA_LINK, dir_fd=root).st_mtime_ns
+        except OSError:
+            published_ns = 0
+        if _link(root, DATA_LINK) != generation:
+            if data is not None:
+                os.close(data)
+            raise _GenerationGoneError
+        self._generation, self._published_ns = generation, published_ns
+        return data
+
+    def _is_away(self) -> bool:
+        """Whether a mount without a generation had or will have one, and is waited for."""
+        expected = self._generation is not None or self._root.generation is not None
+        return expected and self._may_return()
+
+    def _read_generation(self, root: int, data: int | None) -> None:
+        """Reads all entries through one pinned generation, or plain files where there is none.
+
+        Raises:
+            _GenerationGoneError: It was replaced and removed before all was read.
+        """
+        observations = self._snapshot.observations
+        for entry in self._entries:
+            observations[entry.name] = self._observe(root, data, entry)
+        if data is not None:
+            self._snapshot.atomic_roots.append(self._root.path)
+        elif self._generation is not None:
+            self._generation, self._dangling = None, True
+
+    def _remember(self, root: int) -> None:
+        """Decides what absence means, and keeps what the next scan needs for that."""
+        known, status = self._root, os.fstat(root)
+        identity = (status.st_dev, status.st_ino)
+        absent = frozenset(self._absent)
+        first = known.identity is None
+        vanished = absent - known.absent if first else absent & known.names - known.absent
+        in_doubt = vanished and (
+            known.away_since is not None
+            or (_is_empty(known.path) if first else known.identity != identity)
+            or (self._generation is not None and self._generation == known.generation)
+        )
+        if in_doubt and self._may_return(vanished):
+            absent -= vanished
+        elif not self._dangling:
+            known.away_since = None
+        known.identity, known.generation = identity, self._generation
+        known.names, known.absent = frozenset(self._snapshot.observations), absent
+
+    def _may_return(self, names: Iterable[str] | None = None) -> bool:
+        """Holds secrets of a mount that is away, all by default, while the grace period lasts."""
+        known = self._root
+        if known.away_since is None:
+            known.away_since = self._monotonic
+        left = known.away_since + self._reader.grace - self._monotonic
+        if left <= 0:
+            return False
+        problem = f"the mount {known.path} is away"
+        held = Observation(State.MISSING, None, problem, settled=False)
+        if names is None:
+            self._observe_all(held)
+        else:
+            self._snapshot.observations.update(dict.fromkeys(names, held))
+        self._snapshot.retry_within(left)
+        return True
+
+    def _observe_all(self, observation: Observation) -> None:
+        for entry in self._entries:
+            self._snapshot.observations[entry.name] = observation
+
+    def _observe(self, root: int, data: int | None, entry: Entry) -> Observation:
+        relative = entry.path[self._prefix :]
+        directory, published = root, False
+        if data is not None:
+            published = self._is_published(root, relative)
+            if published:
+                directory, relative = data, relative.removeprefix(f"{DATA_LINK}/")
+            else:
+                self._strays.append(entry.path)
+        try:
+            descriptor = self._open(beneath.open_file, directory, relative)
+        except OSError as error:
+            if error.errno not in GONE:
+                return self._failure(error, "the file")
+            if published and _link(root, DATA_LINK) != self._generation:
+                raise _GenerationGoneError from None
+            return self._missing(entry, published=published)
+        try:
+            if self._left and published:
+                published = False
+                if _link(root, DATA_LINK) != self._generation:
+                    raise _GenerationGoneError
+            return self._read(descriptor, entry, published=published)
+        except OSError as error:
+            return self._failure(error, "the file")
+        finally:
+            os.close(descriptor)
+
+    def _is_published(self, root: int, relative: str) -> bool:
+        """Whether a visible name is the AtomicWriter's link into the current generation.
+
+        A name without a link counts as published: links of new files appear just after the swap.
+        """
+        first = relative.partition("/")[0]
+        if first == DATA_LINK:
+            return True
+        if first not in self._links:
+            target = _link(root, first)
+            if target is None and not _exists(root, first):
+                target = f"{DATA_LINK}/{first}"
+            self._links[first] = target == f"{DATA_LINK}/{first}"
+        return self._links[first]
+
+    def _open(self, opener: Callable[[int, str], int], directory: int, relative: str) -> int:
+        self._left = False
+        try:
+            return opener(directory, relative)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        # an absolute link, or one from a generation to elsewhere: fine if it ends in some root
+        self._left = True
+        real = os.path.realpath(f"/proc/self/fd/{directory}/{relative}")
+        for path in self._reader.roots:
+            base = os.path.realpath(path)
+            if real != base and contains(base, real):
+                pinned = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    return opener(pinned, os.path.relpath(real, base))
+                finally:
+                    os.close(pinned)
+        raise OSError(errno.EXDEV, "outside")
+
+    def _read(self, descriptor: int, entry: Entry, *, published: bool) -> Observation:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return not_a_file(status.st_mode)
+        limit = self._reader.max_size
+        if status.st_size > limit:
+            return unreadable("secret-too-large", f"is larger than max_secret_size ({limit} bytes)")
+        content = os.read(descriptor, status.st_size + 1)
+        untouched = published and status.st_mtime_ns <= self._published_ns
+        if not untouched and not self._at_rest(descriptor, status, entry):
+            return Observation(State.PRESENT, settled=False)
+        if len(content) != status.st_size:
+            self._snapshot.retry_within(self._reader.settle)
+            return Observation(State.PRESENT, settled=False)
+        if not content:
+            self._snapshot.empty.append(entry.name)
+            if not untouched:
+                return unreadable("secret-empty", "is empty: half-written, or never filled")
+        if content.endswith(b"\n"):
+            self._snapshot.newline_ended.append(entry.name)
+        if not published and status.st_mode & stat.S_IROTH:
+            self._snapshot.world_readable.append(entry.name)
+        return Observation(State.PRESENT, self._reader.fingerprint(entry.name, content))
+
+    def _at_rest(self, descriptor: int, before: os.stat_result, entry: Entry) -> bool:
+        settle, after = self._reader.settle, os.fstat(descriptor)
+        unchanged = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
+        # the clock goes on while a large mount is scanned; a file of the far future is at rest
+        age = self._epoch + time.monotonic() - after.st_mtime
+        if not unchanged or 0 <= age < settle:
+            self._snapshot.retry_within(settle)
+            return False
+        if self._is_written(entry.path):
+            self._snapshot.retry_within(max(settle, _TRY_AGAIN))  # its closing makes a hint
+            return False
+        return True
+
+    def _failure(self, error: OSError, what: str) -> Observation:
+        if error.errno in MACHINE_SHORT:
+            self._snapshot.retry_within(_TRY_AGAIN)
+        return failure(error, what)
+
+    def _missing(self, entry: Entry, *, published: bool) -> Observation:
+        seen = missing(entry, atomic=published)
+        if seen.state is State.MISSING:
+            self._absent.append(entry.name)
+        return seen
+
+    def _watch(self) -> None:
+        watch, root = self._snapshot.watch, self._root.path
+        watch_path(watch, root)
+        watch[root] = None
+        for parent in parents_of(self._entries):
+            first = parent[self._prefix :].partition("/")[0]
+            if first == DATA_LINK or self._links.get(first):
+                continue  # within a generation: replaced, not changed
+            while parent != root and not os.path.isdir(parent):
+                parent = os.path.dirname(parent)  # noqa: PLW2901 - climbs to what exists
+            if parent != root:
+                watch[parent] = None
+        plain = (
+            (entry.path for entry in self._entries) if self._generation is None else self._strays
+        )
+        for path in plain:
+            if os.path.islink(path):
+                watch[os.path.dirname(os.path.realpath(path))] = None
+
+
+def _link(directory: int, name: str) -> str | None:
+    try:
+        return os.readlink(name, dir_fd=directory)
+    except OSError:
+        return None
+
+
+def _exists(directory: int, name: str) -> bool:
+    try:
+        os.lstat(name, dir_fd=directory)
+    except OSError:
+        return False
+    return True
+
+
+def _is_empty(directory: str) -> bool:
+    try:
+        with os.scandir(directory) as listing:
+            return all(item.name.startswith("..") for item in listing)
+    except OSError:
+        return False  # not to be listed; its files can be there all the same
