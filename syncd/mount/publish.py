@@ -133,7 +133,11 @@ class Publisher:
                 raise TemporaryError(
                     f"cannot publish into {self.target}: another syncd is at it; keep one of them"
                 ) from None
-            yield
+            try:
+                yield
+            finally:
+                # a process that another thread is just starting has the descriptor, too
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
         finally:
             os.close(descriptor)
 

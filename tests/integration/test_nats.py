@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -408,3 +410,12 @@ def test_a_daemon_publishes_what_its_consumer_may_see(nats: NatsServer, name: st
         assert message.headers["ce-type"] == "io.syncd.secret.changed"
         assert message.json["change"] == "modified"
         assert CANARY not in b"".join(one.data for one in stored)
+
+
+def test_who_uses_no_bus_does_not_pay_for_one() -> None:
+    """nats-py is imported when a consumer of that kind is configured."""
+    code = (
+        "import sys, syncd.daemon; print(any(name.split('.')[0] == 'nats' for name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

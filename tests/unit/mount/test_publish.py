@@ -451,3 +451,25 @@ def test_the_target_always_holds_exactly_the_last_set(
             assert os.path.exists(target / os.path.relpath(path, target / "..data"))
     assert found == contents(history[-1])
     assert len(generations(target)) == 1
+
+
+def test_a_process_that_is_being_started_does_not_hold_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child has a copy of every descriptor until it executes its program."""
+    copies: list[int] = []
+    real = os.open
+
+    def copied(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        descriptor = real(path, flags, mode, dir_fd=dir_fd)
+        copies.append(os.dup(descriptor))
+        return descriptor
+
+    monkeypatch.setattr(os, "open", copied)
+    try:
+        publisher = Publisher(str(tmp_path / "target"))
+        assert publisher.publish(OLD)
+        assert publisher.publish(NEW)
+    finally:
+        for descriptor in copies:
+            os.close(descriptor)
