@@ -6,8 +6,8 @@ or late the ledger knows by its place in the stream (`Ledger.receive`), so nobod
 
 The consumer on the server can be lost (deleted, expired) and the stream can be made anew; both are
 noticed by the failing request, and everything is looked up again. A consumer that is new begins
-with what comes from now on, as every consumer of syncd's does. One in the place of a lost one begins
-there as well: the ledger leaves out what it has.
+with what comes from now on, as every consumer of syncd's does. One in the place of a lost one
+begins there as well: the ledger leaves out what it has.
 
 What is no event of syncd's is logged, and terminated: it would come again for ever.
 """
