@@ -216,8 +216,8 @@ class Ledger:
             self._append(db, [event], consumers)
         return event
 
-    def follow(self, stream: str, last: int) -> tuple[int, int]:
-        """Tells how far a stream was received; in another one positions begin anew.
+    def follow(self, stream: str, last: int) -> int:
+        """Tells where the past of a stream ends; in another stream positions begin anew.
 
         Args:
             stream: Names one life of a stream: one that is deleted and made again is another.
@@ -225,7 +225,7 @@ class Ledger:
                 past, and not to be told.
 
         Returns:
-            The position that the past ends with, and the highest one received.
+            The position that the past ends with; 0 where there is none.
         """
         with self._transaction() as db:
             followed = self._meta("stream")
@@ -234,8 +234,7 @@ class Ledger:
                 past = last if followed is None else 0
                 for key, value in (("stream", stream), ("stream_past", str(past))):
                     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-            (position,) = db.execute("SELECT max(position) FROM received").fetchone()
-            return int(self._meta("stream_past") or 0), int(position or 0)
+            return int(self._meta("stream_past") or 0)
 
     def receive(self, arrivals: Iterable[Arrival], consumers: Mapping[str, Grant]) -> list[Event]:
         """Commits events of other installations, with sequences of our own.

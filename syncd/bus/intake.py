@@ -6,8 +6,8 @@ or late the ledger knows by its place in the stream (`Ledger.receive`), so nobod
 
 The consumer on the server can be lost (deleted, expired) and the stream can be made anew; both are
 noticed by the failing request, and everything is looked up again. A consumer that is new begins
-with what comes from now on, as every consumer of syncd's does; one that takes over from a lost one
-begins before the last message received.
+with what comes from now on, as every consumer of syncd's does. One in the place of a lost one
+begins there as well: the ledger leaves out what it has.
 
 What is no event of syncd's is logged, and terminated: it would come again for ever.
 """
@@ -51,7 +51,7 @@ PATIENCE: Final = 2.0
 """Seconds that a request waits for messages; a leader that died with it costs as much."""
 
 MAX_ACK_PENDING: Final = 1024
-"""Messages on their way at the most, so how far back the first one not received can be."""
+"""Messages on their way at the most."""
 
 _ACK_WAIT: Final = 30.0
 _CAP: Final = 15.0
@@ -177,18 +177,15 @@ class Intake:
                 f"stream {stream} does not exist; create it, or mend --stream"
             ) from None
         life = f"{stream} {info.created}"
-        past, position = await anyio.to_thread.run_sync(
-            self._ledger.follow, life, info.state.last_seq
-        )
+        past = await anyio.to_thread.run_sync(self._ledger.follow, life, info.state.last_seq)
         try:
             known = await js.consumer_info(stream, self._durable)
         except nats.js.errors.NotFoundError:
-            start = max(past, position - MAX_ACK_PENDING) + 1
-            await js.add_consumer(stream, self._config(start))
-            log.info("relay.consumer_made", stream=stream, durable=self._durable, start=start)
+            await js.add_consumer(stream, self._config(past + 1))
+            log.info("relay.consumer_made", stream=stream, durable=self._durable, start=past + 1)
         else:
             self._require(known.config)
-        log.info("relay.following", stream=stream, durable=self._durable, position=position)
+        log.info("relay.following", stream=stream, durable=self._durable)
         return await js.pull_subscribe_bind(consumer=self._durable, stream=stream)
 
     def _config(self, start: int) -> ConsumerConfig:
