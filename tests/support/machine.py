@@ -52,8 +52,9 @@ def scratch(room: int) -> Iterator[str]:
         room: Bytes.
     """
     memory = "/dev/shm"
-    base = memory if os.path.isdir(memory) and shutil.disk_usage(memory).free > room else None
-    path = tempfile.mkdtemp(prefix="syncd-test-", dir=base)
+    fits = os.path.isdir(memory) and shutil.disk_usage(memory).free > room
+    runs = fits and not os.statvfs(memory).f_flag & os.ST_NOEXEC
+    path = tempfile.mkdtemp(prefix="syncd-test-", dir=memory if runs else None)
     try:
         yield path
     finally:
@@ -78,16 +79,17 @@ def debian_tree() -> str:
         step(f"the Debian tree is in the cache: {tree}")
         return tree
     step(f"debootstrap {SUITE}: about a minute")
-    making = f"{tree}.{os.getpid()}"
     include = f"--include={','.join(PACKAGES)}"
-    command = ["debootstrap", "--variant=minbase", include, SUITE, making, *mirror()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        shutil.rmtree(making, ignore_errors=True)
-        raise AssertionError(done.stdout[-3000:] + done.stderr[-3000:])
-    for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
-        shutil.rmtree(f"{making}/{waste}", ignore_errors=True)
-    os.rename(making, tree)
+    with scratch(1 << 30) as directory:
+        made = f"{directory}/tree"
+        command = ["debootstrap", "--variant=minbase", include, SUITE, made, *mirror()]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise AssertionError(done.stdout[-3000:] + done.stderr[-3000:])
+        for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
+            shutil.rmtree(f"{made}/{waste}", ignore_errors=True)
+        copy_tree(made, f"{tree}.{os.getpid()}")
+    os.rename(f"{tree}.{os.getpid()}", tree)
     return tree
 
 
