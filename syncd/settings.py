@@ -48,6 +48,14 @@ DurableName = Annotated[
         examples=["syncd-relay-central"],
     ),
 ]
+SocketPath = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(/[^\x00-\x1f\x7f]*)?$(?!\n)",
+        description="an absolute path, or nothing",
+        examples=["/run/syncd/syncd.sock"],
+    ),
+]
 
 
 class ScopeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +158,7 @@ class Subscriber(msgspec.Struct, frozen=True, kw_only=True):
 class Api(msgspec.Struct, frozen=True, kw_only=True):
     """Where others ask: the Unix socket, and probes and metrics over TCP."""
 
-    socket: AbsolutePath | Literal[""] = ""
+    socket: SocketPath = ""
     socket_mode: FileMode = FileMode(0o660)
     socket_group: str | None = None
     subscribers: tuple[Subscriber, ...] = ()
@@ -169,7 +177,7 @@ class CredentialGrant(msgspec.Struct, frozen=True, kw_only=True):
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     """Where systemd asks for the credentials of its units, and which it gets."""
 
-    socket: AbsolutePath | Literal[""] = ""
+    socket: SocketPath = ""
     grants: tuple[CredentialGrant, ...] = ()
 
 

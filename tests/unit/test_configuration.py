@@ -149,6 +149,16 @@ class TestEnvironment:
         """`AIDBOX_VAULT_CONFIG` counts where `BOX_VAULT_CONFIG` is not set."""
         assert load(None, {"AIDBOX_VAULT_CONFIG": "/old"}).vault_config == "/old"
 
+    def test_no_socket(self, tmp_path: Path) -> None:
+        """Nothing in the place of an address turns it off, as for `listen`; half a path is none."""
+        text = "vault_config: /v\napi: {socket: '', listen: ''}\ncredentials: {socket: ''}\n"
+        path = tmp_path / "syncd.yaml"
+        path.write_text(text)
+        assert load(str(path), {}).api.socket == ""
+        path.write_text(text.replace("socket: ''", "socket: run/x", 1))
+        with pytest.raises(ConfigurationError, match=r"api\.socket: .* must be an absolute path"):
+            load(str(path), {})
+
     def test_an_empty_variable_is_none(self) -> None:
         """What a template left empty is as if it were not set."""
         empty = {"SYNCD_CONFIG": "", "SYNCD_LOG_LEVEL": "", "SYNCD_WATCH_ROOTS": ""}
