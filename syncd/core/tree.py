@@ -112,8 +112,6 @@ def parse_yaml(text: bytes, *, raw: bool = False) -> list[Any]:
         raise TreeError(f"not valid YAML{place}: {_calm(error.problem)}") from None
     except yaml.YAMLError:
         raise TreeError("not valid YAML: a character that YAML does not allow") from None
-    except RecursionError:
-        raise TreeError("nested too deeply to be read") from None
     except (ValueError, OverflowError):  # PyYAML checks neither "\\UFFFFFFFF" nor %YAML 1.<digits>
         raise TreeError("not valid YAML: a number out of range") from None
 

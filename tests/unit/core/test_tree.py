@@ -23,6 +23,12 @@ JSON_VALUES = st.recursive(
 )
 
 
+BOMB = b"- &a0 x\n" + b"".join(
+    b"- &a%d [%s]\n" % (level, b", ".join([b"*a%d" % (level - 1)] * 10)) for level in range(1, 9)
+)
+"""Eight lines that stand for a hundred million words."""
+
+
 class TestJson:
     def test_objects_are_nodes_that_remember_repeated_keys(self) -> None:
         """A key that is written twice keeps its first value and is remembered."""
@@ -130,6 +136,8 @@ class TestYaml:
             (b"a: \xff", "not UTF-8 at byte 3"),
             (b"a: \x01", "a character that YAML does not allow"),
             (b"[" * 5000, "nested too deeply"),
+            (b"- " * 5000 + b"x", "nested too deeply"),
+            (BOMB, "too large to be read, counting what its aliases stand for"),
             (b"? [a]\n: b", "at line 1 column 3: a key must be a plain word"),
             (b"a: &x [*x]", "unconstructable recursive node"),
             (b"&x a: {b: &y {c: *y}}", "unconstructable recursive node"),
