@@ -145,6 +145,9 @@ class Machine:
             self._log.close()
         if self._bus is not None:
             os.kill(self._bus, signal.SIGTERM)
+            for left in (_BUS, f"{os.path.dirname(_BUS)}/pid"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(left)
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _start_bus(self) -> None:
