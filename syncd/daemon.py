@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 _SETTLE_LIMIT: Final = 5.0
 _FIRST_FETCH_LIMIT: Final = 5.0
+_M_ARENA_MAX: Final = -8
 log = structlog.get_logger()
 
 
@@ -276,6 +277,7 @@ class Daemon:
             ListenError: The API cannot listen where it should.
             StateError: The state directory cannot be used.
         """
+        _share_one_arena()
         async with self._opened() as (state, ledger):
             self._shown = self._next = await self._prepare(self.settings, state, ledger)
             self._service = Service(
@@ -432,11 +434,17 @@ class Daemon:
             self._scope.cancel()
 
 
+def _share_one_arena() -> None:
+    """Keeps glibc from giving each worker thread a heap of its own: they never run at once."""
+    with contextlib.suppress(AttributeError, OSError):  # glibc only: mallopt(3)
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
 def _release_memory() -> None:
     """Gives back what starting up needed: a few hundred KiB beside somebody's pod."""
     gc.collect()
     gc.freeze()
-    with contextlib.suppress(AttributeError, OSError):  # glibc only: mallopt(3)
+    with contextlib.suppress(AttributeError, OSError):  # glibc only: malloc_trim(3)
         ctypes.CDLL(None).malloc_trim(0)
 
 

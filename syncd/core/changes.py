@@ -15,8 +15,10 @@ gives nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from syncd.core.model import (
     Change,
@@ -113,7 +115,7 @@ def _judge(
         version, changed_at = None, at
     after = Known(entry, seen.state, version, seen.problem, changed_at)
     if before is not None and not seen.settled and seen.problem is None:
-        after = replace(after, state=before.state, problem=before.problem)
+        after = msgspec.structs.replace(after, state=before.state, problem=before.problem)
     if change is None and before == after:
         return before, None
     return after, change

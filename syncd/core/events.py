@@ -46,14 +46,14 @@ Version = Annotated[
 ]
 
 
-class ScopeData(msgspec.Struct, frozen=True, omit_defaults=True):
+class ScopeData(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A scope as the vault config writes it; without `id`, every resource of the type."""
 
     resource_type: str
     id: str | None = None
 
 
-class SecretData(msgspec.Struct, frozen=True):
+class SecretData(msgspec.Struct, frozen=True, gc=False):
     """Data of `io.syncd.secret.changed`.
 
     Attributes:
@@ -178,7 +178,7 @@ class Origin(msgspec.Struct, frozen=True):
     source: str
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One event as the ledger keeps it.
 
     Attributes:
@@ -248,7 +248,7 @@ class Event(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, data=data)
 
 
-class CloudEvent(msgspec.Struct, frozen=True):
+class CloudEvent(msgspec.Struct, frozen=True, gc=False):
     """The wire form (CloudEvents 1.0.2, section "Context Attributes")."""
 
     specversion: str

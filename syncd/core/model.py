@@ -1,7 +1,8 @@
 """The nouns of syncd: scope, entry, observation, known secret, change.
 
-All are frozen. None of them can hold a secret's value: what is known of a value is its version, a
-keyed hash (see `syncd.mount.read`).
+All are frozen; those that a pass makes by the thousand are msgspec's, which take a tenth of a
+dataclass's time. None of them can hold a secret's value: what is known of a value is its version,
+a keyed hash (see `syncd.mount.read`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -91,8 +94,7 @@ class State(enum.StrEnum):
     UNREADABLE = "unreadable"
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(msgspec.Struct, frozen=True, gc=False):
     """What one scan saw of one secret.
 
     Attributes:
@@ -111,8 +113,7 @@ class Observation:
     code: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(msgspec.Struct, frozen=True, gc=False):
     """What syncd knows of one secret: its entry, its last version and how it looks now.
 
     Attributes:
@@ -138,8 +139,7 @@ class ChangeKind(enum.StrEnum):
     REMOVED = "removed"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True, gc=False):
     """One secret that is not what it was.
 
     Attributes:
