@@ -204,7 +204,7 @@ class Ledger:
                 db.execute("INSERT OR REPLACE INTO meta VALUES ('baseline', ?)", (at,))
             else:
                 events = events_of(plan, known, vault_config_path, at, self._last() + 1)
-            self._store_inventory(db, plan)
+            self._store_inventory(db, plan, known)
             self._append(db, events, consumers)
         self.fresh = False
         return events
@@ -282,19 +282,22 @@ class Ledger:
         everything = (known_of(time, source, _decode_secret(data)) for time, source, data in rows)
         return {known.entry.key: known for known in everything}
 
-    def _store_inventory(self, db: sqlite3.Connection, plan: Plan) -> None:
-        rows = [
-            (
-                name,
-                item.entry.path,
-                msgspec.json.encode(item.entry.scopes).decode(),
-                item.state.value,
-                item.version,
-                item.problem,
-                item.changed_at,
-            )
-            for name, item in ((name, plan.inventory[name]) for name in plan.touched)
-        ]
+    def _store_inventory(
+        self, db: sqlite3.Connection, plan: Plan, known: Mapping[str, Known]
+    ) -> None:
+        rows, updates = [], []
+        for name in plan.touched:
+            item, before = plan.inventory[name], known.get(name)
+            seen = (item.state.value, item.version, item.problem, item.changed_at)
+            if before is not None and before.entry == item.entry:  # the usual case, and a cheap one
+                updates.append((*seen, name))
+            else:
+                scopes = msgspec.json.encode(item.entry.scopes).decode()
+                rows.append((name, item.entry.path, scopes, *seen))
+        db.executemany(
+            "UPDATE secret SET state = ?, version = ?, problem = ?, changed_at = ? WHERE name = ?",
+            updates,
+        )
         db.executemany("INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         db.executemany("DELETE FROM secret WHERE name = ?", [(name,) for name in plan.dropped])
 

@@ -1,1 +1,5 @@
-"""Events go out: one delivery loop per consumer, and the kinds of consumers there are."""
+"""Consumers: one delivery loop for each, and the kinds of consumers that there are."""
+
+from syncd.consumers.lean_import import import_httpx2
+
+import_httpx2()  # before any module of this package

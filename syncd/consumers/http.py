@@ -21,7 +21,6 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import httpcore2  # noqa: F401 - httpx2 would import it in the event loop, at the first delivery
 import httpx2
 
 from syncd.core.errors import TemporaryError

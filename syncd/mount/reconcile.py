@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 _BASELINE_LIMIT: Final = 5.0
 _LOGGED_CHANGES: Final = 20
 _REARMS: Final = 5
+_HEAD_START: Final = 0.002
+"""Seconds that whoever waits for an event has the processor before it is logged and counted."""
 log = structlog.get_logger()
 
 
@@ -273,7 +275,11 @@ class Reconciler:
             self._on_commit(result.commit)
         self.scanned_at = rfc3339(datetime.now(UTC))
         self.settled = result.snapshot.retry_in is None
-        self._tell(result, before, reason)
+        try:
+            if result.commit is not None and result.commit.events:
+                await anyio.sleep(_HEAD_START)
+        finally:
+            self._tell(result, before, reason)
         return result
 
     def _scan_and_commit(self) -> _Pass:
