@@ -405,15 +405,19 @@ def test_an_attacker_in_the_mount_gets_nothing_read_from_outside(
     (mount / "in" / "a").write_bytes(b"inside")
     os.utime(mount / "in" / "a", (1, 1))
     opened: set[str] = set()
-    original = beneath._open
+    original, open_file = beneath._open, beneath.open_file
+
+    def note(descriptor: int) -> int:
+        opened.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        return descriptor
 
     def spy(directory: int, path: str, flags: int) -> int:
         descriptor = original(directory, path, flags)
-        if not flags & os.O_PATH:
-            opened.add(os.readlink(f"/proc/self/fd/{descriptor}"))
-        return descriptor
+        return descriptor if flags & os.O_PATH else note(descriptor)
 
     monkeypatch.setattr(beneath, "_open", spy)
+    # a plain name is opened without it
+    monkeypatch.setattr(beneath, "open_file", lambda at, path: note(open_file(at, path)))
     stop, thread = attack(mount, outside)
     looker = Looker(mount)
     wanted = entries(mount, "door/a", "a", "..data/a")
