@@ -6,6 +6,7 @@ searched for it at the test's end, so that a leak fails even a test of something
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,10 @@ from support.world import CANARY
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # whoever starts the tests in the background ignores it, and what they start would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
