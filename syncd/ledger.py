@@ -17,10 +17,11 @@ Methods block, may be called from any thread, and raise `StateError` when the fi
 
 from __future__ import annotations
 
+import os
 import secrets
 import sqlite3
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -42,12 +43,16 @@ UNKNOWN_BOOT: Final = "unknown"
 """A `boot_id` that names no run of the machine: every unclean close counts as its crash."""
 
 _MARK_CLOSED = "UPDATE meta SET value = '' WHERE key = 'open_since_boot'"
+_CHECKPOINT = 1000
+"""Pages in the log after which a commit moves them into the database: SQLite's own default."""
+
+_LONG_LOG = _CHECKPOINT * 4096
 _DAMAGE = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 _EVENT = (
     "event.sequence, event.time, event.type, event.subject, event.data, event.audience,"
     " event.origin"
 )
-_decode_audience = msgspec.json.Decoder(dict[str, tuple[Scope, ...]]).decode
+_decode_audience = msgspec.json.Decoder(dict[str, tuple[Scope, ...]] | None).decode
 _decode_origin = msgspec.json.Decoder(Origin).decode
 _decode_secret = msgspec.json.Decoder(SecretData).decode
 _decode_scopes = msgspec.json.Decoder(tuple[Scope, ...]).decode
@@ -89,7 +94,8 @@ class Ledger:
         fresh: True until the first baseline is recorded.
     """
 
-    def __init__(self, connection: sqlite3.Connection, rebuilt: str | None) -> None:
+    def __init__(self, path: str, connection: sqlite3.Connection, rebuilt: str | None) -> None:
+        self._path = path
         self._connection = connection
         self._lock = threading.Lock()
         self._damaged = False
@@ -127,7 +133,7 @@ class Ledger:
     def _open(cls, path: str, key_id: str, boot_id: str) -> Ledger:
         connection, rebuilt = open_file(path, key_id)
         try:
-            ledger = cls(connection, rebuilt)
+            ledger = cls(path, connection, rebuilt)
             ledger._begin(key_id, boot_id)
         except BaseException:
             connection.close()
@@ -186,7 +192,8 @@ class Ledger:
     ) -> list[Event]:
         """Commits a plan: inventory, events and mailboxes in one transaction.
 
-        The first plan of a fresh ledger is the baseline and makes no events.
+        The first plan of a fresh ledger is the baseline and makes no events. Whoever waits for them
+        should not wait for the log, too: call `checkpoint` when they are told.
 
         Args:
             plan: What a scan amounts to.
@@ -198,7 +205,7 @@ class Ledger:
         Returns:
             The events, in order.
         """
-        with self._transaction() as db:
+        with self._transaction(checkpoint=False) as db:
             events: list[Event] = []
             if self.fresh:
                 db.execute("INSERT OR REPLACE INTO meta VALUES ('baseline', ?)", (at,))
@@ -289,7 +296,7 @@ class Ledger:
         for name in plan.touched:
             item, before = plan.inventory[name], known.get(name)
             seen = (item.state.value, item.version, item.problem, item.changed_at)
-            if before is not None and before.entry == item.entry:  # the usual case, and a cheap one
+            if before is not None and (before.entry is item.entry or before.entry == item.entry):
                 updates.append((*seen, name))
             else:
                 scopes = msgspec.json.encode(item.entry.scopes).decode()
@@ -309,7 +316,7 @@ class Ledger:
             "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
                 (
-                    *(e.sequence, e.time, e.type, e.subject, encode(e.data), encode(e.audience)),
+                    *(e.sequence, e.time, e.type, e.subject, encode(e.data), encode(e.told_to)),
                     None if e.origin is None else encode(e.origin),
                 )
                 for e in events
@@ -428,12 +435,15 @@ class Ledger:
         Returns:
             How many events went.
         """
-        doomed = (
-            "FROM event WHERE (sequence <= ? OR time < ?)"
-            " AND sequence NOT IN (SELECT sequence FROM pending)"
-        )
+        doomed = "FROM event WHERE sequence <= ? AND sequence NOT IN (SELECT sequence FROM pending)"
         with self._transaction() as db:
-            limits = (self._last() - max_events, older_than)
+            last = self._last()
+            # times follow sequences but for a clock that was set: what it calls old waits its turn
+            young = db.execute(
+                "SELECT sequence FROM event WHERE time >= ? ORDER BY sequence LIMIT 1",
+                (older_than,),
+            ).fetchone()
+            limits = (max(last - max_events, last if young is None else young[0] - 1),)
             (newest,) = db.execute(f"SELECT max(sequence) {doomed}", limits).fetchone()
             if newest is None:
                 return 0
@@ -442,6 +452,15 @@ class Ledger:
             pruned = max(int(self._meta("pruned") or 0), newest)
             db.execute("INSERT OR REPLACE INTO meta VALUES ('pruned', ?)", (str(pruned),))
         return gone
+
+    def checkpoint(self) -> None:
+        """Moves what was committed from the log into the database, when the log is long.
+
+        What goes wrong with it is left for whoever commits next to find out.
+        """
+        with self._lock, suppress(StateError, FileNotFoundError), self._as_state_error():
+            if os.path.getsize(f"{self._path}-wal") > _LONG_LOG:
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _last(self) -> int:
         row = self._connection.execute(
@@ -458,8 +477,10 @@ class Ledger:
             return self._connection.execute(statement, parameters).fetchall()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, checkpoint: bool = True) -> Iterator[sqlite3.Connection]:
         with self._lock, self._as_state_error():
+            pages = _CHECKPOINT if checkpoint else 0
+            self._connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection

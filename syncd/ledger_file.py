@@ -8,7 +8,7 @@ import sys
 
 from syncd.core.errors import StateError
 
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE secret (
@@ -19,7 +19,6 @@ CREATE TABLE event (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT, time TEXT NOT NULL, type TEXT NOT NULL,
     subject TEXT NOT NULL, data TEXT NOT NULL, audience TEXT NOT NULL, origin TEXT
 );
-CREATE INDEX event_time ON event (time);
 CREATE TABLE pending (
     consumer TEXT NOT NULL, slot TEXT NOT NULL, sequence INTEGER NOT NULL, acknowledged TEXT,
     PRIMARY KEY (consumer, slot)
@@ -33,7 +32,8 @@ CREATE TABLE received (
     source TEXT NOT NULL, data TEXT
 ) WITHOUT ROWID;
 """
-_FROM_1_TO_2 = f"ALTER TABLE event ADD COLUMN origin TEXT; {_RECEIVED}"
+_FROM_2_TO_3 = "DROP INDEX event_time;"
+_FROM_1_TO_3 = f"ALTER TABLE event ADD COLUMN origin TEXT; {_RECEIVED} {_FROM_2_TO_3}"
 _TABLES = frozenset(("meta", "secret", "event", "pending"))
 _MACHINE_ERRORS = frozenset(
     (
@@ -108,7 +108,7 @@ def _connect(path: str) -> sqlite3.Connection:
         ):
             connection.execute(f"PRAGMA {pragma}")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        upgrade = {0: _SCHEMA + _RECEIVED, 1: _FROM_1_TO_2}.get(version)
+        upgrade = {0: _SCHEMA + _RECEIVED, 1: _FROM_1_TO_3, 2: _FROM_2_TO_3}.get(version)
         if upgrade is not None:
             connection.executescript(
                 f"BEGIN IMMEDIATE; {upgrade} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from syncd.core.events import ScopeData
+    from syncd.core.model import Scope
 
 
 def printable(text: str) -> str:
@@ -13,7 +13,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
-def scope_text(scope: ScopeData | list[ScopeData]) -> str:
+def scope_text(scope: Scope | list[Scope]) -> str:
     """A scope as people write it."""
     several = scope if isinstance(scope, list) else [scope]
     return ", ".join(s.resource_type + (f"/{s.id}" if s.id else "") for s in several)

@@ -34,9 +34,9 @@ from syncd.core.events import (
     AdoptionData,
     Event,
     ReplicaData,
-    ScopeData,
     SecretData,
 )
+from syncd.core.model import Scope
 from syncd.core.timing import Backoff
 from syncd.telemetry.log import describe
 
@@ -301,7 +301,7 @@ class Verifier:
         )
         data = AdoptionData(
             event.subject,
-            ScopeData("Client", client),
+            Scope("Client", client),
             version,
             self._consumer,
             took,

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from syncd.core.model import ChangeKind
 
 if TYPE_CHECKING:
-    from syncd.core.events import ScopeData, SecretData
+    from syncd.core.events import SecretData
+    from syncd.core.model import Scope
 
 TYPE_SYSTEM: Final = "urn:syncd:audit-event-type"
 SUBTYPE_SYSTEM: Final = "urn:syncd:audit-event-subtype"
@@ -106,7 +107,7 @@ def _secret(data: SecretData, event_id: str) -> dict[str, Any]:
     }
 
 
-def _resource(scope: ScopeData) -> dict[str, Any]:
+def _resource(scope: Scope) -> dict[str, Any]:
     name = scope.resource_type if scope.id is None else f"{scope.resource_type}/{scope.id}"
     return {
         "what": {

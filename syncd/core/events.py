@@ -46,13 +46,6 @@ Version = Annotated[
 ]
 
 
-class ScopeData(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A scope as the vault config writes it; without `id`, every resource of the type."""
-
-    resource_type: str
-    id: str | None = None
-
-
 class SecretData(msgspec.Struct, frozen=True, gc=False):
     """Data of `io.syncd.secret.changed`.
 
@@ -69,7 +62,7 @@ class SecretData(msgspec.Struct, frozen=True, gc=False):
     secret: str
     change: ChangeKind
     path: str
-    scope: ScopeData | list[ScopeData]
+    scope: Scope | list[Scope]
     version: Version | None
     previous_version: Version | None
 
@@ -113,7 +106,7 @@ class AdoptionData(msgspec.Struct, frozen=True):
     """
 
     secret: str
-    scope: ScopeData
+    scope: Scope
     version: Version
     consumer: str
     seconds: float
@@ -136,7 +129,7 @@ class SecretState(msgspec.Struct, frozen=True):
 
     secret: str
     path: str
-    scope: ScopeData | list[ScopeData]
+    scope: Scope | list[Scope]
     state: State
     version: Version | None
     changed_at: str | None
@@ -187,7 +180,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         type: CloudEvents type.
         subject: Secret's name, or the vault config's path.
         data: Payload, of the type's structure.
-        audience: The scopes, by secret name, that decide who may see the event.
+        told_to: The scopes, by secret name, that decide who may see the event; None where those of
+            its own data do.
         origin: Whose event it is, where a relay passes it on; None for our own.
     """
 
@@ -196,8 +190,17 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     type: str
     subject: str
     data: Data
-    audience: Mapping[str, tuple[Scope, ...]]
+    told_to: Mapping[str, tuple[Scope, ...]] | None = None
     origin: Origin | None = None
+
+    @property
+    def audience(self) -> Mapping[str, tuple[Scope, ...]]:
+        """The scopes, by secret name, that decide who may see the event."""
+        if self.told_to is not None:
+            return self.told_to
+        if isinstance(self.data, VaultConfigData):
+            return {}
+        return {self.subject: scopes_of(self.data.scope)}
 
     @property
     def slot(self) -> str:
@@ -329,16 +332,14 @@ class Stamp(msgspec.Struct, frozen=True):
 _encoder = msgspec.json.Encoder()
 
 
-def scope_data(scopes: tuple[Scope, ...]) -> ScopeData | list[ScopeData]:
+def scope_data(scopes: tuple[Scope, ...]) -> Scope | list[Scope]:
     """Scopes as an event carries them."""
-    several = [ScopeData(scope.resource_type, scope.id) for scope in scopes]
-    return several[0] if len(several) == 1 else several
+    return scopes[0] if len(scopes) == 1 else list(scopes)
 
 
-def scopes_of(data: ScopeData | list[ScopeData]) -> tuple[Scope, ...]:
+def scopes_of(data: Scope | list[Scope]) -> tuple[Scope, ...]:
     """Scopes from what an event carries."""
-    several = data if isinstance(data, list) else [data]
-    return tuple(Scope(scope.resource_type, scope.id) for scope in several)
+    return tuple(data) if isinstance(data, list) else (data,)
 
 
 def known_of(time: str, source: str, data: SecretData) -> Known:
@@ -417,17 +418,8 @@ def events_of(
         data = vault_config_data(change)
         events.append(Event(first, at, VAULT_CONFIG_CHANGED, vault_config_path, data, audience))
     for sequence, secret in enumerate(plan.changes, first + len(events)):
-        entry = secret.entry
-        events.append(
-            Event(
-                sequence,
-                at,
-                SECRET_CHANGED,
-                entry.name,
-                secret_data(secret),
-                {entry.name: entry.scopes},
-            )
-        )
+        name = secret.entry.name
+        events.append(Event(sequence, at, SECRET_CHANGED, name, secret_data(secret)))
     return events
 
 

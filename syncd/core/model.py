@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Scope:
+class Scope(msgspec.Struct, frozen=True, order=True, gc=False, omit_defaults=True):
     """Who may use a secret: every resource of a type, or with an id only that one.
 
     Attributes:

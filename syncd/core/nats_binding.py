@@ -28,16 +28,14 @@ from syncd.core.events import (
     AdoptionData,
     Event,
     Origin,
-    ScopeData,
     SecretData,
-    scopes_of,
 )
+from syncd.core.model import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from syncd.core.events import Data, Stamp
-    from syncd.core.model import Scope
 
 ContentMode = Literal["structured", "binary"]
 
@@ -117,7 +115,7 @@ def render(template: str, event: Event, source: str) -> str:
         scope = event.data.scope
         secret = escape(event.data.secret)
         type_, id_ = _NONE, _NONE
-        if isinstance(scope, ScopeData):
+        if isinstance(scope, Scope):
             type_ = escape(scope.resource_type)
             id_ = _NONE if scope.id is None else escape(scope.id)
     values = {
@@ -180,19 +178,17 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
         raise BindingError("is of a type that this syncd does not know")
     if not _is_time(envelope.time):
         raise BindingError("has no valid time")
-    audience: dict[str, tuple[Scope, ...]] = {}
-    if isinstance(data, SecretData):
-        audience[data.secret] = scopes_of(data.scope)
-        if data.secret != envelope.subject or not data.scope:
-            raise BindingError("contradicts itself")
+    if isinstance(data, SecretData | AdoptionData) and (
+        data.secret != envelope.subject or not data.scope
+    ):
+        raise BindingError("contradicts itself")
     return Event(
         0,
         envelope.time,
         envelope.type,
         envelope.subject,
         data,
-        audience,
-        Origin(envelope.id, envelope.source),
+        origin=Origin(envelope.id, envelope.source),
     )
 
 

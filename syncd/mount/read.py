@@ -51,7 +51,7 @@ class Reader:
     def __init__(
         self, key: bytes, roots: Iterable[str], *, max_size: int, settle: float, grace: float
     ) -> None:
-        self._key = key
+        self._hash = blake2b(key=key, digest_size=16)
         self.max_size = max_size
         self.settle = settle
         self.grace = grace
@@ -108,6 +108,6 @@ class Reader:
 
     def fingerprint(self, name: str, content: bytes) -> str:
         """The version of a secret's content: a keyed hash, bound to the secret's name."""
-        digest = blake2b(name.encode() + b"\0", key=self._key, digest_size=16)
-        digest.update(content)
+        digest = self._hash.copy()
+        digest.update(b"%b\0%b" % (name.encode(), content))
         return "k1:" + digest.hexdigest()

@@ -44,7 +44,9 @@ _BASELINE_LIMIT: Final = 5.0
 _LOGGED_CHANGES: Final = 20
 _REARMS: Final = 5
 _HEAD_START: Final = 0.002
-"""Seconds that whoever waits for an event has the processor before it is logged and counted."""
+_HEAD_START_SHARE: Final = 0.25
+"""Whoever waits for events has the processor before they are logged and counted: for so many
+seconds, and after a long pass for this share of its duration."""
 log = structlog.get_logger()
 
 
@@ -277,9 +279,11 @@ class Reconciler:
         self.settled = result.snapshot.retry_in is None
         try:
             if result.commit is not None and result.commit.events:
-                await anyio.sleep(_HEAD_START)
+                await anyio.sleep(max(_HEAD_START, _HEAD_START_SHARE * result.duration))
         finally:
             self._tell(result, before, reason)
+        if result.commit is not None:
+            await anyio.to_thread.run_sync(self._ledger.checkpoint)
         return result
 
     def _scan_and_commit(self) -> _Pass:

@@ -44,7 +44,7 @@ def change(name: str, now: int | None, before: int | None, scope: Scope = APP) -
         None if now is None else version(now),
         None if before is None else version(before),
     )
-    return Event(0, TIME, SECRET_CHANGED, name, data, {name: (scope,)})
+    return Event(0, TIME, SECRET_CHANGED, name, data)
 
 
 class Mail:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -168,7 +169,7 @@ def test_append_gives_the_next_sequence(book: Book) -> None:
     """An event from elsewhere takes its place in the order."""
     book.record(a="1")
     (last,) = book.record(a="2")
-    extra = Event(0, "t", last.type, "a", last.data, last.audience)
+    extra = Event(0, "t", last.type, "a", last.data)
     assert book.ledger.append(extra, book.consumers).sequence == last.sequence + 1
     assert len(book.take()) == 1
 
@@ -489,6 +490,45 @@ def test_pruning_keeps_what_mailboxes_need(book: Book) -> None:
     ]
     assert book.ledger.prune(0, "3000") == 4
     assert len(book.take()) == 2
+
+
+@pytest.mark.parametrize(
+    ("times", "older_than", "left"),
+    [
+        ("2026 2027 2028", "2027", ["2027", "2028"]),
+        ("2026 2099 2028", "2030", ["2099", "2028"]),  # the clock was a life ahead, and set back
+        ("2099 2026 2027", "2030", ["2099", "2026", "2027"]),
+        ("2026 2026 2027", "2030", []),
+    ],
+)
+def test_pruning_by_age_goes_by_the_order(
+    book: Book, times: str, older_than: str, left: list[str]
+) -> None:
+    """An event goes with all that came before it, or not yet: the log has no holes."""
+    book.record(a="0")
+    (event,) = book.record(a="1")
+    for time in times.split():
+        book.ledger.append(msgspec.structs.replace(event, time=time), {})
+    book.drain()
+    book.ledger.prune(3, older_than)
+    assert [e.time for e in book.ledger.events_after(0, 99)] == left
+
+
+def test_a_long_log_waits_for_a_checkpoint(book: Book) -> None:
+    """What a bulk pass wrote is moved into the database only when it is asked for."""
+    many = {f"s{number}": "0" * 800 for number in range(4000)}
+    book.record(**many)
+    path, log = (f"{book.directory}/ledger.sqlite3{suffix}" for suffix in ("", "-wal"))
+    book.ledger.checkpoint()
+    before = os.path.getsize(path)
+    book.record(**dict.fromkeys(many, "1" * 800))
+    long = os.path.getsize(log)
+    assert os.path.getsize(path) == before
+    book.ledger.checkpoint()
+    assert os.path.getsize(path) > before
+    book.record(a="1")
+    assert os.path.getsize(log) < long
+    assert book.ledger.pending_count("hook") > len(many)
 
 
 def test_a_position_among_pruned_events_is_outside_the_span(book: Book) -> None:

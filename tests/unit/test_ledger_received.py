@@ -123,20 +123,29 @@ def test_where_to_go_on(mail: Mail) -> None:
     assert told([event]) == [("e-2", version(2), version(3))]
 
 
-def test_a_ledger_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
-    """With its events and mailboxes."""
+@pytest.mark.parametrize(
+    "older",
+    [
+        "ALTER TABLE event DROP COLUMN origin; DROP TABLE received; PRAGMA user_version = 1",
+        "PRAGMA user_version = 2",
+    ],
+)
+def test_a_ledger_of_a_version_before_is_taken_over(tmp_path: Path, older: str) -> None:
+    """With its events, and who may see them, and mailboxes."""
     mail = Mail(str(tmp_path))
     mail.ledger.append(change("a", 2, 1), ALL)
     mail.close()
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as old:
         old.executescript(
-            "ALTER TABLE event DROP COLUMN origin; DROP TABLE received; PRAGMA user_version = 1"
+            "CREATE INDEX event_time ON event (time); UPDATE event SET audience ="
+            ' \'{"a":[{"resource_type":"Client","id":"other"}]}\';' + older
         )
     state = StateDir.open(str(tmp_path))
     ledger = Ledger.open(state, "boot")
     assert ledger.rebuilt is None
     (event,) = ledger.take("hook", Grant(), 9)
     assert (event.subject, event.origin) == ("a", None)
+    assert event.audience == {"a": (Scope("Client", "other"),)}
     assert ledger.receive([arrival(1, 2, 1)], ALL)
     ledger.close()
     state.close()

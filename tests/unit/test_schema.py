@@ -12,16 +12,15 @@ from syncd.core.events import (
     SECRET_CHANGED,
     VAULT_CONFIG_CHANGED,
     Event,
-    ScopeData,
     SecretData,
     Stamp,
     VaultConfigData,
 )
-from syncd.core.model import ChangeKind
+from syncd.core.model import ChangeKind, Scope
 from syncd.schema import schema_of
 
 STAMP = Stamp("5f0c2a91", "/syncd/host")
-CHANGED = SecretData("a", ChangeKind.MODIFIED, "/m/a", ScopeData("Client", "c"), "k1:ab", "k1:cd")
+CHANGED = SecretData("a", ChangeKind.MODIFIED, "/m/a", Scope("Client", "c"), "k1:ab", "k1:cd")
 
 
 def accepts(what: str, document: Any) -> bool:
@@ -42,7 +41,7 @@ def test_a_schema_is_a_schema(what: str) -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        Event(7, "2026-11-23T20:40:28.333Z", SECRET_CHANGED, "a", CHANGED, {}),
+        Event(7, "2026-11-23T20:40:28.333Z", SECRET_CHANGED, "a", CHANGED),
         Event(
             8,
             "2026-11-23T20:40:28.333Z",

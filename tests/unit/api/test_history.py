@@ -56,7 +56,7 @@ async def test_old_events_come_from_the_ledger(mail: Mail) -> None:
 async def test_recent_events_come_from_memory(mail: Mail) -> None:
     """What joins on to what is in memory is read without the ledger; it is not there at all."""
     history = History(mail.ledger, 0)
-    events = [Event(n, "t", "x", "a", change("a", n, n - 1).data, {"a": (APP,)}) for n in (1, 2, 3)]
+    events = [Event(n, "t", "x", "a", change("a", n, n - 1).data) for n in (1, 2, 3)]
     history.add(events[:1], keep=True)
     history.add(events[1:], keep=True)
     assert await all_after(history, 0) == [1, 2, 3]

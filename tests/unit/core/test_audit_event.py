@@ -9,11 +9,11 @@ from fhir.resources.R4B.auditevent import AuditEvent
 from hypothesis import given, strategies as st
 
 from syncd.core.audit_event import audit_event, audit_event_id
-from syncd.core.events import ScopeData, SecretData
-from syncd.core.model import ChangeKind
+from syncd.core.events import SecretData
+from syncd.core.model import ChangeKind, Scope
 
 TIME = "2026-11-23T20:40:28.333Z"
-APP = ScopeData("Client", "my-client")
+APP = Scope("Client", "my-client")
 
 
 def tell(data: SecretData) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def tell(data: SecretData) -> dict[str, Any]:
 
 
 def change(
-    kind: ChangeKind, version: str | None, previous: str | None, *scopes: ScopeData
+    kind: ChangeKind, version: str | None, previous: str | None, *scopes: Scope
 ) -> SecretData:
     scope = scopes[0] if len(scopes) == 1 else list(scopes)
     return SecretData("client-secret", kind, "/m/client-secret", scope, version, previous)
@@ -66,7 +66,7 @@ def test_each_kind_of_change(
 
 def test_several_scopes() -> None:
     """The older list form of a scope names several resources."""
-    resource = tell(change(ChangeKind.ADDED, "k1:1", None, APP, ScopeData("TokenIntrospector")))
+    resource = tell(change(ChangeKind.ADDED, "k1:1", None, APP, Scope("TokenIntrospector")))
     AuditEvent.model_validate(resource)
     assert [item["name"] for item in resource["entity"][1:]] == [
         "Client/my-client",

@@ -20,7 +20,6 @@ from syncd.core.events import (
     AdoptionData,
     Event,
     ReplicaData,
-    ScopeData,
     SecretData,
     Stamp,
     VaultConfigData,
@@ -40,10 +39,8 @@ def secret_event(
     version: str | None = "k1:22", previous: str | None = "k1:11", sequence: int = 42
 ) -> Event:
     """An event about the secret `a`."""
-    data = SecretData(
-        "a", ChangeKind.MODIFIED, "/s/a", ScopeData("Client", "mine"), version, previous
-    )
-    return Event(sequence, AT, SECRET_CHANGED, "a", data, {"a": (MINE,)})
+    data = SecretData("a", ChangeKind.MODIFIED, "/s/a", Scope("Client", "mine"), version, previous)
+    return Event(sequence, AT, SECRET_CHANGED, "a", data)
 
 
 VAULT_EVENT = Event(
@@ -96,7 +93,7 @@ class TestWire:
     def test_a_whole_type_has_no_id(self) -> None:
         """A scope without `id` is written without it; several scopes are a list."""
         assert msgspec.to_builtins(scope_data((ALL,))) == {"resource_type": "Client"}
-        assert scope_data((ALL, MINE)) == [ScopeData("Client"), ScopeData("Client", "mine")]
+        assert scope_data((ALL, MINE)) == [Scope("Client"), Scope("Client", "mine")]
 
 
 class TestReset:
@@ -242,9 +239,9 @@ class TestAdoption:
     @staticmethod
     def event(type_: str = SECRET_ADOPTED, consumer: str = "one") -> Event:
         replica = ReplicaData("http://127.0.0.1:8080", True, 0.2, None)
-        scope = ScopeData("Client", "mine")
+        scope = Scope("Client", "mine")
         data = AdoptionData("a", scope, "k1:00", consumer, 0.2, (replica,))
-        return Event(7, AT, type_, "a", data, {"a": (MINE,)})
+        return Event(7, AT, type_, "a", data)
 
     def test_supersedes_what_its_consumer_said_of_the_secret(self) -> None:
         """A receiver that was away gets the newest outcome; another consumer's is another one."""
@@ -273,7 +270,7 @@ class TestAdoption:
 class TestOfAnotherInstallation:
     def test_what_an_event_tells_of_its_secret(self) -> None:
         """Known as another installation's, in a slot of its own, present or missing."""
-        scope = [ScopeData("Client", "one"), ScopeData("TokenIntrospector", None)]
+        scope = [Scope("Client", "one"), Scope("TokenIntrospector", None)]
         data = SecretData("a", ChangeKind.MODIFIED, "/run/a", scope, "k1:00", None)
         known = known_of(AT, "/syncd/other", data)
         entry = Entry(

@@ -16,7 +16,6 @@ from syncd.core.events import (
     VAULT_CONFIG_CHANGED,
     Event,
     Origin,
-    ScopeData,
     SecretData,
     Stamp,
     VaultConfigData,
@@ -84,13 +83,13 @@ def test_the_default_subject() -> None:
 @pytest.mark.parametrize(
     ("scopes", "expected"),
     [
-        (ScopeData("Client", "app"), "h.Client.app.a"),
-        (ScopeData("Client"), "h.Client.~.a"),
-        ([ScopeData("Client", "app"), ScopeData("Job")], "h.~.~.a"),
-        (ScopeData("~", "~"), "h.%7E.%7E.a"),
+        (Scope("Client", "app"), "h.Client.app.a"),
+        (Scope("Client"), "h.Client.~.a"),
+        ([Scope("Client", "app"), Scope("Job")], "h.~.~.a"),
+        (Scope("~", "~"), "h.%7E.%7E.a"),
     ],
 )
-def test_scopes_in_subjects(scopes: ScopeData | list[ScopeData], expected: str) -> None:
+def test_scopes_in_subjects(scopes: Scope | list[Scope], expected: str) -> None:
     """`~` where there is no single answer, which no name can be."""
     event = change("a", 2, 1)
     assert isinstance(event.data, SecretData)
@@ -177,9 +176,11 @@ def test_what_is_sent_is_what_is_received(event: Event, mode: ContentMode) -> No
     headers, payload = encode(event, STAMP, "s.x", mode)
     received = decode({name.title(): value for name, value in headers.items()}, payload)
     assert received == msgspec.structs.replace(
-        event, sequence=0, audience=received.audience, origin=STAMP.origin(event)
+        event, sequence=0, told_to=None, origin=STAMP.origin(event)
     )
-    if isinstance(event.data, SecretData):
+    if event is CONFIG:
+        assert received.audience == {}
+    else:
         assert received.audience == {event.subject: (Scope("Client", "app"),)}
 
 
