@@ -126,7 +126,7 @@ class Ledger:
             ) from None
         except sqlite3.Error as error:
             raise StateError(
-                f"cannot open {path}: {error_name(error)}; make state_dir writable"
+                f"cannot open {path}: {error_name(error)}; free or mend state_dir"
             ) from None
 
     @classmethod

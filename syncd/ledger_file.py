@@ -35,6 +35,7 @@ CREATE TABLE received (
 _FROM_2_TO_3 = "DROP INDEX event_time;"
 _FROM_1_TO_3 = f"ALTER TABLE event ADD COLUMN origin TEXT; {_RECEIVED} {_FROM_2_TO_3}"
 _TABLES = frozenset(("meta", "secret", "event", "pending"))
+_DISK_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")  # its shared memory is a file beside it
 _MACHINE_ERRORS = frozenset(
     (
         sqlite3.SQLITE_BUSY,
@@ -86,8 +87,10 @@ def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
 
 def error_name(error: sqlite3.Error) -> str:
     """SQLite's name of the error: its text may quote a statement, its name cannot."""
-    name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
-    return str(name).removeprefix("SQLITE_").replace("_", " ").lower()
+    name = str(getattr(error, "sqlite_errorname", "SQLITE_ERROR"))
+    if name in _DISK_FULL:
+        return "the disk is full"
+    return name.removeprefix("SQLITE_").replace("_", " ").lower()
 
 
 def _connect(path: str) -> sqlite3.Connection:

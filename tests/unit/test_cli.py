@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 UNUSABLE = ConfigurationError([finding("config-invalid", "/c.yaml", "a", "is wrong", "mend it")])
-FULL = StateError("cannot use the ledger: full; free or mend state_dir")
+FULL = StateError("cannot use the ledger: the disk is full; free or mend state_dir")
 BUG = ValueError(CANARY.decode())
 
 
@@ -30,9 +30,9 @@ def failing(error: BaseException) -> Callable[..., None]:
     ("error", "code", "line"),
     [
         (UNUSABLE, 2, "syncd: /c.yaml: a: is wrong; mend it [config-invalid]"),
-        (FULL, 1, "syncd: cannot use the ledger: full; free or mend state_dir"),
+        (FULL, 1, "syncd: cannot use the ledger: the disk is full; free or mend state_dir"),
         (ExceptionGroup("", [ExceptionGroup("", [UNUSABLE])]), 2, "syncd: /c.yaml: a: is wrong"),
-        (ExceptionGroup("", [FULL]), 1, "syncd: cannot use the ledger: full"),
+        (ExceptionGroup("", [FULL]), 1, "syncd: cannot use the ledger: the disk is full"),
         (BUG, 1, "syncd: internal error: ValueError at test_cli.py:"),
         (ExceptionGroup("", [FULL, BUG]), 1, "syncd: internal error: ExceptionGroup at "),
     ],
