@@ -16,6 +16,7 @@ import structlog
 
 from syncd.core.errors import ConfigurationError, RefusedError
 from syncd.core.findings import finding, json_path, key_path
+from syncd.lean_import import import_requests
 from syncd.mount.publish import Publisher, filesystem
 from syncd.providers.auth import (
     AzureAuth,
@@ -28,7 +29,6 @@ from syncd.providers.auth import (
 from syncd.providers.azure_cloud import find_cloud
 from syncd.providers.azure_objects import AzureClass, decode_azure
 from syncd.providers.combined import CombinedProvider
-from syncd.providers.lean_import import import_requests
 from syncd.providers.manifest import Path, Report, check_paths, decode_manifests
 from syncd.providers.refresh import IN_MEMORY, Refresher
 from syncd.providers.vault_objects import VaultClass, decode_vault

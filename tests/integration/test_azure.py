@@ -584,7 +584,7 @@ def test_no_repr_shows_a_value(azure: Azure, open_provider: Open) -> None:
 def test_the_machine_s_identity_needs_no_azure_identity() -> None:
     """20 MiB less: msal and azure-identity are for service principals."""
     script = (
-        "import sys; from syncd.providers.lean_import import import_requests; import_requests();"
+        "import sys; from syncd.lean_import import import_requests; import_requests();"
         "import syncd.providers.azure;"
         "sys.exit(any(m in sys.modules for m in ('msal', 'azure.identity', 'aiohttp')))"
     )

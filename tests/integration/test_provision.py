@@ -423,7 +423,7 @@ def test_requests_is_loaded_without_its_character_sets() -> None:
     """3 MiB that JSON does not need; whoever imports the detector for itself gets the real one."""
     script = """
 import sys
-from syncd.providers.lean_import import import_requests
+from syncd.lean_import import import_requests
 import_requests()
 import syncd.providers.vault, requests
 assert "charset_normalizer" not in sys.modules and "chardet" not in sys.modules
