@@ -9,12 +9,14 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from support.aidbox import Aidbox, bundle, client, reference
+from support.documents import REPOSITORY, blocks_of, document
 from support.world import World, secret
 
 from syncd.contradictions import contradictions
@@ -28,14 +30,9 @@ from syncd.settings import Aidbox as Consumer, Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-EXAMPLES = f"{ROOT}/docs/examples"
-with open(f"{ROOT}/docs/aidbox.md") as _file:
-    PAGE = _file.read()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+EXAMPLES = f"{REPOSITORY}/docs/examples"
+PAGE = document("docs/aidbox.md")
+blocks = partial(blocks_of, PAGE)
 
 
 def example(name: str) -> Any:

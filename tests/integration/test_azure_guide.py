@@ -7,8 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from integration.test_provisioning_guide import ROOT, blocks, run
 from support.azure import Azure
+from support.documents import REPOSITORY, blocks, document, follow
 
 from syncd.core.decode import decode
 from syncd.core.tree import parse_yaml
@@ -19,8 +19,7 @@ from syncd.settings import Provision
 if TYPE_CHECKING:
     from pathlib import Path
 
-with open(f"{ROOT}/docs/provisioning-azure.md") as _file:
-    PAGE = _file.read()
+PAGE = document("docs/provisioning-azure.md")
 TUTORIAL = PAGE[PAGE.index("## Tutorial") : PAGE.index("## Reference")]
 REFERENCE = PAGE[PAGE.index("## Reference") :]
 
@@ -30,33 +29,21 @@ def test_the_tutorial_does_what_it_says(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "tools").mkdir()
     (tmp_path / "work").mkdir()
     az = tmp_path / "tools" / "az"
-    az.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/support/az.py "$@"\n')
+    az.write_text(f'#!/bin/sh\nexec {sys.executable} {REPOSITORY}/tests/support/az.py "$@"\n')
     az.chmod(0o755)
     with Azure(tmp_path) as azure:
         monkeypatch.setenv("FAKE", f"{azure.imds}/control")
         monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", azure.imds)
         monkeypatch.setenv("PATH", f"{tmp_path / 'tools'}:{os.environ['PATH']}")
-        script, expected = "set -eu\n", []
-        for language, content in blocks(TUTORIAL):
-            if language == "sh":
-                script += content
-            else:
-                expected += content.splitlines()
         fake = f"    vault_url: {azure.url}\n    ca_file: {azure.authority.file}\n"
         fake += "    verify_challenge_resource: false\n"
         here = "    interval: 5s\n"
-        assert script.count(here) == 1
-        done = run(script.replace(here, here + fake), tmp_path / "work")
-    assert done.returncode == 0, done.stdout + done.stderr
-    position = 0
-    for line in expected:
-        position = done.stdout.find(line, position)
-        assert position >= 0, f"{line!r} is not in the output:\n{done.stdout}"
+        assert TUTORIAL.count(here) == 1
+        follow(TUTORIAL, tmp_path / "work", {here: here + fake})
     (role,) = [item for item in azure.told if item["command"] == "role assignment create"]
     assert role["role"] == "Key Vault Secrets User"
     assert role["assignee-object-id"] == "the-principalId-of-my-vm"
     assert role["scope"] == "the-id-of-my-aidbox-vault"
-    assert not os.listdir(tmp_path / "work")
 
 
 @pytest.mark.parametrize("text", [c for language, c in blocks(REFERENCE) if language == "yaml"])

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import re
-import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
+from support.documents import blocks, document, follow, run
 from support.nats import free_port
 
 from syncd.bus.connection import PING_INTERVAL
@@ -20,63 +15,22 @@ from syncd.settings import Nats, Provision, RelaySource
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-with open(f"{ROOT}/docs/fleet.md") as _file:
-    PAGE = _file.read()
+PAGE = document("docs/fleet.md")
 TUTORIAL = PAGE[PAGE.index("## Try it") : PAGE.index("## Publish")]
 PUBLISH = PAGE[PAGE.index("## Publish") : PAGE.index("## Relay")]
 RELAY = PAGE[PAGE.index("## Relay") : PAGE.index("## When something fails")]
 SIZING = PAGE[PAGE.index("## Sizing") : PAGE.index("## What not to do")]
 
 
-def blocks(text: str) -> list[tuple[str, str]]:
-    """The fenced blocks: language and content."""
-    return re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-
-
 def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     """One shell runs all commands in order; what the page shows is in their output, in order."""
-    script, expected = "set -eu\n", []
-    for language, content in blocks(TUTORIAL):
-        if language == "sh":
-            script += content
-        else:
-            expected += content.splitlines()
-    script = script.replace("4222", str(free_port())).replace("9000", str(free_port()))
-    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
-    process = subprocess.Popen(
-        ["bash", "-c", script],
-        cwd=tmp_path,
-        env={**os.environ, "PATH": path, "HOME": str(tmp_path), "SYNCD_LOG_FORMAT": "json"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, errors = process.communicate(timeout=60)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, output + errors
-    position = 0
-    for line in expected:
-        position = output.find(line, position)
-        assert position >= 0, f"{line!r} is not in the output:\n{output}"
-    assert not os.listdir(tmp_path)
+    follow(TUTORIAL, tmp_path, {"4222": str(free_port()), "9000": str(free_port())})
 
 
-def test_the_relays_command_is_understood() -> None:
+def test_the_relays_command_is_understood(tmp_path: Path) -> None:
     """As written, but for the server and the file, which are not there."""
     ((_, command),) = blocks(RELAY)
-    done = subprocess.run(
-        ["bash", "-c", command.replace("/etc/syncd/relay.yaml", "/nonexistent.yaml")],
-        env={**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run(command.replace("/etc/syncd/relay.yaml", "/nonexistent.yaml"), tmp_path)
     assert done.returncode == 2
     assert "/nonexistent.yaml" in done.stderr
     assert "No such option" not in done.stderr

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
-import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from support.documents import blocks, document, follow
 from support.openbao import free_ports
 
 from syncd.core.decode import decode
@@ -22,55 +17,14 @@ from syncd.settings import Provision
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-with open(f"{ROOT}/docs/provisioning-vault.md") as _file:
-    PAGE = _file.read()
+PAGE = document("docs/provisioning-vault.md")
 TUTORIAL = PAGE[PAGE.index("## Tutorial") : PAGE.index("## On a real VM")]
 REFERENCE = PAGE[PAGE.index("## Reference") :]
 
 
-def blocks(text: str) -> list[tuple[str, str]]:
-    """The fenced blocks: language and content."""
-    return re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-
-
 def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     """One shell runs all commands in order; what the page shows is in their output, in order."""
-    script, expected = "set -eu\n", []
-    for language, content in blocks(TUTORIAL):
-        if language == "sh":
-            script += content
-        else:
-            expected += content.splitlines()
-    vault, receiver = str(free_ports()), str(free_ports())
-    done = run(script.replace("8200", vault).replace("9000", receiver), tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    position = 0
-    for line in expected:
-        wanted = line.replace("8200", vault).removesuffix("…")
-        position = done.stdout.find(wanted, position)
-        assert position >= 0, f"{wanted!r} is not in the output:\n{done.stdout}"
-    assert not os.listdir(tmp_path)
-
-
-def run(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a shell in a process group of its own, of which nothing is left afterwards."""
-    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
-    process = subprocess.Popen(
-        ["bash", "-c", script],
-        cwd=directory,
-        env={**os.environ, "PATH": path, "HOME": str(directory), "SYNCD_LOG_FORMAT": "json"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, errors = process.communicate(timeout=60)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    return subprocess.CompletedProcess([], process.returncode, output, errors)
+    follow(TUTORIAL, tmp_path, {"8200": str(free_ports()), "9000": str(free_ports())})
 
 
 @pytest.mark.parametrize("text", [c for language, c in blocks(REFERENCE) if language == "yaml"])

@@ -8,11 +8,13 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from support.documents import REPOSITORY, blocks_of, document
 from support.receiver import Receiver
 from support.world import World, secret
 
@@ -21,20 +23,15 @@ from syncd.schema import schema_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-with open(f"{ROOT}/README.md") as _file:
-    README = _file.read()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+README = document("README.md")
+blocks = partial(blocks_of, README)
 
 
 def test_the_demonstration() -> None:
     """`make demo` runs `syncd demo`, which prints each event with its latency and ends well."""
     assert blocks("sh")[0] == "make demo\n"
     plan = subprocess.run(
-        ["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "-n", "demo"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert re.search(r"-m syncd demo --rotations \d+ --interval \w+", plan.stdout)
     done = subprocess.run(
