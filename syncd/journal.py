@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncd.client import Client, UnreachableError
-from syncd.core.events import (
-    RESET,
+from syncd.core.event_data import (
     SECRET_ADOPTED,
     SECRET_CHANGED,
     SECRET_REJECTED,
@@ -24,13 +23,14 @@ from syncd.core.events import (
     SecretData,
     VaultConfigData,
 )
+from syncd.core.events import RESET
 from syncd.core.timing import Backoff
 from syncd.terminal import printable, scope_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from syncd.core.events import Version
+    from syncd.core.event_data import Version
 
 BACKOFF_CAP: Final = 10.0
 """Seconds between two attempts to come back, at the most."""

@@ -17,23 +17,22 @@ Methods block, may be called from any thread, and raise `StateError` when the fi
 
 from __future__ import annotations
 
-import os
 import secrets
 import sqlite3
-import threading
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from syncd.core.errors import StateError
-from syncd.core.events import DATA_TYPES, Event, Origin, SecretData, events_of, known_of
+from syncd.core.event_data import DATA_TYPES, SecretData, known_of
+from syncd.core.events import Event, Origin, events_of
 from syncd.core.model import Entry, Known, Scope, State
+from syncd.ledger_connection import LedgerConnection, last_sequence, meta, set_meta
 from syncd.ledger_file import error_name, open_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from syncd.core.changes import Plan
     from syncd.core.model import Grant
@@ -42,12 +41,6 @@ if TYPE_CHECKING:
 UNKNOWN_BOOT: Final = "unknown"
 """A `boot_id` that names no run of the machine: every unclean close counts as its crash."""
 
-_MARK_CLOSED = "UPDATE meta SET value = '' WHERE key = 'open_since_boot'"
-_CHECKPOINT = 1000
-"""Pages in the log after which a commit moves them into the database: SQLite's own default."""
-
-_LONG_LOG = _CHECKPOINT * 4096
-_DAMAGE = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 _EVENT = (
     "event.sequence, event.time, event.type, event.subject, event.data, event.audience,"
     " event.origin"
@@ -94,14 +87,17 @@ class Ledger:
         fresh: True until the first baseline is recorded.
     """
 
-    def __init__(self, path: str, connection: sqlite3.Connection, rebuilt: str | None) -> None:
-        self._path = path
-        self._connection = connection
-        self._lock = threading.Lock()
-        self._damaged = False
-        self.rebuilt = rebuilt
-        self.epoch = self._meta("epoch") or ""
-        self.fresh = self._meta("baseline") is None
+    def __init__(self, path: str, key_id: str, boot_id: str) -> None:
+        connection, self.rebuilt = open_file(path, key_id)
+        self._file = LedgerConnection(path, connection)
+        try:
+            self.epoch = self._begin(key_id, boot_id)
+            with self._file.held() as db:
+                self.fresh = meta(db, "baseline") is None
+            self._file.truncate_log()
+        except BaseException:
+            connection.close()
+            raise
 
     @classmethod
     def open(cls, state: StateDir, boot_id: str) -> Ledger:
@@ -119,7 +115,7 @@ class Ledger:
         """
         path = f"{state.path}/ledger.sqlite3"
         try:
-            return cls._open(path, state.key_id, boot_id)
+            return cls(path, state.key_id, boot_id)
         except OSError as error:
             raise StateError(
                 f"cannot open {path}: {error.strerror}; make state_dir writable"
@@ -129,46 +125,26 @@ class Ledger:
                 f"cannot open {path}: {error_name(error)}; free or mend state_dir"
             ) from None
 
-    @classmethod
-    def _open(cls, path: str, key_id: str, boot_id: str) -> Ledger:
-        connection, rebuilt = open_file(path, key_id)
-        try:
-            ledger = cls(path, connection, rebuilt)
-            ledger._begin(key_id, boot_id)
-        except BaseException:
-            connection.close()
-            raise
-        return ledger
-
-    def _begin(self, key_id: str, boot_id: str) -> None:
-        with self._transaction() as db:
-            opened = self._meta("open_since_boot")
+    def _begin(self, key_id: str, boot_id: str) -> str:
+        with self._file.transaction() as db:
+            epoch, opened = meta(db, "epoch"), meta(db, "open_since_boot")
             same_boot = opened == boot_id and boot_id != UNKNOWN_BOOT
-            if not self.epoch or not (same_boot or opened == ""):
-                self.epoch = secrets.token_hex(4)
-            for key, value in (
-                ("epoch", self.epoch),
-                ("key_id", key_id),
-                ("open_since_boot", boot_id),
-            ):
-                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-        with self._lock, self._as_state_error():
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if not epoch or not (same_boot or opened == ""):
+                epoch = secrets.token_hex(4)
+            set_meta(db, epoch=epoch, key_id=key_id, open_since_boot=boot_id)
+        return epoch
 
     def close(self) -> None:
         """Closes the file; the next opening need not doubt its sequences."""
-        with self._lock:
-            try:
-                if not self._damaged:
-                    self._connection.execute(_MARK_CLOSED)
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            except sqlite3.Error:
-                pass  # the next opening treats it as a crash, which is safe
-            self._connection.close()
+        self._file.close()
+
+    def checkpoint(self) -> None:
+        """Moves what `record` committed from the log into the database, when the log is long."""
+        self._file.checkpoint()
 
     def inventory(self) -> dict[str, Known]:
         """Everything known, by secret name."""
-        rows = self._read(
+        rows = self._file.read(
             "SELECT name, path, scopes, state, version, problem, changed_at FROM secret"
         )
         return {
@@ -205,12 +181,12 @@ class Ledger:
         Returns:
             The events, in order.
         """
-        with self._transaction(checkpoint=False) as db:
+        with self._file.transaction(checkpoint=False) as db:
             events: list[Event] = []
             if self.fresh:
-                db.execute("INSERT OR REPLACE INTO meta VALUES ('baseline', ?)", (at,))
+                set_meta(db, baseline=at)
             else:
-                events = events_of(plan, known, vault_config_path, at, self._last() + 1)
+                events = events_of(plan, known, vault_config_path, at, last_sequence(db) + 1)
             self._store_inventory(db, plan, known)
             self._append(db, events, consumers)
         self.fresh = False
@@ -218,8 +194,8 @@ class Ledger:
 
     def append(self, event: Event, consumers: Mapping[str, Grant]) -> Event:
         """Commits one more event, at the next sequence whatever `event.sequence` says."""
-        with self._transaction() as db:
-            event = msgspec.structs.replace(event, sequence=self._last() + 1)
+        with self._file.transaction() as db:
+            event = msgspec.structs.replace(event, sequence=last_sequence(db) + 1)
             self._append(db, [event], consumers)
         return event
 
@@ -234,14 +210,13 @@ class Ledger:
         Returns:
             The position that the past ends with; 0 where there is none.
         """
-        with self._transaction() as db:
-            followed = self._meta("stream")
+        with self._file.transaction() as db:
+            followed = meta(db, "stream")
             if followed != stream:
                 db.execute("UPDATE received SET position = 0")
                 past = last if followed is None else 0
-                for key, value in (("stream", stream), ("stream_past", str(past))):
-                    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-            return int(self._meta("stream_past") or 0)
+                set_meta(db, stream=stream, stream_past=str(past))
+            return int(meta(db, "stream_past") or 0)
 
     def receive(self, arrivals: Iterable[Arrival], consumers: Mapping[str, Grant]) -> list[Event]:
         """Commits events of other installations, with sequences of our own.
@@ -254,12 +229,12 @@ class Ledger:
         Returns:
             The events that are new.
         """
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             events: list[Event] = []
             for arrival in arrivals:
                 event = self._admit(db, arrival)
                 if event is not None:
-                    sequence = self._last() + 1
+                    sequence = last_sequence(db) + 1
                     events.append(msgspec.structs.replace(event, sequence=sequence))
                     self._append(db, events[-1:], consumers)
         return events
@@ -285,7 +260,7 @@ class Ledger:
 
     def received(self) -> dict[str, Known]:
         """What is known of other installations' secrets, by `Entry.key`."""
-        rows = self._read("SELECT time, source, data FROM received WHERE data IS NOT NULL")
+        rows = self._file.read("SELECT time, source, data FROM received WHERE data IS NOT NULL")
         everything = (known_of(time, source, _decode_secret(data)) for time, source, data in rows)
         return {known.entry.key: known for known in everything}
 
@@ -339,7 +314,7 @@ class Ledger:
         What the consumer may not see any more, since its scope was narrowed, is dropped.
         """
         while True:
-            rows = self._read(
+            rows = self._file.read(
                 f"SELECT {_EVENT}, pending.acknowledged FROM pending JOIN event USING (sequence)"  # noqa: S608 - constant
                 " WHERE consumer = ? ORDER BY pending.sequence LIMIT ?",
                 (consumer, limit),
@@ -363,7 +338,7 @@ class Ledger:
         Where a newer event of the same secret came meanwhile, that one stays and remembers what
         was just acknowledged.
         """
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             for event in events:
                 at = (consumer, event.slot, event.sequence)
                 done = db.execute(
@@ -379,29 +354,29 @@ class Ledger:
     def pending(self) -> dict[str, dict[str, Pending]]:
         """Per consumer, what waits for it, by secret name (other events under their slot)."""
         waiting: dict[str, dict[str, Pending]] = {}
-        for consumer, slot, sequence, acknowledged in self._read("SELECT * FROM pending"):
+        for consumer, slot, sequence, acknowledged in self._file.read("SELECT * FROM pending"):
             name = slot.removeprefix("secret:")
             waiting.setdefault(consumer, {})[name] = Pending(acknowledged, sequence)
         return waiting
 
     def pending_count(self, consumer: str) -> int:
         """How many events wait in a mailbox."""
-        rows = self._read("SELECT count(*) FROM pending WHERE consumer = ?", (consumer,))
+        rows = self._file.read("SELECT count(*) FROM pending WHERE consumer = ?", (consumer,))
         return int(rows[0][0])
 
     def forget_others(self, consumers: Iterable[str]) -> dict[str, int]:
         """Drops the mailboxes of all consumers but these; tells how many events each held."""
         kept = set(consumers)
-        rows = self._read("SELECT consumer, count(*) FROM pending GROUP BY consumer")
+        rows = self._file.read("SELECT consumer, count(*) FROM pending GROUP BY consumer")
         gone = {consumer: count for consumer, count in rows if consumer not in kept}
-        with self._transaction() as db:
+        with self._file.transaction() as db:
             for consumer in gone:
                 db.execute("DELETE FROM pending WHERE consumer = ?", (consumer,))
         return gone
 
     def events_after(self, sequence: int, limit: int) -> list[Event]:
         """The events that follow a position, oldest first."""
-        rows = self._read(
+        rows = self._file.read(
             f"SELECT {_EVENT} FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?",  # noqa: S608 - constant
             (sequence, limit),
         )
@@ -410,7 +385,7 @@ class Ledger:
     def events_of(self, types: Sequence[str]) -> list[Event]:
         """The events of some types that the log holds, oldest first."""
         marks = ", ".join("?" * len(types))
-        rows = self._read(
+        rows = self._file.read(
             f"SELECT {_EVENT} FROM event WHERE type IN ({marks}) ORDER BY sequence",  # noqa: S608 - marks
             tuple(types),
         )
@@ -422,8 +397,8 @@ class Ledger:
         A subscriber whose position is at least the first can go on without a gap. Older events can
         still be there, because a mailbox needs them.
         """
-        with self._lock, self._as_state_error():
-            return int(self._meta("pruned") or 0), self._last()
+        with self._file.held() as db:
+            return int(meta(db, "pruned") or 0), last_sequence(db)
 
     def prune(self, max_events: int, older_than: str) -> int:
         """Bounds the event log; what a mailbox still needs stays.
@@ -436,8 +411,8 @@ class Ledger:
             How many events went.
         """
         doomed = "FROM event WHERE sequence <= ? AND sequence NOT IN (SELECT sequence FROM pending)"
-        with self._transaction() as db:
-            last = self._last()
+        with self._file.transaction() as db:
+            last = last_sequence(db)
             # times follow sequences but for a clock that was set: what it calls old waits its turn
             young = db.execute(
                 "SELECT sequence FROM event WHERE time >= ? ORDER BY sequence LIMIT 1",
@@ -449,57 +424,9 @@ class Ledger:
                 return 0
             # never `RETURNING`: the rows of a busy minute would take tens of MiB
             gone = db.execute(f"DELETE {doomed}", limits).rowcount
-            pruned = max(int(self._meta("pruned") or 0), newest)
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('pruned', ?)", (str(pruned),))
+            pruned = max(int(meta(db, "pruned") or 0), newest)
+            set_meta(db, pruned=str(pruned))
         return gone
-
-    def checkpoint(self) -> None:
-        """Moves what was committed from the log into the database, when the log is long.
-
-        What goes wrong with it is left for whoever commits next to find out.
-        """
-        with self._lock, suppress(StateError, FileNotFoundError), self._as_state_error():
-            if os.path.getsize(f"{self._path}-wal") > _LONG_LOG:
-                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-
-    def _last(self) -> int:
-        row = self._connection.execute(
-            "SELECT seq FROM sqlite_sequence WHERE name = 'event'"
-        ).fetchone()
-        return 0 if row is None else int(row[0])
-
-    def _meta(self, key: str) -> str | None:
-        row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
-
-    def _read(self, statement: str, parameters: tuple[object, ...] = ()) -> list[tuple]:  # type: ignore[type-arg] # sqlite3's rows
-        with self._lock, self._as_state_error():
-            return self._connection.execute(statement, parameters).fetchall()
-
-    @contextmanager
-    def _transaction(self, *, checkpoint: bool = True) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._as_state_error():
-            pages = _CHECKPOINT if checkpoint else 0
-            self._connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _as_state_error(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
-                self._damaged = True  # the next opening looks closely, and starts anew
-            raise StateError(
-                f"cannot use the ledger: {error_name(error)}; free or mend state_dir"
-            ) from None
 
 
 def _previous(event: Event) -> str | None:

@@ -18,7 +18,7 @@ import anyio.to_thread
 
 from syncd.api.facts import Facts
 from syncd.bus.intake import PATIENCE, Intake
-from syncd.core.events import SecretData, known_of
+from syncd.core.event_data import SecretData, known_of
 from syncd.core.nats_binding import escape
 from syncd.daemon import Daemon
 from syncd.mount.reconcile import Commit, rfc3339

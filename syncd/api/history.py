@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from syncd.api.subscribers import View
-    from syncd.core.events import Data, Event, Stamp
+    from syncd.core.event_data import Data
+    from syncd.core.events import Event, Stamp
     from syncd.ledger import Ledger
 
 PAGE: Final = 256

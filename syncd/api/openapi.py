@@ -18,7 +18,8 @@ from syncd.api.report import (
     StatusReport,
 )
 from syncd.api.subscribers import MOST_FILTERS
-from syncd.core.events import DATA_TYPES, RESET, WIRE_TYPES
+from syncd.core.event_data import DATA_TYPES
+from syncd.core.events import RESET, WIRE_TYPES
 
 _REF: Final = "#/components/schemas/{name}"
 _DENIED: Final = "The uid of the caller has no entry in api.subscribers."

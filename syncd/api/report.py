@@ -13,7 +13,7 @@ import msgspec
 
 from syncd import __version__
 from syncd.core.adoption import AdoptionState, adoption_of
-from syncd.core.events import SecretState, Version, secret_state
+from syncd.core.event_data import SecretState, Version, secret_state
 from syncd.core.model import State
 
 if TYPE_CHECKING:

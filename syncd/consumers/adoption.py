@@ -28,14 +28,14 @@ from syncd.core.adoption import (
     mailbox_of,
 )
 from syncd.core.errors import StateError, SyncdError
-from syncd.core.events import (
+from syncd.core.event_data import (
     SECRET_ADOPTED,
     SECRET_REJECTED,
     AdoptionData,
-    Event,
     ReplicaData,
     SecretData,
 )
+from syncd.core.events import Event
 from syncd.core.model import Scope
 from syncd.core.timing import Backoff
 from syncd.telemetry.log import describe

@@ -21,7 +21,7 @@ from syncd.consumers.credentials import CredentialFiles
 from syncd.consumers.replicas import Replicas
 from syncd.core.audit_event import audit_event, audit_event_id
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
-from syncd.core.events import SecretData
+from syncd.core.event_data import SecretData
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

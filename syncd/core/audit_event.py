@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from syncd.core.model import ChangeKind
 
 if TYPE_CHECKING:
-    from syncd.core.events import SecretData
+    from syncd.core.event_data import SecretData
     from syncd.core.model import Scope
 
 TYPE_SYSTEM: Final = "urn:syncd:audit-event-type"

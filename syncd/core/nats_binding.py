@@ -22,20 +22,15 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from syncd.core.events import (
-    DATA_TYPES,
-    STRUCTURED,
-    AdoptionData,
-    Event,
-    Origin,
-    SecretData,
-)
+from syncd.core.event_data import DATA_TYPES, AdoptionData, SecretData
+from syncd.core.events import STRUCTURED, Event, Origin
 from syncd.core.model import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from syncd.core.events import Data, Stamp
+    from syncd.core.event_data import Data
+    from syncd.core.events import Stamp
 
 ContentMode = Literal["structured", "binary"]
 

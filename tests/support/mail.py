@@ -11,7 +11,8 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from syncd.consumers.delivery import Consumer, Delivery
-from syncd.core.events import SECRET_CHANGED, Event, SecretData, scope_data
+from syncd.core.event_data import SECRET_CHANGED, SecretData, scope_data
+from syncd.core.events import Event
 from syncd.core.model import ChangeKind, Grant, Scope
 from syncd.ledger import Ledger
 from syncd.state_dir import StateDir

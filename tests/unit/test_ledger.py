@@ -16,7 +16,8 @@ from hypothesis import given, settings, strategies as st
 
 from syncd.core.changes import plan
 from syncd.core.errors import StateError
-from syncd.core.events import Event, SecretData, VaultConfigData
+from syncd.core.event_data import SecretData, VaultConfigData
+from syncd.core.events import Event
 from syncd.core.model import ChangeKind, Entry, Grant, Known, Observation, Scope, State
 from syncd.ledger import UNKNOWN_BOOT, Ledger
 from syncd.state_dir import StateDir
@@ -53,7 +54,7 @@ class Book:
 
     def crash(self) -> None:
         """Goes away without saying so, as by kill -9."""
-        self.ledger._connection.close()
+        self.ledger._file._connection.close()
         self.state.close()
 
     def record(self, **versions: str | None) -> list[Event]:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from support.mail import Mail, change, version
 
-from syncd.core.events import VAULT_CONFIG_CHANGED, Event, Origin, SecretData, VaultConfigData
+from syncd.core.event_data import VAULT_CONFIG_CHANGED, SecretData, VaultConfigData
+from syncd.core.events import Event, Origin
 from syncd.core.model import Grant, Scope, State
 from syncd.ledger import Arrival, Ledger
 from syncd.state_dir import StateDir

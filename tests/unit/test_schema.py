@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from syncd.core.events import (
+from syncd.core.event_data import (
     SECRET_CHANGED,
     VAULT_CONFIG_CHANGED,
-    Event,
     SecretData,
-    Stamp,
     VaultConfigData,
 )
+from syncd.core.events import Event, Stamp
 from syncd.core.model import ChangeKind, Scope
 from syncd.schema import schema_of
 

@@ -11,7 +11,8 @@ from support.mail import APP, Mail, change
 
 from syncd.api.history import PAGE, History, Item
 from syncd.api.subscribers import View
-from syncd.core.events import VAULT_CONFIG_CHANGED, Event, Stamp, VaultConfigData
+from syncd.core.event_data import VAULT_CONFIG_CHANGED, VaultConfigData
+from syncd.core.events import Event, Stamp
 from syncd.core.model import Grant, Scope
 
 if TYPE_CHECKING:

@@ -21,13 +21,15 @@ from syncd.consumers.credentials import CredentialFiles
 from syncd.consumers.replicas import Replica, Replicas
 from syncd.core.adoption import NOT_VERIFIABLE, Adoption, AdoptionState
 from syncd.core.errors import StateError, TemporaryError
-from syncd.core.events import AdoptionData, Event
+from syncd.core.event_data import AdoptionData
 from syncd.core.model import Grant, Scope
 from syncd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
+
+    from syncd.core.events import Event
 
 BOX = "aidbox/verify"
 VALUE = b"canary\n"

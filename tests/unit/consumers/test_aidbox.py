@@ -13,7 +13,8 @@ from support.receiver import Receiver, reply
 
 from syncd.consumers.aidbox import AidboxConsumer, _together
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
-from syncd.core.events import VAULT_CONFIG_CHANGED, Event, Stamp, VaultConfigData
+from syncd.core.event_data import VAULT_CONFIG_CHANGED, VaultConfigData
+from syncd.core.events import Event, Stamp
 from syncd.core.model import Grant
 from syncd.settings import Aidbox
 

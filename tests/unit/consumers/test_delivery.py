@@ -26,13 +26,15 @@ from support.mail import (
 from syncd.consumers import delivery as engine
 from syncd.consumers.delivery import Delivery
 from syncd.core.errors import RefusedError, StateError, TemporaryError
-from syncd.core.events import Event, SecretData
+from syncd.core.event_data import SecretData
 from syncd.core.model import ChangeKind, Grant, Scope
 from syncd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from syncd.core.events import Event
 
 
 class Listener:

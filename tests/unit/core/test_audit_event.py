@@ -9,7 +9,7 @@ from fhir.resources.R4B.auditevent import AuditEvent
 from hypothesis import given, strategies as st
 
 from syncd.core.audit_event import audit_event, audit_event_id
-from syncd.core.events import SecretData
+from syncd.core.event_data import SecretData
 from syncd.core.model import ChangeKind, Scope
 
 TIME = "2026-11-23T20:40:28.333Z"

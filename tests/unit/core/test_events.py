@@ -10,24 +10,20 @@ import pytest
 from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 
 from syncd.core.changes import plan
-from syncd.core.events import (
+from syncd.core.event_data import (
     SECRET_ADOPTED,
     SECRET_CHANGED,
     SECRET_REJECTED,
-    STRUCTURED,
     VAULT_CONFIG_CHANGED,
-    WIRE_TYPES,
     AdoptionData,
-    Event,
     ReplicaData,
     SecretData,
-    Stamp,
     VaultConfigData,
-    events_of,
     known_of,
     scope_data,
     secret_state,
 )
+from syncd.core.events import STRUCTURED, WIRE_TYPES, Event, Stamp, events_of
 from syncd.core.model import ChangeKind, Entry, Grant, Known, Observation, Scope, State
 
 AT = "2026-11-23T20:40:28.333Z"

@@ -12,14 +12,8 @@ from cloudevents.core.bindings.http import HTTPMessage, from_binary_event, from_
 from hypothesis import given, strategies as st
 from support.mail import TIME, change
 
-from syncd.core.events import (
-    VAULT_CONFIG_CHANGED,
-    Event,
-    Origin,
-    SecretData,
-    Stamp,
-    VaultConfigData,
-)
+from syncd.core.event_data import VAULT_CONFIG_CHANGED, SecretData, VaultConfigData
+from syncd.core.events import Event, Origin, Stamp
 from syncd.core.model import Scope
 from syncd.core.nats_binding import (
     DEFAULT_SUBJECT,

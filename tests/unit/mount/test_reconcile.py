@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from syncd.core.errors import StateError, TemporaryError
-from syncd.core.events import Event, SecretData, VaultConfigData
+from syncd.core.event_data import SecretData, VaultConfigData
 from syncd.core.model import Grant
 from syncd.core.payload import File
 from syncd.ledger import Ledger
@@ -28,6 +28,8 @@ from syncd.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
+
+    from syncd.core.events import Event
 
 DEADLINE = 15.0
 
