@@ -12,7 +12,13 @@ from cloudevents.core.bindings.http import HTTPMessage, from_binary_event, from_
 from hypothesis import given, strategies as st
 from support.mail import TIME, change
 
-from syncd.core.event_data import VAULT_CONFIG_CHANGED, SecretData, VaultConfigData
+from syncd.core.event_data import (
+    SECRET_ADOPTED,
+    VAULT_CONFIG_CHANGED,
+    AdoptionData,
+    SecretData,
+    VaultConfigData,
+)
 from syncd.core.events import Event, Origin, Stamp
 from syncd.core.model import Scope
 from syncd.core.nats_binding import (
@@ -131,10 +137,18 @@ def test_filters(subject: str, *, fine: bool) -> None:
     assert (filter_problem(subject) is None) == fine
 
 
+ADOPTED = Event(
+    44,
+    TIME,
+    SECRET_ADOPTED,
+    "a",
+    AdoptionData("a", Scope("Client", "app"), "k1:00", "aidbox", 0.2, ()),
+)
 EVENTS = [
     msgspec.structs.replace(change("a", 2, 1), sequence=42),
     msgspec.structs.replace(change('ключ "%" \U0001f600', None, 1), sequence=43),
     CONFIG,
+    ADOPTED,
     msgspec.structs.replace(change("a", 1, None), origin=Origin("0a-1", "/syncd/other")),
 ]
 
@@ -218,6 +232,13 @@ def test_what_is_no_event_is_refused(change_of: dict[str, Any], problem: str) ->
             {"content-type": "application/cloudevents+json"},
             msgspec.json.encode({**GOOD, **change_of}),
         )
+
+
+def test_an_adoption_of_another_secret_is_refused() -> None:
+    """Whoever may see the subject must not be told of another secret."""
+    content = msgspec.json.decode(STAMP.encode(ADOPTED))
+    with pytest.raises(BindingError, match="contradicts itself"):
+        decode(None, msgspec.json.encode({**content, "subject": "b"}))
 
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"\xff\xfe", b"[]", b'"x"'])
