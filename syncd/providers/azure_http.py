@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 from azure.core.exceptions import AzureError
 from azure.core.pipeline.transport import RequestsTransport
 
-from syncd.core.errors import TemporaryError
-from syncd.providers.transport import Sockets, new_session
+from syncd.core.errors import RefusedError, TemporaryError
+from syncd.providers.transport import Sockets, TooLongError, new_session
 from syncd.providers.unreachable import gone, unavailable
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ class Transport(RequestsTransport):
 
         Raises:
             TemporaryError: It was interrupted, or took too long.
+            RefusedError: The answer is too long.
         """
         interruption = self._interruption
         if interruption.requested:
@@ -116,6 +117,9 @@ class Transport(RequestsTransport):
         self.status = 0
         try:
             response = super().send(request, **options)
+        except TooLongError as error:
+            said = f"cannot {interruption.what}: {self._address} {error}"
+            raise RefusedError(f"{said}; check that it is a Key Vault") from None
         except AzureError:
             if interruption.requested:
                 raise gone(interruption.what, self._address) from None

@@ -6,7 +6,8 @@ Traps of requests that this module keeps shut (requests 2.34, urllib3 2.8):
   can override it: TLS is one `SSLContext` of ours;
 - `.netrc` would be taken as credentials: the environment gives proxies and nothing else;
 - time limits are per socket operation, and a blocked read cannot be cancelled: every socket is
-  known, so that shutting it ends the request under way.
+  known, so that shutting it ends the request under way;
+- an answer is read whole however long it is: `LONGEST_ANSWER` bounds it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,14 @@ from syncd.core.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+LONGEST_ANSWER = 32 << 20
+"""Bytes, unpacked; Vault takes no larger request itself (`max_request_size`)."""
+
+
+class TooLongError(Exception):
+    """An answer that went on beyond `LONGEST_ANSWER`, and was cut off; its text says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +168,7 @@ class Sockets:
 
 
 class _Adapter(HTTPAdapter):
-    """requests' adapter with our TLS and with sockets that can be shut."""
+    """requests' adapter with our TLS, sockets that can be shut, and answers of bounded length."""
 
     def __init__(
         self, sockets: Sockets, context: ssl.SSLContext | None, server_name: str | None
@@ -169,6 +178,29 @@ class _Adapter(HTTPAdapter):
         if context is not None:
             self._tls = {"ssl_context": context, "server_hostname": server_name}
         super().__init__(max_retries=0)
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,  # noqa: FBT001, FBT002 - requests' signature
+        *args: Any,  # noqa: ANN401
+        **kwargs: Any,  # noqa: ANN401
+    ) -> requests.Response:
+        """Sends a request, and reads the answer unless it is streamed.
+
+        Raises:
+            TooLongError: The answer is.
+        """
+        response = super().send(request, stream, *args, **kwargs)
+        if not stream:
+            content = bytearray()
+            for chunk in response.iter_content(1 << 16):
+                content += chunk
+                if len(content) > LONGEST_ANSWER:
+                    response.close()
+                    raise TooLongError(f"answers with more than {LONGEST_ANSWER >> 20} MiB")
+            response._content = bytes(content)  # noqa: SLF001 - where requests puts it itself
+        return response
 
     def init_poolmanager(
         self,

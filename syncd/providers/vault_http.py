@@ -26,7 +26,7 @@ from hvac.adapters import RawAdapter
 
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.timing import Backoff
-from syncd.providers.transport import Sockets, new_session
+from syncd.providers.transport import Sockets, TooLongError, new_session
 from syncd.providers.unreachable import explain, gone, unavailable
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 15.0
 REQUEST_LIMIT = 30.0
 """Seconds that one request may take from connecting to the last byte."""
-LONGEST_ANSWER = 32 << 20
-"""Bytes; Vault takes no larger request itself (`max_request_size`)."""
 ATTEMPTS = 3
 """How often a GET is made in one pass before the refresh loop's own backoff takes over."""
 FIRST_PAUSE = 0.5
@@ -160,12 +158,9 @@ class Connection:
                 headers=headers,
                 data=None if body is None else body.encode(),
                 raise_exception=False,
-                stream=True,
             )
-            try:
-                content = self._read(response, what)
-            finally:
-                response.close()
+        except TooLongError as error:
+            raise RefusedError(f"cannot {what}: {self.address} {error}; check secretPath") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             if self._interrupted.is_set():
                 raise gone(what, self.address) from None
@@ -183,19 +178,7 @@ class Connection:
         finally:
             limit.cancel()
             client.token = ""
-        return Answer(response.status_code, content, _retry_after(response.headers))
-
-    def _read(self, response: Any, what: str) -> bytes:  # noqa: ANN401 - requests has no types here
-        """Reads the body as it comes, so that its size can be bounded."""
-        content = bytearray()
-        while chunk := response.raw.read1(1 << 16, decode_content=True):
-            content += chunk
-            if len(content) > LONGEST_ANSWER:
-                raise RefusedError(
-                    f"cannot {what}: {self.address} answers with more than"
-                    f" {LONGEST_ANSWER >> 20} MiB; check secretPath"
-                )
-        return bytes(content)
+        return Answer(response.status_code, response.content, _retry_after(response.headers))
 
     def _ready(self) -> Any:  # noqa: ANN401 - hvac has no types
         """The client, made anew when a file of its TLS configuration has changed."""

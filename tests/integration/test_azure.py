@@ -34,7 +34,7 @@ from unit.providers.test_azure_objects import array
 
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.payload import File, Payload
-from syncd.providers import azure_http
+from syncd.providers import azure_http, transport
 from syncd.providers.auth import (
     AzureAuth,
     ClientCertificate,
@@ -466,6 +466,18 @@ def test_retry_after(azure: Azure, open_provider: Open, monkeypatch: pytest.Monk
     ) as caught:
         provider.fetch()
     assert caught.value.retry_after == 90
+
+
+def test_an_answer_beyond_all_bounds_is_cut_off(
+    azure: Azure, open_provider: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is bounded; the next pass goes on."""
+    provider = open_provider()
+    monkeypatch.setattr(transport, "LONGEST_ANSWER", 1 << 20)
+    azure.fault(lambda handler: handler.say(200, b"x" * (2 << 20)))
+    with pytest.raises(RefusedError, match="answers with more than 1 MiB; check that it is a Key"):
+        provider.fetch()
+    assert provider.fetch().files
 
 
 def test_a_vault_that_hangs(

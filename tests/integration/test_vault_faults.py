@@ -24,7 +24,7 @@ from support.receiver import (
 from support.tls import EXPIRED, Authority
 
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
-from syncd.providers import vault_http
+from syncd.providers import transport, vault_http
 from syncd.providers.auth import AppRole, AzureLogin
 from syncd.providers.transport import Trust
 from syncd.providers.vault_auth import Login
@@ -176,7 +176,7 @@ def test_an_answer_beyond_all_bounds_is_cut_off(
 ) -> None:
     """Memory is bounded."""
     provider = make(openbao, server)
-    monkeypatch.setattr(vault_http, "LONGEST_ANSWER", 1 << 20)
+    monkeypatch.setattr(transport, "LONGEST_ANSWER", 1 << 20)
     server.script(reply(200, b"x" * (2 << 20)))
     with pytest.raises(RefusedError, match="answers with more than 1 MiB; check secretPath"):
         provider.fetch()
