@@ -58,6 +58,7 @@ class Retention:
                 )
             except StateError as error:
                 log.warning("event_log.not_pruned", problem=str(error))
+                self._grown.set()  # a full disk takes no commit that would have it tried again
             await anyio.sleep(bounds.prune_interval)
 
 

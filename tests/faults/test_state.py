@@ -45,7 +45,9 @@ def world() -> Iterator[World]:
 @pytest.fixture
 def books(world: World) -> Iterator[Books]:
     with Books() as books:
-        world.configure(consumers=[hook(books)])
+        world.configure(
+            consumers=[hook(books)], event_log={"max_events": 100, "prune_interval": "1s"}
+        )
         yield books
 
 
@@ -72,10 +74,10 @@ def refusal(world: World, wrapper: Sequence[str] = ()) -> str:
 
 @contextlib.contextmanager
 def small_disk(world: World) -> Iterator[MountNamespace]:
-    """A namespace where the state directory is a file system of its own, of 1 MiB."""
+    """A namespace where the state directory is a file system of its own, of 8 MiB."""
     os.makedirs(world.state)
     with MountNamespace() as namespace:
-        namespace.run("mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", world.state)
+        namespace.run("mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs", world.state)
         yield namespace
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 import pytest
 from support.mail import Mail, change
 
 from syncd.core.decode import Duration
+from syncd.core.errors import StateError
 from syncd.mount.reconcile import Commit
 from syncd.retention import Retention, prune
 from syncd.settings import EventLog
@@ -50,4 +52,24 @@ async def test_it_prunes_after_commits(mail: Mail) -> None:
             with anyio.fail_after(10):
                 while await anyio.to_thread.run_sync(mail.ledger.span) != (count - 1, count):  # noqa: ASYNC110 - the ledger tells nobody
                     await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_failed_pruning_is_tried_again(mail: Mail, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without another commit: a full disk takes none, and pruning is what makes room."""
+    again, attempts = anyio.Event(), []
+
+    def prune_or_fail(*limits: object) -> int:
+        attempts.append(limits)
+        if len(attempts) == 1:
+            raise StateError("cannot use the ledger: the disk is full; free or mend state_dir")
+        anyio.from_thread.run_sync(again.set)
+        return 0
+
+    monkeypatch.setattr(mail.ledger, "prune", prune_or_fail)
+    bounds = EventLog(prune_interval=Duration(0.01))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Retention(mail.ledger, lambda: bounds).run)
+        with anyio.fail_after(10):
+            await again.wait()
         tasks.cancel_scope.cancel()
