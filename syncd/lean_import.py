@@ -19,7 +19,6 @@ _SERVERS: Final = {
     "http.server": ("BaseHTTPRequestHandler",),
     "wsgiref.simple_server": ("make_server", "WSGIRequestHandler", "WSGIServer"),
 }
-_DETECTORS: Final = ("chardet", "charset_normalizer")
 
 
 def import_prometheus_client() -> None:
@@ -51,9 +50,6 @@ def import_requests() -> None:
     It imports a detector of character sets for bodies that name none. Vaults answer in JSON, which
     is UTF-8: 3 MiB less (charset-normalizer 3.4), a fifteenth of a daemon that fetches.
     """
-    if any(name in sys.modules for name in _DETECTORS):
-        importlib.import_module("requests")  # it takes what is there
-        return
     detector = {"__version__": "3.4.0", "detect": lambda _body: {"encoding": None}}
     with _standing_in({"chardet": None, "charset_normalizer": detector}):
         importlib.import_module("requests")
