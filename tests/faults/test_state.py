@@ -45,9 +45,7 @@ def world() -> Iterator[World]:
 @pytest.fixture
 def books(world: World) -> Iterator[Books]:
     with Books() as books:
-        world.configure(
-            consumers=[hook(books)], event_log={"max_events": 100, "prune_interval": "1s"}
-        )
+        world.configure(consumers=[hook(books)])
         yield books
 
 
@@ -74,10 +72,15 @@ def refusal(world: World, wrapper: Sequence[str] = ()) -> str:
 
 @contextlib.contextmanager
 def small_disk(world: World) -> Iterator[MountNamespace]:
-    """A namespace where the state directory is a file system of its own, of 8 MiB."""
+    """A namespace where the state directory is a file system of its own, of few MiB.
+
+    SQLite's log never gets shorter than it once was: again and again full takes room for 4 MiB.
+    """
     os.makedirs(world.state)
     with MountNamespace() as namespace:
-        namespace.run("mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs", world.state)
+        namespace.run(
+            "mount", "-t", "tmpfs", "-o", f"size={scaled(1, 8)}m,mode=700", "tmpfs", world.state
+        )
         yield namespace
 
 
