@@ -31,6 +31,6 @@ ENV PYTHONPATH=/opt/syncd \
 USER 65532:65532
 VOLUME ["/var/lib/syncd"]
 EXPOSE 9753
-HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["python3", "-m", "syncd.healthcheck"]
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["python3", "-m", "syncd.commands.healthcheck"]
 ENTRYPOINT ["python3", "-m", "syncd"]
 CMD ["run"]

@@ -86,7 +86,7 @@ install:
 	rm -rf $(STAGE)/syncd/bin
 	find $(STAGE)/syncd -name __pycache__ -prune -exec rm -rf {} +
 	$(STAGE)/venv/bin/python -m compileall -q -s $(STAGE) -p $(prefix)/lib $(STAGE)/syncd
-	printf '#!%s -I\nimport sys\n\nsys.path.insert(0, "$(prefix)/lib/syncd")\n\nfrom syncd.cli import main\n\nmain()\n' \
+	printf '#!%s -I\nimport sys\n\nsys.path.insert(0, "$(prefix)/lib/syncd")\n\nfrom syncd.commands.main import main\n\nmain()\n' \
 	  "$$(cat $(STAGE)/interpreter)" > $(STAGE)/command
 	install -d $(ROOT)/bin $(ROOT)/lib/systemd/system $(ROOT)/share/doc/syncd/examples
 	rm -rf $(ROOT)/lib/syncd

@@ -1,6 +1,6 @@
 """`python -m syncd` is the command `syncd`."""
 
-from syncd.cli import main
+from syncd.commands.main import main
 
 if __name__ == "__main__":
     main()

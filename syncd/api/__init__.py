@@ -1,1 +1,1 @@
-"""Others ask: subscribers and operators over a Unix socket, probes and scrapers over TCP."""
+"""From the ledger to clients: the HTTP API, event streams, probes, systemd credentials."""

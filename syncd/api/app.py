@@ -23,7 +23,7 @@ from syncd.api.report import (
     secrets_report,
     status_report,
 )
-from syncd.api.stream import Stream
+from syncd.api.streams import Stream
 from syncd.api.subscribers import MOST_FILTERS, Caller, View, peer_of, resource
 from syncd.core.errors import StateError
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope as AsgiScope, Send
 
-    from syncd.api.broadcast import Broadcast
-    from syncd.api.facts import Facts
     from syncd.api.server import Connection
+    from syncd.api.status import Facts
+    from syncd.api.streams import Broadcast
     from syncd.api.subscribers import Subscribers
     from syncd.core.model import Scope
-    from syncd.ledger import Ledger
+    from syncd.ledger.ledger import Ledger
     from syncd.telemetry.metrics import Metrics
 
 START: Final = "start"

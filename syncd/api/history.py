@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from syncd.api.subscribers import View
     from syncd.core.event_data import Data
     from syncd.core.events import Event, Stamp
-    from syncd.ledger import Ledger
+    from syncd.ledger.ledger import Ledger
 
 PAGE: Final = 256
 """Events in a page of the ledger."""

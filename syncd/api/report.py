@@ -19,10 +19,10 @@ from syncd.core.model import State
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from syncd.api.facts import Facts
+    from syncd.api.status import Facts
     from syncd.api.subscribers import View
     from syncd.core.model import Known
-    from syncd.ledger import Pending
+    from syncd.ledger.ledger import Pending
 
 _NAMED: Final = 5
 _OVERDUE: Final = 3

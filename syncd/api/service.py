@@ -15,23 +15,22 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from syncd.api.broadcast import Broadcast
-from syncd.api.credentials import CredentialServer
 from syncd.api.sockets import Inherited, Listener, inherit, make_tcp, make_unix, set_access
+from syncd.api.streams import Broadcast
 from syncd.api.subscribers import Subscribers
-from syncd.settings import Credentials, RelaySettings, grant
+from syncd.api.systemd_credentials import CredentialServer
+from syncd.config.settings import Credentials, RelaySettings, grant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anyio.abc import TaskStatus
 
-    from syncd.api.facts import Facts
     from syncd.api.server import Server
-    from syncd.core.events import Stamp
-    from syncd.ledger import Ledger
-    from syncd.mount.reconcile import Commit
-    from syncd.settings import Api as ApiSettings, Settings
+    from syncd.api.status import Facts
+    from syncd.config.settings import Api as ApiSettings, Settings
+    from syncd.core.events import Commit, Stamp
+    from syncd.ledger.ledger import Ledger
     from syncd.telemetry.metrics import Metrics
 
 GRACE: Final = 1.0

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -26,7 +25,7 @@ import anyio.to_thread
 import structlog
 
 from syncd.core.errors import RefusedError, StateError, TemporaryError
-from syncd.core.timing import Backoff
+from syncd.core.timing import Backoff, rfc3339, seconds_of
 from syncd.telemetry.log import describe
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
     from syncd.core.events import Event
     from syncd.core.model import Grant
-    from syncd.ledger import Ledger
+    from syncd.ledger.ledger import Ledger
     from syncd.telemetry.metrics import Metrics
 
 SHUTDOWN_GRACE = 5.0
@@ -242,7 +241,7 @@ class Delivery:
         return events, max(known, len(events))
 
     async def _wait(self, delay: float) -> None:
-        self._next_attempt_at = _rfc3339(self._clock() + delay)
+        self._next_attempt_at = rfc3339(self._clock() + delay)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._keep_count, tasks.cancel_scope)
             await self._sleep(delay)
@@ -269,7 +268,7 @@ class Delivery:
         now = self._clock()
         latency = 0.0
         for event in events:
-            latency = max(0.0, now - datetime.fromisoformat(event.time).timestamp())
+            latency = max(0.0, now - seconds_of(event.time))
             self._metrics.delivered(latency)
         log.info(
             "delivery.acknowledged",
@@ -282,7 +281,7 @@ class Delivery:
         )
         self._backoff.reset()
         self._refusals.clear()
-        self._last_success_at = _rfc3339(now)
+        self._last_success_at = rfc3339(now)
         self._last_error = None
 
     def _retry(self, reason: str, at_least: float = 0.0) -> float:
@@ -331,8 +330,3 @@ class Delivery:
             retry_in=round(delay, 1),
         )
         return delay
-
-
-def _rfc3339(seconds: float) -> str:
-    at = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    return at.removesuffix("+00:00") + "Z"

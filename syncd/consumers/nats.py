@@ -1,7 +1,7 @@
 """NATS JetStream as a consumer: events published to a stream, acknowledged when they are stored.
 
 What the wire looks like is the part of `syncd.core.nats_binding`, the connection that of
-`syncd.bus.connection`.
+`syncd.net.nats`.
 An event counts as delivered by JetStream's acknowledgement alone (`PubAck`); one that says
 "duplicate" is one too. Several events are on their way at a time, in order; what is acknowledged of
 a batch of which another event failed is not published again, as long as this process lives.
@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from syncd.bus.connection import Connection
-from syncd.bus.login import Server
 from syncd.core.nats_binding import MESSAGE_ID, encode, render
+from syncd.net.nats import Connection
+from syncd.net.nats_login import Server
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ MAX_IN_FLIGHT: Final = 256
 
 
 class Subject(Server, Protocol):
-    """Where to publish (`syncd.settings.Nats`)."""
+    """Where to publish (`syncd.config.settings.Nats`)."""
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ The wire is CloudEvents 1.0.2 (HTTP protocol binding: structured content mode fo
 content mode where several are allowed), signed by the Standard Webhooks scheme
 (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md).
 
-How a request is made is `syncd.consumers.http`'s part. Of an answer only status and `Retry-After`
+How a request is made is `syncd.net.http`'s part. Of an answer only status and `Retry-After`
 count; its body is thrown away.
 """
 
@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Protocol
 import httpx2
 
 from syncd import __version__
-from syncd.consumers.credentials import CredentialFiles, Keyring
-from syncd.consumers.http import TRY_AGAIN, UNAUTHORIZED, Connection, parse_retry_after
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.events import BATCH, STRUCTURED
+from syncd.net.credentials import CredentialFiles, Keyring
+from syncd.net.http import TRY_AGAIN, UNAUTHORIZED, Connection, parse_retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from syncd.consumers.credentials import Credentials
-    from syncd.consumers.http import Answer
     from syncd.core.events import Event, Stamp
     from syncd.core.model import Grant
+    from syncd.net.credentials import Credentials
+    from syncd.net.http import Answer
 
 
 class BasicAuth(Protocol):
@@ -44,7 +44,7 @@ class BasicAuth(Protocol):
 
 
 class Endpoint(Protocol):
-    """How to reach a webhook (`syncd.settings.Webhook`)."""
+    """How to reach a webhook (`syncd.config.settings.Webhook`)."""
 
     @property
     def name(self) -> str:

@@ -1,1 +1,1 @@
-"""What it means: the pure rules. Nothing here opens a file, a socket or a clock."""
+"""Domain types and rules; no I/O and no clock."""

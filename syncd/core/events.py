@@ -8,6 +8,7 @@ goes over the wire (CloudEvents 1.0.2, JSON event format 1.0.2). What each type 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -144,6 +145,21 @@ class CloudEvent(msgspec.Struct, frozen=True, gc=False):
     time: str
     datacontenttype: str
     data: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Events that were committed to the ledger in one transaction.
+
+    Attributes:
+        events: In order; those of a scan all have one time.
+        inventory: Everything known afterwards.
+        detected: Monotonic clock when the scan began or the events arrived, seconds.
+    """
+
+    events: tuple[Event, ...]
+    inventory: Mapping[str, Known]
+    detected: float
 
 
 class Stamp(msgspec.Struct, frozen=True):

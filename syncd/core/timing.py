@@ -4,10 +4,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from random import Random
+
+
+def rfc3339(seconds: float) -> str:
+    """A time as events and reports carry it: UTC, milliseconds, `Z` (RFC 3339).
+
+    Args:
+        seconds: Since the epoch.
+    """
+    moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return moment.removesuffix("+00:00") + "Z"
+
+
+def seconds_of(moment: str) -> float:
+    """Seconds since the epoch of a time as `rfc3339` writes it.
+
+    Raises:
+        ValueError: It is not an RFC 3339 time.
+    """
+    return datetime.fromisoformat(moment).timestamp()
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ Its rules, after Aidbox's documentation of external secrets (release 2602):
 
 Every problem is told at once, with its JSON path and without quoting a path: a secret that was
 pasted into the wrong place must not travel on. Whether the files are there is asked elsewhere
-(`syncd.mount.read`, `syncd.check`).
+(`syncd.mount.read`, `syncd.lint.check`).
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""They lie in files: reading a mount safely, watching it, and the loop that reconciles the two."""
+"""From files to changes: watching, reading, comparing."""

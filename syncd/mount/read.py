@@ -18,10 +18,11 @@ values of two secrets have different versions, and nobody without the key can te
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from syncd.mount.root_scan import Root, RootScan, Snapshot
+from syncd.mount.root_scan import Root, RootScan, Rules, Snapshot
 from syncd.mount.roots import DATA_LINK, contains, derive_roots, watch_path
 from syncd.mount.verdict import unreadable
 
@@ -52,21 +53,20 @@ class Reader:
         self, key: bytes, roots: Iterable[str], *, max_size: int, settle: float, grace: float
     ) -> None:
         self._hash = blake2b(key=key, digest_size=16)
-        self.max_size = max_size
-        self.settle = settle
-        self.grace = grace
+        self._rules = Rules((), max_size, settle, grace, self.fingerprint)
         self._roots: dict[str, Root] = {}
         self.set_roots(roots)
 
     @property
     def roots(self) -> tuple[str, ...]:
         """The roots, longest first."""
-        return tuple(self._roots)
+        return self._rules.roots
 
     def set_roots(self, roots: Iterable[str]) -> None:
         """Reads these roots from now on; what is remembered of one that stays is kept."""
         ordered = sorted(roots, key=len, reverse=True)
         self._roots = {root: self._roots.get(root) or Root(root) for root in ordered}
+        self._rules = replace(self._rules, roots=tuple(self._roots))
 
     def scan(
         self,
@@ -97,7 +97,7 @@ class Reader:
         for root, members in by_root.items():
             scan = RootScan(
                 self._roots[root],
-                self,
+                self._rules,
                 members,
                 now=now,
                 monotonic=monotonic,

@@ -12,7 +12,6 @@ import gc
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from random import Random
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -22,8 +21,9 @@ import structlog
 
 from syncd.core.changes import plan
 from syncd.core.errors import StateError
+from syncd.core.events import Commit
 from syncd.core.model import Entry, State
-from syncd.core.timing import Backoff, Pace
+from syncd.core.timing import Backoff, Pace, rfc3339
 from syncd.mount.read import Reader, Snapshot
 from syncd.mount.roots import mounts_of, parents_of, watch_path
 from syncd.mount.value import read_version
@@ -32,12 +32,11 @@ from syncd.mount.watch import Watcher
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from syncd.config.settings import Watch
     from syncd.core.changes import Plan
-    from syncd.core.events import Event
     from syncd.core.model import Grant, Known
-    from syncd.ledger import Ledger
+    from syncd.ledger.ledger import Ledger
     from syncd.mount.vault_config_file import VaultConfigFile
-    from syncd.settings import Watch
     from syncd.telemetry.metrics import Metrics
 
 _BASELINE_LIMIT: Final = 5.0
@@ -48,26 +47,6 @@ _HEAD_START_SHARE: Final = 0.25
 """Whoever waits for events has the processor before they are logged and counted: for so many
 seconds, and after a long pass for this share of its duration."""
 log = structlog.get_logger()
-
-
-def rfc3339(moment: datetime) -> str:
-    """A time as events carry it: UTC, milliseconds, `Z` (RFC 3339)."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """What a pass committed.
-
-    Attributes:
-        events: In order; all of one time.
-        inventory: Everything known afterwards.
-        detected: Monotonic clock when the scan ended, seconds.
-    """
-
-    events: tuple[Event, ...]
-    inventory: Mapping[str, Known]
-    detected: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +254,7 @@ class Reconciler:
         if result.commit is not None:
             self.inventory = result.commit.inventory
             self._on_commit(result.commit)
-        self.scanned_at = rfc3339(datetime.now(UTC))
+        self.scanned_at = rfc3339(time.time())
         self.settled = result.snapshot.retry_in is None
         try:
             if result.commit is not None and result.commit.events:
@@ -305,7 +284,7 @@ class Reconciler:
         else:
             snapshot.retry_within(self._settings.settle)
         before = self.inventory
-        now = rfc3339(datetime.now(UTC))
+        now = rfc3339(time.time())
         planned = plan(before, self.vault_config.entries, snapshot.observations, now)
         commit = None
         if self._ledger.fresh and self._still_being_written(snapshot):

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.model import Observation, State
-from syncd.mount import beneath
 from syncd.mount.roots import DATA_LINK, contains, parents_of, watch_path
 from syncd.mount.verdict import (
     GONE,
@@ -24,12 +23,12 @@ from syncd.mount.verdict import (
     not_a_file,
     unreadable,
 )
+from syncd.system import beneath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from syncd.core.model import Entry
-    from syncd.mount.read import Reader
 
 _ATTEMPTS: Final = 50
 _TRY_AGAIN: Final = 1.0
@@ -94,6 +93,25 @@ class Root:
     away_since: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What every scan goes by.
+
+    Attributes:
+        roots: Directories that files must lie in, longest first.
+        max_size: Largest secret, bytes.
+        settle: Seconds a plain file must rest before it is read.
+        grace: Seconds that a vanished mount has to come back before its secrets count as removed.
+        fingerprint: The version of a content, by the secret's name and the content.
+    """
+
+    roots: tuple[str, ...]
+    max_size: int
+    settle: float
+    grace: float
+    fingerprint: Callable[[str, bytes], str]
+
+
 class _GenerationGoneError(Exception):
     """The generation that was being read is not there any more: read the next one."""
 
@@ -104,7 +122,7 @@ class RootScan:
     def __init__(
         self,
         root: Root,
-        reader: Reader,
+        rules: Rules,
         entries: list[Entry],
         *,
         now: float,
@@ -112,7 +130,7 @@ class RootScan:
         is_written: Callable[[str], bool],
     ) -> None:
         self._root = root
-        self._reader = reader
+        self._rules = rules
         self._entries = entries
         self._monotonic = monotonic
         self._epoch = now - time.monotonic()
@@ -170,7 +188,7 @@ class RootScan:
             return
         self._start()
         self._observe_all(Observation(State.PRESENT, settled=False))
-        self._snapshot.retry_within(self._reader.settle)
+        self._snapshot.retry_within(self._rules.settle)
 
     def _pin(self, root: int) -> int | None:
         """Opens the directory behind `..data`, so that it stays the one that is read.
@@ -243,7 +261,7 @@ class RootScan:
         known = self._root
         if known.away_since is None:
             known.away_since = self._monotonic
-        left = known.away_since + self._reader.grace - self._monotonic
+        left = known.away_since + self._rules.grace - self._monotonic
         if left <= 0:
             return False
         problem = f"the mount {known.path} is away"
@@ -312,7 +330,7 @@ class RootScan:
         # an absolute link, or one from a generation to elsewhere: fine if it ends in some root
         self._left = True
         real = os.path.realpath(f"/proc/self/fd/{directory}/{relative}")
-        for path in self._reader.roots:
+        for path in self._rules.roots:
             base = os.path.realpath(path)
             if real != base and contains(base, real):
                 pinned = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -326,7 +344,7 @@ class RootScan:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return not_a_file(status.st_mode)
-        limit = self._reader.max_size
+        limit = self._rules.max_size
         if status.st_size > limit:
             return unreadable("secret-too-large", f"is larger than max_secret_size ({limit} bytes)")
         content = os.read(descriptor, status.st_size + 1)
@@ -334,7 +352,7 @@ class RootScan:
         if not untouched and not self._at_rest(descriptor, status, entry):
             return Observation(State.PRESENT, settled=False)
         if len(content) != status.st_size:
-            self._snapshot.retry_within(self._reader.settle)
+            self._snapshot.retry_within(self._rules.settle)
             return Observation(State.PRESENT, settled=False)
         if not content:
             self._snapshot.empty.append(entry.name)
@@ -344,10 +362,10 @@ class RootScan:
             self._snapshot.newline_ended.append(entry.name)
         if not published and status.st_mode & stat.S_IROTH:
             self._snapshot.world_readable.append(entry.name)
-        return Observation(State.PRESENT, self._reader.fingerprint(entry.name, content))
+        return Observation(State.PRESENT, self._rules.fingerprint(entry.name, content))
 
     def _at_rest(self, descriptor: int, before: os.stat_result, entry: Entry) -> bool:
-        settle, after = self._reader.settle, os.fstat(descriptor)
+        settle, after = self._rules.settle, os.fstat(descriptor)
         unchanged = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
         # the clock goes on while a large mount is scanned; a file of the far future is at rest
         age = self._epoch + time.monotonic() - after.st_mtime

@@ -19,8 +19,8 @@ from syncd.mount.roots import derive_roots
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from syncd.config.settings import Watch
     from syncd.core.model import Entry, Observation
-    from syncd.settings import Watch
 
 
 class _ValueReader(Reader):

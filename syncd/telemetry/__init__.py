@@ -1,1 +1,1 @@
-"""What operators see: the log, the metrics, and what systemd is told."""
+"""Log, metrics and the service manager."""

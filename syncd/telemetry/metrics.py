@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from syncd import __version__
 from syncd.core.model import ChangeKind, State
-from syncd.lean_import import import_prometheus_client
+from syncd.system.lean_import import import_prometheus_client
 
 import_prometheus_client()
 import prometheus_client  # noqa: E402 - see lean_import

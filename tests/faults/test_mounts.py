@@ -14,7 +14,7 @@ from support.faults import Books, MountNamespace, expected, hook, is_root, scale
 from support.world import World, secret
 
 from syncd.core.payload import File
-from syncd.mount.publish import Publisher
+from syncd.provision.publish import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -25,7 +25,7 @@ MOST_CPU = 0.75
 PUBLISHER = """
 import itertools, sys
 from syncd.core.payload import File
-from syncd.mount.publish import Publisher
+from syncd.provision.publish import Publisher
 publisher = Publisher(sys.argv[1])
 for number in itertools.count():
     publisher.publish([File(f"s{i}", b"%d" % number) for i in range(20)])

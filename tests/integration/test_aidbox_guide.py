@@ -19,13 +19,13 @@ from support.aidbox import Aidbox, bundle, client, reference
 from support.documents import REPOSITORY, blocks_of, document
 from support.world import World, secret
 
-from syncd.contradictions import contradictions
+from syncd.commands.schema import schema_of
+from syncd.config.settings import Aidbox as Consumer, Settings
+from syncd.config.validation import contradictions
 from syncd.core.decode import decode
 from syncd.core.findings import CODES
 from syncd.core.tree import parse_yaml
 from syncd.core.vault_config import decode_vault_config
-from syncd.schema import schema_of
-from syncd.settings import Aidbox as Consumer, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,7 +146,7 @@ def commands(world: World, aidbox: Aidbox) -> None:
             assert json.loads(done.stdout)["findings"] == []
         elif "sarif" not in command:
             assert done.stdout == "0 errors, 0 warnings\n"
-    with open(f"{world.directory}/syncd.sarif") as file:
+    with open(f"{world.directory}/syncd.lint.sarif") as file:
         assert json.load(file)["version"] == "2.1.0"
 
 

@@ -29,23 +29,24 @@ from support.azure import (
     odd,
 )
 from support.tls import EXPIRED, Authority, replace
-from unit.providers.test_azure_content import bundle, chain
-from unit.providers.test_azure_objects import array
+from unit.provision.azure.test_content import bundle, chain
+from unit.provision.azure.test_objects import array
 
-from syncd.core.errors import RefusedError, TemporaryError
-from syncd.core.payload import File, Payload
-from syncd.providers import azure_http, transport
-from syncd.providers.auth import (
+from syncd.config.auth import (
     AzureAuth,
     ClientCertificate,
     ClientSecret,
     ManagedIdentity,
     WorkloadIdentity,
 )
-from syncd.providers.azure import AzureProvider
-from syncd.providers.azure_objects import decode_azure
-from syncd.providers.manifest import Manifest
-from syncd.providers.transport import Trust
+from syncd.core.errors import RefusedError, TemporaryError
+from syncd.core.payload import File, Payload
+from syncd.net import requests_session as transport
+from syncd.net.requests_session import Trust
+from syncd.provision.azure import http as azure_http
+from syncd.provision.azure.objects import decode_azure
+from syncd.provision.azure.provider import AzureProvider
+from syncd.provision.manifest import Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -596,8 +597,8 @@ def test_no_repr_shows_a_value(azure: Azure, open_provider: Open) -> None:
 def test_the_machine_s_identity_needs_no_azure_identity() -> None:
     """20 MiB less: msal and azure-identity are for service principals."""
     script = (
-        "import sys; from syncd.lean_import import import_requests; import_requests();"
-        "import syncd.providers.azure;"
+        "import sys; from syncd.system.lean_import import import_requests; import_requests();"
+        "import syncd.provision.azure.provider;"
         "sys.exit(any(m in sys.modules for m in ('msal', 'azure.identity', 'aiohttp')))"
     )
     environment = {**os.environ, "PYTHONWARNINGS": "error"}

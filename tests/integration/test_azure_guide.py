@@ -10,11 +10,11 @@ import pytest
 from support.azure import Azure
 from support.documents import REPOSITORY, blocks, document, follow
 
+from syncd.config.auth import AzureAuth
+from syncd.config.settings import Provision
 from syncd.core.decode import decode
 from syncd.core.tree import parse_yaml
-from syncd.providers.auth import AzureAuth
-from syncd.providers.azure_objects import _CLOUDS, _KEYS, _PARAMETERS
-from syncd.settings import Provision
+from syncd.provision.azure.objects import _CLOUDS, _KEYS, _PARAMETERS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.world import World, secret
 
-from syncd.api.credentials import REFUSAL
+from syncd.api.systemd_credentials import REFUSAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

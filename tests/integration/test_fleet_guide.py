@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from support.documents import blocks, document, follow, run
 from support.nats import free_port
 
-from syncd.bus.connection import PING_INTERVAL
+from syncd.config.settings import Nats, Provision, RelaySource
 from syncd.core.nats_binding import _PLACES, escape
-from syncd.settings import Nats, Provision, RelaySource
+from syncd.net.nats import PING_INTERVAL
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,18 +16,18 @@ from support.nats import Key, NatsServer, Operator, free_port, stream
 from support.tls import Authority, replace
 from support.world import CANARY, World, secret
 
+from syncd.config.settings import Nats
 from syncd.consumers.nats import MAX_IN_FLIGHT, NatsConsumer
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.events import Stamp
 from syncd.core.model import Grant
-from syncd.settings import Nats
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from syncd.bus.login import Login
     from syncd.core.events import Event
+    from syncd.net.nats_login import Login
 
 _numbers = itertools.count(1)
 PASSWORD = secret("password").decode()
@@ -415,7 +415,8 @@ def test_a_daemon_publishes_what_its_consumer_may_see(nats: NatsServer, name: st
 def test_who_uses_no_bus_does_not_pay_for_one() -> None:
     """nats-py is imported when a consumer of that kind is configured."""
     code = (
-        "import sys, syncd.daemon; print(any(name.split('.')[0] == 'nats' for name in sys.modules))"
+        "import sys, syncd.daemon.daemon;"
+        "print(any(name.split('.')[0] == 'nats' for name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

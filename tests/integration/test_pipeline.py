@@ -196,7 +196,7 @@ def test_a_crash_between_delivery_and_acknowledgement(world: World, receiver: Re
 PUBLISHER = """
 import itertools, sys
 from syncd.core.payload import File
-from syncd.mount.publish import Publisher
+from syncd.provision.publish import Publisher
 publisher = Publisher(sys.argv[1])
 for number in itertools.count():
     publisher.publish([File(f"s{i}", b"%d" % number) for i in range(20)])

@@ -413,7 +413,7 @@ def test_what_entry_and_manifest_say_only_together_is_checked_at_the_start(
 def test_a_sidecar_does_not_load_the_sdk(world: World) -> None:
     """Without `provision` neither hvac nor requests is imported."""
     script = (
-        "import sys; import syncd.daemon, syncd.check, syncd.cli;"
+        "import sys; import syncd.daemon.daemon, syncd.lint.check, syncd.commands.main;"
         "sys.exit(any(m in sys.modules for m in ('hvac', 'requests', 'urllib3', 'azure')))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
@@ -423,9 +423,9 @@ def test_requests_is_loaded_without_its_character_sets() -> None:
     """3 MiB that JSON does not need; whoever imports the detector for itself gets the real one."""
     script = """
 import sys
-from syncd.lean_import import import_requests
+from syncd.system.lean_import import import_requests
 import_requests()
-import syncd.providers.vault, requests
+import syncd.provision.vault.provider, requests
 assert "charset_normalizer" not in sys.modules and "chardet" not in sys.modules
 answer = requests.Response()
 answer._content = b"caf\\xc3\\xa9"

@@ -8,11 +8,11 @@ import pytest
 from support.documents import blocks, document, follow
 from support.openbao import free_ports
 
+from syncd.config.auth import VaultAuth
+from syncd.config.settings import Provision
 from syncd.core.decode import decode
 from syncd.core.tree import parse_yaml
-from syncd.providers.auth import VaultAuth
-from syncd.providers.vault_objects import _KEYS, _PREFIXED
-from syncd.settings import Provision
+from syncd.provision.vault.objects import _KEYS, _PREFIXED
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,7 @@ from support.documents import REPOSITORY, blocks_of, document
 from support.receiver import Receiver
 from support.world import World, secret
 
-from syncd.schema import schema_of
+from syncd.commands.schema import schema_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from structlog.testing import capture_logs
 from support.openbao import ROOT, Clock, OpenBao, contents
 
+from syncd.config.auth import AppRole, CertLogin, JwtLogin, KubernetesLogin, TokenFile
 from syncd.core.errors import RefusedError, TemporaryError
-from syncd.providers.auth import AppRole, CertLogin, JwtLogin, KubernetesLogin, TokenFile
-from syncd.providers.transport import Trust
+from syncd.net.requests_session import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,17 +23,18 @@ from support.receiver import (
 )
 from support.tls import EXPIRED, Authority
 
+from syncd.config.auth import AppRole, AzureLogin
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
-from syncd.providers import transport, vault_http
-from syncd.providers.auth import AppRole, AzureLogin
-from syncd.providers.transport import Trust
-from syncd.providers.vault_auth import Login
+from syncd.net import requests_session as transport
+from syncd.net.requests_session import Trust
+from syncd.provision.vault import http as vault_http
+from syncd.provision.vault.auth import Login
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from syncd.providers.vault import VaultProvider
+    from syncd.provision.vault.provider import VaultProvider
 
 OBJECTS = "- {objectName: f, secretPath: secret/data/faults, secretKey: k}"
 

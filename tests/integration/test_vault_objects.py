@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from support.openbao import Clock, contents, vault_class
 
 from syncd.core.errors import RefusedError
-from syncd.mount.publish import Publisher
-from syncd.providers.manifest import decode_manifests
-from syncd.providers.vault_objects import decode_vault
+from syncd.provision.manifest import decode_manifests
+from syncd.provision.publish import Publisher
+from syncd.provision.vault.objects import decode_vault
 
 if TYPE_CHECKING:
     from pathlib import Path

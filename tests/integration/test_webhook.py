@@ -21,12 +21,12 @@ from support.receiver import Receiver, hang, reply
 from support.tls import EXPIRED, Authority, replace
 
 from syncd import __version__
-from syncd.consumers import credentials
+from syncd.config.settings import BasicAuth, Webhook
 from syncd.consumers.webhook import WebhookConsumer
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.events import Stamp
 from syncd.core.model import Grant, Scope
-from syncd.settings import BasicAuth, Webhook
+from syncd.net import credentials
 from syncd.telemetry.log import configure
 
 if TYPE_CHECKING:

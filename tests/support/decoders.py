@@ -11,14 +11,14 @@ import tempfile
 import time
 from typing import TYPE_CHECKING
 
-from syncd.configuration import examine, load
+from syncd.config.load import examine, load
 from syncd.core.errors import ConfigurationError
 from syncd.core.findings import CODES
 from syncd.core.model import State
 from syncd.core.vault_config import decode_vault_config
 from syncd.mount.read import Reader
-from syncd.providers.manifest import decode_manifests
-from syncd.providers.vault_objects import decode_vault
+from syncd.provision.manifest import decode_manifests
+from syncd.provision.vault.objects import decode_vault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,8 +14,8 @@ from syncd.consumers.delivery import Consumer, Delivery
 from syncd.core.event_data import SECRET_CHANGED, SecretData, scope_data
 from syncd.core.events import Event
 from syncd.core.model import ChangeKind, Grant, Scope
-from syncd.ledger import Ledger
-from syncd.state_dir import StateDir
+from syncd.ledger.ledger import Ledger
+from syncd.ledger.state_dir import StateDir
 from syncd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:

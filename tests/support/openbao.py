@@ -25,11 +25,11 @@ import urllib.request
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any, Self
 
-from syncd.providers.auth import TokenFile, VaultAuth
-from syncd.providers.manifest import decode_manifests
-from syncd.providers.transport import Trust
-from syncd.providers.vault import VaultProvider
-from syncd.providers.vault_objects import VaultClass, decode_vault
+from syncd.config.auth import TokenFile, VaultAuth
+from syncd.net.requests_session import Trust
+from syncd.provision.manifest import decode_manifests
+from syncd.provision.vault.objects import VaultClass, decode_vault
+from syncd.provision.vault.provider import VaultProvider
 
 if TYPE_CHECKING:
     from syncd.core.payload import Payload

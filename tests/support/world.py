@@ -26,7 +26,7 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from syncd.core.payload import File
-from syncd.mount.publish import Publisher
+from syncd.provision.publish import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

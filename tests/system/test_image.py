@@ -22,7 +22,7 @@ from support.world import secret
 
 from syncd import __version__
 from syncd.core.payload import File
-from syncd.mount.publish import Publisher
+from syncd.provision.publish import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -146,7 +146,7 @@ def test_what_the_image_says(docker: Docker) -> None:
     assert config["User"] == f"{UID}:{UID}"
     assert config["Entrypoint"] == ["python3", "-m", "syncd"]
     assert config["Cmd"] == ["run"]
-    assert image["Healthcheck"]["Test"] == ["CMD", "python3", "-m", "syncd.healthcheck"]
+    assert image["Healthcheck"]["Test"] == ["CMD", "python3", "-m", "syncd.commands.healthcheck"]
     assert config["Volumes"].keys() == {"/var/lib/syncd"}
     prefix = "org.opencontainers.image."
     labels = ("title", "description", "licenses", "version", "revision")

@@ -12,13 +12,13 @@ import yaml
 from support.documents import commands
 from support.machine import step
 
-from syncd.contradictions import contradictions
+from syncd.config.settings import Settings
+from syncd.config.validation import contradictions
 from syncd.core.decode import decode
 from syncd.core.tree import parse_yaml
 from syncd.core.vault_config import lint_vault_config
-from syncd.providers.manifest import decode_manifests
-from syncd.providers.vault_objects import decode_vault
-from syncd.settings import Settings
+from syncd.provision.manifest import decode_manifests
+from syncd.provision.vault.objects import decode_vault
 
 if TYPE_CHECKING:
     from collections.abc import Callable

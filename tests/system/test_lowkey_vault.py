@@ -15,9 +15,9 @@ from integration.test_azure import (
     test_versions,
 )
 from support.lowkey import API_VERSION, Lowkey, UnavailableError, fetch
-from unit.providers.test_azure_content import bundle, chain
+from unit.provision.azure.test_content import bundle, chain
 
-from syncd.providers.transport import Trust
+from syncd.net.requests_session import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

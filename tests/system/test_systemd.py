@@ -44,7 +44,7 @@ PUBLISH = """
 import sys
 sys.path.insert(0, "/usr/lib/syncd")
 from syncd.core.payload import File
-from syncd.mount.publish import Publisher
+from syncd.provision.publish import Publisher
 
 files = [File(name, value.encode(), 0o640) for name, value in (a.split("=") for a in sys.argv[1:])]
 Publisher("/run/vault-secrets", group="vault-secrets").publish(files)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from support.mail import NOW
 
+from syncd.config.settings import BasicAuth, Webhook
 from syncd.consumers.webhook import WebhookConsumer
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.events import Stamp
 from syncd.core.model import Grant
-from syncd.settings import BasicAuth, Webhook
 
 STAMP = Stamp("5f0c2a91", "/syncd/host")
 

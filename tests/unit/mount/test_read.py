@@ -17,10 +17,11 @@ import pytest
 
 from syncd.core.model import Entry, Observation, Scope, State
 from syncd.core.payload import File
-from syncd.mount import beneath, root_scan
-from syncd.mount.publish import Publisher
+from syncd.mount import root_scan
 from syncd.mount.read import Reader, Snapshot
 from syncd.mount.roots import derive_roots, mounts_of, watch_path
+from syncd.provision.publish import Publisher
+from syncd.system import beneath
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -184,7 +185,7 @@ def test_a_file_written_while_the_scan_runs_is_not_at_rest(mount: Path) -> None:
     began = time.time()
     scan = root_scan.RootScan(
         looker.reader._roots[str(mount)],
-        looker.reader,
+        looker.reader._rules,
         list(entries(mount, "a").values()),
         now=began,
         monotonic=0.0,
@@ -644,7 +645,7 @@ import os, subprocess, sys, time
 sys.path.insert(0, sys.argv[2])
 from syncd.core.model import Entry
 from syncd.core.payload import File
-from syncd.mount.publish import Publisher
+from syncd.provision.publish import Publisher
 from syncd.mount.read import Reader
 root = sys.argv[1]
 def mount(): subprocess.run(["mount", "-t", "tmpfs", "none", root], check=True)

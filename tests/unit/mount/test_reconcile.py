@@ -12,24 +12,24 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
+from syncd.config.settings import Watch
 from syncd.core.errors import StateError, TemporaryError
 from syncd.core.event_data import SecretData, VaultConfigData
 from syncd.core.model import Grant
 from syncd.core.payload import File
-from syncd.ledger import Ledger
+from syncd.ledger.ledger import Ledger
+from syncd.ledger.state_dir import StateDir
 from syncd.mount import watch
-from syncd.mount.publish import Publisher
-from syncd.mount.reconcile import Commit, Reconciler
+from syncd.mount.reconcile import Reconciler
 from syncd.mount.vault_config_file import VaultConfigFile
-from syncd.settings import Watch
-from syncd.state_dir import StateDir
+from syncd.provision.publish import Publisher
 from syncd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from syncd.core.events import Event
+    from syncd.core.events import Commit, Event
 
 DEADLINE = 15.0
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from syncd.config.settings import Watch
 from syncd.core.decode import Duration, Size
 from syncd.core.errors import RefusedError
 from syncd.core.model import Entry, Scope
 from syncd.core.payload import File
-from syncd.mount.publish import Publisher
 from syncd.mount.read import Reader
 from syncd.mount.value import read_value, read_version
-from syncd.settings import Watch
+from syncd.provision.publish import Publisher
 
 if TYPE_CHECKING:
     from pathlib import Path

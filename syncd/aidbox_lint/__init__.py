@@ -1,1 +1,0 @@
-"""The linter against a live Aidbox: do its resources and the vault config fit together?"""

@@ -1,0 +1,415 @@
+"""Event streams to subscribers (Server-Sent Events, WHATWG HTML section 9.2).
+
+A stream holds no queue, only its position in the log: what it has not sent is in `History`, which
+all streams share. So what a subscriber costs is bounded by what lies between it and the kernel,
+one chunk and the transport's buffer; and one that does not read can be disconnected at any time,
+since its `Last-Event-ID` is where it resumes.
+
+One task, `Broadcast`, wakes all streams, a few at a time, so that a thousand of them take turns
+with everything else that the daemon does. Its only timer is the heartbeat's, and that one runs
+only while there are subscribers.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import structlog
+
+from syncd.api.history import History, frame
+from syncd.api.report import states
+from syncd.core.errors import StateError
+from syncd.core.events import RESET
+from syncd.core.timing import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        Awaitable,
+        Callable,
+        Iterable,
+        Iterator,
+        Mapping,
+        MutableMapping,
+        Sequence,
+    )
+    from typing import Any
+
+    from syncd.api.history import Item
+    from syncd.api.subscribers import View
+    from syncd.core.events import Event, Stamp
+    from syncd.core.model import Known
+    from syncd.ledger.ledger import Ledger
+    from syncd.telemetry.metrics import Metrics
+
+RETRY: Final = 1000
+"""Milliseconds after which a client that lost its stream reconnects (`retry:`)."""
+
+CHUNK: Final = 64 << 10
+"""Bytes that are handed to the transport at once."""
+
+BACKLOG: Final = 1000
+"""Events that may come while a subscriber takes nothing, before it is disconnected."""
+
+STALLED: Final = 30.0
+"""Seconds that a subscriber may take nothing while something waits for it."""
+
+HEARTBEAT: Final = 15.0
+"""Seconds between two comments (WHATWG HTML section 9.2.7 advises "every 15 seconds or so")."""
+
+_PATIENCE: Final = 1.0
+_TURN: Final = 32
+_PAUSE: Final = 0.0005
+_HEADERS: Final = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+)
+log = structlog.get_logger()
+
+
+class Link(Protocol):
+    """The connection under a stream.
+
+    Attributes:
+        on_lost: To be called when the peer is gone.
+    """
+
+    on_lost: Callable[[], None] | None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the peer is gone."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+
+    def abort(self) -> None:
+        """Closes at once; what is unsent is dropped."""
+
+
+@dataclass(slots=True)
+class _Blocked:
+    """A send that waits for the peer.
+
+    Attributes:
+        since: When the peer last took something, seconds.
+        last: The newest event at that time.
+        unsent: Bytes that waited at that time.
+    """
+
+    since: float
+    last: int
+    unsent: int
+
+
+class Stream:
+    """An ASGI response that lasts for as long as its subscriber does.
+
+    Args:
+        broadcast: Wakes it, and holds what all streams share.
+        view: What it shows.
+        link: The connection under it.
+        position: The last event that the subscriber has; None if that one is not known, which
+            begins the stream with a reset.
+        subscriber: What log lines call it.
+        follow: Whether to go on after what is there now.
+        head: Whether to send the header only.
+    """
+
+    def __init__(
+        self,
+        broadcast: Broadcast,
+        view: View,
+        link: Link,
+        *,
+        position: int | None,
+        subscriber: str,
+        follow: bool,
+        head: bool = False,
+    ) -> None:
+        self._broadcast = broadcast
+        self._view = view
+        self._link = link
+        self._head = head
+        self._follow = follow
+        self._end = broadcast.history.last
+        self._told = self._end if position is None else position
+        self._lost_track = position is None
+        self._woken = anyio.Event()
+        self._due = False
+        self._blocked: _Blocked | None = None
+        self._send: Callable[[MutableMapping[str, Any]], Awaitable[None]]
+        self.subscriber = subscriber
+        self.position = self._told
+
+    async def __call__(
+        self,
+        _scope: MutableMapping[str, Any],
+        _receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
+        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
+    ) -> None:
+        """Sends until the subscriber, or the daemon, goes."""
+        self._send = send
+        headers = list(_HEADERS)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if not self._head:
+            self._link.on_lost = self.wake
+            with self._broadcast.joined(self):
+                try:
+                    await self._run()
+                except StateError as error:
+                    log.warning("stream.failed", subscriber=self.subscriber, problem=str(error))
+                    self._link.abort()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def wake(self, *, heartbeat: bool = False) -> None:
+        """Says that there may be events, or that it is time for a sign of life."""
+        self._due |= heartbeat
+        self._woken.set()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it waits for its subscriber to take something."""
+        return self._blocked is not None
+
+    def overdue(self, now: float) -> bool:
+        """Whether the subscriber has taken nothing for too long.
+
+        Args:
+            now: Seconds that only grow.
+        """
+        blocked, last = self._blocked, self._broadcast.history.last
+        if blocked is None:
+            return False
+        unsent = self._link.unsent
+        if unsent < blocked.unsent:
+            self._blocked = _Blocked(now, last, unsent)
+            return False
+        waited = now - blocked.since
+        return waited >= STALLED or (waited >= _PATIENCE and last - blocked.last > BACKLOG)
+
+    def cut(self) -> None:
+        """Disconnects the subscriber."""
+        log.warning(
+            "subscriber.stalled",
+            subscriber=self.subscriber,
+            position=self.position,
+            behind=self._broadcast.history.last - self.position,
+            unsent=self._link.unsent,
+            hint="it resumes by its Last-Event-ID",
+        )
+        self._link.abort()
+
+    async def _run(self) -> None:
+        await self._hello()
+        if self._lost_track:
+            await self._reset()
+        history = self._broadcast.history
+        while not self._link.lost:
+            if not self._follow and self.position >= self._end:
+                return
+            items = await history.read(self.position)
+            if items is None:
+                await self._reset()
+            elif items:
+                await self._tell(items)
+                # a long backlog must not keep the loop from everybody else
+                await anyio.lowlevel.checkpoint()
+            elif self._broadcast.closing:
+                return
+            else:
+                if self._due:
+                    await self._heartbeat()
+                await self._woken.wait()
+                self._woken = anyio.Event()
+
+    async def _hello(self) -> None:
+        """Tells the reconnection time, and a subscriber without a position where it begins.
+
+        A block without data sets the position and is no event (WHATWG HTML section 9.2.6).
+        """
+        lines = f": syncd\nretry: {RETRY}\n"
+        if not self._lost_track:
+            lines += f"id: {self._broadcast.stamp.id(self.position)}\n"
+        await self._write([f"{lines}\n".encode()])
+
+    async def _heartbeat(self) -> None:
+        """A comment; with the position, where events went by that are not shown."""
+        self._due = False
+        lines = ": heartbeat\n"
+        if self._told != self.position:
+            lines += f"id: {self._broadcast.stamp.id(self.position)}\n"
+            self._told = self.position
+        await self._write([f"{lines}\n".encode()])
+
+    async def _reset(self) -> None:
+        data, position = await self._broadcast.reset(self._view)
+        await self._write(data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
+        self.position = self._told = position
+        self._lost_track = False
+
+    async def _tell(self, items: Sequence[Item]) -> None:
+        chunk: list[bytes] = []
+        size, stamp = 0, self._broadcast.stamp
+        for item in items:
+            frame = item.frame(self._view, stamp)
+            if frame is not None:
+                self._told = item.event.sequence
+                chunk.append(frame)
+                size += len(frame)
+            if size >= CHUNK:
+                await self._write([b"".join(chunk)])
+                self.position = item.event.sequence
+                chunk, size = [], 0
+        if chunk:
+            await self._write([b"".join(chunk)])
+        self.position = items[-1].event.sequence
+
+    async def _write(self, chunks: Iterable[bytes]) -> None:
+        for chunk in chunks:
+            self._blocked = _Blocked(
+                anyio.current_time(), self._broadcast.history.last, self._link.unsent
+            )
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+            self._blocked = None
+
+
+class Broadcast:
+    """Wakes streams, and holds what they share.
+
+    Args:
+        ledger: Holds the event log.
+        stamp: What goes on each event.
+        metrics: Where open streams are counted.
+        inventory: What is known now; of the same moment as the last `publish`.
+        last: Sequence of the newest event.
+
+    Attributes:
+        history: The events.
+        closing: Whether streams should end.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        stamp: Stamp,
+        metrics: Metrics,
+        inventory: Callable[[], Mapping[str, Known]],
+        last: int,
+    ) -> None:
+        self.history = History(ledger, last)
+        self._published = last
+        self.stamp = stamp
+        self.closing = False
+        self._ledger = ledger
+        self._metrics = metrics
+        self._inventory = inventory
+        self._streams: dict[Stream, None] = {}
+        self._news = anyio.Event()
+        self._resetting = anyio.Lock()
+        self._last_reset: tuple[object, bytes] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
+    def publish(self, events: Sequence[Event]) -> None:
+        """Tells everybody of committed events. Call it from the event loop."""
+        if events:
+            self._published = events[-1].sequence
+        if not self._streams:
+            self.history.add(events, keep=False)
+            return
+        self.history.forget(self._needed())
+        self.history.add(events, keep=True)
+        self._news.set()
+
+    @contextmanager
+    def joined(self, stream: Stream) -> Iterator[None]:
+        """Wakes a stream for as long as the block runs."""
+        if not self._streams:
+            self._news.set()  # the heartbeat was asleep
+        self._streams[stream] = None
+        self._metrics.set_subscribers(len(self._streams))
+        try:
+            yield
+        finally:
+            del self._streams[stream]
+            self._metrics.set_subscribers(len(self._streams))
+
+    def close(self) -> None:
+        """Lets every stream end after what it has to send."""
+        self.closing = True
+        for stream in self._streams:
+            stream.wake()
+
+    def cut_all(self) -> None:
+        """Disconnects whoever is left."""
+        for stream in list(self._streams):
+            stream.cut()
+
+    async def reset(self, view: View) -> tuple[bytes, int]:
+        """An `io.syncd.reset` event for a view, and the position that it stands for."""
+        async with self._resetting:
+            # what is committed but not told yet is not in the inventory either
+            inventory, last = self._inventory(), self._published
+            key = (view.key, last, id(inventory))
+            if self._last_reset is None or self._last_reset[0] != key:
+                block = await anyio.to_thread.run_sync(self._encode_reset, inventory, view, last)
+                self._last_reset = (key, block)
+            return self._last_reset[1], last
+
+    def _encode_reset(self, inventory: Mapping[str, Known], view: View, last: int) -> bytes:
+        now = rfc3339(time.time())
+        data = self.stamp.encode_reset(states(inventory, view), last, now)
+        return frame(self.stamp.id(last), RESET, data)
+
+    async def run(self) -> None:
+        """Wakes streams until cancelled."""
+        beat = anyio.current_time() + HEARTBEAT
+        while True:
+            idle = not self._streams
+            with anyio.CancelScope(deadline=math.inf if idle else beat):
+                await self._news.wait()
+            self._news = anyio.Event()
+            now = anyio.current_time()
+            heartbeat = now >= beat and not idle
+            if heartbeat or idle:
+                beat = now + HEARTBEAT
+                await self._tidy()
+            for number, stream in enumerate(list(self._streams), 1):
+                if stream.overdue(now):
+                    stream.cut()
+                else:
+                    stream.wake(heartbeat=heartbeat)
+                if number % _TURN == 0:
+                    # a loop that is never idle would starve the worker threads, which wait for
+                    # the interpreter's lock: scans, the ledger, and so the webhooks
+                    await anyio.sleep(_PAUSE)
+
+    def _needed(self) -> int:
+        """The position up to which no stream that makes progress needs events any more."""
+        last = self.history.last
+        return min((s.position for s in self._streams if not s.blocked), default=last)
+
+    async def _tidy(self) -> None:
+        """Forgets what nobody needs, and notices events that nobody announced."""
+        self._last_reset = None
+        if not self._streams:
+            self.history.forget(self.history.last)
+            return
+        self.history.forget(self._needed())
+        try:
+            _, last = await anyio.to_thread.run_sync(self._ledger.span)
+        except StateError:
+            return  # the reconcile loop says so
+        self.history.last = max(self.history.last, last)

@@ -1,0 +1,175 @@
+"""`syncd events`: past events and, if asked for, those to come, as `journalctl` shows its own.
+
+It reads the daemon's event stream (WHATWG HTML section 9.2), and comes back by itself where it was:
+the last id it saw is what it resumes from.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from syncd.commands.client import Client, UnreachableError
+from syncd.commands.text import printable, scope_text
+from syncd.core.event_data import (
+    SECRET_ADOPTED,
+    SECRET_CHANGED,
+    SECRET_REJECTED,
+    AdoptionData,
+    ResetData,
+    SecretData,
+    VaultConfigData,
+)
+from syncd.core.events import RESET
+from syncd.core.timing import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from syncd.core.event_data import Version
+
+BACKOFF_CAP: Final = 10.0
+"""Seconds between two attempts to come back, at the most."""
+
+_SHOWN: Final = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One block of a stream: an event if it has data."""
+
+    type: str
+    data: str
+    id: str | None
+
+
+def blocks(lines: Iterable[str]) -> Iterator[Block]:
+    """Parses a stream (WHATWG HTML section 9.2.6); comments and unknown fields are dropped.
+
+    Args:
+        lines: Without their ends.
+    """
+    type_, data, id_ = "", list[str](), None
+    for line in lines:
+        if not line:
+            if data or id_ is not None:
+                yield Block(type_ or "message", "\n".join(data), id_)
+            type_, data, id_ = "", [], None
+            continue
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            data.append(value)
+        elif name == "event":
+            type_ = value
+        elif name == "id" and "\0" not in value:
+            id_ = value
+
+
+@dataclass(slots=True)
+class Journal:
+    """Reads events from a daemon.
+
+    Args:
+        path: Of its socket.
+        follow: Whether to go on with what is to come.
+        after: Id of the last event that is known already; None for all that are held.
+        secrets: Names to show; empty for all.
+        resources: `Type` or `Type/id` to show; empty for all.
+        complain: Told once when the daemon is away, with a line for people.
+    """
+
+    path: str
+    follow: bool
+    after: str | None
+    secrets: Sequence[str]
+    resources: Sequence[str]
+    complain: Callable[[str], None]
+    rng: Random = field(default_factory=Random)
+    sleep: Callable[[float], None] = time.sleep
+
+    def events(self) -> Iterator[Block]:
+        """The events, oldest first; endless with `follow`.
+
+        Raises:
+            UnreachableError: The daemon cannot be asked at the first attempt, or without `follow`.
+            DeniedError: It does not answer this.
+        """
+        backoff = Backoff(first=0.2, cap=BACKOFF_CAP)
+        last: str | None = None
+        while True:
+            try:
+                for block in self._once(last):
+                    backoff.reset()
+                    last = block.id or last
+                    if block.data:
+                        yield block
+                if not self.follow:
+                    return
+            except UnreachableError as error:
+                if not self.follow or last is None:
+                    raise
+                if not backoff.failures:
+                    self.complain(f"{error}; trying again")
+            self.sleep(backoff.next(self.rng))
+
+    def _once(self, last: str | None) -> Iterator[Block]:
+        parameters: dict[str, str | list[str]] = {
+            "after": self.after or "start",
+            "follow": "true" if self.follow else "false",
+            "secret": list(self.secrets),
+            "resource": list(self.resources),
+        }
+        with Client(self.path) as client, client.stream("/v1/events", parameters, last) as lines:
+            yield from blocks(lines)
+
+
+def as_text(block: Block) -> str:
+    """One event in a line, or for a reset one for each secret."""
+    event = msgspec.json.decode(block.data, type=_Envelope)
+    prefix = f"{event.time}  "
+    if event.type == SECRET_CHANGED:
+        data = msgspec.json.decode(event.data, type=SecretData)
+        versions = f"{_short(data.previous_version)} -> {_short(data.version)}"
+        text = f"{data.secret}  {data.change}  {scope_text(data.scope)}  {versions}"
+    elif event.type in (SECRET_ADOPTED, SECRET_REJECTED):
+        text = _adoption(event.type, msgspec.json.decode(event.data, type=AdoptionData))
+    elif event.type == RESET:
+        state = msgspec.json.decode(event.data, type=ResetData)
+        lines = [f"{prefix}earlier events are gone; this is so now  {event.id}"]
+        lines += [
+            f"{prefix}{s.secret}  {s.state}  {scope_text(s.scope)}  {_short(s.version)}"
+            for s in state.secrets
+        ]
+        return "\n".join(map(printable, lines))
+    else:
+        config = msgspec.json.decode(event.data, type=VaultConfigData)
+        told: Mapping[str, tuple[str, ...]] = msgspec.structs.asdict(config)
+        changes = "; ".join(f"{how} {', '.join(names)}" for how, names in told.items() if names)
+        text = f"vault config {event.subject}  {changes}"
+    return printable(f"{prefix}{text}  {event.id}")
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    id: str
+    type: str
+    subject: str
+    time: str
+    data: msgspec.Raw
+
+
+def _adoption(type_: str, data: AdoptionData) -> str:
+    how = type_.rpartition(".")[2]
+    by = ", ".join(item.address for item in data.replicas if item.adopted == (how == "adopted"))
+    text = f"{data.secret}  {how} by {by}  {scope_text(data.scope)}  {_short(data.version)}"
+    return f"{text}  after {data.seconds:.1f} s"
+
+
+def _short(version: Version | None) -> str:
+    if version is None:
+        return "none"
+    return version if len(version) <= _SHOWN else version[:_SHOWN] + "…"

@@ -1,0 +1,85 @@
+"""`syncd wait`: until every secret of the vault config is there, or a timeout.
+
+For an init container or `ExecStartPre=`: whatever starts afterwards finds its secrets.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.to_thread
+
+from syncd.core.errors import ConfigurationError
+from syncd.core.model import State
+from syncd.mount.read import Reader, Snapshot
+from syncd.mount.roots import derive_roots, watch_path
+from syncd.mount.vault_config_file import VaultConfigFile
+from syncd.mount.watch import Watcher
+
+if TYPE_CHECKING:
+    from syncd.config.settings import Settings
+
+_LOOK_AGAIN: Final = 1.0
+
+
+async def wait(settings: Settings, limit: float) -> list[str]:
+    """Waits until every entry of the vault config is present and readable.
+
+    Args:
+        settings: The configuration.
+        limit: Seconds.
+
+    Returns:
+        One line per entry that is still missing; empty when all are there.
+    """
+    watcher = Watcher(settings.watch.mode)
+    try:
+        missing, watch, retry = await _look(settings, watcher)
+        with anyio.move_on_after(limit):
+            while missing:
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(watcher.arm, watch)
+                # what came between the look and the watches made no hint
+                missing, watch, retry = await _look(settings, watcher)
+                if missing:
+                    with anyio.move_on_after(retry):
+                        await watcher.next_hint()
+                    missing, watch, retry = await _look(settings, watcher)
+    finally:
+        watcher.close()
+    return missing
+
+
+async def _look(
+    settings: Settings, watcher: Watcher
+) -> tuple[list[str], dict[str, frozenset[str] | None], float]:
+    file = VaultConfigFile(settings.vault_config, settings.watch.settle)
+    try:
+        await file.load()
+    except ConfigurationError as error:
+        watch: dict[str, frozenset[str] | None] = {}
+        await anyio.to_thread.run_sync(watch_path, watch, settings.vault_config)
+        return str(error).splitlines(), watch, _LOOK_AGAIN
+    snapshot = await anyio.to_thread.run_sync(_scan, settings, file, watcher)
+    missing = [
+        f"{entry.path}: secret {name} is {seen.state}: {seen.problem or 'still being written'}"
+        for name, entry in file.entries.items()
+        if not (seen := snapshot.observations[name]).settled or seen.state is not State.PRESENT
+    ]
+    return missing, snapshot.watch, min(snapshot.retry_in or _LOOK_AGAIN, _LOOK_AGAIN)
+
+
+def _scan(settings: Settings, file: VaultConfigFile, watcher: Watcher) -> Snapshot:
+    reader = Reader(
+        os.urandom(32),
+        settings.watch.roots or derive_roots(file.entries.values()),
+        max_size=settings.watch.max_secret_size,
+        settle=settings.watch.settle,
+        grace=0.0,
+    )
+    return reader.scan(
+        file.entries, now=time.time(), monotonic=time.monotonic(), is_written=watcher.is_written
+    )

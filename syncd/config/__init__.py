@@ -1,0 +1,1 @@
+"""Configuration: its structure, its validation, and how it is loaded."""

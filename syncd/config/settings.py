@@ -1,0 +1,271 @@
+"""The configuration: what a user may write in `syncd.yaml` and in the environment.
+
+The structures below are the reference (`syncd schema config` prints them as JSON Schema), and
+`syncd.config.validation` is what they cannot say; `syncd.config.load` reads them. Secrets are never
+configured by value: only paths of the files that hold them are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import msgspec
+
+from syncd.config.auth import AbsolutePath, AzureAuth, VaultAuth
+from syncd.core.decode import Duration, FileMode, Path, Size
+from syncd.core.findings import key_path
+from syncd.core.model import Grant, Scope
+from syncd.core.nats_binding import DEFAULT_SUBJECT, ContentMode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Name = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$(?!\n)",
+        description="a name of letters, digits, ., _ and -, 63 at most",
+        examples=["aidbox-hook"],
+    ),
+]
+
+
+Instance = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[\x21-\x7e]{1,253}$(?!\n)",
+        description="what tells this installation from every other: 253 visible ASCII characters "
+        "at most; the host name if not set",
+        examples=["prod/aidbox-0"],
+    ),
+]
+
+DurableName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9_-]{1,63}$(?!\n)",
+        description="a name of letters, digits, _ and -, 63 at most",
+        examples=["syncd-relay-central"],
+    ),
+]
+SocketPath = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(/[^\x00-\x1f\x7f]*)?$(?!\n)",
+        description="an absolute path, or nothing",
+        examples=["/run/syncd/syncd.sock"],
+    ),
+]
+
+
+class ScopeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """A scope as the vault config writes it: a resource type, with an id or for all of it."""
+
+    resource_type: str
+    id: str | None = None
+
+
+class Watch(msgspec.Struct, frozen=True, kw_only=True):
+    """How the mount is watched."""
+
+    roots: tuple[AbsolutePath, ...] = ()
+    settle: Duration = Duration(0.05)
+    rescan_interval: Duration = Duration(60)
+    mode: Literal["auto", "inotify", "poll"] = "auto"
+    max_secret_size: Size = Size(1 << 20)
+    remount_grace: Duration = Duration(30)
+
+
+class BasicAuth(msgspec.Struct, frozen=True, kw_only=True):
+    """HTTP Basic credentials; the password is read from its file for every request."""
+
+    username: str
+    password_file: AbsolutePath
+
+
+class Webhook(msgspec.Struct, frozen=True, kw_only=True, tag="webhook", tag_field="kind"):
+    """A consumer that takes CloudEvents by HTTP POST."""
+
+    name: Name
+    url: str
+    socket: AbsolutePath | None = None
+    signing_key_file: AbsolutePath | None = None
+    headers: dict[str, str] = {}
+    basic_auth: BasicAuth | None = None
+    bearer_token_file: AbsolutePath | None = None
+    ca_file: AbsolutePath | None = None
+    client_cert: AbsolutePath | None = None
+    client_key: AbsolutePath | None = None
+    timeout: Duration = Duration(10)
+    max_batch: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    scope: tuple[ScopeSettings, ...] | None = None
+
+
+class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field="kind"):
+    """Aidbox itself: made to take new secrets, told of them, and asked whether it did."""
+
+    name: Name
+    urls: tuple[str, ...]
+    resolve: Literal["one", "all"] = "one"
+    client_id: str
+    client_secret_file: AbsolutePath
+    grant_type: Literal["basic", "client_credentials"] = "basic"
+    actions: tuple[Literal["drop_cache", "audit_event", "verify"], ...]
+    verify_timeout: Duration = Duration(60)
+    ca_file: AbsolutePath | None = None
+    client_cert: AbsolutePath | None = None
+    client_key: AbsolutePath | None = None
+    timeout: Duration = Duration(10)
+    scope: tuple[ScopeSettings, ...] | None = None
+
+
+class NatsServer(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach NATS, and as whom; all files are read again when a connection is made."""
+
+    urls: tuple[str, ...]
+    user: str | None = None
+    password_file: AbsolutePath | None = None
+    token_file: AbsolutePath | None = None
+    nkey_seed_file: AbsolutePath | None = None
+    credentials_file: AbsolutePath | None = None
+    ca_file: AbsolutePath | None = None
+    client_cert: AbsolutePath | None = None
+    client_key: AbsolutePath | None = None
+    timeout: Duration = Duration(10)
+
+
+class Nats(NatsServer, frozen=True, kw_only=True, tag="nats", tag_field="kind"):
+    """A consumer that is a stream of NATS JetStream."""
+
+    name: Name
+    subject: str = DEFAULT_SUBJECT
+    content_mode: ContentMode = "structured"
+    scope: tuple[ScopeSettings, ...] | None = None
+
+
+ConsumerSettings: TypeAlias = Webhook | Aidbox | Nats
+"""A consumer of any kind."""
+
+
+class Subscriber(msgspec.Struct, frozen=True, kw_only=True):
+    """A local user who may use the socket, and what that user may see."""
+
+    name: Name
+    uid: Annotated[int, msgspec.Meta(ge=0)]
+    scope: tuple[ScopeSettings, ...] | None = None
+
+
+class Api(msgspec.Struct, frozen=True, kw_only=True):
+    """Where others ask: the Unix socket, and probes and metrics over TCP."""
+
+    socket: SocketPath = ""
+    socket_mode: FileMode = FileMode(0o660)
+    socket_group: str | None = None
+    subscribers: tuple[Subscriber, ...] = ()
+    listen: str = ""
+    metrics_secret_names: bool = False
+
+
+class CredentialGrant(msgspec.Struct, frozen=True, kw_only=True):
+    """A secret that a unit of systemd gets as a credential."""
+
+    unit: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9:_.\\@-]+\.[a-z]+$(?!\n)")]
+    credential: Annotated[str, msgspec.Meta(pattern=r"^[^/:\x00-\x1f\x7f]{1,255}$(?!\n)")]
+    secret: str
+
+
+class Credentials(msgspec.Struct, frozen=True, kw_only=True):
+    """Where systemd asks for the credentials of its units, and which it gets."""
+
+    socket: SocketPath = ""
+    grants: tuple[CredentialGrant, ...] = ()
+
+
+class Provision(msgspec.Struct, frozen=True, kw_only=True):
+    """Secrets that syncd fetches itself: a SecretProviderClass manifest and where to write it."""
+
+    manifest: AbsolutePath
+    target: AbsolutePath
+    interval: Duration = Duration(120)
+    owner: str | None = None
+    group: str | None = None
+    auth: VaultAuth | AzureAuth | None = None
+    vault_url: str | None = None
+    ca_file: AbsolutePath | None = None
+    api_version: str | None = None
+    verify_challenge_resource: bool = True
+
+
+class Log(msgspec.Struct, frozen=True, kw_only=True):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+
+
+class EventLog(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of the past the ledger keeps for subscribers to resume from."""
+
+    max_events: Annotated[int, msgspec.Meta(ge=1)] = 100_000
+    max_age: Duration = Duration(30 * 86400)
+    prune_interval: Duration = Duration(60)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole configuration."""
+
+    vault_config: AbsolutePath
+    state_dir: AbsolutePath = "/var/lib/syncd"
+    instance: Instance | None = None
+    watch: Watch = Watch()
+    consumers: tuple[ConsumerSettings, ...] = ()
+    api: Api = Api()
+    credentials: Credentials = Credentials()
+    provision: tuple[Provision, ...] = ()
+    event_log: EventLog = EventLog()
+    log: Log = Log()
+
+
+class RelaySource(NatsServer, frozen=True, kw_only=True):
+    """Which events a relay takes from which stream."""
+
+    subject: str
+    stream: str | None = None
+    durable: DurableName | None = None
+
+
+class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration of `syncd relay`: what comes in over NATS goes to its own consumers."""
+
+    relay: RelaySource
+    state_dir: AbsolutePath = "/var/lib/syncd-relay"
+    instance: Instance | None = None
+    consumers: tuple[ConsumerSettings, ...] = ()
+    api: Api = Api()
+    event_log: EventLog = EventLog()
+    log: Log = Log()
+
+
+def credential_files(settings: Settings | RelaySettings) -> list[tuple[str, str]]:
+    """The files whose content syncd uses itself, each with the key path that names it."""
+    return list(_credential_files(settings, ()))
+
+
+def _credential_files(tree: object, at: Path) -> Iterator[tuple[str, str]]:
+    if isinstance(tree, msgspec.Struct):
+        for key, item in msgspec.structs.asdict(tree).items():
+            if isinstance(item, str) and (key.endswith("_file") or key in _CREDENTIALS):
+                yield key_path(*at, key), item
+            else:
+                yield from _credential_files(item, (*at, key))
+    elif isinstance(tree, tuple):
+        for index, item in enumerate(tree):
+            yield from _credential_files(item, (*at, index))
+
+
+_CREDENTIALS = frozenset(("client_cert", "client_key"))
+
+
+def grant(scope: tuple[ScopeSettings, ...] | None) -> Grant:
+    """What a `scope:` list allows; without one, everything."""
+    return Grant(None if scope is None else [Scope(item.resource_type, item.id) for item in scope])

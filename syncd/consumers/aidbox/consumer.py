@@ -1,0 +1,206 @@
+"""Aidbox itself as a consumer: its caches dropped, its audit trail told.
+
+Aidbox caches what it read from a secret's file (release 2602, "External Secrets": "with a short
+TTL"). `POST /$drop-cache` clears that of the replica that receives it, and every other cache with
+it, so it is sent once per batch of changes and replica, never per secret. A batch is acknowledged
+when every replica that there was at that time has answered 2xx, and each change is an AuditEvent;
+a retry repeats only what has not succeeded.
+
+Whether the replicas took the new value is `syncd.consumers.aidbox.verify`'s part.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import msgspec
+
+from syncd.consumers.aidbox.session import Session
+from syncd.core.audit_event import audit_event, audit_event_id
+from syncd.core.errors import RefusedError, SyncdError, TemporaryError
+from syncd.core.event_data import SecretData
+from syncd.net.credentials import CredentialFiles
+from syncd.net.replicas import Replicas
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from syncd.config.settings import Aidbox
+    from syncd.core.events import Event, Stamp
+    from syncd.core.model import Grant
+    from syncd.net.replicas import Replica
+
+MAX_BATCH: Final = 10_000
+"""Events in a batch: as many secrets as one mount is made for."""
+
+_PARALLEL: Final = 8
+_FHIR: Final = {"content-type": "application/fhir+json"}
+
+
+def open_replicas(settings: Aidbox) -> Replicas:
+    """The replicas that a consumer of kind `aidbox` names."""
+    return Replicas(settings.urls, expand=settings.resolve == "all")
+
+
+def open_session(settings: Aidbox, replicas: Replicas) -> Session:
+    """A session with the credentials of a consumer of kind `aidbox`."""
+    return Session(
+        settings.client_id,
+        CredentialFiles(
+            username=settings.client_id,
+            password=settings.client_secret_file,
+            ca=settings.ca_file,
+            client_cert=settings.client_cert,
+            client_key=settings.client_key,
+            password_option="client_secret_file",  # noqa: S106 - the name of an option
+        ),
+        use_token=settings.grant_type == "client_credentials",
+        tls=replicas.has_tls,
+        timeout=float(settings.timeout),
+    )
+
+
+class AidboxConsumer:
+    """A consumer of kind `aidbox`.
+
+    Args:
+        settings: An element of `consumers`.
+        grant: What it may see.
+        stamp: What is written on events.
+
+    Raises:
+        RefusedError: A URL cannot be used.
+    """
+
+    max_batch = MAX_BATCH
+
+    def __init__(self, settings: Aidbox, grant: Grant, stamp: Stamp) -> None:
+        self.name = settings.name
+        self.grant = grant
+        self._actions = frozenset(settings.actions)
+        self._stamp = stamp
+        self._replicas = open_replicas(settings)
+        self._session = open_session(settings, self._replicas)
+        self._dropped: dict[Replica, int] = {}
+        self._recorded: dict[str, tuple[int, str | None]] = {}
+
+    def __repr__(self) -> str:
+        return f"AidboxConsumer({self.name!r})"
+
+    async def deliver(self, events: Sequence[Event]) -> None:
+        """Drops the caches of every replica and records each change.
+
+        One that fails keeps no other from being done.
+
+        Raises:
+            TemporaryError: Something did not succeed, and trying again may help.
+            RefusedError: Something needs a person, and nothing else failed.
+        """
+        changes = [event for event in events if isinstance(event.data, SecretData)]
+        errors: list[SyncdError] = []
+        if changes and "drop_cache" in self._actions:
+            errors += await self._drop_caches(changes[-1].sequence)
+        if changes and "audit_event" in self._actions:
+            errors += await self._record(changes)
+        if errors:
+            raise _together(errors)
+        self._recorded.clear()
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._session.aclose()
+
+    async def _drop_caches(self, newest: int) -> list[SyncdError]:
+        """Drops what was cached before an event, wherever that has not been done.
+
+        Args:
+            newest: The event's sequence.
+        """
+        errors: list[SyncdError] = []
+        try:
+            replicas = await self._replicas.current()
+        except TemporaryError as error:
+            return [error]
+        self._dropped = {r: at for r, at in self._dropped.items() if r in replicas}
+        limiter = anyio.CapacityLimiter(_PARALLEL)
+
+        async def drop(replica: Replica) -> None:
+            async with limiter:
+                try:
+                    failed = "cannot drop the caches"
+                    await self._session.request(failed, replica, "POST", "/$drop-cache")
+                except SyncdError as error:
+                    errors.append(error)
+                else:
+                    self._dropped[replica] = newest
+
+        async with anyio.create_task_group() as tasks:
+            for replica in replicas:
+                if self._dropped.get(replica, -1) < newest:
+                    tasks.start_soon(drop, replica)
+        return errors
+
+    async def _record(self, changes: Sequence[Event]) -> list[SyncdError]:
+        """Makes an AuditEvent of each change; stops where one fails, for the others would too."""
+        errors: list[SyncdError] = []
+        waiting = iter(changes)
+
+        async def record() -> None:
+            for event in waiting:
+                if errors:
+                    return
+                try:
+                    await self._record_one(event)
+                except SyncdError as error:
+                    errors.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(min(_PARALLEL, len(changes))):
+                tasks.start_soon(record)
+        return errors
+
+    async def _record_one(self, event: Event) -> None:
+        data = event.data
+        assert isinstance(data, SecretData)
+        sequence, version = self._recorded.get(event.subject, (None, None))
+        if sequence == event.sequence:
+            return
+        if sequence is not None:  # the trail tells each version once, however often we try
+            data = msgspec.structs.replace(data, previous_version=version)
+        origin = self._stamp.origin(event)
+        resource = audit_event(data, event_id=origin.id, source=origin.source, time=event.time)
+        await self._post_once(origin.id, msgspec.json.encode(resource))
+        self._recorded[event.subject] = (event.sequence, data.version)
+
+    async def _post_once(self, event_id: str, content: bytes) -> None:
+        """Creates a resource at the first replica that can be reached: they share a database."""
+        headers = {**_FHIR, "if-none-exist": f"_id={audit_event_id(event_id)}"}
+        failure: TemporaryError | None = None
+        for replica in await self._replicas.current():
+            try:
+                await self._session.request(
+                    "cannot record an AuditEvent",
+                    replica,
+                    "POST",
+                    "/fhir/AuditEvent",
+                    headers=headers,
+                    content=content,
+                )
+            except TemporaryError as error:
+                failure = error
+            else:
+                return
+        if failure is not None:
+            raise failure
+
+
+def _together(errors: Sequence[SyncdError]) -> SyncdError:
+    """One error for several: what may heal by itself decides the pace."""
+    temporary = [error for error in errors if isinstance(error, TemporaryError)]
+    first = temporary[0] if temporary else errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    if not temporary:
+        return RefusedError(f"{first}{more}")
+    waits = [error.retry_after for error in temporary if error.retry_after is not None]
+    return TemporaryError(f"{first}{more}", retry_after=max(waits, default=None))

@@ -1,0 +1,236 @@
+"""Requests to Aidbox as a Client: HTTP Basic or a token, read again when it is not accepted.
+
+Aidbox answers 401 to credentials that it does not know and 403 where no AccessPolicy lets the
+Client through. A 401 has the credential file read again and the request made once more at once:
+the Client's own secret may have been rotated a moment ago. A token
+(`POST /auth/token`, https://www.health-samurai.io/docs/aidbox/tutorials/security-access-control-tutorials/client-credentials-grant)
+is a session in Aidbox's database, so one serves all replicas; it is kept until it expires, or for a
+Client without `access_token_expiration`, until it is not accepted.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from syncd import __version__
+from syncd.core.errors import RefusedError, TemporaryError
+from syncd.net.credentials import CredentialFiles, Keyring
+from syncd.net.http import TRY_AGAIN, Connection, parse_retry_after
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import httpx2
+
+    from syncd.net.credentials import Credentials
+    from syncd.net.http import Answer
+    from syncd.net.replicas import Replica
+
+UNAUTHORIZED: Final = 401
+FORBIDDEN: Final = 403
+NOT_FOUND: Final = 404
+
+STALE: Final = 300.0
+"""Seconds after a change of the credential file for which a 401 is taken for a cache of Aidbox's:
+its time to live is short, but how short is not published."""
+
+_PARALLEL: Final = 16
+_TOKEN_SIZE: Final = 64 << 10
+_EARLY: Final = 0.9
+_FORM: Final = {"content-type": "application/x-www-form-urlencoded"}
+_ABOUT: Final = {"user-agent": f"syncd/{__version__}", "accept": "application/json"}
+
+
+class _Token(msgspec.Struct):
+    access_token: str
+    expires_in: float | None = None
+
+
+class Session:
+    """One Client's way to Aidbox.
+
+    Args:
+        client_id: Id of the Client.
+        files: Its secret, and certificates.
+        use_token: Ask for a token instead of sending the secret with each request.
+        tls: Whether any replica is asked over TLS.
+        timeout: Seconds that a request may take.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        client_id: str,
+        files: CredentialFiles,
+        *,
+        use_token: bool,
+        tls: bool,
+        timeout: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client_id = client_id
+        self._secret_file = files.password
+        self._connection = Connection(Keyring(files, tls=tls), timeout=timeout, parallel=_PARALLEL)
+        self._use_token = use_token
+        self._clock = clock
+        self._token: str | None = None
+        self._expires = 0.0
+        self._asking = anyio.Lock()
+
+    def __repr__(self) -> str:
+        return f"Session({self._client_id!r})"
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._connection.aclose()
+
+    async def request(
+        self,
+        failed: str,
+        replica: Replica,
+        method: str,
+        target: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        body_limit: int = 0,
+    ) -> Answer:
+        """Makes one request as the Client.
+
+        Args:
+            failed: How an error's message begins, such as `cannot read Client`.
+            replica: Who is asked.
+            method: Of HTTP.
+            target: Path and query.
+            headers: More headers.
+            content: The body.
+            body_limit: Bytes of the answer to return.
+
+        Returns:
+            The answer, a 2xx.
+
+        Raises:
+            TemporaryError: There was no answer, one that may be another one later, or the
+                credential file is missing.
+            RefusedError: Any other answer.
+        """
+        failed = f"{failed} at {replica}"
+        answer: Answer | None = None
+        for reread in (False, True):
+            token = await self._current_token(failed, replica, reread=reread)
+
+            def make(credentials: Credentials, token: str | None = token) -> httpx2.Request:
+                authorization = credentials.authorization if token is None else f"Bearer {token}"
+                sent = {**_ABOUT, **(headers or {}), "authorization": authorization or ""}
+                extensions = self._connection.extensions
+                return replica.request(method, target, sent, content, extensions)
+
+            answer = await self._connection.exchange(
+                failed, make, reread=reread, body_limit=body_limit
+            )
+            if answer.status != UNAUTHORIZED:
+                break
+        assert answer is not None
+        await self._require_success(failed, answer)
+        return answer
+
+    async def is_accepted_as(self, replica: Replica, client_id: str, value: bytes) -> int:
+        """The status that a request with a Client's id and a value gets, by HTTP Basic."""
+        pair = client_id.encode() + b":" + value
+        authorization = "Basic " + base64.b64encode(pair).decode()
+
+        def make(_: Credentials) -> httpx2.Request:
+            headers = {**_ABOUT, "authorization": authorization}
+            extensions = self._connection.extensions
+            return replica.request("GET", "/fhir/Patient?_count=0", headers, None, extensions)
+
+        failed = f"cannot verify at {replica}"
+        return (await self._connection.exchange(failed, make)).status
+
+    async def _current_token(self, failed: str, replica: Replica, *, reread: bool) -> str | None:
+        if not self._use_token:
+            return None
+        async with self._asking:
+            if self._token is None or reread or self._clock() >= self._expires:
+                self._token = None
+                self._token = await self._ask_for_token(failed, replica, reread=reread)
+            return self._token
+
+    async def _ask_for_token(self, failed: str, replica: Replica, *, reread: bool) -> str:
+        def make(credentials: Credentials) -> httpx2.Request:
+            headers = {**_ABOUT, **_FORM, "authorization": credentials.authorization or ""}
+            content = b"grant_type=client_credentials"
+            extensions = self._connection.extensions
+            return replica.request("POST", "/auth/token", headers, content, extensions)
+
+        started = self._clock()
+        answer = await self._connection.exchange(
+            failed, make, reread=reread, body_limit=_TOKEN_SIZE
+        )
+        if answer.status == UNAUTHORIZED and not reread:
+            answer = await self._connection.exchange(
+                failed, make, reread=True, body_limit=_TOKEN_SIZE
+            )
+        await self._require_success(f"{failed}, asking for a token", answer)
+        try:
+            token = msgspec.json.decode(answer.body, type=_Token)
+        except msgspec.DecodeError:
+            raise RefusedError(
+                f"{failed}: its token cannot be read; use grant_type: basic"
+            ) from None
+        lifetime = float("inf") if token.expires_in is None else token.expires_in * _EARLY
+        self._expires = started + lifetime
+        return token.access_token
+
+    async def _require_success(self, failed: str, answer: Answer) -> None:
+        """Raises what an answer means to whoever needs a 2xx."""
+        status = answer.status
+        if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
+            return
+        failed = f"{failed}: it answered {status}"
+        if status in TRY_AGAIN or status >= 500:  # noqa: PLR2004 - RFC 9110, section 15.6
+            retry_after = parse_retry_after(answer.retry_after, time.time())
+            raise TemporaryError(failed, retry_after=retry_after)
+        client = f"Client/{self._client_id}"
+        if status == UNAUTHORIZED:
+            age = await anyio.to_thread.run_sync(_age, self._secret_file)
+            if age < STALE:
+                raise TemporaryError(
+                    f"{failed}; it may still have the old secret of {client} in its cache: "
+                    f"{self._secret_file} changed {age:.0f} s ago"
+                )
+            hint = f"put the secret of {client} into {self._secret_file}, and allow its grant type"
+        elif status == FORBIDDEN:
+            hint = f"give {client} an AccessPolicy for it, as docs/aidbox.md shows"
+        elif status == NOT_FOUND:
+            hint = "mend urls: this is no Aidbox, or one that does not know this"
+        else:
+            hint = "see its log for the reason, and mend urls or Aidbox"
+        raise RejectedError(f"{failed}; {hint}", status)
+
+
+class RejectedError(RefusedError):
+    """Aidbox said no.
+
+    Attributes:
+        status: How it said it.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def _age(path: str | None) -> float:
+    """Seconds since a file changed; blocks."""
+    try:
+        return time.time() - os.stat(path or "").st_mtime
+    except OSError:
+        return float("inf")

@@ -1,0 +1,94 @@
+"""From a consumer's configuration to the consumer: the one place that knows every kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from syncd.config.settings import Aidbox, Nats, grant
+from syncd.consumers.webhook import WebhookConsumer
+from syncd.core.adoption import mailbox_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+    from random import Random
+
+    from syncd.config.settings import ConsumerSettings
+    from syncd.consumers.aidbox.verify import Verifier
+    from syncd.consumers.delivery import Consumer
+    from syncd.core.events import Event, Stamp
+    from syncd.core.model import Grant
+    from syncd.ledger.ledger import Ledger
+    from syncd.telemetry.metrics import Metrics
+
+
+def open_consumer(settings: ConsumerSettings, stamp: Stamp) -> Consumer:
+    """Makes a consumer; it connects when it first delivers.
+
+    Args:
+        settings: An element of `consumers`.
+        stamp: What is written on events.
+
+    Raises:
+        RefusedError: The configuration cannot be used.
+    """
+    if isinstance(settings, Aidbox):
+        from syncd.consumers.aidbox.consumer import AidboxConsumer  # noqa: PLC0415 - only where configured
+
+        return AidboxConsumer(settings, grant(settings.scope), stamp)
+    if isinstance(settings, Nats):
+        from syncd.consumers.nats import NatsConsumer  # noqa: PLC0415 - 7 MiB, when configured
+
+        return NatsConsumer(settings, grant(settings.scope), stamp)
+    return WebhookConsumer(settings, grant(settings.scope), stamp)
+
+
+def open_verifier(
+    settings: ConsumerSettings,
+    *,
+    ledger: Ledger,
+    metrics: Metrics,
+    rng: Random,
+    read: Callable[[str, str, str], bytes | None],
+    publish: Callable[[Event], Awaitable[None]],
+) -> Verifier | None:
+    """Makes what verifies adoption for a consumer, or None where it is not asked to.
+
+    Args:
+        settings: An element of `consumers`.
+        ledger: As for `Verifier`, and so are the others.
+        metrics: Where to count.
+        rng: Source of the jitter.
+        read: Reads a secret by name, path and version; blocks.
+        publish: Commits an event and tells everybody of it.
+
+    Raises:
+        RefusedError: The configuration cannot be used.
+    """
+    if not isinstance(settings, Aidbox) or "verify" not in settings.actions:
+        return None
+    from syncd.consumers.aidbox.consumer import open_replicas, open_session  # noqa: PLC0415
+    from syncd.consumers.aidbox.verify import Verifier  # noqa: PLC0415 - only where configured
+
+    replicas = open_replicas(settings)
+    return Verifier(
+        settings.name,
+        grant(settings.scope),
+        settings.verify_timeout,
+        replicas=replicas,
+        session=open_session(settings, replicas),
+        ledger=ledger,
+        read=read,
+        publish=publish,
+        metrics=metrics.adoption(settings.name),
+        rng=rng,
+    )
+
+
+def mailboxes(consumers: Iterable[ConsumerSettings]) -> dict[str, Grant]:
+    """Every mailbox that a configuration calls for, and what may go into it."""
+    found = {}
+    for settings in consumers:
+        found[settings.name] = grant(settings.scope)
+        if isinstance(settings, Aidbox) and "verify" in settings.actions:
+            found[mailbox_of(settings.name)] = grant(settings.scope)
+    return found

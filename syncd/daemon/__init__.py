@@ -1,0 +1,1 @@
+"""Composition: the long-running process, put together from the packages below."""

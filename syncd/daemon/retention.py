@@ -1,0 +1,78 @@
+"""Keeps the event log within its bounds, for as long as the daemon lives."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from syncd.core.errors import StateError
+from syncd.core.timing import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from syncd.config.settings import EventLog
+    from syncd.core.events import Commit
+    from syncd.ledger.ledger import Ledger
+
+AT_LEAST: Final = 3600.0
+"""Seconds after which the log is looked at although nothing was added: events grow old."""
+
+log = structlog.get_logger()
+
+
+class Retention:
+    """Prunes after commits, with a pause in between.
+
+    Args:
+        ledger: Holds the event log.
+        bounds: The bounds as they are now.
+    """
+
+    def __init__(self, ledger: Ledger, bounds: Callable[[], EventLog]) -> None:
+        self._ledger = ledger
+        self._bounds = bounds
+        self._grown = anyio.Event()
+        self._grown.set()  # limits may have been lowered since the last run
+
+    def committed(self, commit: Commit) -> None:
+        """Says that the log has grown. Call it from the event loop."""
+        if commit.events:
+            self._grown.set()
+
+    async def run(self) -> None:
+        """Prunes until cancelled."""
+        while True:
+            with anyio.move_on_after(AT_LEAST):
+                await self._grown.wait()
+            self._grown = anyio.Event()
+            bounds = self._bounds()
+            try:
+                await anyio.to_thread.run_sync(
+                    prune, self._ledger, bounds.max_events, bounds.max_age
+                )
+            except StateError as error:
+                log.warning("event_log.not_pruned", problem=str(error))
+                self._grown.set()  # a full disk takes no commit that would have it tried again
+            await anyio.sleep(bounds.prune_interval)
+
+
+def prune(ledger: Ledger, max_events: int, max_age: float) -> None:
+    """Removes what is beyond the bounds. Blocks.
+
+    Args:
+        ledger: Holds the event log.
+        max_events: How many events to keep at the most.
+        max_age: Seconds that an event is kept at the most.
+
+    Raises:
+        StateError: The ledger cannot be used.
+    """
+    oldest = max(0.0, time.time() - max_age)
+    count = ledger.prune(max_events, rfc3339(oldest))
+    if count:
+        log.info("event_log.pruned", events=count)

@@ -1,0 +1,1 @@
+"""Durable state: the ledger, its database file and the state directory."""

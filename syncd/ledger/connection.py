@@ -1,0 +1,131 @@
+"""The ledger's one connection: transactions, reads, and errors that quote no statement."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from syncd.core.errors import StateError
+from syncd.ledger.file import error_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CHECKPOINT: Final = 1000
+"""Pages in the log after which a commit moves them into the database: SQLite's own default."""
+
+_LONG_LOG: Final = _CHECKPOINT * 4096
+_DAMAGE: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
+
+
+class LedgerConnection:
+    """A connection that all threads share, one at a time.
+
+    Args:
+        path: The file.
+        connection: To it; autocommit, for any thread.
+    """
+
+    def __init__(self, path: str, connection: sqlite3.Connection) -> None:
+        self._path = path
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._damaged = False
+
+    def read(self, statement: str, parameters: tuple[object, ...] = ()) -> list[tuple]:  # type: ignore[type-arg] # sqlite3's rows
+        """All rows of a statement.
+
+        Raises:
+            StateError: The file cannot be used.
+        """
+        with self.held() as db:
+            return db.execute(statement, parameters).fetchall()
+
+    @contextmanager
+    def transaction(self, *, checkpoint: bool = True) -> Iterator[sqlite3.Connection]:
+        """Commits what the block does, or nothing of it.
+
+        Args:
+            checkpoint: Whether the commit moves a long log into the database at once.
+
+        Raises:
+            StateError: The file cannot be used.
+        """
+        with self.held() as db:
+            db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT if checkpoint else 0}")
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def held(self) -> Iterator[sqlite3.Connection]:
+        """Keeps other threads away.
+
+        Raises:
+            StateError: The file cannot be used.
+        """
+        with self._lock:
+            try:
+                yield self._connection
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+                    self._damaged = True  # the next opening looks closely, and starts anew
+                raise StateError(
+                    f"cannot use the ledger: {error_name(error)}; free or mend state_dir"
+                ) from None
+
+    def checkpoint(self) -> None:
+        """Moves what was committed from the log into the database, when the log is long.
+
+        What goes wrong with it is left for whoever commits next to find out.
+        """
+        with suppress(StateError, FileNotFoundError), self.held() as db:
+            if os.path.getsize(f"{self._path}-wal") > _LONG_LOG:
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def truncate_log(self) -> None:
+        """Moves all that was committed into the database, and has it on the disk.
+
+        Raises:
+            StateError: The file cannot be used.
+        """
+        with self.held() as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self) -> None:
+        """Closes the file; the next opening need not doubt its sequences."""
+        with self._lock:
+            try:
+                if not self._damaged:
+                    self._connection.execute(
+                        "UPDATE meta SET value = '' WHERE key = 'open_since_boot'"
+                    )
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.Error:
+                pass  # the next opening treats it as a crash, which is safe
+            self._connection.close()
+
+
+def meta(db: sqlite3.Connection, key: str) -> str | None:
+    """What the ledger remembers of itself."""
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def set_meta(db: sqlite3.Connection, **values: str) -> None:
+    """Has the ledger remember these of itself."""
+    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+
+def last_sequence(db: sqlite3.Connection) -> int:
+    """The newest sequence that was ever given out."""
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+    return 0 if row is None else int(row[0])

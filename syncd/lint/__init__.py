@@ -1,0 +1,1 @@
+"""Checks of configuration, vault config, mounts and a live Aidbox, as findings."""

@@ -1,0 +1,1 @@
+"""Checks of a live Aidbox against the vault config."""

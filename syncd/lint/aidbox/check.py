@@ -1,0 +1,99 @@
+"""`syncd check --aidbox`: reads a live Aidbox and applies the rules."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec
+
+from syncd.config.settings import Aidbox
+from syncd.core.errors import ConfigurationError, SyncdError
+from syncd.core.findings import finding
+from syncd.lint.aidbox.reading import read_live
+from syncd.lint.aidbox.rotations import rotations
+from syncd.lint.aidbox.rules import check_live
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from syncd.config.settings import Settings
+    from syncd.core.findings import Finding
+    from syncd.core.model import Entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Which Aidbox to read, as the command line says it.
+
+    Attributes:
+        urls: Of its replicas; resources are read from the first.
+        client_id: Of the Client to read as; None for that of the configuration's consumer.
+        client_secret_file: Holds its secret; None as for `client_id`.
+        ca_file: Certificates to trust instead of the system's; None for the consumer's.
+    """
+
+    urls: tuple[str, ...]
+    client_id: str | None = None
+    client_secret_file: str | None = None
+    ca_file: str | None = None
+
+
+def lint_aidbox(settings: Settings, entries: Mapping[str, Entry], target: Target) -> list[Finding]:
+    """Everything that is wrong between Aidbox, vault config and files. Blocks.
+
+    Args:
+        settings: The configuration.
+        entries: Those of the vault config.
+        target: Which Aidbox.
+
+    Raises:
+        ConfigurationError: There are no credentials to read as.
+    """
+    aidbox = _as_consumer(settings, target)
+    try:
+        live, findings = anyio.run(read_live, aidbox)
+    except SyncdError as error:
+        message, _, hint = str(error).partition("; ")
+        return [finding("aidbox-unreadable", target.urls[0], "", message, hint)]
+    try:
+        changed = os.stat(settings.vault_config).st_mtime
+    except OSError:
+        changed = None
+    rotated = rotations(settings.state_dir, entries.values())
+    return findings + check_live(
+        live, entries, settings.vault_config, vault_config_changed=changed, rotated=rotated
+    )
+
+
+def _as_consumer(settings: Settings, target: Target) -> Aidbox:
+    consumers = [item for item in settings.consumers if isinstance(item, Aidbox)]
+    consumers.sort(key=lambda item: not set(item.urls) & set(target.urls))
+    known = consumers[0] if consumers and target.client_id is None else None
+    secret_file, ca_file = _absolute(target.client_secret_file), _absolute(target.ca_file)
+    if known is not None:
+        return msgspec.structs.replace(
+            known,
+            urls=target.urls,
+            client_secret_file=secret_file or known.client_secret_file,
+            ca_file=ca_file or known.ca_file,
+        )
+    if target.client_id is None or secret_file is None:
+        missing = "client-id" if target.client_id is None else "client-secret-file"
+        message = "does not say which Client to read Aidbox as"
+        hint = f"give --{missing}, or configure a consumer of kind aidbox"
+        raise ConfigurationError([finding("config-invalid", "command line", "", message, hint)])
+    return Aidbox(
+        name="check",
+        urls=target.urls,
+        client_id=target.client_id,
+        client_secret_file=secret_file,
+        ca_file=ca_file,
+        actions=(),
+    )
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else os.path.abspath(path)

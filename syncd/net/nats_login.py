@@ -1,0 +1,213 @@
+"""What a connection to NATS presents, read from its files in the moment of use.
+
+NKeys (https://docs.nats.io/running-a-nats-service/configuration/securing_nats/auth_intro/nkey_auth)
+are Ed25519 keys written in base32 with a type and a CRC-16; credentials files hold a JWT and such a
+seed. Both are read here with `cryptography`, which syncd has anyway: the `nkeys` package is a bare
+source distribution over PyNaCl, a second libsodium-sized dependency for one signature.
+
+Reading blocks, so it is done in a worker thread, before a connection is made and again whenever
+one is lost or refused: nats-py's own reading of files would block the event loop.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+import anyio.to_thread
+
+from syncd.core.errors import RefusedError
+from syncd.net.credentials import CredentialFiles, SecretFile, TlsFiles
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Sequence
+
+_SEED_PREFIX: Final = 18 << 3
+_USER_PREFIX: Final = 20 << 3
+_JWT: Final = re.compile(r"-BEGIN NATS USER JWT-+\s+([\w.-]+)\s+-+END NATS USER JWT-")
+_SEED: Final = re.compile(r"-BEGIN USER NKEY SEED-+\s+(\w+)\s+-+END USER NKEY SEED-")
+
+
+class Server(Protocol):
+    """How to reach NATS, and as whom (`syncd.config.settings.NatsServer`)."""
+
+    @property
+    def urls(self) -> Sequence[str]:
+        """`nats://host:port`, or `tls://` to insist on TLS; any of one cluster."""
+
+    @property
+    def user(self) -> str | None:
+        """A user with a password."""
+
+    @property
+    def password_file(self) -> str | None:
+        """Holds the password."""
+
+    @property
+    def token_file(self) -> str | None:
+        """Holds a token."""
+
+    @property
+    def nkey_seed_file(self) -> str | None:
+        """Holds the seed of a user's NKey (`SU…`)."""
+
+    @property
+    def credentials_file(self) -> str | None:
+        """Holds a JWT and the seed it was issued for, as `nsc` writes them."""
+
+    @property
+    def ca_file(self) -> str | None:
+        """Certificates to trust instead of the system's."""
+
+    @property
+    def client_cert(self) -> str | None:
+        """For mutual TLS."""
+
+    @property
+    def client_key(self) -> str | None:
+        """Its private key."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that an attempt may take."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Login:
+    """What is presented, as the files have it now.
+
+    Attributes:
+        user: With `password`, or None.
+        password: The password, or None.
+        token: A token, or None.
+        jwt: A user's JWT, or None.
+        seed: 32 bytes of a private key, to sign the server's nonce with, or None.
+        tls: Verifies the server; None where TLS is not asked for.
+    """
+
+    user: str | None = None
+    password: str | None = None
+    token: str | None = None
+    jwt: str | None = None
+    seed: bytes | None = None
+    tls: ssl.SSLContext | None = None
+
+    def __repr__(self) -> str:
+        held = [name for name in self.__slots__ if getattr(self, name) is not None]
+        return f"Login({', '.join(held)})"
+
+    def sign(self, nonce: str) -> bytes:
+        """The signature that proves possession of the seed, in base64."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415 - rarely used
+            Ed25519PrivateKey,
+        )
+
+        assert self.seed is not None
+        key = Ed25519PrivateKey.from_private_bytes(self.seed)
+        return base64.b64encode(key.sign(nonce.encode()))
+
+    def public_key(self) -> str:
+        """The NKey that belongs to the seed (`U…`)."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415
+            Ed25519PrivateKey,
+        )
+
+        assert self.seed is not None
+        public = Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
+        return _with_checksum(bytes((_USER_PREFIX,)) + public)
+
+
+class LoginFiles:
+    """The files of one connection.
+
+    Args:
+        server: Names them.
+
+    Attributes:
+        paths: Those that hold secrets.
+        tls: Whether the connection must be encrypted.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._user = server.user
+        named = {
+            option: getattr(server, option)
+            for option in ("password_file", "token_file", "nkey_seed_file", "credentials_file")
+        }
+        self._files = {o: SecretFile(o, path) for o, path in named.items() if path is not None}
+        self.paths = tuple(file.path for file in self._files.values())
+        asked = (server.ca_file, server.client_cert, *(u.startswith("tls:") for u in server.urls))
+        self.tls = any(asked)
+        self._tls = TlsFiles(
+            CredentialFiles(
+                ca=server.ca_file, client_cert=server.client_cert, client_key=server.client_key
+            )
+        )
+
+    async def read(self, *, again: bool = False) -> Login:
+        """Reads what has changed.
+
+        Args:
+            again: Read secrets again in any case.
+
+        Raises:
+            TemporaryError: A file is missing, empty or cannot be read.
+            RefusedError: A file does not hold what it should.
+        """
+        return await anyio.to_thread.run_sync(self._read, again)
+
+    def _read(self, again: bool) -> Login:  # noqa: FBT001 - through `run_sync`
+        texts = {option: self._text(option, again=again) for option in self._files}
+        jwt, seed = None, texts.get("nkey_seed_file")
+        if "credentials_file" in texts:
+            found = [pattern.search(texts["credentials_file"]) for pattern in (_JWT, _SEED)]
+            jwt, seed = (match[1] if match else "" for match in found)
+        raw = None
+        if seed is not None:
+            raw = _decode_seed(seed)
+            if raw is None or jwt == "":
+                option = "credentials_file" if jwt is not None else "nkey_seed_file"
+                what = "a user's JWT and seed" if jwt is not None else "a user's seed (SU…)"
+                raise self._refused(option, f"it does not hold {what}; write the file nsc makes")
+        return Login(
+            self._user,
+            texts.get("password_file"),
+            texts.get("token_file"),
+            jwt,
+            raw,
+            self._tls.context() if self.tls else None,
+        )
+
+    def _text(self, option: str, *, again: bool) -> str:
+        try:
+            return self._files[option].read(again=again).decode()
+        except UnicodeDecodeError:
+            raise self._refused(option, "it is not UTF-8 text; write the secret alone") from None
+
+    def _refused(self, option: str, problem: str) -> RefusedError:
+        return RefusedError(f"cannot use {option} {self._files[option].path}: {problem}")
+
+
+def _decode_seed(text: str) -> bytes | None:
+    """The private key in a user's seed, or None if it is no such seed."""
+    text = text.strip()
+    try:
+        raw = base64.b32decode(text + "=" * (-len(text) % 8))
+    except binascii.Error:
+        return None
+    if len(raw) != 36 or raw[-2:] != _checksum(raw[:-2]):  # noqa: PLR2004 - 2, 32 and 2 bytes
+        return None
+    kind = (raw[0] & 7) << 5 | raw[1] >> 3
+    return raw[2:-2] if raw[0] & 248 == _SEED_PREFIX and kind == _USER_PREFIX else None
+
+
+def _with_checksum(raw: bytes) -> str:
+    return base64.b32encode(raw + _checksum(raw)).decode().rstrip("=")
+
+
+def _checksum(raw: bytes) -> bytes:
+    return binascii.crc_hqx(raw, 0).to_bytes(2, "little")

@@ -1,1 +1,0 @@
-"""Secrets come in: manifests, the vaults' clients, and the loop that refreshes."""

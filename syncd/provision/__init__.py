@@ -1,0 +1,1 @@
+"""From a vault to files: manifests, fetching, and publishing as the CSI driver does."""

@@ -1,0 +1,161 @@
+"""azure-core's transport over a session of ours: TLS as configured, bounded, to be interrupted.
+
+Traps of azure-core 1.41 that this module keeps shut; those of requests see `transport`:
+
+- its retries sleep for as long as `Retry-After` says, and cannot be woken: here a pause ends when
+  syncd stops, and one that is too long ends the pass instead;
+- its time limits are per socket operation: a request as a whole has one, too;
+- its loggers print request and answer where they are asked to: they are silenced.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from azure.core.exceptions import AzureError
+from azure.core.pipeline.transport import RequestsTransport
+
+from syncd.core.errors import RefusedError, TemporaryError
+from syncd.net.reasons import gone, unavailable
+from syncd.net.requests_session import Sockets, TooLongError, new_session
+
+if TYPE_CHECKING:
+    import requests
+
+    from syncd.net.requests_session import Trust
+
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 15.0
+REQUEST_LIMIT = 30.0
+"""Seconds that one request may take from connecting to the last byte."""
+RETRIES: Final = 3
+LONGEST_BACKOFF: Final = 10.0
+LONGEST_PAUSE = 20.0
+"""Seconds to wait within a pass at most; a longer `Retry-After` ends the pass instead."""
+OPERATION_LIMIT: Final = 60.0
+"""Seconds that a request and its repetitions may take."""
+
+
+class Interruption:
+    """Ends what one provider is waiting for, whichever of its transports does."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.sockets = Sockets()
+        self.what = "ask the vault"
+        """What is being done, as it shall stand in a message: `read client-secret`."""
+
+    @property
+    def requested(self) -> bool:
+        """Whether there shall be no requests now."""
+        return self._event.is_set()
+
+    def request(self) -> None:
+        """Ends the request or pause under way, and refuses others. For any thread."""
+        self._event.set()
+        self.sockets.shut()
+
+    def withdraw(self) -> None:
+        """Takes requests again."""
+        self._event.clear()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits; whether it was interrupted."""
+        return self._event.wait(seconds)
+
+
+class Transport(RequestsTransport):
+    """One server's transport.
+
+    Args:
+        address: URL of the server, for messages and the choice of a proxy.
+        trust: How TLS is done; its files are read again when they change.
+        interruption: Shared with the provider's other transports.
+    """
+
+    def __init__(self, address: str, trust: Trust, interruption: Interruption) -> None:
+        super().__init__(use_env_settings=False)
+        self.session: requests.Session | None = None
+        self._address = address
+        self._trust = trust
+        self._interruption = interruption
+        self.status = 0
+        """The status of the last answer, for errors of the SDK that do not say."""
+        self._loaded: object = None
+
+    def open(self) -> None:
+        """Sees to it that the session has the TLS configuration of the files as they are now.
+
+        Raises:
+            RefusedError: One of them cannot be used.
+        """
+        state = self._trust.fingerprint()
+        if self.session is None or state != self._loaded:
+            session = new_session(self._address, self._trust, self._interruption.sockets)
+            if self.session is not None:
+                self.session.close()
+            self.session, self._loaded = session, state
+        super().open()
+
+    def send(self, request: Any, **options: Any) -> Any:  # noqa: ANN401 - azure-core's overloads
+        """Sends a request and reads the whole answer.
+
+        Raises:
+            TemporaryError: It was interrupted, or took too long.
+            RefusedError: The answer is too long.
+        """
+        interruption = self._interruption
+        if interruption.requested:
+            raise gone(interruption.what, self._address)
+        limit = threading.Timer(REQUEST_LIMIT, interruption.sockets.shut)
+        limit.daemon = True
+        limit.start()
+        started = time.monotonic()
+        self.status = 0
+        try:
+            response = super().send(request, **options)
+        except TooLongError as error:
+            said = f"cannot {interruption.what}: {self._address} {error}"
+            raise RefusedError(f"{said}; check that it is a Key Vault") from None
+        except AzureError:
+            if interruption.requested:
+                raise gone(interruption.what, self._address) from None
+            if time.monotonic() - started >= REQUEST_LIMIT:
+                said = f"did not finish within {REQUEST_LIMIT:.0f} s"
+                raise unavailable(interruption.what, self._address, said) from None
+            raise
+        finally:
+            limit.cancel()
+        self.status = response.status_code
+        return response
+
+    def sleep(self, duration: float) -> None:
+        """A pause between two attempts.
+
+        Raises:
+            TemporaryError: It would be too long, or was interrupted.
+        """
+        what = self._interruption.what
+        if duration > LONGEST_PAUSE:
+            message = f"cannot {what}: {self._address} asks for fewer requests; raise the interval"
+            raise TemporaryError(message, retry_after=duration)
+        if self._interruption.wait(duration):
+            raise gone(what, self._address)
+
+
+def pipeline_options(transport: Transport) -> dict[str, Any]:
+    """What every client of the SDK is made with."""
+    for name in ("azure", "msal"):  # what they say is said in our words, from their exceptions
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    return {
+        "transport": transport,
+        "connection_timeout": CONNECT_TIMEOUT,
+        "read_timeout": READ_TIMEOUT,
+        "retry_total": RETRIES,
+        "retry_backoff_max": LONGEST_BACKOFF,
+        "timeout": OPERATION_LIMIT,
+        "permit_redirects": False,
+    }

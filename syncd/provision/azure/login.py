@@ -1,0 +1,244 @@
+"""Who syncd is towards Azure Key Vault: one identity, the one that was named.
+
+`DefaultAzureCredential` and azure-identity's managed identity try what the environment offers; here
+each method has one source. Credential files are read whenever a token is asked for, and a new
+content means a new login. azure-identity, and msal with it, is imported by the methods that need
+it: the machine's own identity does not.
+"""
+
+from __future__ import annotations
+
+import time
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+from azure.core.credentials import AccessToken, AccessTokenInfo
+from azure.core.exceptions import AzureError
+
+from syncd.config.auth import ClientCertificate, ClientSecret, ManagedIdentity, WorkloadIdentity
+from syncd.core.errors import RefusedError, TemporaryError
+from syncd.net.reasons import explain, unavailable
+from syncd.provision.azure.http import pipeline_options
+from syncd.provision.credential_file import LONGEST, read_credential
+from syncd.provision.imds import identity_token, imds_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from azure.core.credentials import SupportsTokenInfo, TokenRequestOptions
+
+    from syncd.config.auth import AzureAuth
+    from syncd.provision.azure.http import Transport
+
+_EARLY: Final = 300.0
+"""Seconds before its end that a token is not used any more, as azure-core has it."""
+
+
+class MachineIdentity:
+    """The managed identity of the machine, by its metadata service.
+
+    Args:
+        client_id: Which user-assigned identity; None for the system-assigned one.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(self, client_id: str | None, *, clock: Callable[[], float] = time.time) -> None:
+        self._client_id = client_id
+        self._clock = clock
+        self._token = AccessTokenInfo("", 0)
+
+    def get_token_info(
+        self, *scopes: str, options: TokenRequestOptions | None = None
+    ) -> AccessTokenInfo:
+        """A token for a scope; see `azure.core.credentials.SupportsTokenInfo`.
+
+        Raises:
+            TemporaryError: The metadata service does not answer.
+            RefusedError: It has no such identity.
+        """
+        del options  # its tenant is the machine's
+        now = self._clock()
+        if self._token.expires_on - now < _EARLY:
+            resource = scopes[0].removesuffix("/.default")
+            token, lasts = identity_token(resource, self._client_id, imds_address())
+            self._token = AccessTokenInfo(token, int(now + lasts))
+        return self._token
+
+    def get_token(self, *scopes: str, **_options: Any) -> AccessToken:  # noqa: ANN401 - azure-core's
+        """The same in azure-core's older form."""
+        token = self.get_token_info(*scopes)
+        return AccessToken(token.token, token.expires_on)
+
+    def forget(self) -> None:
+        """Has the next token asked for, whatever is left of this one."""
+        self._token = AccessTokenInfo("", 0)
+
+    def close(self) -> None:
+        """Nothing is open between two tokens."""
+        self.forget()
+
+
+class ServicePrincipal:
+    """An identity that proves itself by a file: a secret, a certificate, or a federated token.
+
+    Args:
+        auth: The method.
+        tenant: Where the identity is registered.
+        client_id: Which it is.
+        transport: The way to Microsoft Entra ID.
+        authority: Its URL.
+    """
+
+    def __init__(
+        self,
+        auth: ClientSecret | ClientCertificate | WorkloadIdentity,
+        tenant: str,
+        client_id: str,
+        *,
+        transport: Transport,
+        authority: str,
+    ) -> None:
+        self._auth = auth
+        self._tenant = tenant
+        self._client_id = client_id
+        self._transport = transport
+        self._authority = authority
+        self._read = b""
+        self._credential: SupportsTokenInfo | None = None
+
+    def __repr__(self) -> str:
+        return f"ServicePrincipal({self._client_id!r}, {type(self._auth).__name__})"
+
+    def get_token_info(
+        self, *scopes: str, options: TokenRequestOptions | None = None
+    ) -> AccessTokenInfo:
+        """A token for a scope; see `azure.core.credentials.SupportsTokenInfo`.
+
+        Whatever tenant a vault names, the token is the configured one's.
+
+        Raises:
+            TemporaryError: Microsoft Entra ID cannot be reached.
+            RefusedError: It refuses, or the file cannot be used.
+        """
+        what = f"log in to {self._authority} as {self._client_id}"
+        wanted: TokenRequestOptions = {}
+        if options and options.get("claims"):
+            wanted["claims"] = options["claims"]
+        try:
+            return self._current().get_token_info(*scopes, options=wanted)
+        except AzureError as error:  # azure-identity wraps whatever happens, its own bugs too
+            self.forget()  # the next attempt reads and asks again
+            raise self._judge(error, what) from None
+
+    def _judge(self, error: AzureError, what: str) -> TemporaryError | RefusedError:
+        status = self._transport.status
+        if not status:
+            return explain(
+                error,
+                what=what,
+                server=self._authority,
+                trust_remedy="name its CA by ca_file",
+                address_remedy="mend cloudName",
+            )
+        if status == 429 or status >= 500:  # noqa: PLR2004 - RFC 6585, RFC 9110
+            return unavailable(what, self._authority, f"is not able to answer now ({status})")
+        if status >= 400:  # noqa: PLR2004 - RFC 9110, section 15.5
+            remedy = f"check tenantID, client_id and {self._file}"
+            return RefusedError(f"cannot {what}: refused ({status}); {remedy}")
+        said = "the answer is not Microsoft Entra ID's; check tenantID and cloudName"
+        return TemporaryError(f"cannot {what}: {said}")
+
+    def get_token(self, *scopes: str, **_options: Any) -> AccessToken:  # noqa: ANN401 - azure-core's
+        """The same in azure-core's older form."""
+        token = self.get_token_info(*scopes)
+        return AccessToken(token.token, token.expires_on)
+
+    def forget(self) -> None:
+        """Has the next token asked for, whatever is left of this one."""
+        self._credential = None
+
+    def close(self) -> None:
+        """Closes the way to Microsoft Entra ID."""
+        self.forget()
+        self._transport.close()
+
+    @property
+    def _file(self) -> str:
+        auth = self._auth
+        if isinstance(auth, ClientSecret):
+            return auth.client_secret_file
+        return (
+            auth.token_file if isinstance(auth, WorkloadIdentity) else auth.client_certificate_file
+        )
+
+    def _current(self) -> SupportsTokenInfo:
+        """The credential that fits what the file holds now."""
+        content = self._content()
+        seen = sha256(content).digest()
+        if self._credential is None or seen != self._read:
+            self._credential = self._make(content)
+            self._read = seen
+        return self._credential
+
+    def _content(self) -> bytes:
+        if not isinstance(self._auth, ClientCertificate):
+            return read_credential(self._file).encode()
+        try:
+            with open(self._file, "rb") as file:
+                return file.read(LONGEST)
+        except OSError as error:
+            raise RefusedError(
+                f"cannot read the credential in {self._file}: {error.strerror};"
+                " make it readable for this user"
+            ) from None
+
+    def _make(self, content: bytes) -> SupportsTokenInfo:
+        from azure.identity import (  # noqa: PLC0415 - 20 MiB
+            CertificateCredential,
+            ClientAssertionCredential,
+            ClientSecretCredential,
+        )
+
+        options = {
+            "authority": self._authority,
+            "disable_instance_discovery": True,  # the authority is the user's word
+            **pipeline_options(self._transport),
+        }
+        tenant, client_id = self._tenant, self._client_id
+        if isinstance(self._auth, ClientSecret):
+            return ClientSecretCredential(tenant, client_id, content.decode(), **options)
+        if isinstance(self._auth, WorkloadIdentity):
+            return ClientAssertionCredential(tenant, client_id, content.decode, **options)
+        try:
+            return CertificateCredential(tenant, client_id, certificate_data=content, **options)
+        except (TypeError, ValueError):
+            raise RefusedError(
+                f"cannot use {self._file}: it is not an RSA key with its certificate, PEM or"
+                " PKCS#12 without a password; write that there"
+            ) from None
+
+
+Login = MachineIdentity | ServicePrincipal
+
+
+def open_login(
+    auth: AzureAuth, tenant: str, client_id: str, *, transport: Transport, authority: str
+) -> Login:
+    """Makes the identity that was named.
+
+    Args:
+        auth: The method.
+        tenant: The manifest's tenant, for an `auth` that names none.
+        client_id: The manifest's identity, likewise.
+        transport: The way to Microsoft Entra ID.
+        authority: Its URL.
+    """
+    if isinstance(auth, ManagedIdentity):
+        return MachineIdentity(auth.client_id or client_id or None)
+    return ServicePrincipal(
+        auth,
+        auth.tenant_id or tenant,
+        auth.client_id or client_id,
+        transport=transport,
+        authority=authority,
+    )

@@ -1,0 +1,351 @@
+"""The provider for Azure Key Vault: a manifest's objects, read in one pass.
+
+First error ends the pass, so that what is handed over is always the whole set. Requests are made
+one after the other: what Key Vault throttles, it throttles for all of them alike, and a pause that
+it asks for is everybody's. A pass that ends by it is taken up where it ended, so that the same
+first objects do not spend the quota for ever.
+
+What a pass costs, in requests: one for each object, whatever the number of files that are made of
+it; for an object with a history one listing for every 25 versions, and one for each version that
+was not read before, since what a version holds never changes.
+
+Traps of the SDK (azure-keyvault-secrets 4.12): its exceptions' texts hold the answer, so only
+status and error code are read; a challenge that does not fit the vault's name is a `ValueError`, an
+answer that is not what was asked for whatever the code runs into.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    HttpResponseError,
+    ResourceNotFoundError,
+)
+
+from syncd.core.errors import RefusedError, TemporaryError
+from syncd.core.payload import File, Payload, decode_value
+from syncd.net.reasons import explain
+from syncd.provision.azure.content import PKCS12, pem_of_certificate, pem_of_key, pem_of_pkcs12
+from syncd.provision.azure.http import Interruption, Transport, pipeline_options
+from syncd.provision.azure.login import open_login
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import TypeVar
+
+    from azure.keyvault.secrets import KeyVaultSecret
+
+    from syncd.config.auth import AzureAuth
+    from syncd.net.requests_session import Trust
+    from syncd.provision.azure.content import PublicJwk
+    from syncd.provision.azure.objects import AzureClass, AzureObject
+
+    T = TypeVar("T")
+    _Version = tuple[AzureObject, str, object]
+
+_ROLES = {
+    "secret": "Key Vault Secrets User",
+    "key": "Key Vault Reader",
+    "cert": "Key Vault Reader",
+}
+"""The least role for each; a Reader sees public parts and no secret."""
+
+LONGEST_DETOUR = 600.0
+"""Seconds for which what a throttled pass has read is good enough for the pass that goes on."""
+
+
+class AzureProvider:
+    """Fetches the objects of one manifest from one vault.
+
+    Args:
+        name: What status, metrics and log call it.
+        azure: The manifest.
+        auth: How to log in.
+        vault_url: Where the vault is.
+        authority: Where to log in.
+        trust: How TLS is done, towards both.
+        api_version: Of Key Vault; None for the SDK's.
+        verify_challenge_resource: Whether the vault's name must belong to the cloud that its
+            challenge names.
+        clock: Seconds that pass evenly.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        azure: AzureClass,
+        auth: AzureAuth,
+        *,
+        vault_url: str,
+        authority: str,
+        trust: Trust,
+        api_version: str | None = None,
+        verify_challenge_resource: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self._clock = clock
+        self._azure = azure
+        self._url = vault_url
+        self._interruption = Interruption()
+        self._transport = Transport(vault_url, trust, self._interruption)
+        self._login = open_login(
+            auth,
+            azure.tenant,
+            azure.assigned_identity or azure.client_id,
+            transport=Transport(authority, trust, self._interruption),
+            authority=authority,
+        )
+        self._options: dict[str, Any] = {"verify_challenge_resource": verify_challenge_resource}
+        if api_version is not None:
+            self._options["api_version"] = api_version
+        self._clients: dict[str, Any] = {}
+        self._kept: dict[_Version, bytes] = {}
+        self._read: dict[tuple[str, str, str], Any] = {}
+        self._began = 0.0
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"AzureProvider({self.name!r}, {self._url!r})"
+
+    def fetch(self) -> Payload:
+        """Reads every object; see `syncd.provision.refresh.Provider`."""
+        with self._lock:
+            now = self._clock()
+            if not self._read or now - self._began > LONGEST_DETOUR:
+                self._read, self._began = {}, now
+            throttled = False
+            try:
+                return Payload(tuple(self._pass()))
+            except TemporaryError as error:
+                throttled = error.retry_after is not None
+                raise
+            finally:
+                if not throttled:
+                    self._read = {}
+
+    def interrupt(self) -> None:
+        """Ends the fetch under way; see `syncd.provision.refresh.Provider`."""
+        self._interruption.request()
+
+    def resume(self) -> None:
+        """Takes fetches again; see `syncd.provision.refresh.Provider`."""
+        self._interruption.withdraw()
+
+    def close(self) -> None:
+        """Lets go; see `syncd.provision.refresh.Provider`."""
+        self.interrupt()
+        self._login.close()
+        self._transport.close()
+        self._kept, self._read = {}, {}
+
+    def _pass(self) -> list[File]:
+        kept: dict[_Version, bytes] = {}
+        files: list[File] = []
+        for wanted in self._azure.objects:
+            self._interruption.what = f"read {wanted.path}"
+            if wanted.history:
+                files += self._history(wanted, kept)
+            else:
+                content = self._content(wanted, wanted.version)
+                files.append(File(wanted.path, content, wanted.mode))
+        self._kept = kept
+        return files
+
+    def _history(self, wanted: AzureObject, kept: dict[_Version, bytes]) -> list[File]:
+        files = []
+        for path, (version, updated) in zip(wanted.paths, self._versions(wanted), strict=False):
+            at = (wanted, version, updated)
+            content = self._kept.get(at)
+            if content is None:
+                content = self._content(wanted, version)
+            kept[at] = content
+            files.append(File(path, content, wanted.mode))
+        return files
+
+    def _versions(self, wanted: AzureObject) -> list[tuple[str, object]]:
+        """The enabled versions, newest first, from the one where the history begins.
+
+        Each with the time of its last update: what it holds never changes, what is said of it may.
+        """
+
+        def listed() -> list[tuple[str, object]]:
+            client, name = self._client(wanted.kind), wanted.name
+            pages: Iterable[Any]
+            if wanted.kind == "secret":
+                pages = client.list_properties_of_secret_versions(name)
+            elif wanted.kind == "key":
+                pages = client.list_properties_of_key_versions(name)
+            else:
+                pages = client.list_properties_of_certificate_versions(name)
+            enabled = [(item.created_on.timestamp(), item) for item in pages if item.enabled]
+            enabled.sort(key=itemgetter(0), reverse=True)
+            return [(str(item.version), item.updated_on) for _, item in enabled]
+
+        versions = self._ask(listed, wanted)
+        names = [name for name, _ in versions]
+        if not wanted.version:
+            start = 0
+        elif wanted.version in names:
+            start = names.index(wanted.version)
+        else:
+            _refuse(wanted, f"{wanted.name} has no enabled version {wanted.version}", "mend it")
+        if not versions:
+            _refuse(wanted, f"{wanted.name} has no enabled version", "create or enable one")
+        return versions[start:]
+
+    def _content(self, wanted: AzureObject, version: str) -> bytes:
+        """What the object's file holds; several files of one object share the request."""
+        at = (wanted.kind, wanted.name, version)
+        if at not in self._read:
+            self._read[at] = self._ask(lambda: self._get(wanted, version), wanted)
+        answer = self._read[at]
+        try:
+            if wanted.kind == "secret":
+                return _secret(answer, wanted)
+            if wanted.kind == "key":
+                return pem_of_key(cast("PublicJwk", answer.key))
+            return pem_of_certificate(bytes(answer.cer))
+        except ValueError as error:  # of azure_content and decode_value: their own words
+            _refuse(wanted, str(error), "mend objectFormat, objectEncoding or the object")
+
+    def _get(self, wanted: AzureObject, version: str) -> Any:  # noqa: ANN401 - one of three types
+        client = self._client(wanted.kind)
+        if wanted.kind == "secret":
+            return client.get_secret(wanted.name, version or None)
+        if wanted.kind == "key":
+            return client.get_key(wanted.name, version or None)
+        if version:
+            return client.get_certificate_version(wanted.name, version)
+        return client.get_certificate(wanted.name)
+
+    def _client(self, kind: str) -> Any:  # noqa: ANN401 - one of three types
+        """The SDK's client for a kind of object, imported when there is one."""
+        client = self._clients.get(kind)
+        if client is None:
+            options = {**pipeline_options(self._transport), **self._options}
+            client = self._clients[kind] = _client_type(kind)(self._url, self._login, **options)
+        return client
+
+    def _ask(self, request: Callable[[], T], wanted: AzureObject) -> T:
+        """Has the SDK make requests, and says what went wrong in words of ours."""
+        what = f"read {wanted.path}"
+        try:
+            try:
+                return request()
+            except ClientAuthenticationError:
+                if self._transport.status != 401:  # noqa: PLR2004 - Unauthorized
+                    raise
+                self._login.forget()  # the token may have been revoked: try another one, once
+                return request()
+        except AzureError as error:
+            if isinstance(error, HttpResponseError) and error.status_code:
+                self._judge(error, error.status_code, wanted)
+            raise explain(
+                error,
+                what=what,
+                server=self._url,
+                trust_remedy="name its CA by ca_file",
+                address_remedy="mend keyvaultName or vault_url",
+            ) from None
+        except (AttributeError, KeyError, TypeError, ValueError):
+            if self._transport.status == 401:  # noqa: PLR2004 - Unauthorized: the challenge
+                _refuse(
+                    wanted,
+                    f"{self._url} asks for a token of another service",
+                    "check keyvaultName and cloudName; for a private cloud set"
+                    " verify_challenge_resource: false",
+                )
+            raise self._not_ours(wanted) from None
+
+    def _not_ours(self, wanted: AzureObject) -> TemporaryError:
+        said = f"the answer of {self._url} is not Key Vault's"
+        return TemporaryError(f"cannot read {wanted.path}: {said}; check its address")
+
+    def _judge(self, error: HttpResponseError, status: int, wanted: AzureObject) -> NoReturn:
+        """One line for a status that the SDK's repetitions did not change."""
+        code = _code(error)
+        if status == 429 or status >= 500 or status == 408:  # noqa: PLR2004 - RFC 9110, RFC 6585
+            said = "asks for fewer requests" if status == 429 else "is not able to answer now"  # noqa: PLR2004
+            raise TemporaryError(
+                f"cannot read {wanted.path}: {self._url} {said} ({status}); wait or look at Azure's"
+                " service health",
+                retry_after=_retry_after(error),
+            ) from None
+        if isinstance(error, ResourceNotFoundError):
+            which = f" version {wanted.version}" if wanted.version else ""
+            said = f"{self._url} has no {wanted.kind} {wanted.name}{which} (404)"
+            _refuse(wanted, said, "create it, or mend objectName, objectType or objectVersion")
+        if status == 401:  # noqa: PLR2004 - Unauthorized
+            remedy = "check tenantID, and that the identity is of that tenant"
+            _refuse(wanted, f"{self._url} does not take the login (401)", remedy)
+        if status == 403:  # noqa: PLR2004 - Forbidden
+            self._forbidden(code, wanted)
+        if 200 <= status < 300:  # noqa: PLR2004 - an answer that could not be read
+            raise self._not_ours(wanted) from None
+        _refuse(
+            wanted,
+            f"{self._url} refuses ({status} {code})",
+            "check the object, its version and api_version",
+        )
+
+    def _forbidden(self, code: str, wanted: AzureObject) -> NoReturn:
+        if code.endswith("Disabled"):
+            said, remedy = f"{wanted.name} is disabled (403)", "enable it, or make a new version"
+        elif code == "ForbiddenByFirewall":
+            said = f"the firewall of {self._url} denies it (403)"
+            remedy = "allow this machine's address or network"
+        else:
+            said = f"{self._url} denies it to this identity (403)"
+            remedy = f"assign it the role {_ROLES[wanted.kind]}"
+        _refuse(wanted, said, remedy)
+
+
+def _client_type(kind: str) -> Any:  # noqa: ANN401 - one of three types
+    if kind == "secret":
+        from azure.keyvault.secrets import SecretClient  # noqa: PLC0415 - each a few MiB
+
+        return SecretClient
+    if kind == "key":
+        from azure.keyvault.keys import KeyClient  # noqa: PLC0415
+
+        return KeyClient
+    from azure.keyvault.certificates import CertificateClient  # noqa: PLC0415
+
+    return CertificateClient
+
+
+def _secret(answer: KeyVaultSecret, wanted: AzureObject) -> bytes:
+    value = answer.value or ""
+    backed = answer.properties.key_id is not None
+    if backed and answer.properties.content_type == PKCS12 and not wanted.pfx:
+        return pem_of_pkcs12(value)
+    try:
+        return decode_value(value.encode(), wanted.encoding)
+    except ValueError:
+        raise ValueError(f"the value is not {wanted.encoding}") from None
+
+
+def _refuse(wanted: AzureObject, message: str, remedy: str) -> NoReturn:
+    raise RefusedError(f"cannot read {wanted.path}: {message}; {remedy}") from None
+
+
+def _code(error: HttpResponseError) -> str:
+    """The innermost error code, such as `SecretDisabled`; only letters, whatever was sent."""
+    details = getattr(error, "error", None)
+    inner = getattr(details, "innererror", None)
+    code = (inner or {}).get("code") if isinstance(inner, dict) else None
+    code = code or getattr(details, "code", None)
+    return code if isinstance(code, str) and code.isalpha() and len(code) < 64 else ""  # noqa: PLR2004
+
+
+def _retry_after(error: HttpResponseError) -> float | None:
+    headers = getattr(error.response, "headers", {})
+    text = str(headers.get("Retry-After", ""))
+    return float(text) if text.isascii() and text.isdigit() and len(text) <= 6 else None  # noqa: PLR2004

@@ -1,0 +1,320 @@
+"""The manifest: the Secrets Store CSI driver's `SecretProviderClass`, read without Kubernetes.
+
+Takes the very file that is applied to a cluster. What the API server would refuse is an error here
+(wrong types, values of parameters that are not strings); what it would prune or a provider ignore
+is a warning, because a key that does nothing was meant to do something. What the parameters mean is
+each provider's own module (`syncd.provision.vault.objects`).
+
+Source: the CRD of secrets-store.csi.x-k8s.io, v1 and v1alpha1.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os.path
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from syncd.core.decode import Problem, Text, decode
+from syncd.core.findings import finding, key_path
+from syncd.core.payload import path_problem
+from syncd.core.tree import Node, Scalar, TreeError, parse_yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from syncd.core.findings import Finding
+
+API_GROUP = "secrets-store.csi.x-k8s.io"
+PROVIDERS = ("azure", "openbao", "vault")
+ALL_PERMISSIONS = 0o777
+"""No set-user-ID, set-group-ID or sticky bit is ever taken."""
+
+_GO_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
+_GO_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(slots=True)
+class Report:
+    """Findings about one manifest, in order of appearance.
+
+    Attributes:
+        source: The manifest's file.
+        prefix: Where in a file of several documents, such as `document 2: `; else empty.
+        findings: What was found so far.
+    """
+
+    source: str
+    prefix: str = ""
+    findings: list[Finding] = field(default_factory=list)
+
+    def error(self, path: Path, message: str, hint: str, code: str = "manifest-invalid") -> None:
+        """Adds what keeps the manifest from working."""
+        self._add(code, path, message, hint)
+
+    def warn(self, path: Path, message: str, hint: str, code: str = "manifest-ignored") -> None:
+        """Adds what will surprise someone."""
+        self._add(code, path, message, hint)
+
+    def problems(self, base: Path, problems: Iterable[Problem]) -> None:
+        """Adds problems of typed decoding, each an error below `base`."""
+        for problem in problems:
+            self.error((*base, *problem.path), problem.message, problem.hint)
+
+    def unknown(self, path: Path, known: Collection[str]) -> None:
+        """Warns of a key that nobody reads."""
+        close = difflib.get_close_matches(str(path[-1]), list(known), n=1)
+        hint = f"did you mean {close[0]}?" if close else "remove it"
+        self.warn(path, "is not a known key and does nothing", hint)
+
+    @property
+    def failed(self) -> bool:
+        """Whether an error was found."""
+        return any(item.is_error for item in self.findings)
+
+    def _add(self, code: str, path: Path, message: str, hint: str) -> None:
+        where = (self.prefix + key_path(*path)).removesuffix(": ")
+        self.findings.append(finding(code, self.source, where, message, hint))
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One SecretProviderClass.
+
+    Attributes:
+        source: The file that it stands in.
+        prefix: Which document of the file, for findings; see `Report`.
+        name: `metadata.name`, else the file's name without its ending.
+        provider: `azure`, `openbao` or `vault`.
+        parameters: `spec.parameters`, as written; not shown, for arguments may stand in it.
+    """
+
+    source: str
+    prefix: str
+    name: str
+    provider: str
+    parameters: Mapping[str, str] = field(repr=False)
+
+    def report(self) -> Report:
+        """A report that places its findings in this manifest."""
+        return Report(self.source, self.prefix)
+
+
+class _SecretObjectData(msgspec.Struct, frozen=True, rename="camel"):
+    object_name: Text
+    key: Text
+
+
+class _SecretObject(msgspec.Struct, frozen=True, rename="camel"):
+    secret_name: Text
+    type: Text
+    data: tuple[_SecretObjectData, ...] = ()
+    labels: dict[str, Text] = {}
+    annotations: dict[str, Text] = {}
+
+
+def decode_manifests(text: bytes, source: str) -> tuple[tuple[Manifest, ...], list[Finding]]:
+    """Reads every SecretProviderClass of a file.
+
+    Args:
+        text: The file's content: YAML (or JSON), one or several documents.
+        source: The file's path, for findings.
+
+    Returns:
+        The manifests that are whole, and everything that is wrong or odd, errors and warnings.
+    """
+    report = Report(source)
+    try:
+        documents = [tree for tree in parse_yaml(text, raw=True) if not _empty(tree)]
+    except TreeError as error:
+        report.error((), str(error), "mend the YAML there", "manifest-malformed")
+        return (), report.findings
+    manifests = []
+    for number, tree in enumerate(documents, 1):
+        report.prefix = f"document {number}: " if len(documents) > 1 else ""
+        manifest = _manifest(tree, report)
+        if manifest is not None:
+            manifests.append(manifest)
+    report.prefix = ""
+    if not manifests and not report.failed:
+        hint = "start with kind: SecretProviderClass"
+        report.error((), "holds no SecretProviderClass", hint, "manifest-malformed")
+    return tuple(manifests), report.findings
+
+
+def _empty(tree: object) -> bool:
+    return isinstance(tree, Scalar) and tree.value is None
+
+
+def _manifest(tree: object, report: Report) -> Manifest | None:
+    before = len([item for item in report.findings if item.is_error])
+    if not isinstance(tree, Node):
+        hint = "start with kind: SecretProviderClass"
+        report.error((), "is not a mapping", hint, "manifest-malformed")
+        return None
+    kind = tree.get("kind")
+    if isinstance(kind, Scalar) and kind and kind != "SecretProviderClass":
+        report.warn(("kind",), "is not SecretProviderClass: skipped", "keep such objects elsewhere")
+        return None
+    _keys(tree, (), ("apiVersion", "kind", "metadata", "spec", "status"), report)
+    if kind is None:
+        report.error(("kind",), "is missing", "write kind: SecretProviderClass")
+    if tree.get("apiVersion") not in (f"{API_GROUP}/v1", f"{API_GROUP}/v1alpha1"):
+        message = "is not a known version" if "apiVersion" in tree else "is missing"
+        report.error(("apiVersion",), message, f"write apiVersion: {API_GROUP}/v1")
+    spec = tree.get("spec")
+    if not isinstance(spec, Node):
+        message = "is not a mapping" if "spec" in tree else "is missing"
+        report.error(("spec",), message, "give it provider and parameters")
+        return None
+    _keys(spec, ("spec",), ("provider", "parameters", "secretObjects"), report)
+    provider = _provider(spec, report)
+    parameters = _parameters(spec, report)
+    _secret_objects(spec, report)
+    name = _name(tree, report)
+    after = len([item for item in report.findings if item.is_error])
+    if after > before or provider is None or parameters is None:
+        return None
+    return Manifest(report.source, report.prefix, name, provider, parameters)
+
+
+def _keys(node: Node, path: Path, known: Collection[str], report: Report) -> None:
+    for key in node.duplicates:
+        report.error((*path, key), "is written twice", "keep one of them")
+    for key in node:
+        if key not in known:
+            report.unknown((*path, key), known)
+
+
+def _name(tree: Node, report: Report) -> str:
+    metadata = tree.get("metadata")
+    if metadata is not None and not isinstance(metadata, Node):
+        report.error(("metadata",), "is not a mapping", "write metadata: {name: …}")
+        return ""
+    name = None if metadata is None else metadata.get("name")
+    if name is None or name == "":
+        return os.path.splitext(os.path.basename(report.source))[0]
+    if not isinstance(name, Scalar) or not isinstance(name.value, str) or not name.isprintable():
+        report.error(("metadata", "name"), "is not a string", "put quotes around it")
+        return ""
+    return str(name)
+
+
+def _provider(spec: Node, report: Report) -> str | None:
+    provider = spec.get("provider")
+    if isinstance(provider, Scalar) and provider in PROVIDERS:
+        return str(provider)
+    message = "is not supported here" if "provider" in spec else "is missing"
+    report.error(("spec", "provider"), message, "use one of " + ", ".join(PROVIDERS))
+    return None
+
+
+def _parameters(spec: Node, report: Report) -> dict[str, str] | None:
+    node = spec.get("parameters")
+    if not isinstance(node, Node):
+        message = "is not a mapping" if "parameters" in spec else "is missing"
+        report.error(("spec", "parameters"), message, "write key: value, every value a string")
+        return None
+    parameters = {}
+    for key in node.duplicates:
+        report.error(("spec", "parameters", key), "is written twice", "keep one of them")
+    for key, value in node.items():
+        if isinstance(value, Scalar) and isinstance(value.value, str):
+            parameters[key] = str(value)
+        elif isinstance(value, Scalar):
+            hint = "put quotes around it"
+            report.error(("spec", "parameters", key), "must be a string", hint)
+        else:
+            hint = f"write {key}: | and indent the list below it"
+            report.error(("spec", "parameters", key), "must be a string", hint)
+    return parameters
+
+
+def _secret_objects(spec: Node, report: Report) -> None:
+    tree = spec.get("secretObjects")
+    if tree is None or _empty(tree):
+        return
+    before = len(report.findings)
+    path: Path = ("spec", "secretObjects")
+    _, problems = decode(tree, tuple[_SecretObject, ...])
+    report.problems(path, problems)
+    if len(report.findings) == before:
+        hint = "Aidbox reads files; remove it or keep it for the cluster"
+        report.warn(path, "makes Kubernetes Secrets, which do not exist here", hint)
+
+
+def without_unknown(tree: Any, path: Path, known: Collection[str], report: Report) -> Any:  # noqa: ANN401 - a tree has no narrower type
+    """An object of `objects` without the keys that nobody reads, each warned about."""
+    if not isinstance(tree, Node):
+        return tree
+    for key in tree:
+        if key not in known:
+            report.unknown((*path, key), known)
+    kept = Node([(key, value) for key, value in tree.items() if key in known])
+    kept.duplicates = [key for key in tree.duplicates if key in known]
+    return kept
+
+
+def check_paths(paths: Iterable[tuple[Path, str]], report: Report) -> None:
+    """Checks the paths of a target's files, each alone and all together.
+
+    Reports what `path_problem` says, duplicates, and a path that would have to be a file and a
+    directory at once (`a` and `a/b`).
+
+    Args:
+        paths: Where each path is written, and the path.
+        report: Takes the findings.
+    """
+    good: dict[str, Path] = {}
+    for where, path in paths:
+        problem = path_problem(path)
+        if problem is not None:
+            report.error(where, problem, "write a relative path such as db/password")
+        elif path in good:
+            report.error(where, f"is the file {path!r} again", "give every object its own file")
+        else:
+            good[path] = where
+    for path, where in good.items():
+        parts = path.split("/")
+        parents = ("/".join(parts[:end]) for end in range(1, len(parts)))
+        for parent in parents:
+            if parent in good:
+                message = f"needs a directory {parent!r}, which is another object's file"
+                report.error(where, message, "rename one of them")
+
+
+def go_bool(text: str, path: Path, report: Report) -> bool:
+    """Reads a parameter as Go's `strconv.ParseBool` does; empty is false, else is an error."""
+    if text and text not in _GO_TRUE | _GO_FALSE:
+        report.error(path, "is not a boolean", 'write "true" or "false"')
+    return text in _GO_TRUE
+
+
+def octal_permission(text: str) -> int | None:
+    """Reads permission bits written in octal (`0600`, `600`, `0o600`); None where they are none."""
+    digits = text.removeprefix("0o")
+    if not re.fullmatch("[0-7]{1,4}", digits):
+        return None
+    mode = int(digits, 8)
+    return mode if mode <= ALL_PERMISSIONS else None
+
+
+def number_permission(scalar: Scalar) -> int | None:
+    """Reads permission bits that are a number: as Go does without quotes, in octal within them.
+
+    Go (`yaml.v3`, `strconv.ParseInt` with base 0) takes `0600` and `0o600` as octal, `0x180` as
+    hexadecimal and `384` as decimal. Returns None where the text is none of these or beyond 0777.
+    """
+    if not scalar.plain:
+        return octal_permission(scalar)
+    if re.fullmatch("0o[0-7]+|0[0-7]*", scalar):
+        return octal_permission(scalar)
+    if not re.fullmatch("[1-9][0-9]{0,4}|0x[0-9a-fA-F]{1,4}", scalar):
+        return None
+    mode = int(scalar, 0)
+    return mode if mode <= ALL_PERMISSIONS else None

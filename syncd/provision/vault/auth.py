@@ -1,0 +1,278 @@
+"""Who syncd is towards a Vault or OpenBao server: login, renewal, and login again.
+
+Upstream's CSI providers know the Kubernetes login only; the methods here are those that a machine
+without Kubernetes has. The rules:
+
+- a token is renewed at two thirds of its time while that works; where it does not, or the renewal
+  runs into the maximum, syncd logs in again before the old token ends;
+- a login that fails while the old token still lives is logged, and the old token goes on;
+- a 403 says nothing by itself (an expired token and a policy that denies look the same, measured on
+  OpenBao 2.7): `lookup-self` tells, and a token that was only just issued is never blamed;
+- credential files are read for every login, a token file in every pass;
+- a wrapped secret-id is unwrapped once and kept in memory for later logins, after `sys/wrapping/
+  lookup` has shown that the wrapping token was made by the AppRole and by nobody in between.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+import structlog
+
+from syncd.config.auth import (
+    AppRole,
+    AzureLogin,
+    CertLogin,
+    JwtLogin,
+    KubernetesLogin,
+    TokenFile,
+)
+from syncd.core.errors import RefusedError, TemporaryError
+from syncd.core.timing import Lifetime
+from syncd.provision.credential_file import read_credential
+from syncd.provision.imds import azure_login_body, imds_address
+from syncd.provision.vault.objects import DEFAULT_LOGIN_MOUNT
+from syncd.provision.vault.response import Response, ResponseError, parse_response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from syncd.config.auth import VaultAuth
+    from syncd.provision.vault.http import Answer, Connection
+    from syncd.provision.vault.objects import VaultClass
+
+_OK = 200
+
+
+class Login:
+    """The token in use, and how to get another one.
+
+    Args:
+        auth: The method.
+        vault: The manifest, for role and mount.
+        connection: The server.
+        clock: Seconds that pass evenly.
+        imds: Where Azure's instance metadata service is, if not in its usual place.
+    """
+
+    def __init__(
+        self,
+        auth: VaultAuth,
+        vault: VaultClass,
+        connection: Connection,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        imds: str | None = None,
+    ) -> None:
+        self._auth = auth
+        self._vault = vault
+        self._connection = connection
+        self._clock = clock
+        self._imds = imds or imds_address()
+        self._token = ""
+        self._lifetime = Lifetime.granted(0.0, 0.0, renewable=False)
+        self._fresh = False
+        self._unwrapped = ("", "")
+        self.logins = 0
+
+    def __repr__(self) -> str:
+        return f"Login({type(self._auth).__name__}, logins={self.logins})"
+
+    @property
+    def due(self) -> float:
+        """When the token wants to be renewed or replaced, on `clock`."""
+        return self._lifetime.due if self._token else 0.0
+
+    def token(self) -> str:
+        """A token that should work; logs in or renews where it is time. Once per pass.
+
+        Raises:
+            TemporaryError: The server cannot be asked, and there is no token that still lives.
+            RefusedError: It does not take the credentials.
+        """
+        self._fresh = False
+        if isinstance(self._auth, TokenFile):
+            self._take_file(self._auth)
+        now = self._clock()
+        if not self._token or now >= self._lifetime.end:
+            self._login()
+        elif now >= self._lifetime.due:
+            self._prolong(now)
+        return self._token
+
+    def recover(self) -> str | None:
+        """After a 403: another token to try once, or None where the policy denied.
+
+        Raises:
+            TemporaryError: The server cannot be asked.
+            RefusedError: The token is dead and there is no way to a new one.
+        """
+        if self._fresh or self._alive():
+            return None
+        if isinstance(self._auth, TokenFile):
+            path = self._auth.token_file
+            self._token = ""
+            raise RefusedError(
+                f"cannot use the token in {path}: {self._connection.address} does not know it"
+                " (any more), or it may not even look itself up; write a new one there"
+            )
+        structlog.get_logger().info("provision.token_lost", server=self._connection.address)
+        self._login()
+        return self._token
+
+    def _prolong(self, now: float) -> None:
+        """Renews or replaces a token that still lives; failing is not fatal yet."""
+        try:
+            if self._lifetime.renewable and self._renew(now):
+                return
+            if isinstance(self._auth, TokenFile):
+                self._lifetime = self._lifetime.postponed(now)
+                structlog.get_logger().warning(
+                    "provision.token_ends",
+                    file=self._auth.token_file,
+                    seconds_left=round(self._lifetime.end - now),
+                    hint="write a new token there",
+                )
+                return
+            self._login()
+        except (TemporaryError, RefusedError) as error:
+            self._lifetime = self._lifetime.postponed(now)
+            structlog.get_logger().warning(
+                "provision.renewal_failed",
+                problem=str(error),
+                seconds_left=round(self._lifetime.end - now),
+            )
+
+    def _renew(self, now: float) -> bool:
+        answer = self._ask("POST", "auth/token/renew-self", "renew the token", self._token, "{}")
+        if answer.status != _OK:
+            return False
+        response = self._parse(answer, "renew the token")
+        seconds = response.seconds("auth", "lease_duration")
+        if seconds <= 0:
+            return False
+        renewable = response.flag("auth", "renewable")
+        self._lifetime = self._lifetime.renewed(now, seconds, renewable=renewable)
+        return True
+
+    def _alive(self) -> bool:
+        answer = self._ask("GET", "auth/token/lookup-self", "look up the token", self._token)
+        return answer.status == _OK
+
+    def _take_file(self, auth: TokenFile) -> None:
+        token = read_credential(auth.token_file)
+        if token == self._token:
+            return
+        answer = self._ask("GET", "auth/token/lookup-self", "look up the token", token)
+        if answer.status == _OK:
+            response = self._parse(answer, "look up the token")
+            seconds = response.seconds("data", "ttl")
+            renewable = response.flag("data", "renewable")
+            self._lifetime = Lifetime.granted(self._clock(), seconds, renewable=renewable)
+        else:  # it may be dead, or not be allowed to: the first read will tell
+            self._lifetime = Lifetime.granted(0.0, 0.0, renewable=False)
+        self._token = token
+        self.logins += 1
+
+    def _login(self) -> None:
+        path, body = self._request()
+        what = f"log in at {path}"
+        answer = self._ask("POST", path, what, "", json.dumps(body))
+        if answer.status != _OK:
+            self._refuse_login(answer.status, path)
+        response = self._parse(answer, what)
+        token = response.text("auth", "client_token")
+        if not token or not token.isascii() or not token.isprintable():
+            raise RefusedError(
+                f"cannot {what}: {self._connection.address} answers without a token;"
+                " the method may want a second factor"
+            )
+        seconds = response.seconds("auth", "lease_duration")
+        renewable = response.flag("auth", "renewable")
+        self._token = token
+        self._lifetime = Lifetime.granted(self._clock(), seconds, renewable=renewable)
+        self._fresh = True
+        self.logins += 1
+        structlog.get_logger().info(
+            "provision.logged_in", server=self._connection.address, path=path, ttl=round(seconds)
+        )
+
+    def _refuse_login(self, status: int, path: str) -> NoReturn:
+        where = f"cannot log in at {path}: {self._connection.address}"
+        if status == 404:  # noqa: PLR2004 - Not Found
+            raise RefusedError(f"{where} has no such auth method (404); enable it or mend mount")
+        raise RefusedError(f"{where} refuses ({status}); {self._remedy()}")
+
+    def _remedy(self) -> str:
+        auth = self._auth
+        if isinstance(auth, AppRole):
+            if auth.secret_id_wrapped:
+                return f"write a new wrapped secret-id to {auth.secret_id_file}"
+            files = " or ".join(filter(None, (auth.role_id_file, auth.secret_id_file)))
+            return f"write a valid id to {files}"
+        if isinstance(auth, KubernetesLogin | JwtLogin):
+            return f"check role, audience and expiry of the token in {auth.jwt_file}"
+        if isinstance(auth, CertLogin):
+            return "check that the role trusts the client certificate"
+        return "check the role"
+
+    def _request(self) -> tuple[str, dict[str, str]]:
+        """Path and body of the login; reads the credential files."""
+        auth = self._auth
+        role = (getattr(auth, "role", None) or self._vault.role) or ""
+        if isinstance(auth, AppRole):
+            body = {"role_id": read_credential(auth.role_id_file)}
+            if auth.secret_id_file is not None:
+                secret_id = read_credential(auth.secret_id_file)
+                body["secret_id"] = (
+                    self._unwrap(secret_id, auth) if auth.secret_id_wrapped else secret_id
+                )
+            return f"auth/{auth.mount}/login", body
+        if isinstance(auth, KubernetesLogin | JwtLogin):
+            default = DEFAULT_LOGIN_MOUNT if isinstance(auth, KubernetesLogin) else "jwt"
+            mount = auth.mount or self._vault.login_mount or default
+            return f"auth/{mount}/login", {"role": role, "jwt": read_credential(auth.jwt_file)}
+        if isinstance(auth, AzureLogin):
+            return f"auth/{auth.mount}/login", azure_login_body(auth, role, self._imds)
+        assert isinstance(auth, CertLogin)
+        return f"auth/{auth.mount}/login", {"name": role} if role else {}
+
+    def _unwrap(self, wrapping: str, auth: AppRole) -> str:
+        """The secret-id behind a wrapping token, which works once: later logins remember it."""
+        if self._unwrapped[0] == wrapping:
+            return self._unwrapped[1]
+        file = auth.secret_id_file
+        what = f"unwrap the secret-id in {file}"
+        gone = f"cannot {what}: used already, expired, or not a wrapping token; write a new one"
+        answer = self._ask("POST", "sys/wrapping/lookup", what, "", json.dumps({"token": wrapping}))
+        if answer.status != _OK:
+            raise RefusedError(gone)
+        made_by = self._parse(answer, what).text("data", "creation_path")
+        if not re.fullmatch(rf"auth/{re.escape(auth.mount)}/role/[^/]+/secret-id", made_by):
+            raise RefusedError(
+                f"cannot {what}: it was not wrapped by auth/{auth.mount}, so somebody may have read"
+                " it on the way; revoke it and write a new one"
+            )
+        answer = self._ask("POST", "sys/wrapping/unwrap", what, wrapping, "{}")
+        secret_id = self._parse(answer, what).text("data", "secret_id") if answer.body else ""
+        if answer.status != _OK or not secret_id:
+            raise RefusedError(gone)
+        self._unwrapped = (wrapping, secret_id)
+        return secret_id
+
+    def _ask(
+        self, method: str, path: str, what: str, token: str, body: str | None = None
+    ) -> Answer:
+        return self._connection.request(method, path, what, token=token, body=body)
+
+    def _parse(self, answer: Answer, what: str) -> Response:
+        try:
+            return parse_response(answer.body)
+        except ResponseError as error:
+            raise TemporaryError(
+                f"cannot {what}: the answer of {self._connection.address} {error};"
+                " check that a Vault server is there"
+            ) from None

@@ -1,0 +1,226 @@
+"""One connection to a Vault or OpenBao server: requests, time limits, retries, errors.
+
+Traps of hvac that this module keeps shut (hvac 2.4); those of requests see `transport`:
+
+- it follows redirects and sends its token along to the other host: none are followed;
+- an argument that is None is taken from the `VAULT_*` environment: all are given;
+- a session's `verify` overrides the argument, and `read` turns a 404 into None: the adapter is
+  called directly, with the session's own TLS;
+- its exceptions can hold the whole response body: statuses are read here, hvac raises nothing,
+  and no foreign exception's text goes into a message.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import hvac
+import requests
+import urllib3
+from hvac.adapters import RawAdapter
+
+from syncd.core.errors import RefusedError, TemporaryError
+from syncd.core.timing import Backoff
+from syncd.net.reasons import explain, gone, unavailable
+from syncd.net.requests_session import Sockets, TooLongError, new_session
+
+if TYPE_CHECKING:
+    from syncd.net.requests_session import Trust
+
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 15.0
+REQUEST_LIMIT = 30.0
+"""Seconds that one request may take from connecting to the last byte."""
+ATTEMPTS = 3
+"""How often a GET is made in one pass before the refresh loop's own backoff takes over."""
+FIRST_PAUSE = 0.5
+"""Seconds before the second attempt at most; twice that before the third."""
+LONGEST_PAUSE = 5.0
+"""Seconds to wait between attempts at most; a longer `Retry-After` ends the pass instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response as it came.
+
+    Attributes:
+        status: HTTP status.
+        body: The whole body, which can be a secret.
+        retry_after: Seconds that the server asks us to wait, or None.
+    """
+
+    status: int
+    body: bytes = field(repr=False)
+    retry_after: float | None = None
+
+
+class Connection:
+    """Requests to one server, one at a time."""
+
+    def __init__(self, address: str, namespace: str, trust: Trust) -> None:
+        """Prepares; connects to nothing.
+
+        Args:
+            address: URL of the server.
+            namespace: Sent with every request where not empty.
+            trust: How TLS is done.
+        """
+        self.address = address
+        self._namespace = namespace
+        self._trust = trust
+        self._loaded: object = None
+        self._client: Any = None
+        self._sockets = Sockets()
+        self._interrupted = threading.Event()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        what: str,
+        *,
+        query: str = "",
+        body: str | None = None,
+        token: str = "",
+    ) -> Answer:
+        """Makes a request; tries a GET again where trying again may help.
+
+        Args:
+            method: HTTP verb in capitals.
+            path: Below `/v1/`, not quoted.
+            what: What it is for, as it shall stand in a message: `read client-secret`.
+            query: The query, as in a URL.
+            body: JSON.
+            token: The token to send; empty for none.
+
+        Returns:
+            The answer, whatever its status, but none that is worth another try.
+
+        Raises:
+            TemporaryError: The server cannot be reached, does not finish, or is not able to
+                answer now (412, 429, 5xx).
+            RefusedError: TLS or the address cannot work as configured.
+        """
+        url = "/v1/" + quote(path, safe="/~:@!$&'()*+,;=")
+        if query:
+            url += "?" + quote(query, safe="/~:@!$&'()*+,;=?%")
+        backoff = Backoff(first=FIRST_PAUSE, cap=LONGEST_PAUSE)
+        while True:
+            problem: TemporaryError
+            try:
+                answer = self._once(method, url, what, body, token)
+            except TemporaryError as error:
+                problem = error
+            else:
+                if not _may_pass(answer.status):
+                    return answer
+                problem = self._unable(answer, what)
+            pause = backoff.next(_RNG, at_least=problem.retry_after or 0.0)
+            if method != "GET" or backoff.failures >= ATTEMPTS or pause > LONGEST_PAUSE:
+                raise problem
+            if self._interrupted.wait(pause):
+                raise problem
+
+    def resume(self) -> None:
+        """Takes requests again after an interruption."""
+        self._interrupted.clear()
+
+    def interrupt(self) -> None:
+        """Ends the request under way, and refuses others until `resume`. For any thread."""
+        self._interrupted.set()
+        self._sockets.shut()
+
+    def close(self) -> None:
+        """Lets go of idle connections too."""
+        self.interrupt()
+        if self._client is not None:
+            self._client.session.close()
+
+    def _once(self, method: str, url: str, what: str, body: str | None, token: str) -> Answer:
+        if self._interrupted.is_set():
+            raise gone(what, self.address)
+        client = self._ready()
+        client.token = token
+        limit = threading.Timer(REQUEST_LIMIT, self._sockets.shut)
+        limit.daemon = True
+        limit.start()
+        started = time.monotonic()
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        try:
+            response = client.adapter.request(
+                method,
+                url,
+                headers=headers,
+                data=None if body is None else body.encode(),
+                raise_exception=False,
+            )
+        except TooLongError as error:
+            raise RefusedError(f"cannot {what}: {self.address} {error}; check secretPath") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            if self._interrupted.is_set():
+                raise gone(what, self.address) from None
+            if time.monotonic() - started >= REQUEST_LIMIT:
+                said = f"did not finish within {REQUEST_LIMIT:.0f} s"
+                raise unavailable(what, self.address, said) from None
+            raise explain(
+                error,
+                what=what,
+                server=self.address,
+                trust_remedy="name its CA by ca_file or vaultCACertPath, its name by"
+                " vaultTLSServerName",
+                address_remedy="mend vaultAddress",
+            ) from None
+        finally:
+            limit.cancel()
+            client.token = ""
+        return Answer(response.status_code, response.content, _retry_after(response.headers))
+
+    def _ready(self) -> Any:  # noqa: ANN401 - hvac has no types
+        """The client, made anew when a file of its TLS configuration has changed."""
+        state = self._trust.fingerprint()
+        if self._client is None or state != self._loaded:
+            session = new_session(self.address, self._trust, self._sockets)
+            if self._client is not None:
+                self._client.session.close()
+            self._client = hvac.Client(
+                url=self.address,
+                token="",
+                namespace=self._namespace,
+                verify=session.verify,
+                timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+                allow_redirects=False,
+                session=session,
+                adapter=RawAdapter,
+                proxies=session.proxies,
+            )
+            self._loaded = state
+        return self._client
+
+    def _unable(self, answer: Answer, what: str) -> TemporaryError:
+        status = answer.status
+        if status == 429:  # noqa: PLR2004 - Too Many Requests
+            said = "asks for fewer requests (429); raise its quota or the interval"
+        elif status == 503:  # noqa: PLR2004 - Service Unavailable
+            said = "is sealed or not ready (503); unseal it"
+        else:
+            said = f"is not able to answer now ({status}); look at its log"
+        message = f"cannot {what}: the server at {self.address} {said}"
+        return TemporaryError(message, retry_after=answer.retry_after)
+
+
+_RNG = random.Random()  # noqa: S311 - jitter
+
+
+def _may_pass(status: int) -> bool:
+    """412 (a replica behind), 429 and 5xx are worth another try; 501 (not initialised) is not."""
+    return status in (412, 429) or (status >= 500 and status != 501)  # noqa: PLR2004
+
+
+def _retry_after(headers: Any) -> float | None:  # noqa: ANN401 - requests has no types here
+    text = headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdigit() and len(text) <= 6 else None  # noqa: PLR2004

@@ -1,0 +1,139 @@
+"""Dynamic secrets: kept while their lease lasts, renewed where that works, never minted per poll.
+
+What counts as one (measured on OpenBao 2.7, see docs/provisioning-vault.md):
+
+- a response with a `lease_id`: reused to two thirds of `lease_duration`, then renewed or, where
+  that does not work or has run into the maximum, read again;
+- the answer to a write that carries a certificate (PKI `issue` and `sign` have no lease unless the
+  role asks for one): reused to two thirds of the time until its `notAfter`;
+- the answer to a write with a `lease_duration` and no `lease_id`: to two thirds of it.
+
+KV v1 answers reads with a `lease_duration` that is only a hint (the mount's default, 32 days): it
+has no `lease_id` and is read in every pass.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from syncd.core.timing import Lifetime
+from syncd.provision.vault.response import ResponseError, parse_response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from syncd.provision.vault.http import Connection
+    from syncd.provision.vault.objects import VaultObject
+    from syncd.provision.vault.response import Response
+
+Request = tuple[str, str, str, str | None]
+
+
+@dataclass(slots=True)
+class _Lease:
+    response: Response
+    lifetime: Lifetime
+
+
+class Leases:
+    """The dynamic secrets in use, by the request that made them."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Starts without any.
+
+        Args:
+            connection: For renewals.
+            clock: Seconds that pass evenly, for leases.
+            wall: Seconds since 1970, for certificates.
+        """
+        self._connection = connection
+        self._clock = clock
+        self._wall = wall
+        self._leases: dict[Request, _Lease] = {}
+
+    @property
+    def due(self) -> float:
+        """When the first of them wants to be renewed or replaced, on `clock`."""
+        return min((lease.lifetime.due for lease in self._leases.values()), default=math.inf)
+
+    def reuse(self, wanted: VaultObject, token: str) -> Response | None:
+        """The response to use again, renewed if it is time; None if it has to be read.
+
+        Raises:
+            TemporaryError: The renewal did not get through.
+        """
+        lease = self._leases.get(wanted.request)
+        if lease is None:
+            return None
+        now = self._clock()
+        if now < lease.lifetime.due:
+            return lease.response
+        if lease.lifetime.renewable and now < lease.lifetime.end:
+            renewed = self._renew(wanted, lease, token)
+            if renewed is not None:
+                lease.lifetime = renewed
+                return lease.response
+        del self._leases[wanted.request]
+        return None
+
+    def keep(self, wanted: VaultObject, response: Response) -> None:
+        """Takes note of a response that was read, if it is to be used again."""
+        seconds = self._lasting(wanted, response)
+        if seconds > 0:
+            renewable = bool(response.lease_id) and response.renewable
+            lifetime = Lifetime.granted(self._clock(), seconds, renewable=renewable)
+            self._leases[wanted.request] = _Lease(response, lifetime)
+
+    def forget(self) -> None:
+        """Drops all: a lease ends with the token that it was made with."""
+        self._leases.clear()
+
+    def _lasting(self, wanted: VaultObject, response: Response) -> float:
+        if response.lease_id:
+            return response.lease_duration
+        if wanted.method in ("GET", "LIST", "HEAD"):
+            return 0.0
+        if response.lease_duration > 0:
+            return response.lease_duration
+        certificate = response.text("data", "certificate")
+        return _not_after(certificate) - self._wall() if certificate else 0.0
+
+    def _renew(self, wanted: VaultObject, lease: _Lease, token: str) -> Lifetime | None:
+        answer = self._connection.request(
+            "PUT",
+            "sys/leases/renew",
+            f"renew the lease of {wanted.path}",
+            body=json.dumps({"lease_id": lease.response.lease_id}),
+            token=token,
+        )
+        if answer.status != 200:  # noqa: PLR2004 - the only success of this call
+            return None
+        try:
+            renewed = parse_response(answer.body)
+        except ResponseError:
+            return None
+        if renewed.lease_duration <= 0:
+            return None
+        return lease.lifetime.renewed(
+            self._clock(), renewed.lease_duration, renewable=renewed.renewable
+        )
+
+
+def _not_after(certificate: str) -> float:
+    """When a PEM certificate ends, seconds since 1970; 0 where it is none."""
+    from cryptography import x509  # noqa: PLC0415 - 8 MiB that only PKI needs
+
+    try:
+        return x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc.timestamp()
+    except ValueError:
+        return 0.0

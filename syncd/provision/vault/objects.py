@@ -1,0 +1,283 @@
+"""A manifest of `provider: vault` or `openbao`: its parameters and objects, decoded. Pure.
+
+Sources: hashicorp/vault-csi-provider 1.7 and openbao/openbao-csi-provider, `internal/config`. Where
+syncd is stricter: unknown keys are warned about, and a permission or encoding that upstream would
+find out at the first mount is an error now.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from syncd.core.decode import Text, decode
+from syncd.core.payload import DEFAULT_MODE, ENCODINGS
+from syncd.core.tree import Scalar, TreeError, parse_yaml
+from syncd.provision.manifest import (
+    Path,
+    check_paths,
+    go_bool,
+    number_permission,
+    octal_permission,
+    without_unknown,
+)
+
+if TYPE_CHECKING:
+    from syncd.core.findings import Finding
+    from syncd.provision.manifest import Manifest, Report
+
+DEFAULT_ADDRESS = "https://127.0.0.1:8200"
+"""Where upstream looks when nothing says otherwise (`api.DefaultConfig`)."""
+DEFAULT_LOGIN_MOUNT = "kubernetes"
+
+_PREFIXED = (
+    "Address",
+    "Namespace",
+    "CACertPath",
+    "CADirectory",
+    "TLSServerName",
+    "TLSClientCertPath",
+    "TLSClientKeyPath",
+    "SkipTLSVerify",
+    "KubernetesMountPath",
+    "AuthMountPath",
+)
+_PLAIN = ("roleName", "audience", "objects")
+_PREFIXES = {"vault": ("vault",), "openbao": ("vault", "openbao", "bao")}
+_OBJECTS: Path = ("spec", "parameters", "objects")
+_KEYS = (
+    "objectName",
+    "secretPath",
+    "secretKey",
+    "method",
+    "secretArgs",
+    "filePermission",
+    "encoding",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VaultObject:
+    """One file and the response that it comes from.
+
+    Attributes:
+        path: The file, relative to the target (`objectName`).
+        secret_path: What is asked for below `/v1/`, without a query.
+        query: The query, as written after `?`; or empty.
+        key: Which value of the response; empty for the whole of it (`secretKey`).
+        method: HTTP verb, in capitals.
+        arguments: `secretArgs` as a JSON object, or None. May hold what nobody should see.
+        mode: Permission bits of the file.
+        encoding: How the value is decoded: one of `ENCODINGS`.
+    """
+
+    path: str
+    secret_path: str
+    query: str
+    key: str
+    method: str
+    arguments: str | None
+    mode: int
+    encoding: str
+
+    def __repr__(self) -> str:
+        return f"VaultObject({self.path!r}, {self.method} {self.secret_path!r})"
+
+    @property
+    def request(self) -> tuple[str, str, str, str | None]:
+        """What tells one request from another: one response serves all objects that share it."""
+        return (self.method, self.secret_path, self.query, self.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class VaultClass:
+    """A SecretProviderClass of Vault or OpenBao.
+
+    Attributes:
+        address: The server's URL, without a slash at its end.
+        namespace: The namespace, or empty.
+        role: `roleName`, or empty.
+        login_mount: Where the auth method is mounted, or None if the manifest does not say.
+        ca_file: PEM file of the CA to trust, or None.
+        ca_directory: Directory of PEM files to trust, or None.
+        server_name: Name expected in the server's certificate instead of the address's, or None.
+        client_cert: PEM file of the client certificate, or None.
+        client_key: PEM file of its key, or None.
+        skip_verify: Whether the server's certificate is taken unseen.
+        objects: The files to make, in order.
+    """
+
+    address: str
+    namespace: str
+    role: str
+    login_mount: str | None
+    ca_file: str | None
+    ca_directory: str | None
+    server_name: str | None
+    client_cert: str | None
+    client_key: str | None
+    skip_verify: bool
+    objects: tuple[VaultObject, ...]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files that it makes, relative to the target."""
+        return tuple(item.path for item in self.objects)
+
+
+class _Object(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    object_name: Text = Text()
+    secret_path: Text = Text()
+    secret_key: Text = Text()
+    method: Text = Text()
+    secret_args: dict[str, Any] | None = None
+    encoding: Text = Text()
+
+
+def decode_vault(manifest: Manifest) -> tuple[VaultClass | None, list[Finding]]:
+    """Decodes the parameters of a manifest for Vault or OpenBao.
+
+    Returns:
+        The class, or None when an error was found; and every finding, warnings among them.
+    """
+    report = manifest.report()
+    parameters = _unprefixed(manifest, report)
+    where = ("spec", "parameters", "vaultSkipTLSVerify")
+    skip_verify = go_bool(parameters.get("SkipTLSVerify", ""), where, report)
+    address = _address(parameters.get("Address", "") or DEFAULT_ADDRESS, report)
+    if skip_verify:
+        hint = "name the CA by vaultCACertPath instead"
+        message = "TLS is not verified: anybody on the way can read the secrets"
+        report.warn(("spec", "parameters"), message, hint, "manifest-insecure")
+    namespace = parameters.get("Namespace", "").strip("/")
+    if not (namespace.isascii() and namespace.isprintable()):
+        path = ("spec", "parameters", "vaultNamespace")
+        report.error(path, "is not a namespace", "write plain ASCII")
+    if bool(parameters.get("TLSClientCertPath")) != bool(parameters.get("TLSClientKeyPath")):
+        message = "a client certificate needs its key, and a key its certificate"
+        report.error(("spec", "parameters"), message, "set both TLSClientCertPath and ...KeyPath")
+    if parameters.get("KubernetesMountPath") and parameters.get("AuthMountPath"):
+        message = "KubernetesMountPath and AuthMountPath are both set"
+        report.error(("spec", "parameters"), message, "keep AuthMountPath")
+    if parameters.get("audience"):
+        hint = "the token's own audience counts"
+        report.warn(("spec", "parameters", "audience"), "does nothing without Kubernetes", hint)
+    objects = _objects(parameters.get("objects", ""), report)
+    if report.failed:
+        return None, report.findings
+    mount = parameters.get("AuthMountPath") or parameters.get("KubernetesMountPath")
+    vault_class = VaultClass(
+        address=address,
+        namespace=namespace,
+        role=parameters.get("roleName", ""),
+        login_mount=mount.strip("/") if mount else None,
+        ca_file=parameters.get("CACertPath") or None,
+        ca_directory=parameters.get("CADirectory") or None,
+        server_name=parameters.get("TLSServerName") or None,
+        client_cert=parameters.get("TLSClientCertPath") or None,
+        client_key=parameters.get("TLSClientKeyPath") or None,
+        skip_verify=skip_verify,
+        objects=objects,
+    )
+    return vault_class, report.findings
+
+
+def _unprefixed(manifest: Manifest, report: Report) -> dict[str, str]:
+    """The parameters by their names without `vault`, `openbao` or `bao`."""
+    known = {name: name for name in _PLAIN}
+    for prefix in _PREFIXES[manifest.provider]:
+        known |= {prefix + name: name for name in _PREFIXED}
+    found: dict[str, str] = {}
+    for key, value in manifest.parameters.items():
+        name = known.get(key)
+        if name is None:
+            report.unknown(("spec", "parameters", key), known)
+        elif name in found and found[name] != value:
+            message = f"contradicts another spelling of {name}"
+            report.error(("spec", "parameters", key), message, "keep one of them")
+        else:
+            found[name] = value
+    return found
+
+
+def _address(address: str, report: Report) -> str:
+    try:
+        url = urlsplit(address)
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        usable = usable and not (url.username or url.password or url.query or url.fragment)
+    except ValueError:
+        usable = False
+    if not usable:
+        hint = "write https://host:8200"
+        report.error(("spec", "parameters", "vaultAddress"), "is not the URL of a server", hint)
+    return address.rstrip("/")
+
+
+def _objects(text: str, report: Report) -> tuple[VaultObject, ...]:
+    try:
+        documents = parse_yaml(text.encode("utf-8", "replace"), raw=True)
+    except TreeError as error:
+        report.error(_OBJECTS, str(error), "mend the YAML in that block")
+        return ()
+    tree = documents[0] if len(documents) == 1 else None
+    if not isinstance(tree, list) or not tree:
+        hint = "write objects: | and below it a list of - objectName: …"
+        report.error(_OBJECTS, "names no object", hint)
+        return ()
+    objects = [_object(item, (*_OBJECTS, index), report) for index, item in enumerate(tree)]
+    named = [
+        ((*_OBJECTS, index, "objectName"), item.path) for index, item in enumerate(objects) if item
+    ]
+    check_paths(named, report)
+    return tuple(item for item in objects if item)
+
+
+def _object(tree: Any, path: Path, report: Report) -> VaultObject | None:  # noqa: ANN401 - a tree
+    tree = without_unknown(tree, path, _KEYS, report)
+    mode = DEFAULT_MODE
+    if isinstance(tree, dict) and "filePermission" in tree:
+        mode = _mode(tree.pop("filePermission"), (*path, "filePermission"), report)
+    fields, problems = decode(tree, _Object)
+    report.problems(path, problems)
+    if fields is None:
+        return None
+    if not fields.secret_path.strip("/"):
+        report.error((*path, "secretPath"), "is missing", "add secretPath: secret/data/app")
+    encoding = fields.encoding.lower() or "utf-8"
+    if encoding not in ENCODINGS:
+        report.error((*path, "encoding"), "is not known", "use one of " + ", ".join(ENCODINGS))
+    elif encoding != "utf-8" and not fields.secret_key:
+        message = "does nothing without secretKey: the whole response is JSON"
+        report.warn((*path, "encoding"), message, "add secretKey or remove encoding")
+    method = fields.method.upper() or "GET"
+    if not (method.isascii() and method.isalpha()):
+        report.error((*path, "method"), "is not an HTTP method", "use GET, POST or PUT")
+    where, _, query = fields.secret_path.partition("?")
+    arguments = fields.secret_args
+    return VaultObject(
+        path=str(fields.object_name),
+        secret_path=where.lstrip("/").removeprefix("v1/").lstrip("/"),
+        query=query,
+        key=str(fields.secret_key),
+        method=method,
+        arguments=None if arguments is None else json.dumps(arguments, sort_keys=True),
+        mode=mode,
+        encoding=encoding,
+    )
+
+
+def _mode(value: object, path: Path, report: Report) -> int:
+    mode = number_permission(value) if isinstance(value, Scalar) else None
+    if not isinstance(value, Scalar) or mode is None:
+        report.error(path, "is not a permission up to 0777", "write it in octal, such as 0600")
+        return DEFAULT_MODE
+    if value.plain and value.isdecimal() and not value.startswith("0"):
+        message = f"is decimal, so it means {mode:04o}"
+        octal = octal_permission(value)
+        hint = "write it in octal" if octal is None else f"write {octal:04o} if that was meant"
+        report.warn(path, message, hint, "manifest-permission")
+    return mode or DEFAULT_MODE

@@ -1,0 +1,163 @@
+"""The provider for Vault and OpenBao: a manifest's objects, read in one pass.
+
+First error ends the pass, so that what is handed over is always the whole set. One request is made
+once per pass and serves every object that shares it (method, path, query and arguments), so that a
+dynamic user and its password match. What is leased is kept (`vault_lease`), everything else is read
+anew each time and forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+from syncd.core.errors import RefusedError, TemporaryError
+from syncd.core.payload import Payload
+from syncd.provision.vault.auth import Login
+from syncd.provision.vault.http import Connection
+from syncd.provision.vault.lease import Leases, Request
+from syncd.provision.vault.response import ResponseError, is_gone, parse_response, to_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from syncd.config.auth import VaultAuth
+    from syncd.core.payload import File
+    from syncd.net.requests_session import Trust
+    from syncd.provision.vault.http import Answer
+    from syncd.provision.vault.objects import VaultClass, VaultObject
+    from syncd.provision.vault.response import Response
+
+
+class _TokenLostError(Exception):
+    """The token died in the middle of a pass, and its leases with it: start again."""
+
+    def __init__(self, another: str) -> None:
+        super().__init__()
+        self.another = another
+
+
+class VaultProvider:
+    """Fetches the objects of one manifest from one server.
+
+    Args:
+        name: What status, metrics and log call it.
+        vault: The manifest.
+        auth: How to log in.
+        address: URL of the server.
+        trust: How TLS is done.
+        clock: Seconds that pass evenly.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        vault: VaultClass,
+        auth: VaultAuth,
+        *,
+        address: str,
+        trust: Trust,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self._vault = vault
+        self._clock = clock
+        self._connection = Connection(address, vault.namespace, trust)
+        self._login = Login(auth, vault, self._connection, clock=clock)
+        self._leases = Leases(self._connection, clock=clock)
+        self._logins = 0
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"VaultProvider({self.name!r}, {self._connection.address!r})"
+
+    def fetch(self) -> Payload:
+        """Reads every object; see `syncd.provision.refresh.Provider`."""
+        with self._lock:
+            token = self._login.token()
+            try:
+                files = self._pass(token)
+            except _TokenLostError as lost:
+                files = self._pass(lost.another)
+            due = min(self._login.due, self._leases.due) - self._clock()
+            return Payload(files, None if math.isinf(due) else due)
+
+    def interrupt(self) -> None:
+        """Ends the fetch under way; see `syncd.provision.refresh.Provider`."""
+        self._connection.interrupt()
+
+    def resume(self) -> None:
+        """Takes fetches again; see `syncd.provision.refresh.Provider`."""
+        self._connection.resume()
+
+    def close(self) -> None:
+        """Lets go; see `syncd.provision.refresh.Provider`."""
+        self._connection.close()
+        self._leases.forget()
+
+    def _pass(self, token: str) -> tuple[File, ...]:
+        if self._login.logins != self._logins:
+            self._leases.forget()
+            self._logins = self._login.logins
+        responses: dict[Request, Response] = {}
+        files: list[File] = []
+        for wanted in self._vault.objects:
+            response = responses.get(wanted.request)
+            if response is None:
+                response = self._leases.reuse(wanted, token)
+            if response is None:
+                response = self._read(wanted, token)
+                self._leases.keep(wanted, response)
+            responses[wanted.request] = response
+            files.append(to_file(response, wanted))
+        return tuple(files)
+
+    def _read(self, wanted: VaultObject, token: str) -> Response:
+        answer = self._request(wanted, token)
+        if answer.status == 403:  # noqa: PLR2004 - Forbidden: a dead token, or the policy
+            another = self._login.recover()
+            if another is not None:
+                raise _TokenLostError(another)
+        if not 200 <= answer.status < 300:  # noqa: PLR2004 - success
+            self._refuse(answer, wanted)
+        try:
+            return parse_response(answer.body)
+        except ResponseError as error:
+            raise TemporaryError(
+                f"cannot read {wanted.path}: the answer of {self._connection.address} to"
+                f" {wanted.method} {wanted.secret_path} {error}; check that a Vault server is there"
+            ) from None
+
+    def _request(self, wanted: VaultObject, token: str) -> Answer:
+        return self._connection.request(
+            wanted.method,
+            wanted.secret_path,
+            f"read {wanted.path}",
+            query=wanted.query,
+            body=wanted.arguments,
+            token=token,
+        )
+
+    def _refuse(self, answer: Answer, wanted: VaultObject) -> NoReturn:
+        """One line for a status that trying again does not change."""
+        status, where = answer.status, f"{wanted.method} {wanted.secret_path}"
+        if status == 404:  # noqa: PLR2004 - Not Found
+            said = f"nothing is at {wanted.secret_path} (404)"
+            remedy = "put it there or mend secretPath (KV v2: mount/data/name)"
+            try:
+                if is_gone(parse_response(answer.body)):
+                    said = f"the version at {wanted.secret_path} is deleted (404)"
+                    remedy = "undelete it or put a new one"
+            except ResponseError:
+                pass
+        elif status == 403:  # noqa: PLR2004 - Forbidden
+            said, remedy = f"the policy denies {where} (403)", "allow it for this login"
+        elif 300 <= status < 400:  # noqa: PLR2004 - a redirect
+            said = f"{self._connection.address} redirects elsewhere ({status})"
+            remedy = "set vaultAddress to the active server; redirects are not followed"
+        else:
+            said = f"{self._connection.address} does not take {where} ({status})"
+            remedy = "check secretPath, method and secretArgs"
+        raise RefusedError(f"cannot read {wanted.path}: {said}; {remedy}")

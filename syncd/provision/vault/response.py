@@ -1,0 +1,173 @@
+"""What a Vault or OpenBao server answers, taken apart as its CSI provider does. Pure.
+
+The bytes that come out are those of upstream (hashicorp/vault-csi-provider, `internal/provider`),
+so that moving from the CSI driver to syncd rotates nothing: a string verbatim, anything else as
+Go's `encoding/json` writes it (compact, keys sorted, numbers as received, `<`, `>`, `&` escaped).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
+
+from syncd.core.errors import RefusedError, SyncdError
+from syncd.core.payload import File, decode_value
+
+if TYPE_CHECKING:
+    from syncd.provision.vault.objects import VaultObject
+
+Tree = dict[str, Any]
+_WHOLE = ("request_id", "lease_id", "lease_duration", "renewable", "data", "warnings")
+_WHOLE_IF_SET = ("auth", "wrap_info")
+_GO_ESCAPES = {
+    "<": "\\u003c",
+    ">": "\\u003e",
+    "&": "\\u0026",
+    "\u2028": "\\u2028",
+    "\u2029": "\\u2029",
+}
+_VOLATILE = frozenset(["request_id"])
+
+
+class ResponseError(SyncdError):
+    """The body is no answer of a Vault server; the message quotes nothing of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A body, parsed; numbers are kept as they were written.
+
+    Attributes:
+        tree: The whole of it.
+        lease_id: The lease's name, or empty.
+        lease_duration: Seconds that the lease lasts, or 0.
+        renewable: Whether the lease can be renewed.
+    """
+
+    tree: Tree = field(repr=False)
+    lease_id: str
+    lease_duration: float
+    renewable: bool
+
+    @property
+    def data(self) -> Tree | None:
+        """The `data` of the response, or None where it has none."""
+        data = self.tree.get("data")
+        return data if isinstance(data, dict) else None
+
+    def text(self, *path: str) -> str:
+        """The string at a path of keys; empty where there is none."""
+        found: Any = self.tree
+        for key in path:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found if isinstance(found, str) else ""
+
+    def seconds(self, *path: str) -> float:
+        """The number at a path of keys; 0 where there is none."""
+        found: Any = self.tree
+        for key in path:
+            found = found.get(key) if isinstance(found, dict) else None
+        return _number(found)
+
+    def flag(self, *path: str) -> bool:
+        """Whether there is a true at a path of keys."""
+        found: Any = self.tree
+        for key in path:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found is True
+
+
+def parse_response(body: bytes) -> Response:
+    """Parses a body.
+
+    Raises:
+        ResponseError: It is not a JSON object.
+    """
+    try:
+        tree = json.loads(
+            body.decode(),
+            parse_int=_as_written,
+            parse_float=_as_written,
+            parse_constant=_refuse_constant,
+        )
+    except (ValueError, RecursionError):
+        raise ResponseError("is not JSON") from None
+    if not isinstance(tree, dict):
+        raise ResponseError("is not a JSON object")
+    lease_id = tree.get("lease_id")
+    return Response(
+        tree,
+        lease_id if isinstance(lease_id, str) else "",
+        _number(tree.get("lease_duration")),
+        tree.get("renewable") is True,
+    )
+
+
+def is_gone(response: Response) -> bool:
+    """Whether a 404's body says that this version was there once (KV v2's metadata)."""
+    metadata = response.data.get("metadata") if response.data else None
+    return isinstance(metadata, dict) and "version" in metadata
+
+
+def to_file(response: Response, wanted: VaultObject) -> File:
+    """Makes an object's file of the response that it asked for.
+
+    Raises:
+        RefusedError: The key is missing or the value does not fit; names the object.
+    """
+    if response.data is None:
+        _refuse(wanted, "the answer holds no data", "check secretPath and method")
+    try:
+        if not wanted.key:
+            return File(wanted.path, _whole(response.tree), wanted.mode, _VOLATILE)
+        inner = response.data.get("data")
+        values = inner if isinstance(inner, dict) else response.data
+        if wanted.key not in values:
+            message = f"there is no key {wanted.key!r} at {wanted.secret_path}"
+            _refuse(wanted, message, "put it there or mend secretKey")
+        value = values[wanted.key]
+        content = value.encode() if isinstance(value, str) else _go_json(value)
+    except UnicodeEncodeError:
+        _refuse(wanted, "the value is not valid Unicode", "store it as base64 and set encoding")
+    except RecursionError:
+        _refuse(wanted, "the value is nested too deeply", "name a deeper secretPath")
+    return File(wanted.path, _decoded(content, wanted), wanted.mode)
+
+
+def _decoded(content: bytes, wanted: VaultObject) -> bytes:
+    try:
+        return decode_value(content, wanted.encoding)
+    except ValueError:
+        _refuse(wanted, f"the value is not {wanted.encoding}", "mend encoding or the value")
+
+
+def _refuse(wanted: VaultObject, message: str, remedy: str) -> NoReturn:
+    raise RefusedError(f"cannot read {wanted.path}: {message}; {remedy}") from None
+
+
+def _whole(tree: Tree) -> bytes:
+    """The response as upstream writes it: the fields of `api.Secret`, in their order."""
+    keys = [*_WHOLE, *(key for key in _WHOLE_IF_SET if tree.get(key) is not None)]
+    members = (b'"%s":%s' % (key.encode(), _go_json(tree.get(key))) for key in keys)
+    return b"{" + b",".join(members) + b"}"
+
+
+def _go_json(value: object) -> bytes:
+    text = msgspec.json.encode(value, order="deterministic").decode()
+    return re.sub("[<>&\u2028\u2029]", lambda found: _GO_ESCAPES[found[0]], text).encode()
+
+
+def _as_written(text: str) -> msgspec.Raw:
+    return msgspec.Raw(text.encode())
+
+
+def _number(value: object) -> float:
+    return float(bytes(value)) if isinstance(value, msgspec.Raw) else 0.0
+
+
+def _refuse_constant(_name: str) -> NoReturn:
+    raise ValueError

@@ -1,0 +1,1 @@
+"""The operating system: files, memory, and what the process denies itself."""

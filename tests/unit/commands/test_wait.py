@@ -1,0 +1,115 @@
+"""`syncd wait`: returns as soon as all is there, and says at the timeout what is not."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from syncd.commands.wait import wait
+from syncd.config.settings import Settings, Watch
+from syncd.core.decode import Duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEADLINE = 20.0
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    before = len(os.listdir("/proc/self/fd"))
+    yield tmp_path / "mount"
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def configure(root: Path, *names: str) -> Settings:
+    entries = {
+        name: {"path": f"{root}/{name}", "scope": {"resource_type": "Client"}} for name in names
+    }
+    path = root.parent / "vault-config.json"
+    path.write_text(json.dumps({"secret": entries}))
+    return Settings(vault_config=str(path), watch=Watch(settle=Duration(0.02)))
+
+
+def make(root: Path) -> None:
+    root.mkdir()
+
+
+def read(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    os.utime(path, (1, 1))
+
+
+async def test_what_is_there_is_not_waited_for(root: Path) -> None:
+    """Even without any time, a complete mount is complete."""
+    make(root)
+    write(root / "a", b"x")
+    assert await wait(configure(root, "a"), 0.0) == []
+
+
+async def test_what_is_not_there_is_named_even_without_any_time(root: Path) -> None:
+    """A timeout of nothing looks once; it does not pass for success."""
+    (line,) = await wait(configure(root, "a"), 0.0)
+    assert line.startswith(f"{root}/a: secret a is missing")
+
+
+async def test_it_returns_when_the_last_file_appears(root: Path) -> None:
+    """From no mount at all to the last file; an empty or half-written file is not there yet."""
+    settings = configure(root, "a", "b")
+    result: list[list[str]] = []
+
+    async def run() -> None:
+        with anyio.fail_after(DEADLINE):
+            result.append(await wait(settings, DEADLINE))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        make(root)
+        write(root / "a", b"x")
+        write(root / "b", b"")
+        await anyio.sleep(0.1)  # time to go wrong in
+        assert result == []
+        write(root / "b", b"x")
+    assert result == [[]]
+
+
+async def test_every_missing_entry_is_one_line(root: Path) -> None:
+    """Missing, empty and unreadable ones each have their own."""
+    make(root)
+    write(root / "good", b"x")
+    write(root / "empty", b"")
+    make(root / "dir")
+    lines = await wait(configure(root, "good", "none", "empty", "dir"), 0.1)
+    assert len(lines) == 3
+    assert [line.split(":")[0] for line in lines] == [
+        f"{root}/{n}" for n in ("none", "empty", "dir")
+    ]
+
+
+async def test_a_vault_config_that_cannot_be_used_is_what_is_missing(root: Path) -> None:
+    """Its problem is the line; when it is mended in time, all is well."""
+    make(root)
+    write(root / "a", b"x")
+    settings = configure(root, "a")
+    path = Path(settings.vault_config)
+    good = read(path)
+    write(path, b"{")
+    (line,) = await wait(settings, 0.05)
+    assert "vault-config.json" in line
+    async with anyio.create_task_group() as tasks:
+
+        async def run() -> None:
+            with anyio.fail_after(DEADLINE):
+                assert await wait(settings, DEADLINE) == []
+
+        tasks.start_soon(run)
+        await anyio.to_thread.run_sync(write, path, good)

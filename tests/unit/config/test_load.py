@@ -1,0 +1,503 @@
+"""syncd.config.settings and syncd.config.load: every problem at once, with its key path."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, given, settings as tuned, strategies as st
+
+from syncd.config import load as configuration, settings
+from syncd.config.load import examine, load, load_relay
+from syncd.config.settings import (
+    Aidbox,
+    BasicAuth,
+    Settings,
+    Webhook,
+    credential_files,
+    grant,
+)
+from syncd.core.decode import schema
+from syncd.core.errors import ConfigurationError
+from syncd.core.model import Scope
+from syncd.core.tree import parse_yaml
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONTRACT = """
+vault_config: /etc/aidbox/vault-config.json
+state_dir: /var/lib/syncd
+watch:
+  roots: [/run/vault-secrets]
+  settle: 50ms
+  rescan_interval: 60s
+  mode: auto
+  max_secret_size: 1MiB
+consumers:
+  - name: aidbox-hook
+    kind: webhook
+    url: http://127.0.0.1:8080/secret-events
+    socket: /run/aidbox/events.sock
+    signing_key_file: /etc/syncd/webhook.key
+    headers: {X-Env: prod}
+    basic_auth: {username: syncd, password_file: /run/vault-secrets/syncd}
+    ca_file: /etc/ssl/internal-ca.pem
+    timeout: 10s
+    max_batch: 1
+    scope: [{resource_type: Client}, {resource_type: AidboxTopicDestination, id: kafka}]
+  - name: aidbox
+    kind: aidbox
+    urls: [http://127.0.0.1:8080]
+    client_id: syncd
+    client_secret_file: /run/vault-secrets/syncd-client
+    actions: [drop_cache]
+api:
+  socket: /run/syncd/syncd.sock
+  socket_mode: "0660"
+  subscribers:
+    - {name: aidbox, uid: 1000, scope: [{resource_type: Client}]}
+  listen: 127.0.0.1:9753
+provision:
+  - manifest: /etc/syncd/secret-provider-class.yaml
+    target: /run/vault-secrets
+    interval: 30s
+    owner: root
+    group: aidbox
+    auth: {method: approle, role_id_file: /etc/syncd/role-id, secret_id_file: /etc/syncd/secret-id}
+log: {level: info, format: auto}
+"""
+MINIMUM = {"BOX_VAULT_CONFIG": "/vc.json"}
+HOOK = "{name: a, kind: webhook, url: 'http://x'}"
+
+
+@pytest.fixture(autouse=True)
+def no_default_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """This machine's own configuration is not ours."""
+    monkeypatch.setattr(configuration, "DEFAULT_FILE", str(tmp_path / "default.yaml"))
+
+
+def told(text: str, tmp_path: Path, environ: dict[str, str] | None = None) -> list[tuple[str, str]]:
+    """Place and message of every problem of a configuration file."""
+    file = tmp_path / "syncd.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError) as raised:
+        load(str(file), MINIMUM if environ is None else environ)
+    return [(found.where, found.message) for found in raised.value.findings]
+
+
+class TestGood:
+    def test_the_contract_example_is_accepted(self, tmp_path: Path) -> None:
+        """What the contract shows is decoded, defaults and all, and fits the schema."""
+        file = tmp_path / "syncd.yaml"
+        file.write_text(CONTRACT)
+        loaded = load(str(file), {})
+        assert loaded.watch.settle == 0.05
+        assert loaded.watch.max_secret_size == 1 << 20
+        assert loaded.api.socket_mode == 0o660
+        hook, aidbox = loaded.consumers
+        assert isinstance(hook, Webhook)
+        assert isinstance(aidbox, Aidbox)
+        assert aidbox.actions == ("drop_cache",)
+        assert hook.basic_auth == BasicAuth(
+            username="syncd", password_file="/run/vault-secrets/syncd"
+        )
+        jsonschema.validate(parse_yaml(CONTRACT.encode())[0], schema(Settings))
+
+    def test_the_environment_alone_is_enough(self) -> None:
+        """The vault config and one consumer are a complete configuration."""
+        environ = MINIMUM | {
+            "SYNCD_WEBHOOK_URL": "https://x/y",
+            "SYNCD_WEBHOOK_SIGNING_KEY_FILE": "/key",
+        }
+        assert load(None, environ) == Settings(
+            vault_config="/vc.json",
+            consumers=(Webhook(name="webhook", url="https://x/y", signing_key_file="/key"),),
+        )
+
+    def test_an_empty_file_says_nothing(self, tmp_path: Path) -> None:
+        """A file with nothing but comments leaves it to the environment."""
+        file = tmp_path / "syncd.yaml"
+        file.write_text("# nothing\n")
+        assert load(str(file), MINIMUM) == Settings(vault_config="/vc.json")
+
+
+class TestEnvironment:
+    def test_every_twin_wins_over_the_file(self, tmp_path: Path) -> None:
+        """Each variable replaces its key, and creates sections that are not there."""
+        file = tmp_path / "syncd.yaml"
+        file.write_text("vault_config: /f\nstate_dir: /f\nwatch: {roots: [/f]}\nlog: {level: info}")
+        environ = {
+            "BOX_VAULT_CONFIG": "/new",
+            "AIDBOX_VAULT_CONFIG": "/old",
+            "SYNCD_STATE_DIR": "/state",
+            "SYNCD_WATCH_ROOTS": "/a::/b:",
+            "SYNCD_SOCKET": "/s.sock",
+            "SYNCD_LISTEN": "[::1]:80",
+            "SYNCD_LOG_LEVEL": "debug",
+            "SYNCD_LOG_FORMAT": "json",
+        }
+        loaded = load(str(file), environ)
+        assert (loaded.vault_config, loaded.state_dir) == ("/new", "/state")
+        assert loaded.watch.roots == ("/a", "/b")
+        assert (loaded.api.socket, loaded.api.listen) == ("/s.sock", "[::1]:80")
+        assert (loaded.log.level, loaded.log.format) == ("debug", "json")
+
+    def test_the_older_name_of_the_vault_config_still_works(self) -> None:
+        """`AIDBOX_VAULT_CONFIG` counts where `BOX_VAULT_CONFIG` is not set."""
+        assert load(None, {"AIDBOX_VAULT_CONFIG": "/old"}).vault_config == "/old"
+
+    def test_no_socket(self, tmp_path: Path) -> None:
+        """Nothing in the place of an address turns it off, as for `listen`; half a path is none."""
+        text = "vault_config: /v\napi: {socket: '', listen: ''}\ncredentials: {socket: ''}\n"
+        path = tmp_path / "syncd.yaml"
+        path.write_text(text)
+        assert load(str(path), {}).api.socket == ""
+        path.write_text(text.replace("socket: ''", "socket: run/x", 1))
+        with pytest.raises(ConfigurationError, match=r"api\.socket: .* must be an absolute path"):
+            load(str(path), {})
+
+    def test_an_empty_variable_is_none(self) -> None:
+        """What a template left empty is as if it were not set."""
+        empty = {"SYNCD_CONFIG": "", "SYNCD_LOG_LEVEL": "", "SYNCD_WATCH_ROOTS": ""}
+        assert load(None, MINIMUM | empty) == Settings(vault_config="/vc.json")
+
+    def test_the_webhook_replaces_the_one_of_its_name(self, tmp_path: Path) -> None:
+        """Other consumers of the file stay."""
+        file = tmp_path / "syncd.yaml"
+        file.write_text(f"consumers: [{HOOK}, {HOOK.replace('name: a', 'name: webhook')}]")
+        loaded = load(str(file), MINIMUM | {"SYNCD_WEBHOOK_URL": "http://new"})
+        assert [(c.name, getattr(c, "url", None)) for c in loaded.consumers] == [
+            ("a", "http://x"),
+            ("webhook", "http://new"),
+        ]
+
+    def test_a_wrong_variable_is_named_itself(self, tmp_path: Path) -> None:
+        """Whoever set it looks for the variable, not for a key."""
+        file = tmp_path / "syncd.yaml"
+        file.write_text("log: {level: info}")
+        environ = {
+            "BOX_VAULT_CONFIG": "relative",
+            "SYNCD_LOG_LEVEL": "loud",
+            "SYNCD_WATCH_ROOTS": "/a:b",
+            "SYNCD_WEBHOOK_URL": "ftp://x",
+        }
+        with pytest.raises(ConfigurationError) as raised:
+            load(str(file), environ)
+        findings = raised.value.findings
+        assert {found.source for found in findings} == {"environment"}
+        assert {found.where for found in findings} == environ.keys()
+
+    def test_a_signing_key_without_a_url_signs_nothing(self) -> None:
+        """Half of a consumer is a mistake."""
+        with pytest.raises(ConfigurationError) as raised:
+            load(None, MINIMUM | {"SYNCD_WEBHOOK_SIGNING_KEY_FILE": "/key"})
+        (found,) = raised.value.findings
+        assert (found.source, found.where) == ("environment", "SYNCD_WEBHOOK_SIGNING_KEY_FILE")
+
+    def test_malformed_sections_are_left_to_the_decoder(self, tmp_path: Path) -> None:
+        """A section of the wrong type is reported, not overlaid."""
+        environ = MINIMUM | {"SYNCD_LOG_LEVEL": "info", "SYNCD_WEBHOOK_URL": "http://x"}
+        found = told("log: 3\nconsumers: x", tmp_path, environ)
+        assert [where for where, _ in found] == ["log", "consumers"]
+
+
+class TestWhichFile:
+    def test_the_command_line_wins_then_the_variable_then_the_default(self, tmp_path: Path) -> None:
+        """Three places, in this order."""
+        for name in ("line", "variable", "default"):
+            (tmp_path / f"{name}.yaml").write_text(f"vault_config: /{name}")
+        environ = {"SYNCD_CONFIG": str(tmp_path / "variable.yaml")}
+        assert load(str(tmp_path / "line.yaml"), environ).vault_config == "/line"
+        assert load(None, environ).vault_config == "/variable"
+        assert load(None, {}).vault_config == "/default"
+
+    @pytest.mark.parametrize(
+        ("text", "code", "message"),
+        [
+            (None, "config-unreadable", "cannot be read: No such file or directory"),
+            ("a: [", "config-malformed", "not valid YAML at line 1"),
+            ("a: 1\n---\nb: 1", "config-malformed", "holds several documents"),
+            ("[]", "config-malformed", "is not a mapping"),
+        ],
+    )
+    def test_one_that_is_no_configuration_says_why(
+        self, tmp_path: Path, text: str | None, code: str, message: str
+    ) -> None:
+        """A file that was asked for must be there and be a mapping."""
+        file = tmp_path / "syncd.yaml"
+        if text is not None:
+            file.write_text(text)
+        with pytest.raises(ConfigurationError) as raised:
+            load(str(file), MINIMUM)
+        (found,) = raised.value.findings
+        assert (found.code, found.source) == (code, str(file))
+        assert message in found.message
+
+
+class TestProblems:
+    def test_all_are_told_at_once_with_their_key_paths(self, tmp_path: Path) -> None:
+        """Unknown keys, wrong types and contradictions of one file come in one report."""
+        text = f"""
+vault_config: relative
+wach: 1
+watch: {{rescan_interval: 0, mood: auto}}
+consumers: [{HOOK}, {{name: a, kind: webhook, url: ftp://x, zzz: 1}}, {{name: "b\\n", kind: x}}]
+api: {{listen: nowhere, socket_mode: 0660}}
+log: {{level: loud}}
+"""
+        places = [where for where, _ in told(text, tmp_path, {})]
+        assert places == [
+            "vault_config",
+            "wach",
+            "watch.mood",
+            "watch.rescan_interval",
+            "consumers[1].zzz",
+            "consumers[1].url",
+            "consumers[2].kind",
+            "api.socket_mode",
+            "log.level",
+        ]
+
+    def test_a_missing_vault_config_says_both_ways_to_set_it(self, tmp_path: Path) -> None:
+        """The one key without a default."""
+        with pytest.raises(ConfigurationError, match="BOX_VAULT_CONFIG"):
+            load(None, {})
+
+    def test_subscribers_have_a_uid_of_their_own(self, tmp_path: Path) -> None:
+        """Two entries for one uid would leave open which one counts."""
+        twice = "[{name: a, uid: 7}, {name: b, uid: 7}]"
+        assert told(f"api: {{subscribers: {twice}}}", tmp_path) == [
+            ("api.subscribers[1].uid", "is used twice")
+        ]
+
+    def test_names_are_used_once(self, tmp_path: Path) -> None:
+        """Two consumers of one name would share a mailbox."""
+        assert told(f"consumers: [{HOOK}, {HOOK}]", tmp_path) == [
+            ("consumers[1].name", "is used twice")
+        ]
+
+    @pytest.mark.parametrize("name", ["", "-a", "a b", "a\\n", "é", "a" * 64])
+    def test_names_are_plain(self, tmp_path: Path, name: str) -> None:
+        """A name stands in metrics, logs and the ledger."""
+        text = f'consumers: [{{name: "{name}", kind: webhook, url: "http://x"}}]'
+        ((where, message),) = told(text, tmp_path)
+        assert where == "consumers[0].name"
+        assert "a name of letters" in message
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            *("", "x", "ftp://x", "http://", "http://x:0", "http://x:99999"),
+            *("http://[x", "http://a b/", "http://x\\n/"),
+        ],
+    )
+    def test_urls_are_http(self, tmp_path: Path, url: str) -> None:
+        """Anything but a usable http or https URL is refused."""
+        text = f'consumers: [{{name: a, kind: webhook, url: "{url}"}}]'
+        ((where, message),) = told(text, tmp_path)
+        assert (where, message) == ("consumers[0].url", "is not an http or https URL")
+
+    @pytest.mark.parametrize("url", ["http://user@x/", "https://user:hunter2@x/"])
+    def test_urls_hold_no_credentials(self, tmp_path: Path, url: str) -> None:
+        """A password belongs into a file, and not into the message either."""
+        found = told(f"consumers: [{{name: a, kind: webhook, url: '{url}'}}]", tmp_path)
+        assert found == [("consumers[0].url", "holds credentials")]
+
+    @pytest.mark.parametrize(
+        ("more", "where", "message"),
+        [
+            (
+                "basic_auth: {username: u, password_file: /p}, bearer_token_file: /t",
+                "bearer_token_file",
+                "contradicts basic_auth",
+            ),
+            ("client_cert: /c", "client_key", "is missing"),
+            ("client_key: /c", "client_cert", "is missing"),
+            ("timeout: 0", "timeout", "must be above zero"),
+            ("headers: {Host: x}", "headers.Host", "is set by syncd itself"),
+            ("headers: {webhook-id: x}", "headers.webhook-id", "is set by syncd itself"),
+            ("headers: {'a b': x}", "headers.a b", "is not a valid HTTP header"),
+            ('headers: {a: "x\\r\\ny"}', "headers.a", "is not a valid HTTP header"),
+            ("headers: {a: é}", "headers.a", "is not a valid HTTP header"),
+            ("max_batch: 0", "max_batch", "must be an integer from 1 to 1000"),
+            ("max_batch: 1001", "max_batch", "must be an integer from 1 to 1000"),
+            ("socket: events.sock", "socket", "must be an absolute path"),
+            ("scope: [{id: x}]", "scope[0].resource_type", "is missing"),
+        ],
+    )
+    def test_contradictions_of_a_webhook(
+        self, tmp_path: Path, more: str, where: str, message: str
+    ) -> None:
+        """What a webhook must not say, each at its key."""
+        found = told(f"consumers: [{HOOK[:-1]}, {more}}}]", tmp_path)
+        assert len(found) == 1
+        assert found[0][0] == f"consumers[0].{where}"
+        assert message in found[0][1]
+
+    @pytest.mark.parametrize(
+        ("changed", "where", "message"),
+        [
+            ("urls: []", "urls", "is empty"),
+            ("actions: []", "actions", "is empty"),
+            ("actions: [restart]", "actions[0]", "but must be one of the known values"),
+            ("urls: [x]", "urls[0]", "is not an http or https URL"),
+            ("urls: ['http://u:hunter2@x']", "urls[0]", "holds credentials"),
+            ("urls: ['http://x?a=b']", "urls[0]", "has more than a path"),
+            ("urls: ['http://x', 'http://x']", "urls[1]", "is written twice"),
+            ("resolve: some", "resolve", "but must be one of the known values"),
+            ("client_id: ''", "client_id", "is no id of a Client"),
+            ("client_id: 'a:b'", "client_id", "is no id of a Client"),
+            ("grant_type: password", "grant_type", "but must be one of the known values"),
+            ("client_cert: /c", "client_key", "is missing"),
+            ("timeout: 0", "timeout", "must be above zero"),
+            ("verify_timeout: 0", "verify_timeout", "must be above zero"),
+        ],
+    )
+    def test_contradictions_of_aidbox(
+        self, tmp_path: Path, changed: str, where: str, message: str
+    ) -> None:
+        """Each at its own key."""
+        options = {
+            "name": "a",
+            "kind": "aidbox",
+            "urls": "['http://x/base']",
+            "client_id": "c",
+            "client_secret_file": "/s",
+            "actions": "[verify]",
+        }
+        key, _, value = changed.partition(": ")
+        written = ", ".join(f"{k}: {v}" for k, v in {**options, key: value}.items())
+        ((found, said),) = told(f"consumers: [{{{written}}}]", tmp_path)
+        assert found == f"consumers[0].{where}"
+        assert message in said
+
+    @pytest.mark.parametrize("listen", ["x", ":80", "x:", "x:0", "x:65536", "x:-1", "x:²"])
+    def test_listen_is_host_and_port(self, tmp_path: Path, listen: str) -> None:
+        """Probes and metrics need both."""
+        assert told(f"api: {{listen: '{listen}'}}", tmp_path) == [
+            ("api.listen", "is not host:port")
+        ]
+
+
+class TestExamine:
+    def test_keeps_what_a_linter_can_go_on_with(self, tmp_path: Path) -> None:
+        """With a problem elsewhere, the vault config and the watch section are still known."""
+        file = tmp_path / "syncd.yaml"
+        file.write_text("vault_config: /a\nwatch: {roots: [/r]}\nlog: 1")
+        loaded, findings = examine(str(file), {})
+        assert [found.where for found in findings] == ["log"]
+        assert loaded is not None
+        assert (loaded.vault_config, loaded.watch.roots) == ("/a", ("/r",))
+
+    def test_goes_on_with_the_environment_after_an_unreadable_file(self) -> None:
+        """The variable alone may name the vault config."""
+        loaded, findings = examine("/none", MINIMUM)
+        assert [found.code for found in findings] == ["config-unreadable"]
+        assert loaded == Settings(vault_config="/vc.json")
+
+
+def test_credential_files_are_all_files_that_syncd_reads_for_itself(tmp_path: Path) -> None:
+    """Each with the key path that names it, wherever in the configuration."""
+    file = tmp_path / "syncd.yaml"
+    file.write_text(CONTRACT)
+    assert credential_files(load(str(file), {})) == [
+        ("consumers[0].signing_key_file", "/etc/syncd/webhook.key"),
+        ("consumers[0].basic_auth.password_file", "/run/vault-secrets/syncd"),
+        ("consumers[0].ca_file", "/etc/ssl/internal-ca.pem"),
+        ("consumers[1].client_secret_file", "/run/vault-secrets/syncd-client"),
+        ("provision[0].auth.role_id_file", "/etc/syncd/role-id"),
+        ("provision[0].auth.secret_id_file", "/etc/syncd/secret-id"),
+    ]
+
+
+def test_a_scope_list_is_a_grant() -> None:
+    """Without a list everything is granted, with an empty one nothing."""
+    assert grant(None).sees([])
+    assert not grant(()).sees([Scope("Client")])
+    assert grant((settings.ScopeSettings(resource_type="Client"),)).sees([Scope("Client", "a")])
+
+
+@tuned(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, len(CONTRACT)), st.sampled_from("{}[]:-,x\n 1'~&*!"))))
+def test_a_mutated_configuration_is_loaded_or_refused(
+    tmp_path: Path, mutations: list[tuple[int, str]]
+) -> None:
+    """However the file is bent, it is a configuration or a list of findings, one line each."""
+    text = CONTRACT
+    for place, character in mutations:
+        text = text[:place] + character + text[place + 1 :]
+    file = tmp_path / "syncd.yaml"
+    file.write_text(text)
+    loaded, findings = examine(str(file), {})
+    assert loaded is not None or findings
+    assert all(str(found).isprintable() for found in findings)
+    if findings:
+        with pytest.raises(ConfigurationError):
+            load(str(file), {})
+
+
+NATS = {"name": "bus", "kind": "nats", "urls": ["nats://h:4222"]}
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, []),
+        ({"urls": ["tls://a:4222", "nats://b"]}, []),
+        ({"urls": []}, ["urls: is empty"]),
+        ({"urls": ["http://h"]}, ["urls[0]: is no URL"]),
+        ({"urls": ["nats://h", "nats://h/path"]}, ["urls[1]: is no URL"]),
+        ({"urls": ["nats://h:x"]}, ["urls[0]: is no URL"]),
+        ({"urls": ["nats://u:p@h"]}, ["urls[0]: holds credentials"]),
+        ({"user": "u"}, ["password_file: is missing"]),
+        ({"password_file": "/p"}, ["user: is missing"]),
+        (
+            {"user": "u", "password_file": "/p", "token_file": "/t"},
+            ["token_file: contradicts user"],
+        ),
+        ({"client_cert": "/c"}, ["client_key: is missing"]),
+        ({"timeout": 0}, ["timeout: must be above zero"]),
+        ({"subject": "a.<b>"}, ["subject: has a placeholder"]),
+        ({"subject": "a.>"}, ["subject: has wildcards"]),
+        ({"content_mode": "batch"}, ["content_mode: "]),
+    ],
+)
+def test_a_consumer_of_kind_nats(
+    tmp_path: Path, more: dict[str, object], expected: list[str]
+) -> None:
+    """What cannot work is told by its key."""
+    file = tmp_path / "syncd.yaml"
+    file.write_text(json.dumps({"vault_config": "/v", "consumers": [{**NATS, **more}]}))
+    _, findings = examine(str(file), {})
+    assert len(findings) == len(expected), findings
+    assert all(
+        f"consumers[0].{text}" in str(found) for found, text in zip(findings, expected, strict=True)
+    )
+
+
+def test_a_relays_configuration(tmp_path: Path) -> None:
+    """The command line wins over the file; the environment's vault config is not its business."""
+    file = tmp_path / "relay.yaml"
+    file.write_text(json.dumps({"relay": {"urls": ["nats://a"], "subject": "s.>"}}))
+    environ = {"BOX_VAULT_CONFIG": "/v", "SYNCD_INSTANCE": "here", "SYNCD_WEBHOOK_URL": "http://h"}
+    found = load_relay(str(file), {"urls": ["nats://b"], "durable": "d"}, environ)
+    assert (found.relay.urls, found.relay.subject, found.relay.durable) == (
+        ("nats://b",),
+        "s.>",
+        "d",
+    )
+    assert (found.instance, found.state_dir) == ("here", "/var/lib/syncd-relay")
+    assert [consumer.name for consumer in found.consumers] == ["webhook"]
+    assert credential_files(found) == []
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x" * 254, "naïve"])
+def test_an_instance_is_part_of_a_uri(tmp_path: Path, name: str) -> None:
+    """Visible ASCII, 253 characters at most."""
+    file = tmp_path / "syncd.yaml"
+    file.write_text(json.dumps({"vault_config": "/v", "instance": name}))
+    _, findings = examine(str(file), {})
+    assert ["instance" in str(found) for found in findings] == [True]

@@ -1,0 +1,666 @@
+"""The ledger: what survives, what is refused, and that coalescing never loses the end state."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from syncd.core.changes import plan
+from syncd.core.errors import StateError
+from syncd.core.event_data import SecretData, VaultConfigData
+from syncd.core.events import Event
+from syncd.core.model import ChangeKind, Entry, Grant, Known, Observation, Scope, State
+from syncd.ledger.ledger import UNKNOWN_BOOT, Ledger
+from syncd.ledger.state_dir import StateDir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+ALL = Grant()
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+class Book:
+    """A ledger with its inventory, fed by versions: `None` is missing."""
+
+    def __init__(self, directory: str, consumers: Mapping[str, Grant] | None = None) -> None:
+        self.directory = directory
+        self.consumers = {"hook": ALL} if consumers is None else consumers
+        self.scans = 0
+        self.open("boot")
+
+    def open(self, boot_id: str = "boot") -> None:
+        self.state = StateDir.open(self.directory)
+        try:
+            self.ledger = Ledger.open(self.state, boot_id)
+        except BaseException:
+            self.state.close()
+            raise
+        self.inventory: Mapping[str, Known] = self.ledger.inventory()
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.state.close()
+
+    def crash(self) -> None:
+        """Goes away without saying so, as by kill -9."""
+        self.ledger._file._connection.close()
+        self.state.close()
+
+    def record(self, **versions: str | None) -> list[Event]:
+        self.scans += 1
+        entries = {
+            name: Entry(name, f"/m/{name}", (Scope("Client", name),))
+            for name in {*self.inventory, *versions}
+        }
+        seen = {
+            name: Observation(State.MISSING)
+            if version is None
+            else Observation(State.PRESENT, f"k1:{version}")
+            for name, version in versions.items()
+        }
+        at = f"2026-11-23T20:00:{self.scans % 60:02}.000Z"
+        planned = plan(self.inventory, entries, seen, at)
+        events = self.ledger.record(planned, self.inventory, "/vc.json", at, self.consumers)
+        self.inventory = planned.inventory
+        return [event for event in events if isinstance(event.data, SecretData)]
+
+    def take(self, consumer: str = "hook", limit: int = 100) -> list[Event]:
+        events = self.ledger.take(consumer, self.consumers[consumer], limit)
+        return [event for event in events if isinstance(event.data, SecretData)]
+
+    def drain(self, consumer: str = "hook") -> None:
+        while events := self.ledger.take(consumer, self.consumers[consumer], 100):
+            self.ledger.acknowledge(consumer, events)
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Iterator[Book]:
+    made = Book(str(tmp_path / "state"))
+    yield made
+    try:
+        made.close()
+    except OSError:
+        made.ledger.close()
+
+
+def brief(event: Event) -> tuple[str, str, str | None, str | None]:
+    assert isinstance(event.data, SecretData)
+    data = event.data
+    return data.secret, data.change.value, data.previous_version, data.version
+
+
+def is_fresh(book: Book) -> bool:
+    return book.ledger.fresh
+
+
+def rebuilt(book: Book) -> str | None:
+    return book.ledger.rebuilt
+
+
+# what is remembered
+
+
+def test_the_first_plan_is_a_baseline_without_events(book: Book) -> None:
+    """An empty ledger learns in silence; what comes later is told."""
+    assert is_fresh(book)
+    assert book.record(a="1", b="2") == []
+    assert not is_fresh(book)
+    assert book.take() == []
+    assert [brief(e) for e in book.record(a="9", b="2")] == [("a", "modified", "k1:1", "k1:9")]
+
+
+def test_everything_is_there_after_a_clean_restart_and_after_a_kill(book: Book) -> None:
+    """Inventory, mailboxes, sequences and epoch survive both."""
+    book.record(a="1")
+    book.record(a="2")
+    epoch, inventory = book.ledger.epoch, dict(book.inventory)
+    waiting = [brief(event) for event in book.take()]
+    for end in (book.close, book.crash):
+        end()
+        book.open()
+        assert (book.ledger.epoch, book.ledger.fresh, book.ledger.rebuilt) == (epoch, False, None)
+        assert book.inventory == inventory
+        assert [brief(event) for event in book.take()] == waiting
+    first = book.ledger.span()[1]
+    assert [event.sequence for event in book.record(a="3")] == [first + 1]
+
+
+def test_a_kill_between_commit_and_acknowledgement_repeats_the_event(tmp_path: Path) -> None:
+    """A process that dies by SIGKILL right after its commit leaves the event, under the same id."""
+    script = """
+import os, signal, sys
+sys.path[:0] = sys.argv[2:]
+from test_ledger import Book
+book = Book(sys.argv[1])
+book.record(a="1")
+book.record(a="2")
+(event,) = book.take()
+print(book.ledger.epoch, event.sequence, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    directory = str(tmp_path / "state")
+    here = os.path.dirname(__file__)
+    done = subprocess.run(
+        [sys.executable, "-c", script, directory, here, os.getcwd()],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == -9, done.stderr
+    book = Book(directory)
+    (event,) = book.take()
+    assert done.stdout.split() == [book.ledger.epoch, str(event.sequence)]
+    assert brief(event) == ("a", "modified", "k1:1", "k1:2")
+    book.close()
+
+
+def test_append_gives_the_next_sequence(book: Book) -> None:
+    """An event from elsewhere takes its place in the order."""
+    book.record(a="1")
+    (last,) = book.record(a="2")
+    extra = Event(0, "t", last.type, "a", last.data)
+    assert book.ledger.append(extra, book.consumers).sequence == last.sequence + 1
+    assert len(book.take()) == 1
+
+
+# epochs
+
+
+@pytest.mark.parametrize(
+    ("end", "boot_id", "same"),
+    [
+        ("close", "boot", True),
+        ("close", "next boot", True),
+        ("crash", "boot", True),
+        ("crash", "next boot", False),
+    ],
+)
+def test_an_epoch_ends_with_a_machine_that_went_down_uncleanly(
+    book: Book, end: str, boot_id: str, *, same: bool
+) -> None:
+    """Only a power cut can have rolled sequences back."""
+    epoch = book.ledger.epoch
+    book.record(a="1")
+    getattr(book, end)()
+    book.open(boot_id)
+    assert (book.ledger.epoch == epoch) is same
+
+
+def test_an_unknown_boot_id_counts_as_a_power_cut(tmp_path: Path) -> None:
+    """Where nobody can tell runs of the machine apart, an unclean close renews the epoch."""
+    book = Book(str(tmp_path / "state"))
+    book.close()
+    book.open(UNKNOWN_BOOT)
+    epoch = book.ledger.epoch
+    book.crash()
+    book.open(UNKNOWN_BOOT)
+    assert book.ledger.epoch != epoch
+    book.close()
+
+
+def test_a_power_cut_right_after_a_clean_start_renews_the_epoch(book: Book) -> None:
+    """That the ledger is open is in the file itself before any sequence: the log can be lost."""
+    book.record(a="1")
+    book.record(a="2")
+    epoch = book.ledger.epoch
+    book.close()
+    book.open()
+    given = book.record(a="3")[0].sequence
+    path = f"{book.directory}/ledger.sqlite3"
+    shutil.copy(path, f"{path}.disk")
+    book.crash()
+    for suffix in ("-wal", "-shm"):
+        if os.path.exists(path + suffix):
+            os.unlink(path + suffix)
+    os.replace(f"{path}.disk", path)
+    book.open("next boot")
+    assert book.record(a="4")[0].sequence == given
+    assert book.ledger.epoch != epoch
+
+
+# damage
+
+
+def damage(path: str, how: str) -> None:
+    if how == "truncated":
+        os.truncate(path, os.path.getsize(path) // 2)
+    elif how == "emptied":
+        os.truncate(path, 0)
+    elif how == "garbage":
+        with open(path, "wb") as file:
+            file.write(os.urandom(20_000))
+    else:
+        connection = sqlite3.connect(path)
+        connection.executescript("DROP TABLE pending; CREATE TABLE other (x)")
+        connection.close()
+
+
+@pytest.mark.parametrize("how", ["truncated", "emptied", "garbage", "schema"])
+@pytest.mark.parametrize("clean", [False, True])
+def test_a_damaged_ledger_is_set_aside_and_said(book: Book, how: str, *, clean: bool) -> None:
+    """Whatever is wrong with the file: a new baseline, a new epoch, and the reason."""
+    for number in range(300):
+        book.record(**{f"secret-{number}": "1"})
+    book.drain()
+    epoch = book.ledger.epoch
+    (book.close if clean else book.crash)()
+    path = f"{book.directory}/ledger.sqlite3"
+    for suffix in ("-wal", "-shm"):
+        if os.path.exists(path + suffix):
+            os.unlink(path + suffix)
+    damage(path, how)
+    book.open()
+    assert rebuilt(book) in ("damaged", "emptied")
+    assert is_fresh(book)
+    assert book.ledger.epoch != epoch
+    assert os.path.exists(f"{path}.set-aside")
+    book.record(a="1")
+    assert [brief(e) for e in book.record(a="2")] == [("a", "modified", "k1:1", "k1:2")]
+    book.close()
+    book.open()
+    assert rebuilt(book) is None
+    assert book.inventory["a"].version == "k1:2"
+
+
+def test_damage_that_shows_late_is_looked_for_at_the_next_start(book: Book) -> None:
+    """A page that turns out bad is an error now, and a rebuilt ledger after a restart."""
+    for number in range(300):
+        book.record(**{f"secret-{number}": "1"})
+    book.close()
+    path = f"{book.directory}/ledger.sqlite3"
+    connection = sqlite3.connect(path)
+    (page,) = connection.execute(
+        "SELECT rootpage FROM sqlite_master WHERE name = 'secret'"
+    ).fetchone()
+    connection.close()
+    with open(path, "r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    state = StateDir.open(book.directory)
+    ledger = Ledger.open(state, "boot")
+    assert ledger.rebuilt is None
+    with pytest.raises(StateError, match="corrupt"):
+        ledger.inventory()
+    ledger.close()
+    state.close()
+    book.open()
+    assert book.ledger.rebuilt == "damaged"
+
+
+def test_a_newer_ledger_is_refused(book: Book) -> None:
+    """What a newer version wrote is left alone."""
+    book.record(a="1")
+    book.close()
+    path = f"{book.directory}/ledger.sqlite3"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    before = os.stat(path).st_size
+    with pytest.raises(StateError, match="newer syncd"):
+        book.open()
+    assert os.stat(path).st_size == before
+    assert not os.path.exists(f"{path}.set-aside")
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    book.open()
+
+
+@pytest.mark.parametrize("how", ["lost", "replaced"])
+def test_another_key_means_another_baseline(book: Book, how: str) -> None:
+    """Versions under another key are not comparable: nothing is announced but the rebuild."""
+    book.record(a="1")
+    book.close()
+    key = f"{book.directory}/fingerprint.key"
+    os.unlink(key)
+    if how == "replaced":
+        with open(key, "wb") as file:
+            file.write(b"x" * 32)
+    book.open()
+    assert book.ledger.rebuilt == "fingerprint key replaced"
+    assert is_fresh(book)
+
+
+FULL = """
+import sys
+sys.path[:0] = sys.argv[2:]
+import os, subprocess
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "none", sys.argv[1]], check=True)
+from test_ledger import Book, brief
+from syncd.core.errors import StateError
+book = Book(sys.argv[1] + "/state")
+book.record(a="0")
+filler = os.open(sys.argv[1] + "/filler", os.O_WRONLY | os.O_CREAT)
+try:
+    while True:
+        os.write(filler, b"x" * 4096)
+except OSError:
+    pass
+version, failed = 0, None
+while failed is None:
+    before = book.inventory
+    try:
+        version += 1
+        book.record(a=str(version), **{f"s{n}": str(version) for n in range(50)})
+    except StateError as error:
+        failed = str(error)
+print(failed)
+os.ftruncate(filler, 0)
+book.record(a="e")
+print(brief([e for e in book.take() if e.subject == "a"][0])[3], len(book.take()) in (1, 51))
+book.close()
+os.close(filler)
+subprocess.run(["mount", "-o", "remount,ro", sys.argv[1]], check=True)
+try:
+    book.open()
+except StateError as error:
+    print(error)
+"""
+
+
+@ROOT
+def test_a_full_disk_is_an_error_until_there_is_room(tmp_path: Path) -> None:
+    """On a real tmpfs: nothing half-recorded, all of it after; read-only is refused."""
+    done = subprocess.run(
+        [
+            *("unshare", "-m", sys.executable, "-c", FULL),
+            *(str(tmp_path), os.path.dirname(__file__), os.getcwd()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "unshare" in done.stderr:
+        pytest.skip("no mount namespaces here")
+    assert done.returncode == 0, done.stderr
+    full, recovered, read_only = done.stdout.splitlines()
+    assert full.startswith("cannot use the ledger: ")
+    assert recovered == "k1:e True"
+    assert read_only.startswith(f"cannot write to {tmp_path}/state: Read-only file system")
+
+
+def test_a_closed_ledger_says_so(tmp_path: Path) -> None:
+    """Use after closing is a StateError like every other trouble, and names no statement."""
+    book = Book(str(tmp_path / "state"))
+    book.close()
+    with pytest.raises(StateError, match="cannot use the ledger") as refusal:
+        book.ledger.pending()
+    assert "SELECT" not in str(refusal.value)
+
+
+# mailboxes
+
+
+def test_newer_events_replace_older_ones(book: Book) -> None:
+    """A consumer that was away gets the newest state, told against what it acknowledged."""
+    book.record(a="0", b="0")
+    for version in "123":
+        book.record(a=version, b="0")
+    book.record(a=None, b="1")
+    assert [brief(e) for e in book.take()] == [
+        ("a", "removed", "k1:0", None),
+        ("b", "modified", "k1:0", "k1:1"),
+    ]
+
+
+def test_an_acknowledgement_that_comes_late_is_remembered(book: Book) -> None:
+    """What was delivered while something newer came is the newer one's previous version."""
+    book.record(a="0")
+    book.record(a="1")
+    delivered = book.take()
+    book.record(a="2")
+    book.ledger.acknowledge("hook", delivered)
+    assert [brief(e) for e in book.take()] == [("a", "modified", "k1:1", "k1:2")]
+    assert book.ledger.pending_count("hook") == 1
+    assert book.ledger.pending()["hook"]["a"].acknowledged_version == "k1:1"
+
+
+def test_a_limit_takes_the_oldest_first(book: Book) -> None:
+    """Batches follow the sequence."""
+    book.record(a="0", b="0", c="0")
+    book.record(a="1", b="1", c="1")
+    assert [e.subject for e in book.take(limit=2)] == ["a", "b"]
+
+
+def test_a_grant_hides_secrets_and_names(tmp_path: Path) -> None:
+    """A restricted consumer's mailbox holds what it may see, also of a vault config's change."""
+    grants = {"all": ALL, "some": Grant([Scope("Client", "b")]), "none": Grant([])}
+    book = Book(str(tmp_path / "state"), grants)
+    book.record(a="0")
+    book.record(a="1", b="1")
+    names = {}
+    for consumer, grant in grants.items():
+        events = book.ledger.take(consumer, grant, 10)
+        names[consumer] = [
+            e.data.added if isinstance(e.data, VaultConfigData) else e.data.secret for e in events
+        ]
+    assert names == {"all": [("b",), "a", "b"], "some": [("b",), "b"], "none": []}
+    book.close()
+
+
+def test_a_narrowed_scope_empties_the_mailbox(tmp_path: Path) -> None:
+    """Thousands of events that may not be seen any more are dropped, not recursed into."""
+    book = Book(str(tmp_path / "state"))
+    names = [f"s{number}" for number in range(2000)]
+    book.record(**dict.fromkeys(names, "0"))
+    book.record(**dict.fromkeys(names, "1"))
+    assert book.ledger.pending_count("hook") == 2000
+    grant = Grant([Scope("Client", "s1999")])
+    assert [e.subject for e in book.ledger.take("hook", grant, 500)] == ["s1999"]
+    assert book.ledger.take("hook", Grant([]), 1) == []
+    assert book.ledger.pending_count("hook") == 0
+    book.close()
+
+
+def test_mailboxes_of_forgotten_consumers_go(tmp_path: Path) -> None:
+    """Who left the configuration leaves no mail behind, and it is told how much there was."""
+    book = Book(str(tmp_path / "state"), {"old": ALL, "new": ALL})
+    book.record(a="0")
+    book.record(a="1")
+    assert book.ledger.forget_others(["new"]) == {"old": 1}
+    assert (book.ledger.pending_count("old"), book.ledger.pending_count("new")) == (0, 1)
+    book.close()
+
+
+# the event log
+
+
+def test_pruning_keeps_what_mailboxes_need(book: Book) -> None:
+    """By number and by age; an event that waits for a consumer stays."""
+    book.record(a="0", b="0")
+    book.record(a="0", b="1")
+    for version in range(1, 50):
+        book.record(a=str(version))
+    assert book.ledger.prune(5, "2000") == 44
+    assert [brief(e) for e in book.take()] == [
+        ("b", "modified", "k1:0", "k1:1"),
+        ("a", "modified", "k1:0", "k1:49"),
+    ]
+    assert book.ledger.prune(0, "3000") == 4
+    assert len(book.take()) == 2
+
+
+@pytest.mark.parametrize(
+    ("times", "older_than", "left"),
+    [
+        ("2026 2027 2028", "2027", ["2027", "2028"]),
+        ("2026 2099 2028", "2030", ["2099", "2028"]),  # the clock was a life ahead, and set back
+        ("2099 2026 2027", "2030", ["2099", "2026", "2027"]),
+        ("2026 2026 2027", "2030", []),
+    ],
+)
+def test_pruning_by_age_goes_by_the_order(
+    book: Book, times: str, older_than: str, left: list[str]
+) -> None:
+    """An event goes with all that came before it, or not yet: the log has no holes."""
+    book.record(a="0")
+    (event,) = book.record(a="1")
+    for time in times.split():
+        book.ledger.append(msgspec.structs.replace(event, time=time), {})
+    book.drain()
+    book.ledger.prune(3, older_than)
+    assert [e.time for e in book.ledger.events_after(0, 99)] == left
+
+
+def test_a_long_log_waits_for_a_checkpoint(book: Book) -> None:
+    """What a bulk pass wrote is moved into the database only when it is asked for."""
+    many = {f"s{number}": "0" * 800 for number in range(4000)}
+    book.record(**many)
+    path, log = (f"{book.directory}/ledger.sqlite3{suffix}" for suffix in ("", "-wal"))
+    book.ledger.checkpoint()
+    before = os.path.getsize(path)
+    book.record(**dict.fromkeys(many, "1" * 800))
+    long = os.path.getsize(log)
+    assert os.path.getsize(path) == before
+    book.ledger.checkpoint()
+    assert os.path.getsize(path) > before
+    book.record(a="1")
+    assert os.path.getsize(log) < long
+    assert book.ledger.pending_count("hook") > len(many)
+
+
+def test_a_position_among_pruned_events_is_outside_the_span(book: Book) -> None:
+    """An old event that a mailbox still needs does not make the gap after it look whole."""
+    book.record(a="0", b="0")
+    (kept,) = book.record(b="1")
+    assert book.ledger.span() == (0, 1)
+    for version in range(1, 10):
+        book.record(a=str(version))
+    book.ledger.prune(3, "2000")
+    first, last = book.ledger.span()
+    assert kept.sequence < first
+    assert [e.sequence for e in book.ledger.events_after(first, 99)] == [
+        *range(first + 1, last + 1)
+    ]
+    book.close()
+    book.open()
+    assert book.ledger.span() == (first, last)
+    book.drain()
+    book.ledger.prune(0, "2000")
+    assert book.ledger.span() == (last, last)
+
+
+# coalescing, against a model
+
+NAMES = ("a", "b", "c")
+GRANTS = {
+    "all": ALL,
+    "some": Grant([Scope("Client", "a"), Scope("Client", "b")]),
+    "one": Grant([Scope("Client", "c")]),
+}
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("record"),
+            st.dictionaries(st.sampled_from(NAMES), st.sampled_from([None, "1", "2", "3"])),
+        ),
+        st.tuples(st.just("take"), st.sampled_from(sorted(GRANTS)), st.integers(1, 3)),
+        st.tuples(st.just("acknowledge"), st.sampled_from(sorted(GRANTS))),
+        st.tuples(st.just("prune"), st.integers(0, 3)),
+        st.tuples(st.sampled_from(["close", "crash"])),
+    ),
+    max_size=30,
+)
+
+
+class Model:
+    """What a consumer has been told and has acknowledged."""
+
+    def __init__(self, baseline: Mapping[str, str | None]) -> None:
+        self.acknowledged = dict(baseline)
+        self.last_sequence = dict.fromkeys(NAMES, 0)
+        self.in_flight: list[Event] = []
+
+    def takes(self, events: list[Event]) -> None:
+        self.in_flight = events
+        assert [e.sequence for e in events] == sorted({e.sequence for e in events})
+        for event in events:
+            assert isinstance(event.data, SecretData)
+            name, data = event.subject, event.data
+            assert event.sequence >= self.last_sequence[name]
+            self.last_sequence[name] = event.sequence
+            assert data.previous_version == self.acknowledged[name]
+            if data.version is None:
+                assert data.change is ChangeKind.REMOVED
+            elif data.previous_version is None:
+                assert data.change is ChangeKind.ADDED
+            else:
+                assert data.change is ChangeKind.MODIFIED
+
+    def acknowledges(self) -> list[Event]:
+        events, self.in_flight = self.in_flight, []
+        for event in events:
+            assert isinstance(event.data, SecretData)
+            self.acknowledged[event.subject] = event.data.version
+        return events
+
+
+class Play:
+    """The ledger, the truth, and a model of every consumer."""
+
+    def __init__(self, directory: str) -> None:
+        self.book = Book(directory, GRANTS)
+        self.truth: dict[str, str | None] = dict.fromkeys(NAMES)
+        self.book.record(**self.truth)
+        self.models = {consumer: Model(dict.fromkeys(NAMES)) for consumer in GRANTS}
+
+    def record(self, versions: Mapping[str, str | None]) -> None:
+        self.truth |= versions
+        self.book.record(**self.truth)
+
+    def take(self, consumer: str, limit: int) -> None:
+        self.models[consumer].takes(self.book.take(consumer, limit))
+
+    def acknowledge(self, consumer: str) -> None:
+        self.book.ledger.acknowledge(consumer, self.models[consumer].acknowledges())
+
+    def prune(self, most: int) -> None:
+        self.book.ledger.prune(most, "2000")
+
+    def close(self) -> None:
+        self.restart(self.book.close)
+
+    def crash(self) -> None:
+        self.restart(self.book.crash)
+
+    def restart(self, end: Callable[[], None]) -> None:
+        end()
+        self.book.open()
+        for model in self.models.values():
+            model.in_flight = []
+
+    def finish(self) -> None:
+        for consumer, model in self.models.items():
+            while events := self.book.take(consumer, 2):
+                model.takes(events)
+                self.acknowledge(consumer)
+            for name, version in self.truth.items():
+                if GRANTS[consumer].sees([Scope("Client", name)]):
+                    assert model.acknowledged[name] == (version and f"k1:{version}")
+        self.book.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=STEPS)
+def test_whatever_happens_each_consumer_ends_at_the_newest_state(
+    steps: list[tuple[object, ...]],
+) -> None:
+    """In order per secret, told against what was acknowledged last, and nothing is left out."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        play = Play(f"{directory}/state")
+        for what, *arguments in steps:
+            getattr(play, str(what))(*arguments)
+        play.finish()

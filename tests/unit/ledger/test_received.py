@@ -1,0 +1,193 @@
+"""What a relay's ledger makes of events of other installations: once, in order, newest state."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from hypothesis import given, settings, strategies as st
+from support.mail import Mail, change, version
+
+from syncd.core.event_data import VAULT_CONFIG_CHANGED, SecretData, VaultConfigData
+from syncd.core.events import Event, Origin
+from syncd.core.model import Grant, Scope, State
+from syncd.ledger.ledger import Arrival, Ledger
+from syncd.ledger.state_dir import StateDir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+ALL = {"hook": Grant()}
+
+
+@pytest.fixture
+def mail(tmp_path: Path) -> Iterator[Mail]:
+    mail = Mail(str(tmp_path / "state"))
+    yield mail
+    mail.close()
+
+
+def arrival(
+    position: int,
+    now: int | None,
+    before: int | None,
+    *,
+    name: str = "a",
+    source: str = "/syncd/n1",
+) -> Arrival:
+    event = change(name, now, before)
+    return Arrival(msgspec.structs.replace(event, origin=Origin(f"e-{position}", source)), position)
+
+
+def told(events: Sequence[Event]) -> list[tuple[str, str | None, str | None]]:
+    return [
+        (event.origin.id, event.data.previous_version, event.data.version)
+        for event in events
+        if event.origin is not None and isinstance(event.data, SecretData)
+    ]
+
+
+def test_an_event_is_passed_on_as_it_came(mail: Mail) -> None:
+    """With id, source and time of where it was made, under a sequence of our own."""
+    sent = arrival(9, 2, 1)
+    (received,) = mail.ledger.receive([sent], ALL)
+    assert received == msgspec.structs.replace(sent.event, sequence=1)
+    assert mail.ledger.take("hook", Grant(), 9) == [received]
+    assert mail.ledger.events_after(0, 9) == [received]
+
+
+def test_what_comes_again_is_left_out(mail: Mail) -> None:
+    """By its place in the stream, and by its id where it was published twice."""
+    mail.ledger.receive([arrival(1, 2, 1), arrival(2, 3, 2)], ALL)
+    again = Arrival(arrival(2, 3, 2).event, 7)
+    assert mail.ledger.receive([arrival(1, 2, 1), arrival(2, 3, 2), again], ALL) == []
+
+
+def test_what_comes_late_does_not_undo_what_is_newer(mail: Mail) -> None:
+    """A message lost on its way comes again after later ones."""
+    mail.ledger.receive([arrival(2, 3, 2), arrival(3, 1, None, name="b")], ALL)
+    assert mail.ledger.receive([arrival(1, 2, 1)], ALL) == []
+    (late,) = mail.ledger.receive([arrival(1, 5, 4, name="c")], ALL)
+    assert late.subject == "c"
+
+
+def test_two_installations_may_use_one_name(mail: Mail) -> None:
+    """Each has its own place in mailboxes and inventory."""
+    mail.ledger.receive([arrival(1, 2, 1), arrival(2, 3, 2, source="/syncd/n2")], ALL)
+    assert len(mail.ledger.take("hook", Grant(), 9)) == 2
+    assert {key: known.version for key, known in mail.ledger.received().items()} == {
+        "/syncd/n1 a": version(2),
+        "/syncd/n2 a": version(3),
+    }
+    assert list(mail.ledger.pending()["hook"]) == ["/syncd/n1 a", "/syncd/n2 a"]
+
+
+def test_a_consumer_that_was_away_gets_the_newest_against_what_it_has(mail: Mail) -> None:
+    """Also where the stream dropped what lay between."""
+    mail.ledger.receive([arrival(1, 2, 1)], ALL)
+    mail.ledger.acknowledge("hook", mail.ledger.take("hook", Grant(), 9))
+    mail.ledger.receive([arrival(5, 7, 6)], ALL)
+    assert told(mail.ledger.take("hook", Grant(), 9)) == [("e-5", version(2), version(7))]
+    mail.ledger.receive([arrival(6, None, 7)], ALL)
+    assert told(mail.ledger.take("hook", Grant(), 9)) == [("e-6", version(2), None)]
+    assert mail.ledger.received()["/syncd/n1 a"].state is State.MISSING
+
+
+def test_changes_of_vault_configs_are_each_told_once(mail: Mail) -> None:
+    """They do not supersede each other, and only who may see everything gets them."""
+    data = VaultConfigData(("a",), (), (), ())
+    events = [
+        Event(
+            0, "2026-11-23T20:40:28.333Z", VAULT_CONFIG_CHANGED, "/v", data, {}, Origin(id_, "/s")
+        )
+        for id_ in ("e-1", "e-2", "e-1")
+    ]
+    arrivals = [Arrival(event, n) for n, event in enumerate(events, 1)]
+    some = {**ALL, "some": Grant([Scope("Client")])}
+    assert len(mail.ledger.receive(arrivals, some)) == 2
+    assert (mail.ledger.pending_count("hook"), mail.ledger.pending_count("some")) == (2, 0)
+    assert mail.ledger.received() == {}
+
+
+def test_where_to_go_on(mail: Mail) -> None:
+    """The past of the first stream is not told; a stream made anew is told from its beginning."""
+    assert mail.ledger.follow("s one", 40) == 40
+    mail.ledger.receive([arrival(44, 2, 1)], ALL)
+    assert mail.ledger.follow("s one", 50) == 40
+    assert mail.ledger.follow("s two", 3) == 0
+    (event,) = mail.ledger.receive([Arrival(arrival(2, 3, 2).event, 1)], ALL)
+    assert told([event]) == [("e-2", version(2), version(3))]
+
+
+@pytest.mark.parametrize(
+    "older",
+    [
+        "ALTER TABLE event DROP COLUMN origin; DROP TABLE received; PRAGMA user_version = 1",
+        "PRAGMA user_version = 2",
+    ],
+)
+def test_a_ledger_of_a_version_before_is_taken_over(tmp_path: Path, older: str) -> None:
+    """With its events, and who may see them, and mailboxes."""
+    mail = Mail(str(tmp_path))
+    mail.ledger.append(change("a", 2, 1), ALL)
+    mail.close()
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as old:
+        old.executescript(
+            "CREATE INDEX event_time ON event (time); UPDATE event SET audience ="
+            ' \'{"a":[{"resource_type":"Client","id":"other"}]}\';' + older
+        )
+    state = StateDir.open(str(tmp_path))
+    ledger = Ledger.open(state, "boot")
+    assert ledger.rebuilt is None
+    (event,) = ledger.take("hook", Grant(), 9)
+    assert (event.subject, event.origin) == ("a", None)
+    assert event.audience == {"a": (Scope("Client", "other"),)}
+    assert ledger.receive([arrival(1, 2, 1)], ALL)
+    ledger.close()
+    state.close()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_in_whatever_order_and_however_often(data: st.DataObject) -> None:
+    """The state that consumers end up with is the stream's, and no event is told twice."""
+    stream = []
+    current: dict[tuple[str, str], int | None] = {}
+    for position in range(1, data.draw(st.integers(1, 15)) + 1):
+        where = data.draw(st.sampled_from([("a", "/s/1"), ("a", "/s/2"), ("b", "/s/1")]))
+        now = data.draw(st.none() | st.integers(1, 9))
+        name, source = where
+        stream.append(arrival(position, now, current.get(where), name=name, source=source))
+        current[where] = now
+    with tempfile.TemporaryDirectory() as directory:
+        mail = Mail(directory)
+        ids: list[str] = []
+        state: dict[tuple[str, str], str | None] = {}
+
+        def deliver() -> None:
+            events = mail.ledger.take("hook", Grant(), 2)
+            for event in events:
+                assert event.origin is not None
+                assert isinstance(event.data, SecretData)
+                ids.append(event.origin.id)
+                assert event.data.previous_version == state.get(
+                    (event.subject, event.origin.source), event.data.previous_version
+                )
+                state[event.subject, event.origin.source] = event.data.version
+            mail.ledger.acknowledge("hook", events)
+
+        for _ in range(data.draw(st.integers(0, 4))):
+            mail.ledger.receive(data.draw(st.lists(st.sampled_from(stream), max_size=6)), ALL)
+            if data.draw(st.booleans()):
+                deliver()
+        mail.ledger.receive(data.draw(st.permutations(stream)), ALL)
+        while mail.ledger.pending_count("hook"):
+            deliver()
+        assert len(ids) == len(set(ids))
+        assert state == {k: None if v is None else version(v) for k, v in current.items()}
+        mail.close()

@@ -1,0 +1,111 @@
+"""The state directory: one daemon at a time, a key that stays, and clear refusals."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from syncd.core.errors import StateError
+from syncd.ledger.state_dir import StateDir
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OPEN = """
+import os, sys
+sys.path.insert(0, sys.argv[3])
+from syncd.core.errors import StateError
+from syncd.ledger.state_dir import StateDir
+if int(sys.argv[2]):
+    os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
+try:
+    StateDir.open(sys.argv[1])
+except StateError as error:
+    print(error)
+"""
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def open_elsewhere(path: Path, uid: int = 0) -> str:
+    """What another process is told that opens the directory."""
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN, str(path), str(uid), os.getcwd()],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_the_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
+    """32 bytes at mode 0600 in a directory at 0700, the same at every opening."""
+    path = tmp_path / "deep" / "state"
+    state = StateDir.open(str(path))
+    key, key_id = state.key, state.key_id
+    assert len(key) == 32
+    assert stat.S_IMODE((path / "fingerprint.key").stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert key.hex() not in repr(state) + key_id
+    state.close()
+    again = StateDir.open(str(path))
+    assert (again.key, again.key_id) == (key, key_id)
+    again.close()
+
+
+def test_a_crash_while_the_key_is_made_leaves_no_half_key(tmp_path: Path) -> None:
+    """What was written before the rename does not count."""
+    (tmp_path / "fingerprint.key.new").write_bytes(b"half")
+    state = StateDir.open(str(tmp_path))
+    assert len(state.key) == 32
+    assert not (tmp_path / "fingerprint.key.new").exists()
+    state.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"x" * 33])
+def test_a_key_of_another_length_is_refused(tmp_path: Path, content: bytes) -> None:
+    """A damaged key is never used, never replaced behind one's back, and releases the lock."""
+    (tmp_path / "fingerprint.key").write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(StateError, match="is not 32 bytes"):
+            StateDir.open(str(tmp_path))
+    assert (tmp_path / "fingerprint.key").read_bytes() == content
+
+
+def test_two_daemons_cannot_share_a_directory(tmp_path: Path) -> None:
+    """The second one is told so; after the first one is gone it may."""
+    state = StateDir.open(str(tmp_path))
+    assert "another syncd runs on it" in open_elsewhere(tmp_path)
+    state.close()
+    assert open_elsewhere(tmp_path) == ""
+
+
+@ROOT
+def test_what_may_not_be_written_is_refused_with_the_right_reason(tmp_path: Path) -> None:
+    """For an unprivileged user: a read-only directory, and a key of somebody else."""
+    for directory in (tmp_path, *tmp_path.parents[:-1]):
+        if str(directory) != "/tmp":
+            directory.chmod(0o755)
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    assert "Permission denied; give this user" in open_elsewhere(closed, 65534)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    foreign.chmod(0o777)
+    (foreign / "fingerprint.key").write_bytes(b"x" * 32)
+    (foreign / "fingerprint.key").chmod(0o600)
+    told = open_elsewhere(foreign, 65534)
+    assert "fingerprint.key: Permission denied" in told
+    assert "another syncd" not in told
+
+
+def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    """A path that is no directory gives one line, not a traceback."""
+    (tmp_path / "state").write_bytes(b"")
+    with pytest.raises(StateError, match="cannot write to"):
+        StateDir.open(str(tmp_path / "state"))

@@ -1,0 +1,420 @@
+"""syncd.lint.check: one run names every mistake in configuration, vault config and mount."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+
+from syncd.core.findings import CODES, Finding, finding
+from syncd.core.mountinfo import Mount
+from syncd.lint import check
+from syncd.lint.check import as_json, as_text, exit_code, run_checks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GENERATION = "..2026_11_23_20_40_28.123456789"
+CANARY = "hunter2-canary"
+_ELSEWHERE = (
+    *("credential-", "grant-", "manifest-", "provision-"),
+    *("aidbox-", "destination-", "entry-", "reference-", "secret-stored"),
+)
+
+
+class World:
+    """A CSI mount, a directory of plain files and a vault config, each without a mistake at first.
+
+    Files hold the canary, so that whatever quotes a secret is noticed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.csi = directory / "csi"
+        self.plain = directory / "plain"
+        self.vault_config = directory / "vault-config.json"
+        self.config = directory / "syncd.yaml"
+        self.plain.mkdir()
+        (self.csi / GENERATION).mkdir(parents=True)
+        (self.csi / "..data").symlink_to(GENERATION)
+        self.entries: dict[str, object] = {}
+
+    def publish(self, name: str, content: bytes = CANARY.encode()) -> str:
+        """Adds a file to the CSI mount."""
+        file = self.csi / GENERATION / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
+        first = name.partition("/")[0]
+        if not (self.csi / first).is_symlink():
+            (self.csi / first).symlink_to(f"..data/{first}")
+        return str(self.csi / name)
+
+    def write(self, name: str, content: bytes = CANARY.encode(), mode: int = 0o600) -> str:
+        """Adds a plain file."""
+        file = self.plain / name
+        file.write_bytes(content)
+        file.chmod(mode)
+        return str(file)
+
+    def enter(self, path: str, name: str | None = None, scope: object = None) -> str:
+        """Adds an entry to the vault config; gives its place."""
+        name = name or f"e{len(self.entries)}"
+        scope = scope or {"resource_type": "Client"}
+        self.entries[name] = {"path": path, "scope": scope}
+        return f"$.secret.{name}.path"
+
+    def check(self, config: str | None = None) -> list[Finding]:
+        """Writes the vault config and checks everything."""
+        if not self.vault_config.exists():
+            self.vault_config.write_text(json.dumps({"secret": self.entries}))
+        if config is None:
+            return run_checks(None, {"BOX_VAULT_CONFIG": str(self.vault_config)})
+        self.config.write_text(f"vault_config: {self.vault_config}\n{config}")
+        return run_checks(str(self.config), {})
+
+    def told(self, config: str | None = None) -> list[tuple[str, str]]:
+        """Codes and places of all findings."""
+        return [(found.code, found.where or found.source) for found in self.check(config)]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_a_world_without_mistakes_has_no_findings(world: World) -> None:
+    """A CSI mount with nested paths and a private plain file are fine."""
+    world.enter(world.publish("a"))
+    world.enter(world.publish("db/password"))
+    world.enter(world.write("b"))
+    assert world.check() == []
+
+
+class TestFiles:
+    def test_each_file_that_cannot_be_used_says_why(self, world: World) -> None:
+        """Every way in which a path does not lead to a usable file has its own code."""
+        plain = world.plain
+        os.mkfifo(plain / "fifo")
+        (plain / "directory").mkdir()
+        (plain / "dangling").symlink_to("nothing")
+        (plain / "loop").symlink_to("loop")
+        (plain / "escape").symlink_to("/etc/hostname")
+        big = world.write("big", b"x" * (1 << 20) + b"x")
+        expected = [
+            ("secret-missing", world.enter(str(plain / "none"))),
+            ("secret-missing", world.enter(str(world.csi / "none"))),
+            ("secret-not-a-file", world.enter(str(plain / "fifo"))),
+            ("secret-not-a-file", world.enter(str(plain / "directory"))),
+            ("secret-link-dangling", world.enter(str(plain / "dangling"))),
+            ("secret-link-loop", world.enter(str(plain / "loop"))),
+            ("secret-outside-roots", world.enter(str(plain / "escape"))),
+            ("secret-too-large", world.enter(big)),
+            ("secret-not-a-file", world.enter("/dev/null", "device")),
+        ]
+        roots = f"watch: {{roots: [{world.plain}, {world.csi}, /dev]}}"
+        told = [item for item in world.told(roots) if item[0] != "file-unmapped"]
+        assert sorted(told) == sorted(expected)
+
+    def test_a_path_outside_the_configured_roots_is_told(self, world: World) -> None:
+        """A root that is configured is a limit."""
+        place = world.enter(world.write("a"))
+        roots = f"watch: {{roots: [{world.csi}]}}"
+        assert world.told(roots) == [("secret-outside-roots", place)]
+
+    def test_a_file_that_may_not_be_read_is_told(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A refusal by the kernel is told; root is refused nothing, so the refusal is staged."""
+        from syncd.system import beneath
+
+        def refuse(_directory: int, _path: str) -> int:
+            raise PermissionError(13, "Permission denied")
+
+        place = world.enter(world.write("a"))
+        monkeypatch.setattr(beneath, "open_file", refuse)
+        assert world.told() == [("secret-unreadable", place)]
+
+    def test_a_trailing_newline_is_told_in_either_layout(self, world: World) -> None:
+        """Nobody knows whether Aidbox trims."""
+        first = world.enter(world.publish("a", b"x\n"))
+        second = world.enter(world.write("b", b"x\n"))
+        assert sorted(world.told()) == [("secret-newline", first), ("secret-newline", second)]
+
+    def test_an_empty_file_is_told_once_in_either_layout(self, world: World) -> None:
+        """An empty secret is hardly meant."""
+        first = world.enter(world.publish("a", b""))
+        second = world.enter(world.write("b", b""))
+        assert sorted(world.told()) == [("secret-empty", first), ("secret-empty", second)]
+
+    def test_a_world_readable_file_is_told_outside_a_csi_mount_only(self, world: World) -> None:
+        """The CSI driver writes 0644 into a mount that others do not see."""
+        world.enter(world.publish("a"))
+        place = world.enter(world.write("b", mode=0o644))
+        assert world.told() == [("secret-world-readable", place)]
+
+
+class TestMount:
+    def test_two_names_on_one_file_are_told_however_they_get_there(self, world: World) -> None:
+        """Equal paths, and paths that a symlink makes equal, are one file."""
+        path = world.write("a")
+        (world.plain / "alias").symlink_to("a")
+        world.enter(path)
+        equal = world.enter(path)
+        linked = world.enter(str(world.plain / "alias"))
+        assert world.told() == [("path-shared", equal), ("path-shared", linked)]
+
+    def test_files_that_no_entry_names_are_told(self, world: World) -> None:
+        """Unmapped files are found in both layouts and in subdirectories."""
+        world.enter(world.publish("a"))
+        world.enter(world.write("b"))
+        (world.plain / "sub").mkdir()
+        unmapped = [world.publish("stray"), world.publish("db/stray")]
+        unmapped += [world.write("stray"), world.write("sub/stray")]
+        assert sorted(world.told()) == sorted(("file-unmapped", path) for path in unmapped)
+
+    def test_files_that_syncd_itself_uses_are_mapped(self, world: World) -> None:
+        """A consumer's password and the vault config may lie in the mount."""
+        world.enter(world.publish("a"))
+        password = world.publish("syncd")
+        auth = f"{{username: u, password_file: {password}}}"
+        consumer = f"{{name: a, kind: webhook, url: 'http://x', basic_auth: {auth}}}"
+        assert world.check(f"consumers: [{consumer}]") == []
+
+    def test_many_unmapped_files_are_summed_up(self, world: World) -> None:
+        """A root as wide as a home directory does not flood the terminal."""
+        world.enter(world.write("a"))
+        for number in range(30):
+            world.write(f"stray{number}")
+        findings = world.check()
+        assert len(findings) == 21
+        assert "10 files more" in findings[-1].message
+
+    def test_a_mount_that_will_never_update_is_told(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A subPath mount of a secret, or of the vault config, is found in the mount table."""
+        path = world.write("a")
+        place = world.enter(path)
+        frozen = (Mount("/", "/"), Mount(f"/{GENERATION}/a", path))
+        monkeypatch.setattr(check, "mounts", lambda: frozen)
+        assert world.told() == [("mount-frozen", place)]
+        frozen = (Mount("/", "/"), Mount("/vc.json", str(world.vault_config)))
+        assert world.told() == [("mount-frozen", str(world.vault_config))]
+
+
+class TestCredentials:
+    def test_every_credential_that_cannot_be_used_is_told(self, world: World) -> None:
+        """Each file is read as it will be for use; a wrong one is named by its key path."""
+        world.enter(world.publish("a"))
+        wrong, empty = world.write("wrong"), world.write("empty", b"")
+        config = f"""
+consumers:
+  - name: a
+    kind: webhook
+    url: https://x
+    signing_key_file: {wrong}
+    basic_auth: {{username: u, password_file: {empty}}}
+    ca_file: {wrong}
+    client_cert: {wrong}
+    client_key: {wrong}
+  - {{name: b, kind: webhook, url: "https://x", bearer_token_file: {world.plain}/none}}
+"""
+        assert world.told(config) == [
+            ("credential-malformed", "consumers[0].signing_key_file"),
+            ("credential-unreadable", "consumers[0].basic_auth.password_file"),
+            ("credential-malformed", "consumers[0].ca_file"),
+            ("credential-malformed", "consumers[0].client_cert"),
+            ("credential-unreadable", "consumers[1].bearer_token_file"),
+        ]
+
+    def test_good_credentials_are_not_remarked_upon(self, world: World) -> None:
+        """A well-formed key, token, CA and client certificate pass."""
+        world.enter(world.publish("a"))
+        authority = trustme.CA()
+        client = authority.issue_cert("syncd.example")
+        ca = world.write("ca", authority.cert_pem.bytes())
+        cert = world.write("cert", client.cert_chain_pems[0].bytes())
+        key = world.write("key", client.private_key_pem.bytes())
+        signing, token = world.write("signing", b"whsec_" + b"QUJD" * 8), world.write("token")
+        config = f"""
+consumers:
+  - name: a
+    kind: webhook
+    url: https://x
+    signing_key_file: {signing}
+    bearer_token_file: {token}
+    ca_file: {ca}
+    client_cert: {cert}
+    client_key: {key}
+"""
+        assert world.check(config) == []
+
+
+class TestInputs:
+    @pytest.mark.parametrize("text", ["", "{", "\udcff"])
+    def test_a_vault_config_that_is_not_json_stops_the_check(self, world: World, text: str) -> None:
+        """There is nothing to go on with, and that is exit code 2."""
+        world.vault_config.write_bytes(text.encode(errors="surrogateescape"))
+        findings = world.check()
+        assert [found.code for found in findings] == ["vault-config-malformed"]
+        assert exit_code(findings, strict=False) == 2
+
+    @pytest.mark.parametrize("kind", ["missing", "directory", "fifo"])
+    def test_a_vault_config_that_cannot_be_read_stops_the_check(
+        self, world: World, kind: str
+    ) -> None:
+        """A FIFO is not waited for."""
+        path = str(world.plain / "x")
+        if kind == "directory":
+            os.mkdir(path)
+        elif kind == "fifo":
+            os.mkfifo(path)
+        findings = run_checks(None, {"BOX_VAULT_CONFIG": path})
+        assert [found.code for found in findings] == ["vault-config-unreadable"]
+        assert exit_code(findings, strict=False) == 2
+
+    def test_a_vault_config_of_absurd_size_is_not_read(self, world: World) -> None:
+        """A sparse terabyte does not end up in memory."""
+        with world.vault_config.open("wb") as file:
+            file.truncate(1 << 40)
+        assert world.told() == [("vault-config-unreadable", str(world.vault_config))]
+
+    def test_a_configuration_that_cannot_be_read_is_exit_code_2(self, world: World) -> None:
+        """Missing or malformed, with nothing else known, that is all there is to tell."""
+        for text, code in ((None, "config-unreadable"), ("a: [", "config-malformed")):
+            if text:
+                world.config.write_text(text)
+            findings = run_checks(str(world.config), {})
+            assert [found.code for found in findings] == [code]
+            assert exit_code(findings, strict=False) == 2
+
+    def test_the_check_goes_on_after_errors_in_the_configuration(self, world: World) -> None:
+        """A wrong key does not hide what is wrong with the vault config and its files."""
+        place = world.enter(str(world.plain / "none"))
+        told = world.told("log: {level: loud}\nwatch: {settle: 1x}")
+        assert told == [
+            ("config-invalid", "log.level"),
+            ("config-invalid", "watch.settle"),
+            ("secret-missing", place),
+        ]
+
+    def test_without_a_vault_config_there_is_nothing_more_to_check(self) -> None:
+        """The missing key is an error like others."""
+        findings = run_checks(None, {"SYNCD_CONFIG": "/dev/null"})
+        assert [(found.code, found.where) for found in findings] == [
+            ("config-invalid", "vault_config")
+        ]
+        assert exit_code(findings, strict=False) == 1
+
+
+class TestOutput:
+    ERROR = finding("secret-missing", "vc.json", "$.secret.a.path", "there is no file", "create it")
+    WARNING = finding("file-unmapped", "/s/x", "", "is named by no entry", "add one")
+
+    def test_text_is_a_line_for_each_finding_and_one_that_sums_up(self) -> None:
+        """Severity, place, message, remedy and code; then the numbers."""
+        assert as_text([self.ERROR, self.WARNING]).splitlines() == [
+            "error: vc.json: $.secret.a.path: there is no file; create it [secret-missing]",
+            "warning: /s/x: is named by no entry; add one [file-unmapped]",
+            "1 error, 1 warning",
+        ]
+        assert as_text([]) == "0 errors, 0 warnings"
+
+    def test_json_is_the_documented_object(self) -> None:
+        """Every attribute of a finding, and a summary."""
+        assert json.loads(as_json([self.ERROR, self.WARNING, self.WARNING])) == {
+            "findings": [
+                {
+                    "code": "secret-missing",
+                    "severity": "error",
+                    "source": "vc.json",
+                    "where": "$.secret.a.path",
+                    "message": "there is no file",
+                    "hint": "create it",
+                },
+                *[
+                    {
+                        "code": "file-unmapped",
+                        "severity": "warning",
+                        "source": "/s/x",
+                        "where": "",
+                        "message": "is named by no entry",
+                        "hint": "add one",
+                    }
+                ]
+                * 2,
+            ],
+            "summary": {"errors": 1, "warnings": 2},
+        }
+
+    @pytest.mark.parametrize(
+        ("findings", "lenient", "strict"),
+        [([], 0, 0), ([WARNING], 0, 1), ([ERROR], 1, 1), ([WARNING, ERROR], 1, 1)],
+    )
+    def test_exit_code(self, findings: list[Finding], lenient: int, strict: int) -> None:
+        """Errors fail, warnings only with --strict."""
+        assert exit_code(findings, strict=False) == lenient
+        assert exit_code(findings, strict=True) == strict
+
+
+def test_a_grant_of_no_secret(world: World) -> None:
+    """A unit's credential that the vault config has no secret for is an error."""
+    world.write("a", b"x", 0o600)
+    world.enter(str(world.plain / "a"), "a")
+    grants = ", ".join(
+        f"{{unit: x.service, credential: {name}, secret: {name}}}" for name in ("a", "b")
+    )
+    found = [
+        item
+        for item in world.check(f"credentials: {{grants: [{grants}]}}")
+        if item.code == "grant-unknown"
+    ]
+    assert [(item.where, item.is_error) for item in found] == [
+        ("credentials.grants[1].secret", True)
+    ]
+
+
+def test_every_mistake_is_named_in_one_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vault config and a mount with all mistakes at once hide none of them, nor show a value."""
+    plain = world.plain
+    for name, mode in (("a", 0o644), ("b", 0o600), ("frozen", 0o600), ("stray", 0o600)):
+        world.write(name, CANARY.encode() + b"\n", mode)
+    world.write("empty", b"")
+    os.mkfifo(plain / "fifo")
+    (plain / "dangling").symlink_to("nothing")
+    (plain / "loop").symlink_to("loop")
+    (plain / "escape").symlink_to("/etc/hostname")
+    world.write("big", b"x" * (1 << 20) + b"x")
+    monkeypatch.setattr(check, "mounts", lambda: (Mount("/x", str(plain / "frozen")),))
+    for name in ("b", "frozen", "empty", "fifo", "dangling", "loop", "escape", "big", "missing"):
+        world.enter(str(plain / name), name)
+    world.enter(str(plain / "b"), "same")
+    world.enter(str(plain / "a"), "list", ["Client/c", "TokenIntrospector"])
+    world.enter(str(plain / "b"), "type", {"resource_type": "client", "id": "Client/x"})
+    world.enter("relative", "relative")
+    world.enter(f"{plain}/../a", "dots")
+    world.enter(f"{plain}/\0", "nul")
+    world.entries |= {"": {}, "none": None, "typo": {"path": 1, "scope": {"resourceType": "x"}}}
+    world.enter(str(plain / "b"), "nobody", [""])
+    text = json.dumps({"secret": world.entries})
+    text = text.replace('{"secret": {', '{"secret": {"same": 0, ').replace(
+        '"path": 1', '"path": 1, "path": 2'
+    )
+    world.vault_config.write_text(text)
+    findings = world.check("consumers: [{name: a, kind: webhook, url: x}]")
+    expected = {code for code in CODES if not code.startswith(_ELSEWHERE)} - {
+        "config-malformed",
+        "config-unreadable",
+        "vault-config-empty",
+        "vault-config-malformed",
+        "vault-config-unreadable",
+        "secret-unreadable",
+    }
+    assert {found.code for found in findings} == expected
+    documents = as_text(findings), as_json(findings)
+    for code in expected:
+        assert all(code in document for document in documents)
+    assert CANARY not in "".join(documents)
+    assert exit_code(findings, strict=False) == 1
