@@ -53,7 +53,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 openapi: $(VENV)/.dev
-	$(BIN)/python -m syncd.api.openapi > docs/openapi.json
+	$(BIN)/python docs/openapi.py > docs/openapi.json
 
 lock: $(VENV)/.dev
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate pyproject.toml -o requirements.lock

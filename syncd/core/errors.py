@@ -1,6 +1,6 @@
 """The errors syncd raises, sorted by what the caller can do about them.
 
-Every message is one line that says what is wrong, where, and what to do. No message ever holds a
+Every message is one line: what happened, why and where; then what to do. No message ever holds a
 secret value or the text of a foreign library's exception: those can carry response bodies.
 """
 
@@ -15,30 +15,46 @@ if TYPE_CHECKING:
 
 
 class SyncdError(Exception):
-    """Base of all errors that syncd raises on purpose; `str()` is fit for a user's eyes."""
+    """Base of all errors that syncd raises on purpose; `str()` is fit for a user's eyes.
+
+    Args:
+        problem: What happened, why and where.
+        remedy: What a person can do about it, or None where there is nothing to do.
+
+    Attributes:
+        problem: As given.
+        remedy: As given.
+    """
+
+    def __init__(self, problem: str, remedy: str | None = None) -> None:
+        super().__init__(problem if remedy is None else f"{problem}; {remedy}")
+        self.problem = problem
+        self.remedy = remedy
 
 
 class ConfigurationError(SyncdError):
-    """Something the user wrote must be mended before syncd can go on.
+    """Something the user wrote must be corrected before syncd can go on.
 
     Attributes:
-        findings: Every problem found, in order of appearance.
+        findings: Every problem found, in order of appearance; each has a remedy of its own.
     """
 
     def __init__(self, findings: Sequence[Finding]) -> None:
+        super().__init__("\n".join(str(finding) for finding in findings))
         self.findings = tuple(findings)
-        super().__init__("\n".join(str(finding) for finding in self.findings))
 
 
 class TemporaryError(SyncdError):
-    """The other side or the machine is in the way right now; trying again may help.
+    """The other side or the machine fails at this moment; trying again may help.
 
     Attributes:
         retry_after: Seconds the other side asked us to wait, or None.
     """
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self, problem: str, remedy: str | None = None, *, retry_after: float | None = None
+    ) -> None:
+        super().__init__(problem, remedy)
         self.retry_after = retry_after
 
 
@@ -51,4 +67,4 @@ class StateError(SyncdError):
 
 
 class ListenError(SyncdError):
-    """An address of the API cannot be listened on: somebody else has it, or it is out of reach."""
+    """An address of the API cannot be listened on: it is in use or not available."""

@@ -17,7 +17,7 @@ from support.world import World, secret
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
 
-from syncd.api.openapi import document
+from docs.openapi import document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -33,7 +33,7 @@ def failing(error: BaseException) -> Callable[..., None]:
         (FULL, 1, "syncd: cannot use the ledger: the disk is full; free or mend state_dir"),
         (ExceptionGroup("", [ExceptionGroup("", [UNUSABLE])]), 2, "syncd: /c.yaml: a: is wrong"),
         (ExceptionGroup("", [FULL]), 1, "syncd: cannot use the ledger: the disk is full"),
-        (BUG, 1, "syncd: internal error: ValueError at test_cli.py:"),
+        (BUG, 1, "syncd: internal error: ValueError at test_main.py:"),
         (ExceptionGroup("", [FULL, BUG]), 1, "syncd: internal error: ExceptionGroup at "),
     ],
 )

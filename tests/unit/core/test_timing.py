@@ -7,9 +7,19 @@ from random import Random
 
 from hypothesis import given, settings, strategies as st
 
-from syncd.core.timing import Backoff, Lifetime, Pace, jittered
+from syncd.core.timing import Backoff, Lifetime, Pace, jittered, rfc3339, seconds_of
 
 SEEDS = st.integers(0, 2**32)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 4_000_000_000_000))
+def test_a_time_is_written_in_milliseconds_and_read_again(milliseconds: int) -> None:
+    """RFC 3339 in UTC, with a `Z`."""
+    moment = rfc3339(milliseconds / 1000)
+    assert moment.endswith("Z")
+    assert len(moment) == len("1970-01-01T00:00:00.000Z")
+    assert abs(seconds_of(moment) - milliseconds / 1000) < 0.0011
 
 
 class TestBackoff:

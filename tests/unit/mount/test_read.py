@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -452,7 +453,8 @@ def test_no_snapshot_mixes_generations(
     wanted = entries(mount, *names)
     looker = Looker(mount)
     # a version that shows the content, which says of which generation it is
-    monkeypatch.setattr(looker.reader, "fingerprint", lambda _name, content: content.decode())
+    shown = replace(looker.reader._rules, fingerprint=lambda _name, content: content.decode())
+    monkeypatch.setattr(looker.reader, "_rules", shown)
     command = [sys.executable, "-c", PUBLISHER, str(mount), *names]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as publisher:
         try:

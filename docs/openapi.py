@@ -1,10 +1,11 @@
 """The OpenAPI 3.1 document of the socket API, made from the structures that answers are made of.
 
-`docs/openapi.json` is what `python -m syncd.api.openapi` prints; a test keeps the two the same.
+`docs/openapi.json` is what this script prints (`make openapi`); a test keeps the two the same.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 from typing import Any, Final
 
@@ -168,9 +169,17 @@ def _parameter(name: str, description: str, schema: dict[str, Any]) -> dict[str,
 
 
 def _renamed(tree: Any) -> Any:  # noqa: ANN401 - a JSON document
-    """Drops the leading underscore of structures that only describe the wire."""
+    """Drops the leading underscore of structures that only describe the wire.
+
+    Descriptions are docstrings, which Python dedents from 3.13 on: here always.
+    """
     if isinstance(tree, dict):
-        return {key: _renamed(value) for key, value in tree.items()}
+        return {
+            key: inspect.cleandoc(value)
+            if key == "description" and isinstance(value, str)
+            else _renamed(value)
+            for key, value in tree.items()
+        }
     if isinstance(tree, list):
         return [_renamed(item) for item in tree]
     if isinstance(tree, str) and tree.startswith("#/components/schemas/_"):

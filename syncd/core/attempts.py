@@ -1,0 +1,125 @@
+"""Attempts at something that is tried until it succeeds: when to try again, what to report.
+
+A failure that may heal is a warning, and the warnings get rarer while it lasts: the first, second,
+fourth, eighth attempt. One that only a person can change is an error, once for each reason: a
+person who has read it needs no reminder, and a new reason must not hide behind an old one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from syncd.core.timing import Backoff, rfc3339
+
+if TYPE_CHECKING:
+    from random import Random
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How something that is tried again and again is doing.
+
+    Attributes:
+        last_success_at: When an attempt last succeeded (RFC 3339, UTC), or None.
+        last_error: Why the last attempt failed, one line, or None if it did not.
+        failures: Attempts that failed since the last success.
+        next_attempt_at: When the next one is due (RFC 3339, UTC), or None when nothing is due.
+    """
+
+    last_success_at: str | None = None
+    last_error: str | None = None
+    failures: int = 0
+    next_attempt_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed attempt.
+
+    Attributes:
+        delay: Seconds until the next attempt.
+        is_news: Whether to log it above debug level.
+    """
+
+    delay: float
+    is_news: bool
+
+
+@dataclass(slots=True)
+class Attempts:
+    """What is known of the attempts at one thing.
+
+    Attributes:
+        backoff: When to try again.
+        last_success_at: As for `Health`, and so are the others.
+    """
+
+    backoff: Backoff = field(default_factory=Backoff)
+    last_success_at: str | None = None
+    last_error: str | None = None
+    next_attempt_at: str | None = None
+    _refusals: set[str] = field(default_factory=set)
+
+    @property
+    def failures(self) -> int:
+        """Attempts that failed since the last success."""
+        return self.backoff.failures
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the last attempt failed for a reason that only a person can change."""
+        return self.last_error in self._refusals
+
+    @property
+    def health(self) -> Health:
+        """All of it at this moment."""
+        return Health(self.last_success_at, self.last_error, self.failures, self.next_attempt_at)
+
+    def retry(self, reason: str, rng: Random, *, at_least: float = 0.0) -> Failure:
+        """Counts a failure that may heal.
+
+        Args:
+            reason: Why it failed, one line.
+            rng: Source of the jitter.
+            at_least: Seconds that the other side asked to wait (`Retry-After`).
+        """
+        delay = self.backoff.next(rng, at_least=at_least)
+        self.last_error = reason
+        return Failure(delay, is_news=self.failures & (self.failures - 1) == 0)
+
+    def refuse(self, reason: str, rng: Random, *, at_cap: bool = False) -> Failure:
+        """Counts a failure that only a person can change.
+
+        Args:
+            reason: Why it failed, one line.
+            rng: Source of the jitter.
+            at_cap: Whether to wait as long as the backoff allows, from the first failure on.
+        """
+        delay = self.backoff.at_cap(rng) if at_cap else self.backoff.next(rng)
+        self.last_error = reason
+        is_news = reason not in self._refusals
+        self._refusals.add(reason)
+        return Failure(delay, is_news)
+
+    def schedule(self, now: float, delay: float) -> None:
+        """Notes when the next attempt is due.
+
+        Args:
+            now: Seconds since the epoch.
+            delay: Seconds from now.
+        """
+        self.next_attempt_at = rfc3339(now + delay)
+
+    def succeed(self, now: float) -> int:
+        """Counts a success; returns the failures before it.
+
+        Args:
+            now: Seconds since the epoch.
+        """
+        failures = self.failures
+        self.backoff.reset()
+        self._refusals.clear()
+        self.last_success_at = rfc3339(now)
+        self.last_error = None
+        return failures

@@ -1,0 +1,69 @@
+"""Small files, read whole and bounded; directories, made durable.
+
+A configuration, a manifest, a credential and a key are read in one way: opened without waiting for
+a FIFO's writer, checked on the descriptor, and refused above their limit. A file cut off at its
+limit would parse as a shorter one, and lose what it says at its end.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+
+class UnsuitableError(OSError):
+    """The file was opened but is not one to read: of another kind, or too large."""
+
+
+def read_file(path: str, limit: int) -> tuple[bytes, os.stat_result]:
+    """Reads a small regular file.
+
+    Blocks: for worker threads, or before the event loop runs.
+
+    Args:
+        path: The file.
+        limit: Bytes that it may have.
+
+    Returns:
+        The content, and the status as it was before reading.
+
+    Raises:
+        UnsuitableError: It is not a regular file, or larger than the limit; `strerror` says which.
+        OSError: It cannot be opened or read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsuitableError(errno.EINVAL, "not a regular file", path)
+        if status.st_size <= limit:
+            with open(descriptor, "rb", closefd=False) as file:
+                content = file.read(limit + 1)
+            # the size can have grown since, and procfs says 0
+            if len(content) <= limit:
+                return content, status
+        raise UnsuitableError(errno.EFBIG, f"larger than {size_text(limit)}", path)
+    finally:
+        os.close(descriptor)
+
+
+def size_text(size: int) -> str:
+    """A limit in bytes as a message shows it: `64 KiB`, `4 MiB`."""
+    for shift, unit in ((20, "MiB"), (10, "KiB")):
+        if size and size % (1 << shift) == 0:
+            return f"{size >> shift} {unit}"
+    return f"{size} bytes"
+
+
+def sync_directory(path: str) -> None:
+    """Makes renames inside a directory survive a power cut (fsync(2)).
+
+    Raises:
+        OSError: The file system refuses.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
