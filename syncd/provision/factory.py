@@ -8,6 +8,7 @@ entry needs one: a sidecar pays for none.
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
@@ -31,6 +32,7 @@ from syncd.provision.manifest import Path, Report, check_paths, decode_manifests
 from syncd.provision.publish import Publisher, filesystem
 from syncd.provision.refresh import IN_MEMORY, Refresher
 from syncd.provision.vault.objects import VaultClass, decode_vault
+from syncd.system.files import read_file
 from syncd.system.lean_import import import_requests
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from syncd.telemetry.metrics import Metrics
 
 LARGEST_MANIFEST = 4 << 20
-"""Bytes; etcd takes no object above 1.5 MiB, and a file may hold some of them."""
+"""Bytes; etcd takes objects of up to 1.5 MiB, and a manifest may hold several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,16 +208,17 @@ def _problem(where: Path, message: str, hint: str) -> Finding:
 
 
 def _plan(entry: Provision, index: int, findings: list[Finding]) -> Plan | None:
-    path = entry.manifest
+    path, setting = entry.manifest, key_path("provision", index, "manifest")
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            text = file.read(LARGEST_MANIFEST + 1)
+        text, _ = read_file(path, LARGEST_MANIFEST)
     except OSError as error:
+        hint = f"set {setting} to a SecretProviderClass manifest that syncd's user may read"
+        if error.errno == errno.EFBIG:
+            hint = f"split it into several manifests, or set {setting} to the right file"
         message = f"cannot be read: {error.strerror}"
-        hint = "mend provision.manifest, or make it readable for this user"
         findings.append(finding("manifest-unreadable", path, "", message, hint))
         return None
-    manifests, found = decode_manifests(text[: LARGEST_MANIFEST + 1], path)
+    manifests, found = decode_manifests(text, path)
     findings += found
     classes: list[tuple[Manifest, VaultClass | AzureClass]] = []
     for manifest in manifests:

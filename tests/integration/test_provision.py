@@ -384,6 +384,21 @@ def test_check_covers_manifests_and_what_they_leave_out(world: World, bao: OpenB
     assert "objects[1]" in found["manifest-invalid"]
 
 
+def test_a_manifest_over_the_limit_publishes_nothing(world: World, bao: OpenBao) -> None:
+    """`check` and the daemon name file and limit; the file's beginning alone would be valid."""
+    world.configure(provision=[entry(world, bao)])
+    padding = "      #".ljust((4 << 20) - len(AIDBOX_MANIFEST), "x") + "\n"
+    last = "      - {objectName: last, secretPath: secret/data/aidbox/client}\n"
+    with open(world.manifest, "w") as file:
+        file.write(AIDBOX_MANIFEST + padding + last)
+    for command in (["check"], ["run", "--once"], ["run"]):
+        done = world.run(*command, "-c", world.config)
+        assert done.returncode == 2
+        said = f"{world.manifest}: cannot be read: larger than 4 MiB; split it"
+        assert said in done.stdout + done.stderr
+    assert not os.path.exists(world.target)
+
+
 def findings(world: World) -> dict[str, str]:
     done = world.run("check", "-c", world.config, "--format", "json")
     assert CANARY.decode() not in done.stdout + done.stderr

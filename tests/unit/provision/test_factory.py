@@ -22,7 +22,12 @@ from syncd.core.errors import ConfigurationError
 from syncd.core.model import Entry, Scope
 from syncd.provision.azure.provider import AzureProvider
 from syncd.provision.composite import CombinedProvider
-from syncd.provision.factory import check_provision, open_refreshers, plan_provision
+from syncd.provision.factory import (
+    LARGEST_MANIFEST,
+    check_provision,
+    open_refreshers,
+    plan_provision,
+)
 from syncd.provision.vault.provider import VaultProvider
 from syncd.telemetry.metrics import Metrics
 
@@ -129,12 +134,25 @@ def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     ]
     found = messages(*entries)
     assert found[0] == "/nowhere: cannot be read: No such file or directory"
-    assert found[1].endswith("directory: cannot be read: Is a directory")
+    assert found[1].endswith("directory: cannot be read: not a regular file")
     assert "not valid YAML" in found[2]
     assert found[3] == "spec.provider: is not supported here"
     with pytest.raises(ConfigurationError) as caught:
         open_refreshers(entries, Metrics(), Random(1))
     assert len(caught.value.findings) == 4
+
+
+def test_a_manifest_over_the_limit_is_rejected_and_not_cut(tmp_path: Path) -> None:
+    """Cut off at the limit it would be valid, and would lose the object at its end."""
+    whole = MANIFEST.replace("NAME", "big").replace("OBJECT", "first")
+    last = "      - {objectName: last, secretPath: p, secretKey: k}\n"
+    padding = "      #".ljust(LARGEST_MANIFEST - len(whole), "x") + "\n"
+    (found,) = plan_provision(
+        [entry(tmp_path, manifest=manifest(tmp_path, "big", whole + padding + last))]
+    )[1]
+    assert found.code == "manifest-unreadable"
+    assert found.message == "cannot be read: larger than 4 MiB"
+    assert "provision[0].manifest" in found.hint
 
 
 def test_two_manifests_of_one_name_are_told_apart(tmp_path: Path) -> None:
