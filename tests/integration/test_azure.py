@@ -581,7 +581,7 @@ def test_a_login_that_makes_no_sense(
 def test_a_login_file_that_is_not_there(open_provider: Open) -> None:
     """It is named."""
     auth = ClientSecret(client_id=CLIENT, client_secret_file="/nowhere", tenant_id=TENANT)
-    with pytest.raises(RefusedError, match="cannot read the credential in /nowhere"):
+    with pytest.raises(RefusedError, match=r"cannot read auth\.client_secret_file /nowhere"):
         open_provider(auth=auth).fetch()
 
 

@@ -182,7 +182,7 @@ def test_once_fails_when_the_vault_cannot_be_asked(
     started = time.monotonic()
     done = world.run("run", "--once", "--timeout", "30s", "-c", world.config)
     assert done.returncode == 1
-    assert "cannot read the credential in /nowhere" in done.stderr
+    assert "cannot read auth.token_file /nowhere" in done.stderr
     assert time.monotonic() - started < 10
     assert content(world) == secret("1")
 

@@ -285,7 +285,7 @@ def test_check_warns_of_a_target_on_a_disk(
         (
             "{cloudName: AzureStackCloud, cloudEnvFileName: /nowhere}",
             {"auth": ManagedIdentity()},
-            ["kv.yaml: cannot use /nowhere: it cannot be read"],
+            ["kv.yaml: cannot read /nowhere: No such file or directory"],
         ),
     ],
 )

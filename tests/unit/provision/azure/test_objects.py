@@ -274,13 +274,25 @@ def test_a_custom_cloud(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
-    [None, "", "[]", "{}", '{"activeDirectoryEndpoint": "http://x", "keyVaultDNSSuffix": "y"}'],
+    ("content", "says"),
+    [
+        (None, "cannot read FILE: No such file or directory"),
+        (" " * (1 << 20) + "{}", "cannot read FILE: larger than 1 MiB"),
+        ("", "cannot use FILE: it is not JSON with activeDirectoryEndpoint"),
+        ("[]", "cannot use FILE: it is not JSON with activeDirectoryEndpoint"),
+        ("{}", "cannot use FILE: it is not JSON with activeDirectoryEndpoint"),
+        (
+            '{"activeDirectoryEndpoint": "http://x", "keyVaultDNSSuffix": "y"}',
+            "cannot use FILE: it is not JSON with activeDirectoryEndpoint",
+        ),
+    ],
 )
-def test_a_custom_cloud_that_cannot_be_used(tmp_path: Path, content: str | None) -> None:
+def test_a_custom_cloud_that_cannot_be_used(tmp_path: Path, content: str | None, says: str) -> None:
     """One line names the file and what to do."""
     file = tmp_path / "cloud.json"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(RefusedError, match=r"cannot use .*cloud\.json: .*; mend the file"):
+    with pytest.raises(RefusedError) as caught:
         find_cloud("AzureStackCloud", str(file))
+    assert caught.value.problem.startswith(says.replace("FILE", str(file)))
+    assert "cloudEnvFileName" in (caught.value.remedy or "")
