@@ -29,8 +29,8 @@ from syncd.provision.azure.cloud import find_cloud
 from syncd.provision.azure.objects import AzureClass, decode_azure
 from syncd.provision.composite import CombinedProvider
 from syncd.provision.manifest import Path, Report, check_paths, decode_manifests
-from syncd.provision.publish import Publisher, filesystem
-from syncd.provision.refresh import IN_MEMORY, Refresher
+from syncd.provision.publish import IN_MEMORY, Publisher, filesystem
+from syncd.provision.refresh import Refresher
 from syncd.provision.vault.objects import VaultClass, decode_vault
 from syncd.system.files import read_file
 from syncd.system.lean_import import import_requests

@@ -26,7 +26,7 @@ import structlog
 
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.timing import Backoff, jittered, rfc3339
-from syncd.provision.publish import filesystem
+from syncd.provision.publish import IN_MEMORY, filesystem
 from syncd.telemetry.log import describe
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ BACKOFF_CAP = 300.0
 MAX_RETRY_AFTER = 3600.0
 SOONEST = 1.0
 """Seconds between two passes at least, however short a lease is."""
-IN_MEMORY = frozenset(("tmpfs", "ramfs"))
 
 log = structlog.get_logger()
 

@@ -262,10 +262,10 @@ def test_a_target_that_cannot_be_written_is_told_and_heals(
         with open(f"{world.target}/client-secret", "wb") as file:
             file.write(secret("by hand"))
         configure(world, bao, receiver, interval="200ms")
-        says = "something that syncd did not write is in its place; move it away"
+        says = "there is a client-secret that syncd did not write; move it out of the target"
     else:
         configure(world, bao, receiver, interval="200ms", owner="nobody-of-that-name")
-        says = "there is no user nobody-of-that-name; create it or change owner"
+        says = "there is no user nobody-of-that-name; create the user, or correct owner"
     with world.daemon() as daemon:
         assert says in daemon.wait_for("provision.refused")["reason"]
         if what == "target":
