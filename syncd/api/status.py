@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from syncd.core.adoption import Adoption
+    from syncd.core.health import ProviderHealth
     from syncd.core.model import Grant, Known
 
 
@@ -34,38 +35,6 @@ class ConsumerFacts(Protocol):
     @property
     def next_attempt_at(self) -> str | None:
         """When it is tried again (RFC 3339, UTC), or None when nothing is due."""
-
-
-class ProviderFacts(Protocol):
-    """How a provider of secrets is doing."""
-
-    @property
-    def target(self) -> str:
-        """Where its files go."""
-
-    @property
-    def files(self) -> int | None:
-        """How many there were in the last fetch; None before the first."""
-
-    @property
-    def last_success_at(self) -> str | None:
-        """When everything was last fetched and in place (RFC 3339, UTC)."""
-
-    @property
-    def last_change_at(self) -> str | None:
-        """When a fetch last changed something, in this process."""
-
-    @property
-    def last_error(self) -> str | None:
-        """Why the last attempt failed, one line, or None if it did not."""
-
-    @property
-    def failures(self) -> int:
-        """Attempts that failed since the last success."""
-
-    @property
-    def next_attempt_at(self) -> str | None:
-        """When the next one is due (RFC 3339, UTC)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +68,6 @@ class Facts:
     vault_config_valid: bool
     rescan_interval: float
     consumers: Mapping[str, tuple[Grant, ConsumerFacts]]
-    providers: Mapping[str, ProviderFacts] = field(default_factory=dict)
+    providers: Mapping[str, ProviderHealth] = field(default_factory=dict)
     refresh: Callable[[], None] | None = None
     adoptions: Mapping[str, Mapping[str, Adoption]] = field(default_factory=dict)

@@ -187,7 +187,7 @@ def test_an_unknown_owner_is_refused_by_name(
     target: Path, owner: str | None, group: str | None
 ) -> None:
     """The message names the missing user or group, and nothing is written."""
-    with pytest.raises(RefusedError, match="nobody-of-that-name; create the (user|group)"):
+    with pytest.raises(RefusedError, match=r"nobody-of-that-name; create the (user|group)"):
         Publisher(str(target), owner=owner, group=group).publish(OLD)
     assert view(target) == {} if target.exists() else True
 
