@@ -87,7 +87,7 @@ def run_checks(
         ConfigurationError: There are no credentials to read Aidbox as.
     """
     # whoever watches only does not pay for it: the daemon imports this module, too
-    from syncd.provision.factory import check_provision, plan_provision  # noqa: PLC0415
+    from syncd.provision.plan import check_provision, plan_provision  # noqa: PLC0415
 
     settings, findings = examine(file, environ)
     if settings is None:

@@ -376,8 +376,11 @@ def test_check_covers_manifests_and_what_they_leave_out(world: World, bao: OpenB
     assert not [code for code in found if code.startswith(("manifest", "provision"))]
     world.write_vault_config(vault_config(world, "other"))
     found = findings(world)
-    assert "other is made by no object of" in found["provision-unproduced"]
-    assert "client-secret is used by no entry of" in found["provision-unused"]
+    assert (
+        f"no object of {world.manifest} writes {world.target}/other"
+        in (found["provision-unproduced"])
+    )
+    assert f"uses {world.target}/client-secret" in found["provision-unused"]
     with open(world.manifest, "a") as file:
         file.write("      - {objectName: client-secret, secretPath: x, filePermission: 0999}\n")
     found = findings(world)
@@ -409,8 +412,11 @@ def findings(world: World) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"auth": None}, r"provision\[0\].auth: is missing: a manifest for Vault does not say how"),
-        ({"auth": {"method": "managed_identity"}}, r"provision\[0\].auth.method: is not one of"),
+        ({"auth": None}, r"provision\[0\].auth: is missing: a manifest does not say how"),
+        (
+            {"auth": {"method": "managed_identity"}},
+            r"provision\[0\].auth.method: is not a login of Vault",
+        ),
         ({"auth": {"method": "cert"}}, "has no client certificate; set client_cert and client_key"),
         ({"manifest": "/nowhere"}, "/nowhere: cannot be read: No such file or directory"),
     ],
