@@ -86,7 +86,7 @@ def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert found[0] == "/nowhere: cannot be read: No such file or directory"
     assert found[1].endswith("directory: cannot be read: not a regular file")
     assert "not valid YAML" in found[2]
-    assert found[3] == "spec.provider: is not supported here"
+    assert found[3] == "spec.provider: is not a supported provider"
     hints = [item.hint for item in plan_provision(entries)[1]]
     assert "provision[0].manifest" in hints[0]
     assert "provision[1].manifest" in hints[1]
@@ -199,7 +199,7 @@ def test_files_of_two_documents_must_not_collide(tmp_path: Path) -> None:
     """They share the target."""
     text = "---\n".join(MANIFEST.replace("NAME", n).replace("OBJECT", "a") for n in ("a", "b"))
     assert messages(entry(tmp_path, manifest=manifest(tmp_path, "clash", text))) == [
-        "document 2: spec.parameters.objects: is the file 'a' again"
+        "document 2: spec.parameters.objects: names the file 'a', which is another object's"
     ]
 
 
