@@ -228,7 +228,9 @@ def test_the_machine_s_identity(azure: Azure, open_provider: Open) -> None:
     open_provider(auth=ManagedIdentity(client_id="mine")).fetch()
     resource = {"api-version": "2018-02-01", "resource": "https://vault.azure.net"}
     assert azure.logins == [resource, {**resource, "client_id": "mine"}]
-    with pytest.raises(RefusedError, match="knows no such identity; assign it or mend client_id"):
+    with pytest.raises(
+        RefusedError, match=r"does not know the identity \(400\); assign it to this VM"
+    ):
         open_provider(auth=ManagedIdentity(client_id="other")).fetch()
 
 
