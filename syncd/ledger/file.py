@@ -1,4 +1,4 @@
-"""The ledger's file: its schema, how it is opened, and when it is set aside for a new one."""
+"""The ledger's file: how it is opened, upgraded, and set aside where it cannot be used."""
 
 from __future__ import annotations
 
@@ -7,34 +7,8 @@ import sqlite3
 import sys
 
 from syncd.core.errors import StateError
+from syncd.ledger.schema import TABLES, UPGRADES, VERSION
 
-_SCHEMA_VERSION = 3
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE secret (
-    name TEXT PRIMARY KEY, path TEXT NOT NULL, scopes TEXT NOT NULL, state TEXT NOT NULL,
-    version TEXT, problem TEXT, changed_at TEXT
-) WITHOUT ROWID;
-CREATE TABLE event (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT, time TEXT NOT NULL, type TEXT NOT NULL,
-    subject TEXT NOT NULL, data TEXT NOT NULL, audience TEXT NOT NULL, origin TEXT
-);
-CREATE TABLE pending (
-    consumer TEXT NOT NULL, slot TEXT NOT NULL, sequence INTEGER NOT NULL, acknowledged TEXT,
-    PRIMARY KEY (consumer, slot)
-) WITHOUT ROWID;
-CREATE INDEX pending_order ON pending (consumer, sequence);
-CREATE INDEX pending_event ON pending (sequence);
-"""
-_RECEIVED = """
-CREATE TABLE received (
-    slot TEXT PRIMARY KEY, id TEXT NOT NULL, position INTEGER NOT NULL, time TEXT NOT NULL,
-    source TEXT NOT NULL, data TEXT
-) WITHOUT ROWID;
-"""
-_FROM_2_TO_3 = "DROP INDEX event_time;"
-_FROM_1_TO_3 = f"ALTER TABLE event ADD COLUMN origin TEXT; {_RECEIVED} {_FROM_2_TO_3}"
-_TABLES = frozenset(("meta", "secret", "event", "pending"))
 _DISK_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")  # its shared memory is a file beside it
 _MACHINE_ERRORS = frozenset(
     (
@@ -111,10 +85,10 @@ def _connect(path: str) -> sqlite3.Connection:
         ):
             connection.execute(f"PRAGMA {pragma}")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        upgrade = {0: _SCHEMA + _RECEIVED, 1: _FROM_1_TO_3, 2: _FROM_2_TO_3}.get(version)
+        upgrade = UPGRADES.get(version)
         if upgrade is not None:
             connection.executescript(
-                f"BEGIN IMMEDIATE; {upgrade} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
+                f"BEGIN IMMEDIATE; {upgrade} PRAGMA user_version = {VERSION}; COMMIT;"
             )
     except BaseException:
         connection.close()
@@ -130,14 +104,14 @@ def _unusable(connection: sqlite3.Connection, path: str, key_id: str) -> str | N
         sqlite3.Error: It is damaged.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > _SCHEMA_VERSION:
+    if version > VERSION:
         connection.close()
         raise StateError(
-            f"cannot use {path}: a newer syncd wrote it; run that one, or remove the file to start "
-            "from a new baseline"
+            f"cannot use {path}: a newer syncd wrote it",
+            "run that version, or remove the file to start from a new baseline",
         )
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-    if not _TABLES.issubset(name for (name,) in tables):
+    if not TABLES.issubset(name for (name,) in tables):
         return "damaged"
     (expected,) = connection.execute(
         "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"

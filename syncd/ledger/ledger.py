@@ -30,6 +30,7 @@ from syncd.core.events import Event, Origin, events_of
 from syncd.core.model import Entry, Known, Scope, State
 from syncd.ledger.connection import LedgerConnection, last_sequence, meta, set_meta
 from syncd.ledger.file import error_name, open_file
+from syncd.ledger.schema import FILE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -113,7 +114,7 @@ class Ledger:
         Raises:
             StateError: It cannot be opened, or a newer syncd wrote it.
         """
-        path = f"{state.path}/ledger.sqlite3"
+        path = f"{state.path}/{FILE_NAME}"
         try:
             return cls(path, state.key_id, boot_id)
         except OSError as error:
