@@ -10,7 +10,6 @@ Source: the CRD of secrets-store.csi.x-k8s.io, v1 and v1alpha1.
 
 from __future__ import annotations
 
-import difflib
 import os.path
 import re
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from syncd.core.decode import Problem, Text, decode
+from syncd.core.decode import Problem, Text, decode, did_you_mean
 from syncd.core.findings import finding, key_path
 from syncd.core.payload import path_problem
 from syncd.core.tree import Node, Scalar, TreeError, parse_yaml
@@ -68,8 +67,7 @@ class Report:
 
     def unknown(self, path: Path, known: Collection[str]) -> None:
         """Warns of a key that nobody reads."""
-        close = difflib.get_close_matches(str(path[-1]), list(known), n=1)
-        hint = f"did you mean {close[0]}?" if close else "remove it"
+        hint = did_you_mean(str(path[-1]), known, otherwise="remove it")
         self.warn(path, "is not a known key and does nothing", hint)
 
     @property
