@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.errors import StateError
-from syncd.ledger.file import error_name
+from syncd.ledger.file import state_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,9 +78,7 @@ class LedgerConnection:
             except sqlite3.Error as error:
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
                     self._damaged = True  # the next opening looks closely, and starts anew
-                raise StateError(
-                    f"cannot use the ledger: {error_name(error)}; free or mend state_dir"
-                ) from None
+                raise state_error("use the ledger", error) from None
 
     def checkpoint(self) -> None:
         """Moves what was committed from the log into the database, when the log is long.

@@ -10,6 +10,18 @@ from syncd.core.errors import StateError
 from syncd.ledger.schema import TABLES, UPGRADES, VERSION
 
 _DISK_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")  # its shared memory is a file beside it
+_DAMAGE = "restart syncd: it sets the file aside and starts from a new baseline"
+_LOCKED = "close the other program that has it open"
+_NOT_WRITABLE = "make state_dir and its files writable for this user"
+_REMEDIES = {
+    sqlite3.SQLITE_BUSY: _LOCKED,
+    sqlite3.SQLITE_CANTOPEN: _NOT_WRITABLE,
+    sqlite3.SQLITE_CORRUPT: _DAMAGE,
+    sqlite3.SQLITE_LOCKED: _LOCKED,
+    sqlite3.SQLITE_NOTADB: _DAMAGE,
+    sqlite3.SQLITE_PERM: _NOT_WRITABLE,
+    sqlite3.SQLITE_READONLY: _NOT_WRITABLE,
+}
 _MACHINE_ERRORS = frozenset(
     (
         sqlite3.SQLITE_BUSY,
@@ -59,12 +71,23 @@ def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
     return connection, rebuilt
 
 
-def error_name(error: sqlite3.Error) -> str:
-    """SQLite's name of the error: its text may quote a statement, its name cannot."""
+def state_error(action: str, error: sqlite3.Error) -> StateError:
+    """What a person should know of an error of SQLite.
+
+    It has SQLite's name of the error. SQLite's text may quote a statement, its name cannot.
+
+    Args:
+        action: What failed, such as `use the ledger`.
+        error: Why.
+    """
     name = str(getattr(error, "sqlite_errorname", "SQLITE_ERROR"))
     if name in _DISK_FULL:
-        return "the disk is full"
-    return name.removeprefix("SQLITE_").replace("_", " ").lower()
+        return StateError(f"cannot {action}: the disk is full", "free space on the disk")
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    remedy = _REMEDIES.get(code, "check the disk that state_dir is on")
+    return StateError(
+        f"cannot {action}: {name.removeprefix('SQLITE_').replace('_', ' ').lower()}", remedy
+    )
 
 
 def _connect(path: str) -> sqlite3.Connection:

@@ -29,7 +29,7 @@ from syncd.core.event_data import DATA_TYPES, SecretData, known_of
 from syncd.core.events import Event, Origin, events_of
 from syncd.core.model import Entry, Known, Scope, State
 from syncd.ledger.connection import LedgerConnection, last_sequence, meta, set_meta
-from syncd.ledger.file import error_name, open_file
+from syncd.ledger.file import open_file, state_error
 from syncd.ledger.schema import FILE_NAME
 
 if TYPE_CHECKING:
@@ -119,12 +119,10 @@ class Ledger:
             return cls(path, state.key_id, boot_id)
         except OSError as error:
             raise StateError(
-                f"cannot open {path}: {error.strerror}; make state_dir writable"
+                f"cannot open {path}: {error.strerror}", "make it writable for this user"
             ) from None
         except sqlite3.Error as error:
-            raise StateError(
-                f"cannot open {path}: {error_name(error)}; free or mend state_dir"
-            ) from None
+            raise state_error(f"open {path}", error) from None
 
     def _begin(self, key_id: str, boot_id: str) -> str:
         with self._file.transaction() as db:

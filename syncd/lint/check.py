@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import stat
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -20,12 +19,13 @@ import structlog
 
 from syncd.config.load import config_file, examine
 from syncd.config.settings import credential_files
-from syncd.core.errors import RefusedError, SyncdError
+from syncd.core.errors import ConfigurationError, RefusedError, SyncdError
 from syncd.core.findings import finding, json_path, key_path
 from syncd.core.mountinfo import frozen_mount
 from syncd.core.vault_config import lint_vault_config
 from syncd.mount.listing import mounts, unclaimed_files
 from syncd.mount.read import Reader, derive_roots
+from syncd.mount.vault_config_file import read_vault_config
 from syncd.net.credentials import inspect
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ NO_INPUT: Final = frozenset(
 )
 """Codes that mean that an input could not be read at all."""
 
-_LARGEST_VAULT_CONFIG: Final = 64 << 20
 _MOST_FILES: Final = 100_000
 _MOST_UNMAPPED: Final = 20
 _REMEDIES: Final = {
@@ -95,12 +94,9 @@ def run_checks(
     findings += _credentials(settings, config_file(file, environ) or "environment")
     path = settings.vault_config
     try:
-        text = _read(path)
-    except OSError as error:
-        message = f"cannot be read: {error.strerror}"
-        hint = "set vault_config or BOX_VAULT_CONFIG to the JSON file that Aidbox reads"
-        found = [finding("vault-config-unreadable", path, "", message, hint)]
-        return findings + found + plan_provision(settings.provision)[1]
+        text, _ = read_vault_config(path)
+    except ConfigurationError as error:
+        return [*findings, *error.findings, *plan_provision(settings.provision)[1]]
     entries, found = lint_vault_config(text, path)
     found += check_provision(settings, entries)
     found += _grants(settings, entries, config_file(file, environ) or "environment")
@@ -159,21 +155,6 @@ def as_json(findings: Iterable[Finding]) -> str:
 def _count(findings: tuple[Finding, ...]) -> tuple[int, int]:
     errors = sum(found.is_error for found in findings)
     return errors, len(findings) - errors
-
-
-def _read(path: str) -> bytes:
-    """Reads a file, without waiting for whoever might write into a FIFO.
-
-    Raises:
-        OSError: It cannot be read, or is no regular file of a sane size.
-    """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(0, "is not a file")
-        if status.st_size > _LARGEST_VAULT_CONFIG:
-            raise OSError(0, "is larger than 64 MiB")
-        return file.read()
 
 
 def _credentials(settings: Settings, source: str) -> list[Finding]:
