@@ -9,7 +9,7 @@ import sys
 from syncd.core.errors import StateError
 from syncd.ledger.schema import TABLES, UPGRADES, VERSION
 
-_DISK_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")  # its shared memory is a file beside it
+_DISK_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")  # the latter: no room for its -shm file
 _DAMAGE = "restart syncd: it sets the file aside and starts from a new baseline"
 _LOCKED = "close the other program that has it open"
 _NOT_WRITABLE = "make state_dir and its files writable for this user"
@@ -37,19 +37,19 @@ _MACHINE_ERRORS = frozenset(
 
 
 def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
-    """Opens or creates the file; one that cannot be used is set aside, and a new one begun.
+    """Opens or creates the file; one that cannot be used is renamed and replaced.
 
     Args:
         path: The file.
-        key_id: Names the fingerprint key that its versions must have been made with.
+        key_id: Id of the fingerprint key that its versions must have been made with.
 
     Returns:
-        The connection, and why the file was begun anew although there was one, or None.
+        The connection, and why an existing file was replaced, or None.
 
     Raises:
         StateError: A newer syncd wrote it.
-        OSError: The file system is in the way.
-        sqlite3.Error: The same.
+        OSError: The file cannot be opened or renamed.
+        sqlite3.Error: The file cannot be read or written now, which says nothing of its content.
     """
     connection: sqlite3.Connection | None = None
     rebuilt = "emptied" if _is_emptied(path) else None
@@ -62,7 +62,8 @@ def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
             raise
         rebuilt = "damaged"
     finally:
-        # never later: closing removes the log by its name, which may be the next one's by then
+        # Before the next file is made, because closing removes the log by its name, and by then
+        # that could be the log of the next file.
         if connection is not None and (rebuilt is not None or sys.exception() is not None):
             connection.close()
     if connection is None or rebuilt is not None:
@@ -72,9 +73,9 @@ def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
 
 
 def state_error(action: str, error: sqlite3.Error) -> StateError:
-    """What a person should know of an error of SQLite.
+    """An error of SQLite as one of syncd, with a remedy.
 
-    It has SQLite's name of the error. SQLite's text may quote a statement, its name cannot.
+    Its text has SQLite's name of the error, since SQLite's own text may quote a statement.
 
     Args:
         action: What failed, such as `use the ledger`.
@@ -91,11 +92,11 @@ def state_error(action: str, error: sqlite3.Error) -> StateError:
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    """Opens the file, makes the schema, and reads enough of it to notice damage.
+    """Opens the file and brings it to the current schema.
 
     Raises:
         sqlite3.DatabaseError: Not a ledger, or damaged.
-        sqlite3.OperationalError: The file system is in the way.
+        sqlite3.OperationalError: It cannot be read or written now.
     """
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -120,7 +121,7 @@ def _connect(path: str) -> sqlite3.Connection:
 
 
 def _unusable(connection: sqlite3.Connection, path: str, key_id: str) -> str | None:
-    """Why a ledger that could be opened must be started anew, or None.
+    """Why a ledger that could be opened must be replaced, or None.
 
     Raises:
         StateError: A newer syncd wrote it.
