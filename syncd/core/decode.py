@@ -11,6 +11,7 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, NewType, TypeVar, Union, get_args, get_origin
 
@@ -19,7 +20,7 @@ import msgspec
 from syncd.core.tree import Node, Scalar, values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 T = TypeVar("T")
 Path = tuple[str | int, ...]
@@ -175,7 +176,7 @@ class _Walk:
         if not isinstance(tree, dict):
             return self.reject(path, f"must be a mapping, not {_kind(tree)}", "write key: value")
         self.duplicates(tree, path)
-        fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+        fields = keys_of(type_)
         values = {}
         for key, item in tree.items():
             if key in fields:
@@ -286,10 +287,25 @@ _PARSERS: dict[Any, tuple[Any, str]] = {
 }
 
 
-def did_you_mean(key: str, known: Iterable[str]) -> str:
-    """A hint for a word that is unknown: the closest one known, else all of them."""
-    close = difflib.get_close_matches(key, list(known), n=1)
-    return f"did you mean {close[0]}?" if close else "known here: " + ", ".join(sorted(known))
+@cache  # taking a structure apart costs more than decoding an entry of a vault config
+def keys_of(type_: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
+    """The fields of a structure, by the key that a file has for each."""
+    return {field.encode_name: field for field in msgspec.structs.fields(type_)}
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """A hint for an unknown word.
+
+    Args:
+        word: As written.
+        known: The words that would be right.
+        otherwise: The hint where none of them is close; None for a list of all of them.
+    """
+    words = sorted(known)
+    close = difflib.get_close_matches(word, words, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return "known here: " + ", ".join(words) if otherwise is None else otherwise
 
 
 def _kind(tree: object) -> str:

@@ -29,7 +29,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from syncd.core.errors import RefusedError, StateError, SyncdError, TemporaryError
 from syncd.core.nats_binding import BindingError, decode
 from syncd.core.timing import Backoff
-from syncd.ledger.ledger import Arrival
+from syncd.ledger.received import Arrival
 from syncd.net.nats import Connection
 from syncd.net.nats_login import Server
 from syncd.telemetry.log import describe
