@@ -239,6 +239,9 @@ def test_subscribers_of_a_relay(nats: NatsServer, name: str) -> None:
         ("/syncd/other", "a"),
     ]
     assert (status["watch_mode"], status["attention"], status["sequence"]) == ("nats", [], 2)
+    assert (status["vault_config"], status["vault_config_valid"]) == (None, None)
+    assert status["relay"] == {"subject": f"{name}.>"}
+    assert f"relaying {name}.>" in text.stdout
     assert "/syncd/other a" in text.stdout
     assert text.returncode == 0
     assert (first.event["id"], second.event["source"]) == ("0a0a0a0a-1", "/syncd/other")
