@@ -128,6 +128,8 @@ class _Place:
     remedy: str
 
     def read(self) -> dict[str, Any]:
+        if self.path == os.devnull:  # how users say that there is no file
+            return {}
         try:
             content, _ = read_file(self.path, MAX_SIZE)
         except OSError as error:
