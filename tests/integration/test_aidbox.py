@@ -421,7 +421,7 @@ def test_a_replica_that_is_down_holds_up_no_other(world: World) -> None:
 def test_who_does_not_use_it_does_not_pay_for_it() -> None:
     """Nothing of it is imported for a daemon without a consumer of kind `aidbox`."""
     script = (
-        "import sys, syncd.daemon.daemon;"
+        "import sys, syncd.daemon.daemon, syncd.daemon.engine;"
         "print([m for m in sys.modules if 'aidbox' in m or m == 'syncd.consumers.aidbox.verify'])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)

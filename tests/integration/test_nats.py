@@ -415,7 +415,7 @@ def test_a_daemon_publishes_what_its_consumer_may_see(nats: NatsServer, name: st
 def test_who_uses_no_bus_does_not_pay_for_one() -> None:
     """nats-py is imported when a consumer of that kind is configured."""
     code = (
-        "import sys, syncd.daemon.daemon;"
+        "import sys, syncd.daemon.daemon, syncd.daemon.engine;"
         "print(any(name.split('.')[0] == 'nats' for name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

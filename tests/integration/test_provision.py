@@ -434,7 +434,8 @@ def test_what_entry_and_manifest_say_only_together_is_checked_at_the_start(
 def test_a_sidecar_does_not_load_the_sdk(world: World) -> None:
     """Without `provision` neither hvac nor requests is imported."""
     script = (
-        "import sys; import syncd.daemon.daemon, syncd.lint.check, syncd.commands.main;"
+        "import sys; import syncd.daemon.daemon, syncd.daemon.engine;"
+        "import syncd.lint.check, syncd.commands.main;"
         "sys.exit(any(m in sys.modules for m in ('hvac', 'requests', 'urllib3', 'azure')))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
