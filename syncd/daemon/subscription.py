@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import time
 from random import Random
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
@@ -31,7 +31,6 @@ from syncd.core.nats_binding import BindingError, decode
 from syncd.core.timing import Backoff
 from syncd.ledger.ledger import Arrival
 from syncd.net.nats import Connection
-from syncd.net.nats_login import Server
 from syncd.telemetry.log import describe
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
 
+    from syncd.config.settings import RelaySource
     from syncd.core.events import Event
     from syncd.core.model import Grant
     from syncd.ledger.ledger import Ledger
@@ -56,22 +56,6 @@ MAX_ACK_PENDING: Final = 1024
 _ACK_WAIT: Final = 30.0
 _CAP: Final = 15.0
 log = structlog.get_logger()
-
-
-class Source(Server, Protocol):
-    """What to take from where (`syncd.config.settings.RelaySource`)."""
-
-    @property
-    def subject(self) -> str:
-        """Which subjects; wildcards are allowed."""
-
-    @property
-    def stream(self) -> str | None:
-        """The stream that holds them; None to ask which one does."""
-
-    @property
-    def durable(self) -> str | None:
-        """Name of the consumer on the server; each relay needs its own."""
 
 
 class Intake:
@@ -91,7 +75,7 @@ class Intake:
 
     def __init__(
         self,
-        source: Source,
+        source: RelaySource,
         durable: str,
         ledger: Ledger,
         consumers: Mapping[str, Grant],

@@ -21,14 +21,17 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import httpx2
+import anyio.to_thread
 
 from syncd.core.errors import TemporaryError
+from syncd.net.lean_httpx2 import AsyncHTTPTransport, Limits, TimeoutException, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from syncd.net.credentials import Credentials, Keyring
+    from syncd.net.lean_httpx2 import Request, Response
+    from syncd.net.tls import RotatingContext
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds within which a connection must be accepted; less if the timeout is less."""
@@ -65,21 +68,29 @@ class Connection:
     """The way to one server, or to several that share credentials.
 
     Args:
-        keyring: The credentials.
+        keyring: The secrets.
+        tls: How TLS is done; None where the connection uses none, and no certificate is loaded.
         timeout: Seconds that an exchange may take, from reading the credentials to the answer.
         socket: Path of a Unix socket to connect to instead of the URL's host.
         parallel: How many connections are kept alive.
     """
 
     def __init__(
-        self, keyring: Keyring, *, timeout: float, socket: str | None = None, parallel: int = 1
+        self,
+        keyring: Keyring,
+        tls: RotatingContext | None = None,
+        *,
+        timeout: float,
+        socket: str | None = None,
+        parallel: int = 1,
     ) -> None:
         self.keyring = keyring
+        self._tls = tls
         self._timeout = timeout
         self._socket = socket
         self._parallel = parallel
-        self._transport: httpx2.AsyncHTTPTransport | None = None
-        self._tls: ssl.SSLContext | None = None
+        self._transport: AsyncHTTPTransport | None = None
+        self._context: ssl.SSLContext | None = None
 
     @property
     def extensions(self) -> dict[str, object]:
@@ -93,7 +104,7 @@ class Connection:
     async def exchange(
         self,
         failed: str,
-        make: Callable[[Credentials], httpx2.Request],
+        make: Callable[[Credentials], Request],
         *,
         reread: bool = False,
         body_limit: int = 0,
@@ -113,17 +124,17 @@ class Connection:
         """
         try:
             with anyio.fail_after(self._timeout):
-                credentials = await self.keyring.current(reread=reread)
-                transport = await self._transport_with(credentials.tls)
+                credentials, context = await self._read_files(again=reread)
+                transport = await self._transport_with(context)
                 response = await transport.handle_async_request(make(credentials))
                 body = await _read(response, body_limit) if body_limit else b""
         except TimeoutError:
             reason = f"no answer within {self._timeout:g} s"
-        except httpx2.TimeoutException:
+        except TimeoutException:
             reason = f"no connection within {self._connect_timeout:g} s"
         except _TooLargeError:
             reason = f"its answer is larger than {body_limit >> 10} KiB"
-        except (httpx2.TransportError, OSError) as error:
+        except (TransportError, OSError) as error:
             reason = reason_of(error)
         else:
             await _discard(response)
@@ -136,20 +147,30 @@ class Connection:
         if transport is not None:
             await transport.aclose()
 
-    async def _transport_with(self, tls: ssl.SSLContext | None) -> httpx2.AsyncHTTPTransport:
+    async def _read_files(self, *, again: bool) -> tuple[Credentials, ssl.SSLContext | None]:
+        """Secrets and certificates, in one trip to a worker thread, or none if there is no file."""
+
+        def read() -> tuple[Credentials, ssl.SSLContext | None]:
+            return self.keyring.read(again=again), self._tls.current() if self._tls else None
+
+        if not self.keyring.secret_files and (self._tls is None or self._tls.is_fixed):
+            return read()
+        return await anyio.to_thread.run_sync(read)
+
+    async def _transport_with(self, context: ssl.SSLContext | None) -> AsyncHTTPTransport:
         """The transport; a new one when certificates changed, so that no old connection is used."""
-        if self._transport is not None and tls is not self._tls:
+        if self._transport is not None and context is not self._context:
             await self.aclose()
         if self._transport is None:
-            # a context of our own where there is no TLS: the default loads every CA of the system
-            self._transport = httpx2.AsyncHTTPTransport(
-                verify=tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            # an empty context where there is no TLS: the default loads every CA of the system
+            self._transport = AsyncHTTPTransport(
+                verify=context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
                 uds=self._socket,
-                limits=httpx2.Limits(
+                limits=Limits(
                     max_keepalive_connections=self._parallel, keepalive_expiry=KEEP_ALIVE
                 ),
             )
-            self._tls = tls
+            self._context = context
         return self._transport
 
 
@@ -178,7 +199,7 @@ class _TooLargeError(Exception):
     """An answer is larger than anybody asked for."""
 
 
-async def _read(response: httpx2.Response, limit: int) -> bytes:
+async def _read(response: Response, limit: int) -> bytes:
     body = bytearray()
     try:
         async for chunk in response.stream:  # type: ignore[union-attr] # a transport's is async
@@ -186,24 +207,24 @@ async def _read(response: httpx2.Response, limit: int) -> bytes:
             if len(body) > limit:
                 raise _TooLargeError
     finally:
-        with anyio.CancelScope(shield=True), contextlib.suppress(httpx2.TransportError):
+        with anyio.CancelScope(shield=True), contextlib.suppress(TransportError):
             await response.aclose()
     return bytes(body)
 
 
-async def _discard(response: httpx2.Response) -> None:
+async def _discard(response: Response) -> None:
     """Reads what is left of an answer, which the verdict no longer depends on."""
     if response.is_closed:
         return
     size = 0
     try:
-        with anyio.move_on_after(_DRAIN_TIME), contextlib.suppress(httpx2.TransportError):
+        with anyio.move_on_after(_DRAIN_TIME), contextlib.suppress(TransportError):
             async for chunk in response.stream:  # type: ignore[union-attr] # a transport's is async
                 size += len(chunk)
                 if size > _DRAIN_SIZE:
                     break
     finally:
-        with contextlib.suppress(httpx2.TransportError):
+        with contextlib.suppress(TransportError):
             await response.aclose()
 
 

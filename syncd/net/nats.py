@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
 
-    from syncd.net.nats_login import Server
+    from syncd.config.settings import NatsServer
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds within which one server must accept a connection; less where several share less."""
@@ -152,7 +152,7 @@ class Connection:
         timeout: Seconds that an attempt may take.
     """
 
-    def __init__(self, server: Server, name: str) -> None:
+    def __init__(self, server: NatsServer, name: str) -> None:
         self._urls = list(server.urls)
         self._name = name
         self._files = LoginFiles(server)

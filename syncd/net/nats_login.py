@@ -15,65 +15,23 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
 
 from syncd.core.errors import RefusedError
-from syncd.net.credentials import CredentialFiles, SecretFile, TlsFiles
+from syncd.net.credentials import SecretFile
+from syncd.net.tls import RotatingContext, Trust
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+
+    from syncd.config.settings import NatsServer
 
 _SEED_PREFIX: Final = 18 << 3
 _USER_PREFIX: Final = 20 << 3
 _JWT: Final = re.compile(r"-BEGIN NATS USER JWT-+\s+([\w.-]+)\s+-+END NATS USER JWT-")
 _SEED: Final = re.compile(r"-BEGIN USER NKEY SEED-+\s+(\w+)\s+-+END USER NKEY SEED-")
-
-
-class Server(Protocol):
-    """How to reach NATS, and as whom (`syncd.config.settings.NatsServer`)."""
-
-    @property
-    def urls(self) -> Sequence[str]:
-        """`nats://host:port`, or `tls://` to insist on TLS; any of one cluster."""
-
-    @property
-    def user(self) -> str | None:
-        """A user with a password."""
-
-    @property
-    def password_file(self) -> str | None:
-        """Holds the password."""
-
-    @property
-    def token_file(self) -> str | None:
-        """Holds a token."""
-
-    @property
-    def nkey_seed_file(self) -> str | None:
-        """Holds the seed of a user's NKey (`SU…`)."""
-
-    @property
-    def credentials_file(self) -> str | None:
-        """Holds a JWT and the seed it was issued for, as `nsc` writes them."""
-
-    @property
-    def ca_file(self) -> str | None:
-        """Certificates to trust instead of the system's."""
-
-    @property
-    def client_cert(self) -> str | None:
-        """For mutual TLS."""
-
-    @property
-    def client_key(self) -> str | None:
-        """Its private key."""
-
-    @property
-    def timeout(self) -> float:
-        """Seconds that an attempt may take."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -132,7 +90,7 @@ class LoginFiles:
         tls: Whether the connection must be encrypted.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: NatsServer) -> None:
         self._user = server.user
         named = {
             option: getattr(server, option)
@@ -142,11 +100,7 @@ class LoginFiles:
         self.paths = tuple(file.path for file in self._files.values())
         asked = (server.ca_file, server.client_cert, *(u.startswith("tls:") for u in server.urls))
         self.tls = any(asked)
-        self._tls = TlsFiles(
-            CredentialFiles(
-                ca=server.ca_file, client_cert=server.client_cert, client_key=server.client_key
-            )
-        )
+        self._context = RotatingContext(Trust.of(server))
 
     async def read(self, *, again: bool = False) -> Login:
         """Reads what has changed.
@@ -179,7 +133,7 @@ class LoginFiles:
             texts.get("token_file"),
             jwt,
             raw,
-            self._tls.context() if self.tls else None,
+            self._context.current() if self.tls else None,
         )
 
     def _text(self, option: str, *, again: bool) -> str:

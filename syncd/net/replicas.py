@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import httpx2
 
 from syncd.core.errors import RefusedError, TemporaryError
+from syncd.net.lean_httpx2 import URL, InvalidURL, Request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ class Replica:
         address: IP address to connect to, or None to let the connection resolve the name.
     """
 
-    url: httpx2.URL
+    url: URL
     address: str | None = None
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class Replica:
         headers: Mapping[str, str],
         content: bytes | None,
         extensions: Mapping[str, object],
-    ) -> httpx2.Request:
+    ) -> Request:
         """A request to this replica.
 
         Args:
@@ -59,10 +59,10 @@ class Replica:
         path = self.url.raw_path.rstrip(b"/") + target.encode()
         url = self.url.copy_with(raw_path=path)
         if self.address is None:
-            return httpx2.Request(
+            return Request(
                 method, url, headers=headers, content=content, extensions=dict(extensions)
             )
-        return httpx2.Request(
+        return Request(
             method,
             url.copy_with(host=self.address),
             headers={"host": self.url.netloc.decode(), **headers},
@@ -96,8 +96,8 @@ class Replicas:
         resolve: Callable[[str, int], Awaitable[Sequence[str]]] = _addresses,
     ) -> None:
         try:
-            self._urls = [httpx2.URL(url) for url in urls]
-        except httpx2.InvalidURL:
+            self._urls = [URL(url) for url in urls]
+        except InvalidURL:
             raise RefusedError(
                 "cannot use a url of Aidbox: it is malformed; write http://host:port"
             ) from None

@@ -23,14 +23,14 @@ from syncd import __version__
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.net.credentials import CredentialFiles, Keyring
 from syncd.net.http import TRY_AGAIN, Connection, parse_retry_after
+from syncd.net.tls import RotatingContext, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import httpx2
-
     from syncd.net.credentials import Credentials
     from syncd.net.http import Answer
+    from syncd.net.lean_httpx2 import Request
     from syncd.net.replicas import Replica
 
 UNAUTHORIZED: Final = 401
@@ -58,9 +58,9 @@ class Session:
 
     Args:
         client_id: Id of the Client.
-        files: Its secret, and certificates.
+        files: Its secret.
+        trust: How TLS is done; None where no replica is asked over TLS.
         use_token: Ask for a token instead of sending the secret with each request.
-        tls: Whether any replica is asked over TLS.
         timeout: Seconds that a request may take.
         clock: Seconds that only grow.
     """
@@ -69,15 +69,16 @@ class Session:
         self,
         client_id: str,
         files: CredentialFiles,
+        trust: Trust | None = None,
         *,
         use_token: bool,
-        tls: bool,
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client_id = client_id
         self._secret_file = files.password
-        self._connection = Connection(Keyring(files, tls=tls), timeout=timeout, parallel=_PARALLEL)
+        tls = None if trust is None else RotatingContext(trust)
+        self._connection = Connection(Keyring(files), tls, timeout=timeout, parallel=_PARALLEL)
         self._use_token = use_token
         self._clock = clock
         self._token: str | None = None
@@ -126,7 +127,7 @@ class Session:
         for reread in (False, True):
             token = await self._current_token(failed, replica, reread=reread)
 
-            def make(credentials: Credentials, token: str | None = token) -> httpx2.Request:
+            def make(credentials: Credentials, token: str | None = token) -> Request:
                 authorization = credentials.authorization if token is None else f"Bearer {token}"
                 sent = {**_ABOUT, **(headers or {}), "authorization": authorization or ""}
                 extensions = self._connection.extensions
@@ -146,7 +147,7 @@ class Session:
         pair = client_id.encode() + b":" + value
         authorization = "Basic " + base64.b64encode(pair).decode()
 
-        def make(_: Credentials) -> httpx2.Request:
+        def make(_: Credentials) -> Request:
             headers = {**_ABOUT, "authorization": authorization}
             extensions = self._connection.extensions
             return replica.request("GET", "/fhir/Patient?_count=0", headers, None, extensions)
@@ -164,7 +165,7 @@ class Session:
             return self._token
 
     async def _ask_for_token(self, failed: str, replica: Replica, *, reread: bool) -> str:
-        def make(credentials: Credentials) -> httpx2.Request:
+        def make(credentials: Credentials) -> Request:
             headers = {**_ABOUT, **_FORM, "authorization": credentials.authorization or ""}
             content = b"grant_type=client_credentials"
             extensions = self._connection.extensions

@@ -20,12 +20,12 @@ from azure.core.pipeline.transport import RequestsTransport
 
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.net.reasons import gone, unavailable
-from syncd.net.requests_session import Sockets, TooLongError, new_session
+from syncd.net.requests_session import RotatingSession, Sockets, TooLongError
 
 if TYPE_CHECKING:
     import requests
 
-    from syncd.net.requests_session import Trust
+    from syncd.net.tls import Trust
 
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 15.0
@@ -80,25 +80,24 @@ class Transport(RequestsTransport):
         super().__init__(use_env_settings=False)
         self.session: requests.Session | None = None
         self._address = address
-        self._trust = trust
+        self._sessions = RotatingSession(address, trust, interruption.sockets)
         self._interruption = interruption
         self.status = 0
         """The status of the last answer, for errors of the SDK that do not say."""
-        self._loaded: object = None
 
     def open(self) -> None:
-        """Sees to it that the session has the TLS configuration of the files as they are now.
+        """Uses the TLS configuration of the files as they are now.
 
         Raises:
             RefusedError: One of them cannot be used.
         """
-        state = self._trust.fingerprint()
-        if self.session is None or state != self._loaded:
-            session = new_session(self._address, self._trust, self._interruption.sockets)
-            if self.session is not None:
-                self.session.close()
-            self.session, self._loaded = session, state
+        self.session = self._sessions.current()
         super().open()
+
+    def close(self) -> None:
+        """Closes its connections."""
+        super().close()
+        self._sessions.close()
 
     def send(self, request: Any, **options: Any) -> Any:  # noqa: ANN401 - azure-core's overloads
         """Sends a request and reads the whole answer.

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from azure.keyvault.secrets import KeyVaultSecret
 
     from syncd.config.auth import AzureAuth
-    from syncd.net.requests_session import Trust
+    from syncd.net.tls import Trust
     from syncd.provision.azure.content import PublicJwk
     from syncd.provision.azure.objects import AzureClass, AzureObject
 

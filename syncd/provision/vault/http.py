@@ -27,10 +27,10 @@ from hvac.adapters import RawAdapter
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.timing import Backoff
 from syncd.net.reasons import explain, gone, unavailable
-from syncd.net.requests_session import Sockets, TooLongError, new_session
+from syncd.net.requests_session import RotatingSession, Sockets, TooLongError
 
 if TYPE_CHECKING:
-    from syncd.net.requests_session import Trust
+    from syncd.net.tls import Trust
 
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 15.0
@@ -72,10 +72,9 @@ class Connection:
         """
         self.address = address
         self._namespace = namespace
-        self._trust = trust
-        self._loaded: object = None
-        self._client: Any = None
         self._sockets = Sockets()
+        self._session = RotatingSession(address, trust, self._sockets)
+        self._client: Any = None
         self._interrupted = threading.Event()
 
     def request(
@@ -138,8 +137,7 @@ class Connection:
     def close(self) -> None:
         """Lets go of idle connections too."""
         self.interrupt()
-        if self._client is not None:
-            self._client.session.close()
+        self._session.close()
 
     def _once(self, method: str, url: str, what: str, body: str | None, token: str) -> Answer:
         if self._interrupted.is_set():
@@ -181,12 +179,9 @@ class Connection:
         return Answer(response.status_code, response.content, _retry_after(response.headers))
 
     def _ready(self) -> Any:  # noqa: ANN401 - hvac has no types
-        """The client, made anew when a file of its TLS configuration has changed."""
-        state = self._trust.fingerprint()
-        if self._client is None or state != self._loaded:
-            session = new_session(self.address, self._trust, self._sockets)
-            if self._client is not None:
-                self._client.session.close()
+        """The client over the current session; the session changes with the files of TLS."""
+        session = self._session.current()
+        if self._client is None or self._client.session is not session:
             self._client = hvac.Client(
                 url=self.address,
                 token="",
@@ -198,7 +193,6 @@ class Connection:
                 adapter=RawAdapter,
                 proxies=session.proxies,
             )
-            self._loaded = state
         return self._client
 
     def _unable(self, answer: Answer, what: str) -> TemporaryError:

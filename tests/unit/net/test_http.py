@@ -9,7 +9,9 @@ import ssl
 import pytest
 from support.mail import NOW
 
-from syncd.net.http import parse_retry_after, reason_of
+from syncd.net.credentials import CredentialFiles, Keyring
+from syncd.net.http import Connection, parse_retry_after, reason_of
+from syncd.net.tls import RotatingContext, Trust
 
 
 @pytest.mark.parametrize(
@@ -58,3 +60,24 @@ def test_reasons_are_words_of_ours(error: Exception, reason: str) -> None:
     said = reason_of(_wrapped(error))
     assert reason in said
     assert "canary" not in said
+
+
+@pytest.fixture(params=["plain", "tls"])
+def tls(request: pytest.FixtureRequest) -> RotatingContext | None:
+    """No TLS, or a context over the system's CAs that has been built."""
+    if request.param == "plain":
+        return None
+    context = RotatingContext(Trust())
+    context.current()
+    return context
+
+
+async def test_nothing_configured_needs_no_thread(
+    tls: RotatingContext | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without files there is nothing to read; the system's CAs are read once."""
+    connection = Connection(Keyring(CredentialFiles()), tls, timeout=1)
+    monkeypatch.setattr("anyio.to_thread.run_sync", None)
+    credentials, context = await connection._read_files(again=False)
+    assert (credentials.signer, credentials.authorization) == (None, None)
+    assert (context is None) == (tls is None)

@@ -58,9 +58,7 @@ def session(secret: Path, clock: Clock | None = None, *, use_token: bool = False
     files = CredentialFiles(
         username="syncd", password=str(secret), password_option="client_secret_file"
     )
-    return Session(
-        "syncd", files, use_token=use_token, tls=False, timeout=5, clock=clock or Clock()
-    )
+    return Session("syncd", files, use_token=use_token, timeout=5, clock=clock or Clock())
 
 
 def replica(receiver: Receiver) -> Replica:
