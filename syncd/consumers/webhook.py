@@ -5,7 +5,7 @@ content mode where several are allowed), signed by the Standard Webhooks scheme
 (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md).
 
 How a request is made is `syncd.net.http`'s part. Of an answer only status and `Retry-After`
-count; its body is thrown away.
+count; its body is dropped.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from syncd import __version__
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.events import BATCH, STRUCTURED
 from syncd.net.credentials import CredentialFiles, Keyring
-from syncd.net.http import TRY_AGAIN, UNAUTHORIZED, Connection, parse_retry_after
+from syncd.net.http import TRY_AGAIN, UNAUTHORIZED, Connection
 from syncd.net.lean_httpx2 import URL, InvalidURL, Request
+from syncd.net.reasons import parse_retry_after
 from syncd.net.tls import RotatingContext, Trust
 
 if TYPE_CHECKING:
@@ -61,10 +62,10 @@ class WebhookConsumer:
             self._url = URL(settings.url)
         except InvalidURL:
             raise RefusedError(
-                f"cannot use the url of consumer {self.name}: it is malformed; write "
-                "http://host:port/path"
+                f"cannot use the url of consumer {self.name}: it is malformed",
+                "write http://host:port/path",
             ) from None
-        # a path or query may hold a token of the receiver's: messages name the origin only
+        # path and query may hold a token of the receiver's: messages name the origin only
         self.address = settings.socket or f"{self._url.scheme}://{self._url.netloc.decode()}"
         self._keyring = Keyring(_files(settings))
         self._connection = Connection(
@@ -86,8 +87,8 @@ class WebhookConsumer:
     async def deliver(self, events: Sequence[Event]) -> None:
         """POSTs the events in one request; a 2xx acknowledges them.
 
-        An answer of 401 or 403 has the credentials read again and the request made once more at
-        once: they may have been rotated a moment ago.
+        After an answer of 401 or 403 the credentials are read again and the request is repeated
+        once, at once: they may have been rotated a moment ago.
 
         Raises:
             TemporaryError: No answer, one of 408, 425, 429 or 5xx, or a credential file is missing.
@@ -142,20 +143,20 @@ class WebhookConsumer:
         """What an answer means (contract, "Events"); None acknowledges."""
         if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
             return None
-        failed = f"cannot deliver to {self.address}: it answered {status}"
+        problem = f"cannot deliver to {self.address}: it answered {status}"
         if status in TRY_AGAIN or status >= 500:  # noqa: PLR2004 - RFC 9110, section 15.6
-            return TemporaryError(failed, retry_after=parse_retry_after(retry_after, self._clock()))
+            return TemporaryError(
+                problem, retry_after=parse_retry_after(retry_after, self._clock())
+            )
         if status in UNAUTHORIZED:
-            return RefusedError(f"{failed}; {self._credentials_hint()}")
-        if 300 <= status < 400:  # noqa: PLR2004 - RFC 9110, section 15.4
-            return RefusedError(f"{failed}, and redirects are not followed; set url to the target")
-        return RefusedError(f"{failed}; see its log for the reason, and mend url or the receiver")
-
-    def _credentials_hint(self) -> str:
-        files = self._keyring.secret_files
-        return (
-            f"put what it accepts into {' or '.join(files)}" if files else "configure credentials"
-        )
+            files = " or ".join(self._keyring.secret_files)
+            remedy = f"replace the credentials in {files}" if files else "configure credentials"
+        elif 300 <= status < 400:  # noqa: PLR2004 - RFC 9110, section 15.4
+            problem += ", and redirects are not followed"
+            remedy = "set url to the target of the redirect"
+        else:
+            remedy = "see the receiver's log, and correct url or the receiver"
+        return RefusedError(problem, remedy)
 
 
 def _files(settings: Webhook) -> CredentialFiles:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from syncd.api.status import Facts
     from syncd.config.settings import RelaySettings, Settings
     from syncd.consumers.aidbox.verify import Verifier
-    from syncd.consumers.delivery import Health
     from syncd.core.events import Commit
+    from syncd.core.health import ConsumerHealth
     from syncd.core.model import Grant, Known
     from syncd.ledger.ledger import Ledger
     from syncd.provision.refresh import Refresher
@@ -129,7 +129,7 @@ class Pipeline(ABC):
     def _grants(self) -> dict[str, Grant]:
         return mailboxes(self._consumers)
 
-    def _health(self) -> dict[str, tuple[Grant, Health]]:
+    def _health(self) -> dict[str, tuple[Grant, ConsumerHealth]]:
         return {c.name: (grant(c.scope), self.deliveries[c.name].health) for c in self._consumers}
 
     @property

@@ -23,7 +23,7 @@ from syncd.core.nats_binding import escape
 from syncd.core.timing import rfc3339
 from syncd.daemon.daemon import Daemon
 from syncd.daemon.pipeline import Pipeline
-from syncd.daemon.subscription import PATIENCE, Intake
+from syncd.daemon.subscription import FETCH_TIMEOUT, Subscription
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -62,7 +62,7 @@ class RelayEngine(Pipeline):
         source = settings.relay
         self._source = source
         durable = source.durable or default_durable(settings.instance or socket.gethostname())
-        self._intake = Intake(source, durable, ledger, self._grants(), self._received)
+        self._subscription = Subscription(source, durable, ledger, self._grants(), self._received)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Runs until cancelled; reports as started at once, since old mail can be delivered.
@@ -77,7 +77,7 @@ class RelayEngine(Pipeline):
             for delivery in self.deliveries.values():
                 tasks.start_soon(delivery.run)
             task_status.started()
-            await self._intake.run()
+            await self._subscription.run()
 
     def summary(self) -> dict[str, object]:
         """How many secrets are known, and what is listened to."""
@@ -85,17 +85,17 @@ class RelayEngine(Pipeline):
 
     def facts(self, inventory: Mapping[str, Known], *, ready: bool) -> Facts:
         """What can be told about it now, after `Pipeline.facts`."""
-        heard = self._intake.heard_at
+        heard = self._subscription.heard_at
         return Facts(
             ready=ready,
             inventory=inventory,
             scanned_at=None if heard is None else rfc3339(heard),
-            failure=self._intake.failure,
+            failure=self._subscription.failure,
             watch_mode="nats",
             watch_problem=None,
             vault_config=f"none: relaying {self._source.subject}",
             vault_config_valid=True,
-            rescan_interval=5 * PATIENCE,
+            rescan_interval=5 * FETCH_TIMEOUT,
             consumers=self._health(),
         )
 

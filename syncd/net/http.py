@@ -1,23 +1,18 @@
-"""HTTP as consumers speak it: one request at a time, credentials that rotate, answers bounded.
+"""HTTP to consumers: one request at a time, credentials that rotate, answers bounded.
 
 Requests go through httpx2's transport, not through its client: what must not happen here
 (following a redirect with credentials, cookies, a proxy or a `.netrc` from the environment, a log
 line with the URL) is the client's doing, and the transport has none of it. Connections are kept
-alive, and given up when the certificates change.
+alive, and closed when the certificates change.
 
-A foreign exception never leaves: its class and error number become a short reason, its text, which
-may quote what was sent or received, is dropped.
+No exception of httpx2 leaves this module: see `syncd.net.reasons`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
-import socket as sockets
 import ssl
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -25,6 +20,8 @@ import anyio.to_thread
 
 from syncd.core.errors import TemporaryError
 from syncd.net.lean_httpx2 import AsyncHTTPTransport, Limits, TimeoutException, TransportError
+from syncd.net.reasons import CHECK_SERVER, reason_of
+from syncd.system.files import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +37,7 @@ KEEP_ALIVE: Final = 60.0
 """Seconds for which an idle connection is used again."""
 
 TRY_AGAIN: Final = frozenset((408, 425, 429))
-"""Statuses below 500 that say: not now."""
+"""Statuses below 500 of a server that may accept the same request later."""
 
 UNAUTHORIZED: Final = frozenset((401, 403))
 """Statuses that may mean that credentials have been rotated a moment ago."""
@@ -51,12 +48,12 @@ _DRAIN_SIZE: Final = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back.
+    """A response.
 
     Attributes:
         status: HTTP status.
         retry_after: The header `Retry-After`, or None.
-        body: As far as it was asked for.
+        body: Empty unless asked for.
     """
 
     status: int
@@ -65,12 +62,13 @@ class Answer:
 
 
 class Connection:
-    """The way to one server, or to several that share credentials.
+    """A client of one server, or of several that share credentials.
 
     Args:
         keyring: The secrets.
-        tls: How TLS is done; None where the connection uses none, and no certificate is loaded.
+        tls: The TLS configuration; None for plain connections, which load no certificate.
         timeout: Seconds that an exchange may take, from reading the credentials to the answer.
+        url_option: The option that holds the URL, for messages.
         socket: Path of a Unix socket to connect to instead of the URL's host.
         parallel: How many connections are kept alive.
     """
@@ -81,12 +79,14 @@ class Connection:
         tls: RotatingContext | None = None,
         *,
         timeout: float,
+        url_option: str = "url",
         socket: str | None = None,
         parallel: int = 1,
     ) -> None:
         self.keyring = keyring
         self._tls = tls
         self._timeout = timeout
+        self._url_option = url_option
         self._socket = socket
         self._parallel = parallel
         self._transport: AsyncHTTPTransport | None = None
@@ -115,8 +115,7 @@ class Connection:
             failed: How an error's message begins, such as `cannot deliver to ADDRESS`.
             make: The request, from the credentials as they are now.
             reread: Read secrets again in any case, because they were not accepted.
-            body_limit: Bytes of the answer to return; with 0 it is read only to free the
-                connection, up to a bound, and thrown away.
+            body_limit: Bytes that the answer may have; with 0 it is dropped.
 
         Raises:
             TemporaryError: There was no answer, or a credential file is missing.
@@ -129,17 +128,20 @@ class Connection:
                 response = await transport.handle_async_request(make(credentials))
                 body = await _read(response, body_limit) if body_limit else b""
         except TimeoutError:
-            reason = f"no answer within {self._timeout:g} s"
+            problem, remedy = f"no answer within {self._timeout:g} s", CHECK_SERVER
         except TimeoutException:
-            reason = f"no connection within {self._connect_timeout:g} s"
+            problem, remedy = f"no connection within {self._connect_timeout:g} s", CHECK_SERVER
         except _TooLargeError:
-            reason = f"its answer is larger than {body_limit >> 10} KiB"
+            problem = f"the answer is larger than {size_text(body_limit)}"
+            remedy = f"check that {self._url_option} is the right address"
         except (TransportError, OSError) as error:
-            reason = reason_of(error)
+            reason = reason_of(error, address=self._url_option)
+            problem, remedy = reason.problem, reason.remedy
         else:
             await _discard(response)
             return Answer(response.status_code, response.headers.get("retry-after"), body)
-        raise TemporaryError(f"{failed}: {reason}")
+        # outside of the handlers: the foreign exception must not hang on to this one
+        raise TemporaryError(f"{failed}: {problem}", remedy)
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -174,29 +176,8 @@ class Connection:
         return self._transport
 
 
-def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Seconds to wait, from `Retry-After` (RFC 9110, section 10.2.3: seconds or a date).
-
-    Args:
-        value: The header's value.
-        now: Seconds since the epoch.
-
-    Returns:
-        At least 0, or None for a missing or malformed value.
-    """
-    if value is None:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:15])
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, OverflowError):
-        return None
-
-
 class _TooLargeError(Exception):
-    """An answer is larger than anybody asked for."""
+    """An answer is larger than its limit."""
 
 
 async def _read(response: Response, limit: int) -> bytes:
@@ -213,7 +194,7 @@ async def _read(response: Response, limit: int) -> bytes:
 
 
 async def _discard(response: Response) -> None:
-    """Reads what is left of an answer, which the verdict no longer depends on."""
+    """Reads the rest of an answer, so that its connection can be used again."""
     if response.is_closed:
         return
     size = 0
@@ -226,35 +207,3 @@ async def _discard(response: Response) -> None:
     finally:
         with contextlib.suppress(TransportError):
             await response.aclose()
-
-
-def reason_of(error: BaseException) -> str:
-    """What went wrong with a connection, in words of ours or of the system's."""
-    causes = _causes(error)
-    for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not valid: {cause.verify_message}; mend it, or set ca_file"
-        if isinstance(cause, ssl.SSLError):
-            said = getattr(cause, "reason", None) or "unexpected end"
-            return f"TLS failed: {said.lower().replace('_', ' ')}"
-        if isinstance(cause, sockets.gaierror):
-            return "its name cannot be resolved; mend url or the DNS"
-        if isinstance(cause, OSError) and cause.errno is not None:
-            hint = {errno.ENOENT: "; start it, or mend socket", errno.ECONNREFUSED: "; start it"}
-            return os.strerror(cause.errno) + hint.get(cause.errno, "")
-    return "the connection was closed before an answer"
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """An exception and all that led to it, outermost first."""
-    found: list[BaseException] = []
-    waiting = [error]
-    while waiting:
-        one = waiting.pop()
-        if one in found:
-            continue
-        found.append(one)
-        if isinstance(one, BaseExceptionGroup):
-            waiting += one.exceptions
-        waiting += [cause for cause in (one.__context__, one.__cause__) if cause is not None]
-    return found

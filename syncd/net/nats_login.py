@@ -1,4 +1,4 @@
-"""What a connection to NATS presents, read from its files in the moment of use.
+"""What a connection to NATS presents, read from its files when used.
 
 NKeys (https://docs.nats.io/running-a-nats-service/configuration/securing_nats/auth_intro/nkey_auth)
 are Ed25519 keys written in base32 with a type and a CRC-16; credentials files hold a JWT and such a
@@ -25,6 +25,8 @@ from syncd.net.tls import RotatingContext, Trust
 
 if TYPE_CHECKING:
     import ssl
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from syncd.config.settings import NatsServer
 
@@ -60,23 +62,20 @@ class Login:
 
     def sign(self, nonce: str) -> bytes:
         """The signature that proves possession of the seed, in base64."""
+        return base64.b64encode(self._private_key().sign(nonce.encode()))
+
+    def public_key(self) -> str:
+        """The NKey that belongs to the seed (`U…`)."""
+        public = self._private_key().public_key().public_bytes_raw()
+        return _with_checksum(bytes((_USER_PREFIX,)) + public)
+
+    def _private_key(self) -> Ed25519PrivateKey:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415 - rarely used
             Ed25519PrivateKey,
         )
 
         assert self.seed is not None
-        key = Ed25519PrivateKey.from_private_bytes(self.seed)
-        return base64.b64encode(key.sign(nonce.encode()))
-
-    def public_key(self) -> str:
-        """The NKey that belongs to the seed (`U…`)."""
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415
-            Ed25519PrivateKey,
-        )
-
-        assert self.seed is not None
-        public = Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
-        return _with_checksum(bytes((_USER_PREFIX,)) + public)
+        return Ed25519PrivateKey.from_private_bytes(self.seed)
 
 
 class LoginFiles:
@@ -98,8 +97,8 @@ class LoginFiles:
         }
         self._files = {o: SecretFile(o, path) for o, path in named.items() if path is not None}
         self.paths = tuple(file.path for file in self._files.values())
-        asked = (server.ca_file, server.client_cert, *(u.startswith("tls:") for u in server.urls))
-        self.tls = any(asked)
+        by_scheme = any(url.startswith("tls:") for url in server.urls)
+        self.tls = by_scheme or any((server.ca_file, server.client_cert))
         self._context = RotatingContext(Trust.of(server))
 
     async def read(self, *, again: bool = False) -> Login:
@@ -124,9 +123,13 @@ class LoginFiles:
         if seed is not None:
             raw = _decode_seed(seed)
             if raw is None or jwt == "":
-                option = "credentials_file" if jwt is not None else "nkey_seed_file"
-                what = "a user's JWT and seed" if jwt is not None else "a user's seed (SU…)"
-                raise self._refused(option, f"it does not hold {what}; write the file nsc makes")
+                if jwt is not None:
+                    option, what = "credentials_file", "a user's JWT and seed"
+                    remedy = "write the file that `nsc generate creds` makes"
+                else:
+                    option, what = "nkey_seed_file", "a user's seed (SU…)"
+                    remedy = "write the seed that `nsc generate nkey --user` makes"
+                raise self._refused(option, f"it does not hold {what}", remedy)
         return Login(
             self._user,
             texts.get("password_file"),
@@ -140,14 +143,14 @@ class LoginFiles:
         try:
             return self._files[option].read(again=again).decode()
         except UnicodeDecodeError:
-            raise self._refused(option, "it is not UTF-8 text; write the secret alone") from None
+            raise self._refused(option, "it is not UTF-8 text", "write the secret alone") from None
 
-    def _refused(self, option: str, problem: str) -> RefusedError:
-        return RefusedError(f"cannot use {option} {self._files[option].path}: {problem}")
+    def _refused(self, option: str, problem: str, remedy: str) -> RefusedError:
+        return RefusedError(f"cannot use {option} {self._files[option].path}: {problem}", remedy)
 
 
 def _decode_seed(text: str) -> bytes | None:
-    """The private key in a user's seed, or None if it is no such seed."""
+    """The private key in a user's seed, or None if the text is not such a seed."""
     text = text.strip()
     try:
         raw = base64.b32decode(text + "=" * (-len(text) % 8))

@@ -1,8 +1,9 @@
-"""The replicas of a server, each of which must be told by itself.
+"""The replicas of a server, each of which gets its own requests.
 
 A host name may stand for one server or, as a headless service of Kubernetes does, for as many as it
-has addresses. Then each address is asked under the name all the same: it is in the header `Host`,
-and TLS verifies it. The DNS is asked each time, so that a replica that left it is not waited for.
+has addresses. A request to one of the addresses still carries the name, in the header `Host`, and
+TLS verifies the name. The name is resolved each time, so a replica that left the DNS is not waited
+for.
 """
 
 from __future__ import annotations
@@ -99,18 +100,18 @@ class Replicas:
             self._urls = [URL(url) for url in urls]
         except InvalidURL:
             raise RefusedError(
-                "cannot use a url of Aidbox: it is malformed; write http://host:port"
+                "cannot use urls: one of them is malformed", "write http://host:port"
             ) from None
         self._expand = expand
         self._resolve = resolve
 
     @property
     def has_tls(self) -> bool:
-        """Whether any of them is asked over TLS."""
+        """Whether any of them is reached over TLS."""
         return any(url.scheme == "https" for url in self._urls)
 
     async def current(self) -> tuple[Replica, ...]:
-        """Those that there are now, at least one.
+        """The replicas that exist now, at least one.
 
         Raises:
             TemporaryError: A name cannot be resolved.
@@ -127,8 +128,8 @@ class Replicas:
                 addresses = ()
             if not addresses:
                 raise TemporaryError(
-                    f"cannot resolve {url.host}: the DNS has no address for it; start Aidbox, or "
-                    "mend urls or the DNS"
+                    f"cannot resolve {url.host}: the DNS has no address for it",
+                    "start Aidbox, or correct urls or the DNS",
                 )
             found |= dict.fromkeys(Replica(url, address) for address in sorted(addresses))
         return tuple(found)

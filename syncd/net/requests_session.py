@@ -25,6 +25,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from syncd.core.errors import RefusedError, TemporaryError
+from syncd.net.reasons import CHECK_SERVER, Fault, causes, reason_of
 from syncd.net.tls import RotatingContext
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
 LONGEST_ANSWER = 32 << 20
 """Bytes, unpacked; Vault takes no larger request itself (`max_request_size`)."""
+
+
+_TIMEOUTS = (requests.Timeout, urllib3.exceptions.TimeoutError)
+_INVALID_ADDRESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
 
 
 class TooLongError(Exception):
@@ -95,6 +100,52 @@ class RotatingSession:
             adapter = _Adapter(self._sockets, context, self._trust.server_name)
             session.mount("https://", adapter)
         return session
+
+
+def explain(
+    error: BaseException,
+    *,
+    what: str,
+    server: str,
+    address: str,
+    ca: str = "ca_file",
+    server_name: str | None = None,
+) -> TemporaryError | RefusedError:
+    """The error to raise for a request without an answer.
+
+    Args:
+        error: What requests, urllib3, the socket or an SDK raised.
+        what: What the request was for, as it shall stand in a message: `read client-secret`.
+        server: The server's address.
+        address: The option that holds the address, for remedies; so are the others.
+        ca: The option that names CAs to trust.
+        server_name: The option that names the server in its certificate, where there is one.
+    """
+    reason = reason_of(error, address=address, ca=ca, server_name=server_name, timeouts=_TIMEOUTS)
+    if reason.fault is Fault.UNKNOWN and any(
+        isinstance(cause, _INVALID_ADDRESS) for cause in causes(error)
+    ):
+        return RefusedError(f"cannot {what}: invalid address ({server})", f"correct {address}")
+    # only a person can change a certificate, or whom to trust
+    kind = RefusedError if reason.is_certificate else TemporaryError
+    return kind(f"cannot {what}: {reason.problem} ({server})", reason.remedy)
+
+
+def unavailable(what: str, server: str, problem: str) -> TemporaryError:
+    """The error for a server that answers without doing its part, or not in time.
+
+    Args:
+        what: As for `explain`, and so is `server`.
+        server: The server's address.
+        problem: What the server does, such as `does not finish`.
+    """
+    return TemporaryError(f"cannot {what}: the server at {server} {problem}", CHECK_SERVER)
+
+
+def interrupted(what: str, server: str) -> TemporaryError:
+    """The error for a request that syncd itself ended; arguments as for `explain`."""
+    problem = f"cannot {what}: no answer before syncd stopped waiting ({server})"
+    return TemporaryError(problem, CHECK_SERVER)
 
 
 class Sockets:

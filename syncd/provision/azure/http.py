@@ -19,8 +19,13 @@ from azure.core.exceptions import AzureError
 from azure.core.pipeline.transport import RequestsTransport
 
 from syncd.core.errors import RefusedError, TemporaryError
-from syncd.net.reasons import gone, unavailable
-from syncd.net.requests_session import RotatingSession, Sockets, TooLongError
+from syncd.net.requests_session import (
+    RotatingSession,
+    Sockets,
+    TooLongError,
+    interrupted,
+    unavailable,
+)
 
 if TYPE_CHECKING:
     import requests
@@ -108,7 +113,7 @@ class Transport(RequestsTransport):
         """
         interruption = self._interruption
         if interruption.requested:
-            raise gone(interruption.what, self._address)
+            raise interrupted(interruption.what, self._address)
         limit = threading.Timer(REQUEST_LIMIT, interruption.sockets.shut)
         limit.daemon = True
         limit.start()
@@ -117,11 +122,11 @@ class Transport(RequestsTransport):
         try:
             response = super().send(request, **options)
         except TooLongError as error:
-            said = f"cannot {interruption.what}: {self._address} {error}"
-            raise RefusedError(f"{said}; check that it is a Key Vault") from None
+            problem = f"cannot {interruption.what}: {self._address} {error}"
+            raise RefusedError(problem, "check that it is a Key Vault") from None
         except AzureError:
             if interruption.requested:
-                raise gone(interruption.what, self._address) from None
+                raise interrupted(interruption.what, self._address) from None
             if time.monotonic() - started >= REQUEST_LIMIT:
                 said = f"did not finish within {REQUEST_LIMIT:.0f} s"
                 raise unavailable(interruption.what, self._address, said) from None
@@ -139,10 +144,10 @@ class Transport(RequestsTransport):
         """
         what = self._interruption.what
         if duration > LONGEST_PAUSE:
-            message = f"cannot {what}: {self._address} asks for fewer requests; raise the interval"
-            raise TemporaryError(message, retry_after=duration)
+            problem = f"cannot {what}: {self._address} asks for fewer requests"
+            raise TemporaryError(problem, "raise the interval", retry_after=duration)
         if self._interruption.wait(duration):
-            raise gone(what, self._address)
+            raise interrupted(what, self._address)
 
 
 def pipeline_options(transport: Transport) -> dict[str, Any]:
