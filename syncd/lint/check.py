@@ -26,7 +26,7 @@ from syncd.core.vault_config import lint_vault_config
 from syncd.mount.listing import mounts, unclaimed_files
 from syncd.mount.read import Reader, derive_roots
 from syncd.mount.vault_config_file import read_vault_config
-from syncd.net.credentials import inspect
+from syncd.net.inspection import inspect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -354,7 +354,7 @@ def test_a_missing_policy_is_named(world: World) -> None:
             said = daemon.wait_for("delivery.rejected")
     assert said["reason"] == (
         f"cannot drop the caches at {aidbox.urls[0]}: it answered 403; give Client/syncd an "
-        "AccessPolicy for it, as docs/aidbox.md shows"
+        "AccessPolicy for this request, as docs/aidbox.md shows"
     )
 
 
@@ -369,7 +369,7 @@ def test_wrong_credentials_are_named(world: World) -> None:
             world.publish(a=secret("1"))
             said = daemon.wait_for("delivery.rejected")
         assert len(aidbox.requests("/$drop-cache")) == 2
-    assert f"put the secret of Client/syncd into {world.directory}/own" in said["reason"]
+    assert f"write the secret of Client/syncd into {world.directory}/own" in said["reason"]
 
 
 def test_metrics(world: World) -> None:

@@ -42,7 +42,7 @@ from syncd.config.auth import (
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.payload import File, Payload
 from syncd.net import requests_session as transport
-from syncd.net.requests_session import Trust
+from syncd.net.tls import Trust
 from syncd.provision.azure import http as azure_http
 from syncd.provision.azure.objects import decode_azure
 from syncd.provision.azure.provider import AzureProvider

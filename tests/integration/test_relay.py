@@ -259,7 +259,7 @@ def test_a_relay_without_a_server_says_so(name: str) -> None:
         settings = {"api": {"listen": f"127.0.0.1:{probes}"}, "consumers": [hook(receiver)]}
         with world.relay(*options, **settings) as relay:
             failing = relay.wait_for("relay.failing")
-            assert failing["reason"].endswith(f"127.0.0.1:{server.port}: Connection refused")
+            assert f"127.0.0.1:{server.port}: Connection refused; " in failing["reason"]
             status, body = get(f"http://127.0.0.1:{probes}/readyz")
             assert (status, body["reasons"]) == (503, [failing["reason"]])
             server.start()
