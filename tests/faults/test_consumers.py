@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from support import tls
-from support.faults import SOAK, Books, expected, hook, scaled
+from support.faults import Books, expected, hook, scaled
 from support.receiver import (
     Receiver,
     Reply,
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 ROUNDS = scaled(100, 300)
 STORMS = scaled(2, 20)
 HOSTILE = 6
-TIMEOUT = 30 if SOAK else 3
-"""Seconds that a consumer which hangs takes from whoever waits for it."""
+TIMEOUT = 30
+"""Seconds that a consumer which hangs would take from another one that waited for it."""
 
 
 def test_hostile_consumers(tmp_path: Path, count: Callable[[str], None]) -> None:
@@ -101,9 +101,10 @@ def test_hostile_consumers(tmp_path: Path, count: Callable[[str], None]) -> None
         assert failures >= STORMS * HOSTILE
         assert leaked == []
         assert trap.connections == 0
-        # whoever waited for a consumer that hangs would take TIMEOUT
-        assert during < 3 * before + TIMEOUT / 4
-        assert statistics.median(stormy) < 2 * statistics.median(calm) + 0.05
+        # a consumer that waited for one that hangs would take TIMEOUT, which is far longer than
+        # a busy machine takes for a delivery
+        assert during < before + TIMEOUT / 2
+        assert statistics.median(stormy) < statistics.median(calm) + TIMEOUT / 10
 
 
 FAILURES = ("delivery.retry", "delivery.rejected")

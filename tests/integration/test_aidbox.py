@@ -17,7 +17,8 @@ from fhir.resources.R4B.auditevent import AuditEvent
 from support.aidbox import Aidbox, bundle, client, reference
 from support.aidbox_clients import OWN, Load, box, consumer, status
 from support.receiver import Receiver
-from support.world import CANARY, DEADLINE, World, secret
+from support.waiting import DEADLINE
+from support.world import CANARY, World, secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

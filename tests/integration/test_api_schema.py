@@ -72,7 +72,6 @@ def session() -> Iterator[requests.Session]:
 @schema.parametrize()
 @settings(
     max_examples=40,
-    deadline=None,
     derandomize=True,
     database=None,
     phases=[Phase.explicit, Phase.generate],

@@ -21,15 +21,9 @@ from support.world import World, secret
 from syncd.core.errors import TemporaryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     Figure = Callable[[str], None]
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    with World() as world:
-        yield world
 
 
 @pytest.fixture

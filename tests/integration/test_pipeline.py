@@ -31,12 +31,6 @@ def world() -> Iterator[World]:
         yield world
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
 def hook(world: World, receiver: Receiver, **more: Any) -> dict[str, Any]:
     return {
         "name": "hook",

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.openbao import OpenBao, free_ports, manifest_text
-from support.receiver import Receiver
 from support.subscriber import ask
 from support.world import CANARY, World as Plain, secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from support.receiver import Receiver
 
 AIDBOX_MANIFEST = """\
 apiVersion: secrets-store.csi.x-k8s.io/v1
@@ -61,12 +62,6 @@ def bao(openbao: OpenBao) -> OpenBao:
 def world() -> Iterator[World]:
     with World() as world:
         yield world
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
 
 
 def vault_config(world: World, *names: str, **others: str) -> str:

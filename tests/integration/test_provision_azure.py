@@ -38,12 +38,6 @@ spec:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    with World() as world:
-        yield world
-
-
-@pytest.fixture
 def azure(tmp_path: pathlib.Path) -> Iterator[Azure]:
     with Azure(tmp_path) as azure:
         azure.identities = {"<IDENTITY_CLIENT_ID>": azure.identities[None]}

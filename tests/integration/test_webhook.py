@@ -37,12 +37,6 @@ KAFKA = Scope("AidboxTopicDestination", "kafka")
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture
 def mail(tmp_path: Path) -> Iterator[Mail]:
     mail = Mail(str(tmp_path / "state"))
     yield mail
