@@ -16,7 +16,7 @@ from support.world import World, secret
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GENERATIONS = scaled(50, 1000)
+GENERATIONS = scaled(100, 1000)
 """How many are announced before the publisher stops."""
 
 SECRETS = 20

@@ -13,6 +13,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 from requests.adapters import HTTPAdapter
 from support.subscriber import UnixConnection
+from support.waiting import DEADLINE
 from support.world import World, secret
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
@@ -84,7 +85,7 @@ def test_requests_made_from_the_document(
     if case.path == "/v1/events":
         # a stream that follows has no end
         case.query["follow"] = "false"
-    case.call_and_validate(session=session, base_url="http://syncd", timeout=20)
+    case.call_and_validate(session=session, base_url="http://syncd", timeout=DEADLINE)
 
 
 def test_the_document_in_the_documentation() -> None:
