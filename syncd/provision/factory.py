@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from syncd.telemetry.metrics import Metrics
 
 
+_MANIFEST_CERTIFICATE = {
+    "client_cert": "vaultTLSClientCertPath",
+    "client_key": "vaultTLSClientKeyPath",
+}
+
+
 def open_refreshers(
     entries: Sequence[Provision],
     metrics: Metrics,
@@ -78,7 +84,7 @@ def _open(plan: Plan) -> Provider:
 
 def _open_vault(plan: Plan, vault: VaultClass) -> Provider:
     import_requests()
-    from syncd.net.requests_session import Trust  # noqa: PLC0415 - requests and hvac: 7 MiB
+    from syncd.net.tls import Trust  # noqa: PLC0415 - requests and hvac: 7 MiB
     from syncd.provision.vault.provider import VaultProvider  # noqa: PLC0415
 
     entry, auth = plan.entry, plan.entry.auth
@@ -91,6 +97,11 @@ def _open_vault(plan: Plan, vault: VaultClass) -> Provider:
         client_cert=own.client_cert if own else vault.client_cert,
         client_key=own.client_key if own else vault.client_key,
         skip_verify=vault.skip_verify and not entry.ca_file,
+        option_names={
+            **({} if entry.ca_file else {"ca_file": "vaultCACertPath"}),
+            "ca_directory": "vaultCADirectory",
+            **({} if own else _MANIFEST_CERTIFICATE),
+        },
     )
     address = (entry.vault_url or vault.address).rstrip("/")
     return VaultProvider(plan.name, vault, auth, address=address, trust=trust)
@@ -98,7 +109,7 @@ def _open_vault(plan: Plan, vault: VaultClass) -> Provider:
 
 def _open_azure(plan: Plan, azure: AzureClass) -> Provider:
     import_requests()
-    from syncd.net.requests_session import Trust  # noqa: PLC0415
+    from syncd.net.tls import Trust  # noqa: PLC0415
     from syncd.provision.azure.provider import AzureProvider  # noqa: PLC0415 - the SDK: 20 MiB
 
     entry, auth = plan.entry, azure_auth(plan.entry, azure)

@@ -74,7 +74,7 @@ class Report:
         """Adds a warning for each key that is not among the known ones."""
         for key in keys:
             if key not in known:
-                hint = did_you_mean(key, known)
+                hint = did_you_mean(key, known, otherwise="remove it")
                 self.warn((*base, key), "is not a known key and does nothing", hint)
 
     @property

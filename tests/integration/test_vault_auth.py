@@ -17,7 +17,7 @@ from support.openbao import ROOT, Clock, OpenBao, contents
 
 from syncd.config.auth import AppRole, CertLogin, JwtLogin, KubernetesLogin, TokenFile
 from syncd.core.errors import RefusedError, TemporaryError
-from syncd.net.requests_session import Trust
+from syncd.net.tls import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from azure.core.exceptions import AzureError
 
 from syncd.config.auth import ClientCertificate, ClientSecret, ManagedIdentity, WorkloadIdentity
 from syncd.core.errors import RefusedError, TemporaryError
-from syncd.net.reasons import explain, unavailable
+from syncd.net.requests_session import explain, unavailable
 from syncd.provision.azure.http import pipeline_options
 from syncd.provision.credential_file import read_bytes, read_credential
 from syncd.provision.imds import identity_token, imds_address
@@ -133,13 +133,7 @@ class ServicePrincipal:
     def _judge(self, error: AzureError, what: str) -> TemporaryError | RefusedError:
         status = self._transport.status
         if not status:
-            return explain(
-                error,
-                what=what,
-                server=self._authority,
-                trust_remedy="name its CA by ca_file",
-                address_remedy="correct cloudName",
-            )
+            return explain(error, what=what, server=self._authority, address="cloudName")
         if status == 429 or status >= 500:  # noqa: PLR2004 - RFC 6585, RFC 9110
             return unavailable(what, self._authority, f"cannot answer now ({status})")
         if status >= 400:  # noqa: PLR2004 - RFC 9110, section 15.5

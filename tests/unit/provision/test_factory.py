@@ -67,7 +67,7 @@ def test_the_entry_overrides_what_the_manifest_says(tmp_path: Path) -> None:
         assert [line["code"] for line in logs] == ["manifest-insecure"]
         provider = refresher.provider
         assert isinstance(provider, VaultProvider)
-        seen.append((provider._connection.address, provider._connection._trust))
+        seen.append((provider._connection.address, provider._connection._session._trust))
     (address, trust), (own_address, own_trust) = seen
     assert (address, own_address) == ("https://127.0.0.1:8200", "https://other:8200")
     assert (trust.skip_verify, trust.ca_file, trust.client_cert) == (True, None, "/mc")

@@ -443,7 +443,7 @@ sets = st.lists(
 ).filter(consistent)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(history=st.lists(sets, min_size=1, max_size=4))
 def test_the_target_always_holds_exactly_the_last_set(
     tmp_path_factory: pytest.TempPathFactory, history: list[list[File]]

@@ -8,7 +8,7 @@ import sys
 _PROGRAM = """
 import sys
 import syncd.telemetry.metrics as metrics
-import syncd.daemon.daemon
+import syncd.daemon.daemon, syncd.daemon.engine
 unwanted = {"http.server", "wsgiref.simple_server"}
 unwanted |= {"syncd.provision.factory", "syncd.provision.plan"}
 print(sorted(unwanted & sys.modules.keys()))
