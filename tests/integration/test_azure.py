@@ -425,8 +425,8 @@ def test_an_answer_that_is_none(
         (answer(429), "asks for fewer requests .429."),
         (answer(500), "is not able to answer now .500."),
         (answer(503), "is not able to answer now .503."),
-        (close, "broke off the answer"),
-        (cut, "broke off the answer"),
+        (close, "the connection was closed before an answer"),
+        (cut, "the connection was closed before an answer"),
     ],
 )
 def test_a_fault_that_may_pass(
@@ -511,7 +511,7 @@ def test_a_vault_that_hangs(
         provider.interrupt()
         thread.join(10)
         assert not thread.is_alive()
-        assert "before syncd had to stop waiting" in str(raised[0])
+        assert "before syncd stopped waiting" in str(raised[0])
         provider.resume()
         assert contents(provider.fetch()) == {"app": CANARY.encode()}
 
@@ -532,14 +532,14 @@ def test_tls_that_cannot_be_trusted(
     auth = ClientSecret(client_id=CLIENT, client_secret_file=str(file), tenant_id=TENANT)
     if to == "vault":
         wrong = open_provider(trust=Trust(ca_file=str(other.file)))
-        with pytest.raises(RefusedError, match=r"is signed by a CA that is not trusted; name its"):
+        with pytest.raises(RefusedError, match=r"by a CA that is not trusted \(.*\); name its"):
             wrong.fetch()
     context = azure.authority.server(expires=EXPIRED)
     with Azure(tmp_path, context=context) as expired:
         urls = {"vault_url": azure.url, "authority": azure.url}
         urls |= {"vault_url" if to == "vault" else "authority": expired.url}
         stale = open_provider(auth=auth, **urls)
-        with pytest.raises(RefusedError, match=r"the certificate of .* has expired"):
+        with pytest.raises(RefusedError, match="the certificate has expired"):
             stale.fetch()
     assert contents(open_provider(auth=auth).fetch()) == {"app": CANARY.encode()}
 

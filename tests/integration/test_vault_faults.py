@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 import time
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -71,12 +72,12 @@ def make(openbao: OpenBao, server: Receiver, objects: str = OBJECTS, **more: Any
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        (hang, "does not answer in time"),
+        (hang, "no answer in time"),
         (trickle, "did not finish within 1 s"),
-        (reset, r"cannot be reached \(Connection reset by peer\)"),
-        (close, "broke off the answer"),
-        (close_in_mid_answer, "broke off the answer"),
-        (garbage, "broke off the answer"),
+        (reset, r"Connection reset by peer \(http"),
+        (close, "the connection was closed before an answer"),
+        (close_in_mid_answer, "the connection was closed before an answer"),
+        (garbage, "the connection was closed before an answer"),
         (answer(500, errors=["CANARY"]), r"is not able to answer now \(500\); look at its log"),
         (answer(502), r"is not able to answer now \(502\)"),
         (answer(503, errors=["CANARY"]), r"is sealed or not ready \(503\); unseal it"),
@@ -139,10 +140,11 @@ def test_retry_after_is_passed_on(openbao: OpenBao, server: Receiver) -> None:
     started = time.monotonic()
     assert contents(provider.fetch()) == {"f": b"v"}
     assert time.monotonic() - started >= 1
-    server.script(reply(429, retry_after="120"))
-    with pytest.raises(TemporaryError) as caught:
-        provider.fetch()
-    assert caught.value.retry_after == 120
+    for value in ("120", formatdate(time.time() + 120, usegmt=True)):
+        server.script(reply(429, retry_after=value))
+        with pytest.raises(TemporaryError) as caught:
+            provider.fetch()
+        assert caught.value.retry_after == pytest.approx(120, abs=10)
 
 
 @pytest.mark.parametrize(
@@ -278,8 +280,8 @@ def test_interrupting_ends_a_fetch_that_hangs(
     provider.interrupt()
     thread.join(10)
     assert time.monotonic() - started < 1
-    assert "did not answer before syncd had to stop" in str(failure[0])
-    with pytest.raises(TemporaryError, match="had to stop"):
+    assert "no answer before syncd stopped waiting" in str(failure[0])
+    with pytest.raises(TemporaryError, match="stopped waiting"):
         provider.fetch()
     provider.resume()
     assert contents(provider.fetch()) == {"f": b"v"}
@@ -475,7 +477,7 @@ def test_a_write_with_a_duration_and_no_lease_is_kept(openbao: OpenBao, server: 
 @pytest.mark.parametrize(
     ("trust", "says"),
     [
-        ({}, "certificate of https.* is signed by a CA that is not trusted; name its CA by"),
+        ({}, r"certificate is signed by a CA that is not trusted \(https.*\); name its CA by"),
         ({"ca_file": "wrong"}, "is signed by a CA that is not trusted"),
         ({"ca_file": "right", "server_name": "vault.example"}, "is for another host name"),
         ({"ca_file": "/nowhere"}, "cannot read ca_file /nowhere: No such file"),
@@ -530,7 +532,7 @@ def test_an_expired_certificate_is_told_as_such(openbao: OpenBao, tmp_path: Path
             address=server.url.rsplit("/", 1)[0],
             trust=Trust(ca_file=str(authority.file)),
         )
-        with pytest.raises(RefusedError, match=r"certificate of .* has expired"):
+        with pytest.raises(RefusedError, match="the certificate has expired"):
             provider.fetch()
 
 
@@ -552,15 +554,15 @@ def test_a_ca_that_is_rotated_is_read_again(openbao: OpenBao, tmp_path: Path) ->
 def test_a_server_that_does_not_speak_tls(openbao: OpenBao, server: Receiver) -> None:
     """https:// in front of a plain port."""
     address = server.url.rsplit("/", 1)[0].replace("http:", "https:")
-    with pytest.raises(TemporaryError, match=r"does not speak TLS|broke off|cannot be reached"):
+    with pytest.raises(TemporaryError, match=r"TLS failed|connection was closed|Connection reset"):
         openbao.provider(OBJECTS, address=address).fetch()
 
 
 @pytest.mark.parametrize(
     ("address", "says"),
     [
-        ("http://127.0.0.1:1", r"cannot be reached \(Connection refused\)"),
-        ("http://no-such-host.invalid:8200", "has a name that is not known"),
+        ("http://127.0.0.1:1", r"Connection refused \(http"),
+        ("http://no-such-host.invalid:8200", "the host name cannot be resolved"),
     ],
 )
 def test_an_address_where_nobody_is(openbao: OpenBao, address: str, says: str) -> None:
@@ -582,12 +584,12 @@ def test_sealed_stopped_and_frozen_servers_come_back() -> None:
         bao.await_active()
         assert contents(provider.fetch()) == {"f": b"v"}
         bao.freeze(frozen=True)
-        with pytest.raises(TemporaryError, match="does not answer in time"):
+        with pytest.raises(TemporaryError, match="no answer in time"):
             provider.fetch()
         bao.freeze(frozen=False)
         assert contents(provider.fetch()) == {"f": b"v"}
         bao.stop()
-        with pytest.raises(TemporaryError, match=r"cannot be reached \(Connection refused\)"):
+        with pytest.raises(TemporaryError, match=r"Connection refused \(http"):
             provider.fetch()
         bao.start()
         bao.put("faults", k="w")

@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from support.mail import NOW

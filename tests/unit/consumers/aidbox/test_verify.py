@@ -191,7 +191,7 @@ async def test_what_keeps_it_from_being_tried_is_the_reason(mail: Mail) -> None:
     await mail.put(change("app", 3, 2))
     async with moved.running():
         await moved.drained()
-    assert moved.outcome.replicas[0].reason == "the file does not hold this version any more"
+    assert moved.outcome.replicas[0].reason == "the file no longer holds this version"
     assert not moved.box.tried
 
 
