@@ -1,4 +1,4 @@
-"""Those who are told: a webhook receiver, event streams, lines on a Unix socket.
+"""The receivers: a webhook receiver, event streams, lines on a Unix socket.
 
 Each notes the moment at which something has arrived whole. They are written on bare sockets, so
 that what is measured is the sender.
@@ -103,7 +103,7 @@ class Line(Arrivals):
     Args:
         path: The socket.
         request: What to send first.
-        mark: What is counted.
+        mark: The bytes that are counted.
     """
 
     def __init__(self, path: str, request: bytes = b"", mark: bytes = b"\n") -> None:
@@ -187,7 +187,7 @@ class Crowd:
 
 
 def connect(path: str) -> socket.socket:
-    """A connection to a Unix socket, once somebody listens."""
+    """A connection to a Unix socket, as soon as it is listened on."""
     deadline = time.monotonic() + DEADLINE
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -1,7 +1,7 @@
 """A mount as the Secrets Store CSI Driver writes it, rotated at a known moment.
 
 The generation is written beforehand; the clock starts with the rename of `..data`. That is what
-syncd and every peer wait for, and how long a driver takes to write is nobody's merit here.
+syncd and every peer wait for, and how long a driver takes to write is no part of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Samples, and what is said of them. Nothing here measures anything."""
+"""Samples and their statistics. Nothing here measures anything."""
 
 from __future__ import annotations
 

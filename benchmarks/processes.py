@@ -150,7 +150,7 @@ class Process:
 
 
 class Syncd(Process):
-    """A daemon that is ready, as systemd is told.
+    """A daemon that has notified systemd of its readiness.
 
     Args:
         directory: Where its configuration, state and log go.

@@ -1,4 +1,4 @@
-"""A real OpenBao server in development mode, what is in it, and its agent."""
+"""A real OpenBao server in development mode, its contents, and its agent."""
 
 from __future__ import annotations
 

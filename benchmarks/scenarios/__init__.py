@@ -1,1 +1,1 @@
-"""What is measured; each module gives the rows of one subject."""
+"""The subjects; each module measures the rows of one."""

@@ -1,4 +1,4 @@
-"""From the swap of `..data` to whoever is told of it."""
+"""From the swap of `..data` to the receiver of the event."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHELL_LOOP: Final = (
     ' [ "$name" = ..data ] && curl -sS -o /dev/null -X POST -H "Content-Type: application/json"'
     ' -d "{\\"changed\\": true}" "$1"; done'
 )
-"""`inotifywait -m | while read; do curl; done`, which cannot tell what has changed."""
+"""`inotifywait -m | while read; do curl; done`, which does not know what has changed."""
 
 _SUBSCRIBER_SECRETS: Final = 100
 _SHELL_START: Final = 0.5

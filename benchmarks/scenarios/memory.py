@@ -30,12 +30,12 @@ def rows(bench: Bench) -> list[Row]:
 
 
 def _sizes(bench: Bench, count: int, bound: float | None, *, api: bool = False) -> list[Row]:
-    """Our resident size is bounded; the proportional one is told beside it.
+    """Our resident size is bounded; the proportional one is shown beside it.
 
     Args:
         bench: Where to work.
         count: How many secrets.
-        bound: MiB at the most, or None.
+        bound: Largest allowed size, MiB, or None.
         api: Whether the socket of the API is open, which a sidecar need not have.
     """
     ours: list[tuple[float, float]] = []

@@ -1,4 +1,4 @@
-"""From the start of the process to its readiness, as systemd is told."""
+"""From the start of the process to its readiness notification (sd_notify)."""
 
 from __future__ import annotations
 

@@ -31,3 +31,19 @@ class ConsumerHealth(Health):
     """
 
     pending: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderHealth(Health):
+    """How a provider is doing; an attempt succeeds when everything is fetched and in place.
+
+    Attributes:
+        target: Directory of its files.
+        files: How many there were in the last fetch; None before the first.
+        last_change_at: When a fetch last changed something, in this process (RFC 3339, UTC), or
+            None.
+    """
+
+    target: str = ""
+    files: int | None = None
+    last_change_at: str | None = None

@@ -31,7 +31,7 @@ from syncd.core.attempts import Attempts
 from syncd.core.errors import RefusedError, StateError, SyncdError, TemporaryError
 from syncd.core.nats_binding import BindingError, decode
 from syncd.core.timing import Backoff
-from syncd.ledger.ledger import Arrival
+from syncd.ledger.received import Arrival
 from syncd.net.nats import Connection
 from syncd.telemetry.log import describe
 

@@ -14,6 +14,7 @@ import pytest
 from support.mail import change
 from support.nats import Key, NatsServer, Operator, free_port, stream
 from support.tls import Authority, replace
+from support.waiting import DEADLINE, until
 from support.world import CANARY, World, secret
 
 from syncd.config.settings import Nats
@@ -41,7 +42,7 @@ def name() -> str:
 
 @asynccontextmanager
 async def consumer(server: NatsServer, **settings: Any) -> AsyncIterator[NatsConsumer]:
-    chosen = {"name": "bus", "urls": (server.url,), "timeout": 5.0, **settings}
+    chosen = {"name": "bus", "urls": (server.url,), "timeout": DEADLINE, **settings}
     for option, value in chosen.items():
         chosen[option] = str(value) if hasattr(value, "__fspath__") else value
     found = NatsConsumer(Nats(**chosen), Grant(), Stamp("5f0c2a91", "/syncd/node-1"))
@@ -138,10 +139,10 @@ async def test_a_message_that_is_too_large(nats: NatsServer, name: str) -> None:
 
 
 async def test_nobody_listens() -> None:
-    """One line, and no waiting for the whole timeout."""
+    """One line, and no waiting for the timeout."""
     server = NatsServer()
     async with consumer(server) as bus:
-        with anyio.fail_after(4), pytest.raises(TemporaryError) as caught:
+        with anyio.fail_after(DEADLINE / 2), pytest.raises(TemporaryError) as caught:
             await bus.deliver(events("a"))
     assert str(caught.value) == (
         f"cannot use NATS at 127.0.0.1:{server.port}: Connection refused; check that the server is "
@@ -207,9 +208,9 @@ async def test_what_is_not_allowed_is_told_at_once(
     """By its name, with the remedy, and without the credentials."""
     replace(tmp_path / "password", password)
     chosen = {"subject": subject, "user": user, "password_file": tmp_path / "password"}
-    async with consumer(guarded, timeout=30.0, **chosen) as bus:
+    async with consumer(guarded, timeout=2 * DEADLINE, **chosen) as bus:
         for _ in range(2):
-            with anyio.fail_after(10), pytest.raises(RefusedError) as caught:
+            with anyio.fail_after(DEADLINE), pytest.raises(RefusedError) as caught:
                 await bus.deliver(events("a"))
             assert reason in str(caught.value)
             assert CANARY.decode() not in str(caught.value)
@@ -285,12 +286,12 @@ async def test_credentials_are_rotated(
 
 async def bus_delivers(bus: NatsConsumer, sent: list[Event]) -> None:
     """Tries for as long as the reason is one that may heal, as the delivery loop does."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(DEADLINE):
         while True:
             try:
                 return await bus.deliver(sent)
             except TemporaryError:
-                await anyio.sleep(0.1)
+                await anyio.sleep(0.1)  # its pause between attempts
 
 
 async def test_credentials_that_change_in_this_moment(guarded: NatsServer, tmp_path: Path) -> None:
@@ -313,16 +314,14 @@ async def test_a_credentials_file_is_renewed(tmp_path: Path) -> None:
     """A JWT that ends closes the connection; the next one presents what the file holds then."""
     operator = Operator()
     path = tmp_path / "user.creds"
-    replace(path, operator.credentials(lasting=2.0))
     with ExitStack() as stack:
         server = NatsServer(login={"user_credentials": None}, **operator.settings)
         await ask(lambda: stack.enter_context(server))
+        replace(path, operator.credentials(lasting=5.0))  # long enough for one delivery
         async with consumer(server, subject="s.<secret>", credentials_file=path) as bus:
             with pytest.raises(TemporaryError, match=r"no stream takes subject s\.a"):
                 await bus.deliver(events("a"))
-            with anyio.fail_after(20):
-                while bus._connection.is_connected:  # noqa: ASYNC110 - it tells nobody
-                    await anyio.sleep(0.02)
+            await until(lambda: not bus._connection.is_connected)
             with pytest.raises(RefusedError, match="the credentials are not accepted"):
                 await bus.deliver(events("a"))
             replace(path, operator.credentials())
@@ -422,7 +421,7 @@ def test_a_daemon_publishes_what_its_consumer_may_see(nats: NatsServer, name: st
 def test_who_uses_no_bus_does_not_pay_for_one() -> None:
     """nats-py is imported when a consumer of that kind is configured."""
     code = (
-        "import sys, syncd.daemon.daemon;"
+        "import sys, syncd.daemon.daemon, syncd.daemon.engine;"
         "print(any(name.split('.')[0] == 'nats' for name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,7 +18,6 @@ from syncd.net.credentials import CredentialFiles
 from syncd.net.replicas import Replica
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 CANARY = "hunter2-canary"
@@ -30,12 +29,6 @@ def secret(tmp_path: Path) -> Path:
     path.write_text(CANARY)
     os.utime(path, (0, 0))
     return path
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
 
 
 def write_in_place(file: Path, text: str) -> None:
