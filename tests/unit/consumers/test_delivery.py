@@ -258,7 +258,7 @@ async def test_acknowledgement_that_fails_is_delivered_again(
 
     def failing(consumer: str, events: Sequence[Event]) -> None:
         if next(failures, False):
-            raise StateError("cannot use the ledger: disk full; free or mend state_dir")
+            raise StateError("cannot use the ledger: disk full; free space in state_dir")
         acknowledge(consumer, events)
 
     monkeypatch.setattr(mail.ledger, "acknowledge", failing)
@@ -282,7 +282,7 @@ async def test_ledger_that_cannot_be_read_is_tried_again(
 
     def failing(consumer: str, grant: Grant, limit: int) -> list[Event]:
         if next(failures, False):
-            raise StateError("cannot use the ledger: ioerr; free or mend state_dir")
+            raise StateError("cannot use the ledger: ioerr; free space in state_dir")
         return take(consumer, grant, limit)
 
     monkeypatch.setattr(mail.ledger, "take", failing)
@@ -355,7 +355,7 @@ async def test_shutdown_waits_no_longer_than_the_grace(
 
 
 async def test_shutdown_while_waiting_is_immediate(mail: Mail) -> None:
-    """Nobody waits for a backoff at shutdown."""
+    """A backoff does not delay the shutdown."""
     naps = Naps(held=True)
     loop = delivery(Listener(TemporaryError("down")), mail, naps=naps)
     await mail.put(change("a", 2, 1))
