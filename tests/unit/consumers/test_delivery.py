@@ -234,6 +234,20 @@ async def test_a_bug_is_survived_and_its_text_not_logged(mail: Mail) -> None:
     assert 30 <= naps.taken[0] <= 60
 
 
+async def test_a_bug_is_an_error_once(mail: Mail) -> None:
+    """As every failure that only a person can end; it is counted each time."""
+    metrics = Metrics()
+    loop = delivery(Listener(*[ValueError("canary")] * 3), mail, metrics=metrics)
+    await mail.put(change("a", 2, 1))
+    with capture_logs() as logs:
+        async with running(loop):
+            await drained(loop)
+    levels = [entry["log_level"] for entry in logs if entry["event"] == "delivery.failed"]
+    assert levels == ["error", "debug", "debug"]
+    labels = {"consumer": "hook", "outcome": "retried"}
+    assert sample(metrics, "syncd_deliveries_total", labels) == 3
+
+
 async def test_one_consumer_delays_no_other(mail: Mail) -> None:
     """While one consumer hangs, fails or is broken, another gets everything."""
     stuck = Listener(name="other")
