@@ -3,69 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from syncd.core.adoption import Adoption
+    from syncd.core.health import ConsumerHealth, ProviderHealth
     from syncd.core.model import Grant, Known
-
-
-class ConsumerFacts(Protocol):
-    """How a consumer is doing; `syncd.consumers.delivery.Health` is one."""
-
-    @property
-    def pending(self) -> int:
-        """Events that it has not acknowledged."""
-
-    @property
-    def last_success_at(self) -> str | None:
-        """When it last acknowledged something (RFC 3339, UTC)."""
-
-    @property
-    def last_error(self) -> str | None:
-        """Why the last attempt failed, one line, or None if it did not."""
-
-    @property
-    def failures(self) -> int:
-        """Attempts that failed since the last success."""
-
-    @property
-    def next_attempt_at(self) -> str | None:
-        """When it is tried again (RFC 3339, UTC), or None when nothing is due."""
-
-
-class ProviderFacts(Protocol):
-    """How a provider of secrets is doing."""
-
-    @property
-    def target(self) -> str:
-        """Where its files go."""
-
-    @property
-    def files(self) -> int | None:
-        """How many there were in the last fetch; None before the first."""
-
-    @property
-    def last_success_at(self) -> str | None:
-        """When everything was last fetched and in place (RFC 3339, UTC)."""
-
-    @property
-    def last_change_at(self) -> str | None:
-        """When a fetch last changed something, in this process."""
-
-    @property
-    def last_error(self) -> str | None:
-        """Why the last attempt failed, one line, or None if it did not."""
-
-    @property
-    def failures(self) -> int:
-        """Attempts that failed since the last success."""
-
-    @property
-    def next_attempt_at(self) -> str | None:
-        """When the next one is due (RFC 3339, UTC)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +68,7 @@ class DaemonStatus:
     inventory: Mapping[str, Known]
     source: MountStatus | RelayStatus
     failure: str | None
-    consumers: Mapping[str, tuple[Grant, ConsumerFacts]]
-    providers: Mapping[str, ProviderFacts] = field(default_factory=dict)
+    consumers: Mapping[str, tuple[Grant, ConsumerHealth]]
+    providers: Mapping[str, ProviderHealth] = field(default_factory=dict)
     refresh: Callable[[], object] | None = None
     adoptions: Mapping[str, Mapping[str, Adoption]] = field(default_factory=dict)

@@ -124,7 +124,7 @@ class Client:
             except OSError as error:
                 raise UnreachableError(
                     f"cannot reach the daemon at {self._path}: {error.strerror or error}",
-                    _REMEDIES.get(error.errno, _REMEDY),
+                    _REMEDIES.get(error.errno or 0, _REMEDY),
                 ) from None
         try:
             yield

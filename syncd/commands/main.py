@@ -215,7 +215,8 @@ def check(
     ca_file: str | None,
 ) -> None:
     """Lints vault config, mount and daemon configuration, and optionally a live Aidbox."""
-    from syncd.lint.check import as_json, as_text, exit_code, run_checks  # noqa: PLC0415
+    from syncd.lint.check import run_checks  # noqa: PLC0415
+    from syncd.lint.render import as_json, as_text, exit_code  # noqa: PLC0415
 
     target = None
     if urls:

@@ -1,7 +1,7 @@
-"""The `auth` section of a provision entry: who syncd is towards a vault. Shapes only.
+"""The `auth` section of a provision entry: how syncd logs in to a vault. Types only.
 
-Credentials are never written here, only the files that hold them; each file is read anew for every
-login, because credentials rotate too. What a method does is its provider's own module.
+Credentials are never configured by value, only by the files that hold them; each file is read again
+for every login, because credentials rotate, too. The providers implement the methods.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  #
 
 
 class TokenFile(msgspec.Struct, frozen=True, kw_only=True, tag="token", tag_field="method"):
-    """Vault: a token that somebody else obtained, such as Vault Agent's sink."""
+    """Vault: a token that another program obtained, such as Vault Agent's sink."""
 
     token_file: AbsolutePath
 

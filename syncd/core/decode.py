@@ -14,6 +14,7 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, NewType, TypeVar, Union, get_args, get_origin
 
@@ -22,7 +23,7 @@ import msgspec
 from syncd.core.tree import Node, Scalar, values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 T = TypeVar("T")
 Path = tuple[str | int, ...]
@@ -190,7 +191,7 @@ class _Walk:
         if not isinstance(tree, dict):
             return self.not_a_mapping(tree, type_, path)
         self.duplicates(tree, path)
-        fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+        fields = keys_of(type_)
         values = {}
         for key, item in tree.items():
             if key in fields:
@@ -343,6 +344,12 @@ _PARSERS: dict[Any, tuple[Any, str]] = {
     Text: (_text, "write a string"),
     FileMode: (_mode, 'write an octal mode in quotes, such as "0660"'),
 }
+
+
+@cache  # taking a structure apart costs more than decoding an entry of a vault config
+def keys_of(type_: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
+    """The fields of a structure, by the key that a file has for each."""
+    return {field.encode_name: field for field in msgspec.structs.fields(type_)}
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""From a commit to the consumers: their mailboxes, their delivery loops, and whoever listens.
+"""From a commit to the consumers: their mailboxes, their delivery loops, and other listeners.
 
 Every engine has a pipeline: what makes the commits is the engine's part.
 """
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from syncd.config.settings import RelaySettings, Settings
-    from syncd.consumers.delivery import Health
     from syncd.core.events import Commit
+    from syncd.core.health import ConsumerHealth
     from syncd.core.model import Grant, Known
     from syncd.daemon.resources import Resources
     from syncd.ledger.ledger import Ledger
@@ -82,7 +82,7 @@ class Pipeline:
         for listener in self._resources.listeners:
             listener(commit)
 
-    def health(self) -> dict[str, tuple[Grant, Health]]:
+    def health(self) -> dict[str, tuple[Grant, ConsumerHealth]]:
         """The scope and the health of each consumer, by name."""
         return {
             item.name: (grant(item.scope), self.deliveries[item.name].health)

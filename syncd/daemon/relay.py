@@ -21,7 +21,7 @@ from syncd.core.events import Commit
 from syncd.core.nats_binding import escape
 from syncd.core.timing import rfc3339
 from syncd.daemon.pipeline import Pipeline
-from syncd.daemon.subscription import PATIENCE, Intake
+from syncd.daemon.subscription import FETCH_TIMEOUT, Subscription
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from syncd.daemon.resources import Resources
 
 _LONGEST_NAME: Final = 63
-_MAX_SILENCE: Final = 5 * PATIENCE
+_MAX_SILENCE: Final = 5 * FETCH_TIMEOUT
 
 
 async def open_engine(
@@ -63,7 +63,7 @@ class RelayEngine:
         self._resources = resources
         self._source = settings.relay
         durable = self._source.durable or default_durable(settings.instance or socket.gethostname())
-        self._intake = Intake(
+        self._subscription = Subscription(
             self._source, durable, resources.ledger, self.pipeline.grants, self._received
         )
 
@@ -83,7 +83,7 @@ class RelayEngine:
             for delivery in self.pipeline.deliveries.values():
                 tasks.start_soon(delivery.run)
             task_status.started()
-            await self._intake.run()
+            await self._subscription.run()
 
     def summary(self) -> dict[str, object]:
         """The number of secrets and the subject, for the log."""
@@ -100,7 +100,7 @@ class RelayEngine:
             inventory: Every secret, as of the last commit.
             ready: Whether the engine has started.
         """
-        heard = self._intake.heard_at
+        heard = self._subscription.heard_at
         return DaemonStatus(
             ready=ready,
             inventory=inventory,
@@ -109,7 +109,7 @@ class RelayEngine:
                 subject=self._source.subject,
                 max_silence=_MAX_SILENCE,
             ),
-            failure=self._intake.failure,
+            failure=self._subscription.failure,
             consumers=self.pipeline.health(),
         )
 

@@ -17,6 +17,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from support.aidbox import Aidbox, bundle, client, reference
 from support.documents import REPOSITORY, blocks_of, document
+from support.waiting import DEADLINE
 from support.world import World, secret
 
 from syncd.commands.schema import schema_of
@@ -135,7 +136,7 @@ def commands(world: World, aidbox: Aidbox) -> None:
             env={**os.environ, "PATH": path},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=DEADLINE,
             check=False,
         )
         assert done.returncode == 0, command + done.stdout + done.stderr

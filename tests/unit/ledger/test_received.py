@@ -15,7 +15,8 @@ from support.mail import Mail, change, version
 from syncd.core.event_data import VAULT_CONFIG_CHANGED, SecretData, VaultConfigData
 from syncd.core.events import Event, Origin
 from syncd.core.model import Grant, Scope, State
-from syncd.ledger.ledger import Arrival, Ledger
+from syncd.ledger.ledger import Ledger
+from syncd.ledger.received import Arrival
 from syncd.ledger.state_dir import StateDir
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def test_a_ledger_of_a_version_before_is_taken_over(tmp_path: Path, older: str) 
     state.close()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_in_whatever_order_and_however_often(data: st.DataObject) -> None:
     """The state that consumers end up with is the stream's, and no event is told twice."""
@@ -164,8 +165,7 @@ def test_in_whatever_order_and_however_often(data: st.DataObject) -> None:
         name, source = where
         stream.append(arrival(position, now, current.get(where), name=name, source=source))
         current[where] = now
-    with tempfile.TemporaryDirectory() as directory:
-        mail = Mail(directory)
+    with tempfile.TemporaryDirectory() as directory, closing(Mail(directory)) as mail:
         ids: list[str] = []
         state: dict[tuple[str, str], str | None] = {}
 
@@ -190,4 +190,3 @@ def test_in_whatever_order_and_however_often(data: st.DataObject) -> None:
             deliver()
         assert len(ids) == len(set(ids))
         assert state == {k: None if v is None else version(v) for k, v in current.items()}
-        mail.close()
