@@ -1,4 +1,4 @@
-"""Opening a file that must lie beneath a directory, despite symlinks and races.
+"""Opening a file that must lie beneath a directory, whatever its symlinks say and whoever races.
 
 `openat2(2)` with `RESOLVE_BENEATH` makes the kernel refuse every path that leaves the directory
 (Linux 5.6). Where it cannot be had (gVisor, an old seccomp profile), the file is first pinned by

@@ -1,12 +1,12 @@
-"""Protection of the process's memory from core dumps and from other processes.
+"""What the process denies itself, so that what it holds for a moment is nobody else's.
 
-A daemon that reads secrets has them, and its own credentials, in its memory. They can leave it
-without a bug: by a core dump, and by another process of the same user that reads the memory
+A daemon that reads secrets has them, and its own credentials, in its memory. Two ways out of there
+need no bug of ours: a core dump, and another process of the same user that reads the memory
 (`/proc/PID/mem`, ptrace(2)). Both are closed here: `PR_SET_DUMPABLE` 0 gives `/proc/PID` to root
 and refuses ptrace without `CAP_SYS_PTRACE` (prctl(2), ptrace(2) "Ptrace access mode checking"),
 and a core limit of 0 holds even where a `core_pattern` would pipe the dump to a program (core(5)).
 
-It is best effort: where a kernel refuses, the daemon logs that and runs nevertheless.
+It is best effort: where a kernel refuses, the daemon runs all the same, and says so.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _PR_SET_DUMPABLE = 4  # include/uapi/linux/prctl.h
 
 
 def harden() -> list[str]:
-    """Makes this process neither dumpable nor readable for other processes of its user.
+    """Makes this process neither dumpable nor readable for its own user's other processes.
 
     Returns:
-        What the kernel refused, one line each.
+        What was refused, one line each; empty when all is well.
     """
     refused = []
     try:

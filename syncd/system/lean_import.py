@@ -1,7 +1,7 @@
-"""Imports of libraries without those of their own imports that are never used here.
+"""Loads libraries without what they load for themselves and never need here.
 
-While a library is imported, an empty module stands in for what it would import; a later import
-elsewhere gets the real module. This saves resident memory, of which a sidecar has 40 MiB.
+While a library is imported, an empty module stands in for what it would bring along; whoever else
+imports that gets the real one. What it saves is resident memory, of a sidecar's 40 MiB.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SERVERS: Final = {
 def import_prometheus_client() -> None:
     """Imports prometheus-client; call it before anything else imports it.
 
-    It subclasses the standard library's HTTP servers, which are never started here: 0.4 MiB less.
+    It subclasses the standard library's HTTP servers, which nobody starts here: 0.4 MiB less.
     """
     stand_ins = {
         module: {name: type(name, (), {}) for name in names} for module, names in _SERVERS.items()
@@ -36,7 +36,7 @@ def import_prometheus_client() -> None:
 def import_httpx2() -> None:
     """Imports httpx2 and its transport; call it before anything else imports them.
 
-    It looks up its own version by importlib.metadata, which is never sent here: 0.6 MiB less.
+    It asks importlib.metadata for its own version, which no request here tells: 0.6 MiB less.
     httpx2 itself would import the transport in the event loop, at the first request.
     """
     with _standing_in({"importlib.metadata": {"version": str}}):
@@ -57,7 +57,7 @@ def import_requests() -> None:
 
 @contextmanager
 def _standing_in(modules: Mapping[str, Mapping[str, object] | None]) -> Iterator[None]:
-    """Adds modules with these attributes unless they are loaded; None makes an import fail."""
+    """Puts modules with these attributes where none are loaded; None says "there is no such"."""
     missing = [name for name in modules if name not in sys.modules]
     for name in missing:
         attributes, stub = modules[name], ModuleType(name)
