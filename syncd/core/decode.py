@@ -1,8 +1,8 @@
 """Tree to types: typed decoding that reports every problem at once, each with its key path.
 
-msgspec stops at the first error, which makes a user mend a file one run at a time. Here the
-msgspec types are walked: structures are taken apart, and only the leaves are handed to
-`msgspec.convert`, so one pass finds all unknown keys, missing keys, duplicates and wrong types.
+msgspec stops at the first error, so that a user would correct a file one run at a time. Here the
+msgspec types are walked: structures are taken apart, and only the leaves go to `msgspec.convert`,
+so one pass finds all unknown keys, missing keys, duplicates and wrong types.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _KINDS_KEY = "x-kinds"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that keeps a tree from being decoded.
+    """One reason why a tree cannot be decoded.
 
     Attributes:
         path: Keys and indices from the top to the place.
@@ -54,7 +54,7 @@ _MODE = re.compile(r"0?[0-7]{3}|0o[0-7]{3}")
 
 
 def _written(kinds: list[str], pattern: re.Pattern[str]) -> msgspec.Meta:
-    """What `schema` says of a leaf that may be a number or a string such as `30s`."""
+    """The schema of a leaf that may be a number or a string such as `30s`."""
     return msgspec.Meta(extra_json_schema={_KINDS_KEY: kinds, "pattern": f"^({pattern.pattern})$"})
 
 
@@ -84,10 +84,10 @@ def decode(
     """Decodes a tree into `type_`.
 
     Args:
-        tree: What was parsed.
-        type_: What it should be.
-        check: Tells what is wrong with a structure although its types are right; called for each
-            structure that could be built, inner ones first, even where unknown keys were found.
+        tree: A parsed file.
+        type_: The structure to build.
+        check: Returns the problems of a structure whose types are right; called for each structure
+            that could be built, inner ones first, even where unknown keys were found.
 
     Returns:
         The value and no problems, or None and every problem in order of appearance.
@@ -104,7 +104,7 @@ def schema(type_: type) -> dict[str, Any]:
 
 
 def _as_decoded(described: Any) -> Any:
-    """Says what msgspec's own schema does not: no unknown keys, and `30s` beside 30."""
+    """Adds what msgspec's own schema lacks: no unknown keys, and `30s` beside 30."""
     if isinstance(described, list):
         return [_as_decoded(item) for item in described]
     if not isinstance(described, dict):
@@ -122,7 +122,7 @@ def _as_decoded(described: Any) -> Any:
 class _Walk:
     """One decoding: goes through tree and type together and collects the problems.
 
-    What cannot be built is `_UNUSABLE`, and so is all that holds it.
+    A value that cannot be built is `_UNUSABLE`, and so is everything that contains it.
     """
 
     def __init__(self, check: Check | None) -> None:
@@ -202,21 +202,33 @@ class _Walk:
         tag = tree.get(field)
         if isinstance(tag, str) and tag in by_tag:
             return self.struct(tree, by_tag[tag], path)
-        message = "is not a known value" if field in tree else "is missing"
-        return self.reject((*path, field), message, f"use one of {', '.join(sorted(by_tag))}")
+        if field not in tree:
+            hint = f"use one of {', '.join(sorted(by_tag))}"
+            return self.reject((*path, field), "is missing", hint)
+        return self.choice(tag, sorted(by_tag), (*path, field))
 
     def leaf(self, tree: object, type_: Any, path: Path) -> Any:
         if type_ in _PARSERS:
-            parse, hint = _PARSERS[type_]
+            parse, expected, hint = _PARSERS[type_]
             value = parse(tree)
-            return value if value is not None else self.reject(path, "cannot be read", hint)
+            return value if value is not None else self.reject(path, f"is not {expected}", hint)
         if type_ is Any:
             return values(tree)
         try:
             return msgspec.convert(tree, type_, strict=True)
         except msgspec.ValidationError:
-            expected, hint = _expectation(type_)
+            described = msgspec.json.schema(type_)
+            described = described.get("anyOf", [described])[0]
+            if "enum" in described:
+                return self.choice(tree, described["enum"], path)
+            expected, hint = _expectation(described)
             return self.reject(path, f"is {_kind(tree)}, but must be {expected}", hint)
+
+    def choice(self, tree: object, values: list[str], path: Path) -> Any:
+        """Rejects what is not one of a few strings."""
+        message = f"must be {'one of ' * (len(values) > 1)}{', '.join(values)}"
+        hint = did_you_mean(tree if isinstance(tree, str) else "", values, "correct the value")
+        return self.reject(path, message, hint)
 
     def duplicates(self, tree: dict[str, Any], path: Path) -> None:
         for key in tree.duplicates if isinstance(tree, Node) else ():
@@ -227,14 +239,10 @@ def _is_struct(type_: object) -> bool:
     return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
 
 
-def _expectation(type_: Any) -> tuple[str, str]:
-    """What a leaf must be, and how to write it, from the type's JSON Schema."""
-    described = msgspec.json.schema(type_)
-    described = described.get("anyOf", [described])[0]
+def _expectation(described: Mapping[str, Any]) -> tuple[str, str]:
+    """What a leaf must be, and how to write it, from its JSON Schema."""
     if "description" in described:
         return described["description"], f"write it like {described['examples'][0]}"
-    if "enum" in described:
-        return "one of the known values", f"use one of {', '.join(map(str, described['enum']))}"
     if described["type"] == "integer":
         low, high = described.get("minimum"), described.get("maximum")
         limits = f" from {low}" * (low is not None) + f" to {high}" * (high is not None)
@@ -279,11 +287,11 @@ def _mode(tree: object) -> FileMode | None:
     return FileMode(int(tree.removeprefix("0o"), 8))
 
 
-_PARSERS: dict[Any, tuple[Any, str]] = {
-    Duration: (_duration, "write a duration such as 250ms, 30s, 2m or 1h"),
-    Size: (_size, "write a size such as 64KiB or 1MiB"),
-    Text: (_text, "write a string"),
-    FileMode: (_mode, 'write an octal mode in quotes, such as "0660"'),
+_PARSERS: dict[Any, tuple[Any, str, str]] = {
+    Duration: (_duration, "a duration", "write a duration such as 250ms, 30s, 2m or 1h"),
+    Size: (_size, "a size", "write a size such as 64KiB or 1MiB"),
+    Text: (_text, "a string", "write a string"),
+    FileMode: (_mode, "a file mode", 'write an octal mode in quotes, such as "0660"'),
 }
 
 
