@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 from blockbuster import blockbuster_ctx
-from support.world import CANARY
+from hypothesis import settings
+from support.receiver import Receiver
+from support.world import CANARY, World
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+
+# how long an example takes depends on what else the machine does
+settings.register_profile("syncd", deadline=None)
+settings.load_profile("syncd")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # whoever starts the tests in the background ignores it, and what they start would inherit that
@@ -30,6 +36,18 @@ def anyio_backend() -> str:
 def _no_blocking() -> Iterator[None]:
     with blockbuster_ctx("syncd"):
         yield
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World() as world:
+        yield world
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
 
 
 @pytest.hookimpl(wrapper=True)

@@ -26,7 +26,7 @@ from syncd.core.vault_config import lint_vault_config
 from syncd.mount.listing import mounts, unclaimed_files
 from syncd.mount.read import Reader, derive_roots
 from syncd.mount.vault_config_file import read_vault_config
-from syncd.net.credentials import inspect
+from syncd.net.inspection import inspect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,7 +73,7 @@ def run_checks(
         ConfigurationError: There are no credentials to read Aidbox with.
     """
     # The daemon imports this module, and one that provisions nothing should not load the providers.
-    from syncd.provision.factory import check_provision, plan_provision  # noqa: PLC0415
+    from syncd.provision.plan import check_provision, plan_provision  # noqa: PLC0415
 
     settings, findings = examine(file, environ)
     if settings is None:

@@ -8,12 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from support.faults import SOAK
+from support.faults import SOAK, Books
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _FIGURE = "figure"
+
+
+@pytest.fixture
+def books() -> Iterator[Books]:
+    with Books() as books:
+        yield books
 
 
 @pytest.fixture

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support import tls
-from support.faults import DEADLINE, Books, hook, is_root, wait_until
+from support.faults import Books, hook, is_root
 from support.openbao import OpenBao, manifest_text
 from support.receiver import close, garbage, hang, reply
 from support.subscriber import Subscription
+from support.waiting import DEADLINE, wait_until
 from support.world import CANARY, World, secret
 
 if TYPE_CHECKING:
@@ -175,14 +176,7 @@ def plant(world: World, bao: OpenBao, target: str) -> None:
             """
         )
     )
-    entries = {
-        name: {"path": path, "scope": {"resource_type": "Client", "id": "app"}}
-        for name, path in {
-            **{name: f"{world.mount}/{name}" for name in world.values},
-            **{name: f"{target}/{name}" for name in ("one", "two")},
-        }.items()
-    }
-    world.write_vault_config(json.dumps({"secret": entries}))
+    world.map(*world.values, paths={name: f"{target}/{name}" for name in ("one", "two")})
 
 
 def configuration(
@@ -267,5 +261,5 @@ def refuses_to_be_read(daemon: DaemonProcess) -> None:
 def dump(daemon: DaemonProcess) -> None:
     """Crashes the daemon, whose limit of core dumps was lifted before it set its own."""
     daemon.signal(signal.SIGABRT)
-    wait_until(lambda: daemon._over, lambda: "it does not end")
+    wait_until(lambda: daemon.over, "it does not end")
     daemon.killed = True

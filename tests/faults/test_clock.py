@@ -79,11 +79,10 @@ def test_steps_of_a_day(tmp_path: Path, count: Callable[[str], None]) -> None:
     with World() as world, Books() as books, Books() as moody:
         socket = f"{world.directory}/syncd.sock"
         world.publish({name: secret("0") for name in NAMES})
-        world.map(*NAMES)
         plain = f"{world.directory}/plain"
+        world.map(*NAMES, paths={"p": f"{plain}/p"})
         os.mkdir(plain)
         write_in_place(f"{plain}/p", secret("0"))
-        add_plain(world, plain)
         world.configure(
             consumers=[hook(books), hook(moody, "moody")],
             watch={"rescan_interval": "50ms", "settle": "20ms", "remount_grace": "1h"},
@@ -123,16 +122,6 @@ def test_steps_of_a_day(tmp_path: Path, count: Callable[[str], None]) -> None:
         f"false removals {removed}"
     )
     assert (lost, wrong, more, removed) == (0, 0, 0, 0)
-
-
-def add_plain(world: World, plain: str) -> None:
-    """Adds one more secret, a plain file, to the vault config."""
-    import json
-
-    with open(world.vault_config) as file:
-        config = json.load(file)
-    config["secret"]["p"] = {"path": f"{plain}/p", "scope": {"resource_type": "Client"}}
-    world.write_vault_config(json.dumps(config))
 
 
 def everything(world: World, mark: bytes) -> dict[str, str]:

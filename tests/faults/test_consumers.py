@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from support import tls
-from support.faults import SOAK, Books, expected, hook, scaled
+from support.faults import Books, expected, hook, scaled
 from support.receiver import (
     Receiver,
     Reply,
@@ -24,6 +24,7 @@ from support.receiver import (
     reset,
     trickle,
 )
+from support.waiting import wait_until
 from support.world import CANARY, World, secret
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 ROUNDS = scaled(100, 300)
 STORMS = scaled(2, 20)
 HOSTILE = 6
-TIMEOUT = 30 if SOAK else 3
-"""Seconds that a consumer which hangs takes from whoever waits for it."""
+TIMEOUT = scaled(6, 30)
+"""Seconds that a consumer which hangs would take from another one that waited for it."""
 
 
 def test_hostile_consumers(tmp_path: Path, count: Callable[[str], None]) -> None:
@@ -72,9 +73,17 @@ def test_hostile_consumers(tmp_path: Path, count: Callable[[str], None]) -> None
             stormy: list[float] = []
             for _ in range(STORMS):
                 calm += rotate(world, good, ROUNDS)
+                before = len(failures(daemon))
                 for number, books in enumerate(hostile):
                     spoil(books, misbehaviour(rng, trap, first=number))
                 stormy += rotate(world, good, ROUNDS)
+                wait_until(
+                    lambda before=before: (  # type: ignore[misc] # bound in the loop
+                        {f"hostile-{number}" for number in range(HOSTILE)}
+                        <= {item["consumer"] for item in failures(daemon)[before:]}
+                    ),
+                    "a hostile consumer does not fail",
+                )
                 for books in (good, *hostile):
                     books.mend()
                 reload(daemon)  # an operator who mended the consumers need not wait for a backoff
@@ -86,27 +95,32 @@ def test_hostile_consumers(tmp_path: Path, count: Callable[[str], None]) -> None
             expired.start()
             reload(daemon)
             expired.wait_for_state(expected(world))
-            failures = len([item for item in daemon.log if item.get("event") in FAILURES])
+            failed = len(failures(daemon))
         lost = sum(len(books.lost(expected(world))) for books in (good, expired, *hostile))
         disordered = sum(books.disordered for books in (good, expired, *hostile))
         leaked = [r for r in trap.requests if CANARY in r.body or CANARY.decode() in str(r.headers)]
-        before, during = percentile(calm), percentile(stormy)
+        usual, during = percentile(calm), percentile(stormy)
         count(
-            f"lost {lost} of {20 * (HOSTILE + 2)}, failed attempts {failures}, out of order "
+            f"lost {lost} of {20 * (HOSTILE + 2)}, failed attempts {failed}, out of order "
             f"{disordered}, other consumer's median {statistics.median(calm) * 1000:.0f} ms calm, "
-            f"{statistics.median(stormy) * 1000:.0f} ms hostile, p99 {before * 1000:.0f} and "
+            f"{statistics.median(stormy) * 1000:.0f} ms hostile, p99 {usual * 1000:.0f} and "
             f"{during * 1000:.0f} ms, at the redirect's target {trap.connections} connections"
         )
         assert (lost, disordered) == (0, 0)
-        assert failures >= STORMS * HOSTILE
         assert leaked == []
         assert trap.connections == 0
-        # whoever waited for a consumer that hangs would take TIMEOUT
-        assert during < 3 * before + TIMEOUT / 4
-        assert statistics.median(stormy) < 2 * statistics.median(calm) + 0.05
+        # a consumer that waited for one that hangs would take TIMEOUT, which is far longer than
+        # a busy machine takes for a delivery
+        assert during < usual + TIMEOUT / 2
+        assert statistics.median(stormy) < statistics.median(calm) + TIMEOUT / 10
 
 
 FAILURES = ("delivery.retry", "delivery.rejected")
+
+
+def failures(daemon: DaemonProcess) -> list[dict[str, Any]]:
+    """The log of failed attempts."""
+    return [item for item in daemon.log if item.get("event") in FAILURES]
 
 
 def plant_credentials(world: World) -> dict[str, Any]:

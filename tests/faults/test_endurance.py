@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from support.faults import SOAK, Books, descriptors, expected, hook, memory, scaled
+from support.mount import publish
 from support.subscriber import Swarm
 from support.world import World, secret
 
@@ -28,32 +29,6 @@ CHANGED = 10
 
 MOST_GROWTH = 0.03
 """Of the resident memory, over the last nine tenths, by the slope of a straight line."""
-
-
-class Generations:
-    """A publisher for large mounts: what did not change is linked, not written again."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._number = 0
-
-    def publish(self, changed: dict[str, bytes]) -> None:
-        mount, values = self._world.mount, self._world.values
-        before, new = os.path.realpath(f"{mount}/..data"), f"{mount}/..soak-{self._number}"
-        self._number += 1
-        os.mkdir(new)
-        values |= changed
-        for name in values:
-            if name in changed:
-                with open(f"{new}/{name}", "wb") as file:
-                    file.write(changed[name])
-            else:
-                os.link(f"{before}/{name}", f"{new}/{name}")
-        os.symlink(os.path.basename(new), f"{mount}/..data_tmp")
-        os.rename(f"{mount}/..data_tmp", f"{mount}/..data")
-        for name in values:
-            os.unlink(f"{before}/{name}")
-        os.rmdir(before)
 
 
 def test_a_day_of_rotations(count: Callable[[str], None]) -> None:
@@ -74,12 +49,12 @@ def test_a_day_of_rotations(count: Callable[[str], None]) -> None:
         stack.enter_context(reading(swarm))
         for one in books:
             one.start_from(expected(world))
-        generations = Generations(world)
         used: list[int] = []
         open_now: list[int] = []
         for swap in range(SWAPS):
             chosen = [names[(swap * CHANGED + n) % SECRETS] for n in range(CHANGED)]
-            generations.publish({name: secret(f"{swap}-{name}") for name in chosen})
+            world.values |= {name: secret(f"{swap}-{name}") for name in chosen}
+            publish(world.mount, world.values, unchanged=set(names).difference(chosen))
             news = expected(world, {name: world.values[name] for name in chosen})
             for one in books:
                 one.wait_for_state(news)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from inotify_simple import INotify, flags
-from support.faults import Books, expected, hook, sandbox, scaled, wait_until
+from support.faults import Books, expected, hook, sandbox, scaled
+from support.waiting import DEADLINE, wait_until
 from support.world import World, secret
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def test_links_swapped_while_reading(way: str, count: Callable[[str], None]) -> 
         write(victim, secret("victim"))
         write(f"{world.mount}/in/victim", b"inside")
         write(f"{world.mount}/quiet", secret("0"))
-        world.map(**{name: {"resource_type": "Client", "id": name} for name in (*PATHS, "quiet")})
-        redirect(world)
+        attacked = {name: f"{world.mount}/{path}" for name, path in PATHS.items()}
+        world.map("quiet", paths=attacked)
         world.configure(
             consumers=[hook(books)],
             watch={"rescan_interval": "10ms", "settle": "1ms", "roots": [world.mount]},
@@ -80,8 +81,8 @@ def test_links_swapped_while_reading(way: str, count: Callable[[str], None]) -> 
                 before = len(daemon.logged("mount.scanned"))
                 wait_until(
                     lambda: len(daemon.logged("mount.scanned")) > before + SCANS,
-                    lambda: "scans have stopped",
-                    120.0 if SCANS < 1000 else 3600.0,
+                    "scans have stopped",
+                    DEADLINE + SCANS,
                 )
                 assert attacker.poll() is None, "the attack has ended"
                 write(f"{world.mount}/quiet", secret("1"))
@@ -111,14 +112,3 @@ def write(path: str, content: bytes) -> None:
     with open(f"{path}.new", "wb") as file:
         file.write(content)
     os.rename(f"{path}.new", path)
-
-
-def redirect(world: World) -> None:
-    """Points the secrets to the paths that are attacked."""
-    import json
-
-    with open(world.vault_config) as file:
-        config = json.load(file)
-    for name, path in PATHS.items():
-        config["secret"][name]["path"] = f"{world.mount}/{path}"
-    world.write_vault_config(json.dumps(config))

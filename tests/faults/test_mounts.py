@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.faults import Books, MountNamespace, expected, hook, is_root, scaled
+from support.mount import publish
 from support.world import World, secret
-
-from syncd.core.payload import File
-from syncd.provision.publish import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,8 +42,7 @@ class Place:
 
     def republish(self, *, at: str | None = None) -> None:
         """Publishes all secrets as they are."""
-        files = [File(name, value) for name, value in self.world.values.items()]
-        Publisher(self.namespace.path(at or self.world.mount)).publish(files)
+        publish(self.namespace.path(at or self.world.mount), self.world.values)
 
     def mount(self, *, at: str | None = None) -> None:
         """Mounts an empty file system."""

@@ -11,9 +11,10 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
-from support.faults import Books, Rotation, expected, hook, scaled, wait_until
+from support.faults import Books, Rotation, expected, hook, scaled
 from support.nats import Cluster, NatsServer, stream
 from support.tls import replace
+from support.waiting import wait_until
 from support.world import World, secret
 
 if TYPE_CHECKING:
@@ -75,12 +76,12 @@ class Fleet:
         with Rotation(self.world, pause=0.02) as rotation:
             yield
         self.swaps = rotation.swaps
-        self.books.wait_for_state(expected(self.world), 60)
+        self.books.wait_for_state(expected(self.world))
 
     def let_arrive(self) -> None:
         """Waits until something more has arrived: the bus works."""
         count = self.books.received
-        wait_until(lambda: self.books.received > count, lambda: "nothing arrives", 60)
+        wait_until(lambda: self.books.received > count, "nothing arrives")
 
     def verdict(self, faults: str) -> str:
         books = self.books
@@ -187,6 +188,6 @@ def test_credentials_are_rotated_in_a_storm(tmp_path: Path, count: Callable[[str
 
 def refusal(server: NatsServer, path: Path) -> str:
     return (
-        f"cannot use NATS at 127.0.0.1:{server.port}: it does not accept the credentials; put what "
-        f"it accepts into {path}"
+        f"cannot use NATS at 127.0.0.1:{server.port}: the credentials are not accepted; replace "
+        f"them in {path}"
     )

@@ -14,19 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from support.faults import (
-    DEADLINE,
-    SOAK,
-    Books,
-    descriptors,
-    expected,
-    hook,
-    is_root,
-    memory,
-    scaled,
-    wait_until,
-)
+from support.faults import SOAK, Books, descriptors, expected, hook, is_root, memory, scaled
 from support.subscriber import ask
+from support.waiting import DEADLINE, wait_until
 from support.world import CANARY, World, secret
 
 if TYPE_CHECKING:
@@ -39,12 +29,6 @@ CONNECTIONS = 10_000
 MOST_GROWTH = 32 * 1024
 """KiB of resident memory that all connections together may cost."""
 needs_root = pytest.mark.skipif(not is_root(), reason="only root can be somebody else")
-
-
-@pytest.fixture
-def books() -> Iterator[Books]:
-    with Books() as books:
-        yield books
 
 
 @pytest.fixture
@@ -320,7 +304,16 @@ def test_wrong_user(world: World, books: Books, count: Callable[[str], None]) ->
             for method in ("GET", "POST", "HEAD", "DELETE", "OPTIONS"):
                 done = subprocess.run(
                     [
-                        *("curl", "-sS", "--max-time", "20", "-X", method, "-w", "\n%{http_code}"),
+                        *(
+                            "curl",
+                            "-sS",
+                            "--max-time",
+                            f"{DEADLINE}",
+                            "-X",
+                            method,
+                            "-w",
+                            "\n%{http_code}",
+                        ),
                         *(["--head"] if method == "HEAD" else []),
                         *("--unix-socket", path(world), f"http://syncd{target}"),
                     ],

@@ -13,20 +13,14 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
-from support.faults import (
-    DEADLINE,
-    Books,
-    MountNamespace,
-    expected,
-    hook,
-    is_root,
-    scaled,
-    wait_until,
-)
+from support.faults import Books, MountNamespace, expected, hook, is_root, scaled
+from support.waiting import DEADLINE, wait_until
 from support.world import World, secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from support.world import DaemonProcess
 
 SECRETS = 20
 PAGE = 4096
@@ -117,7 +111,7 @@ def test_full(world: World, books: Books, count: Callable[[str], None]) -> None:
                                 len(daemon.logged("mount.scanned")) > scans
                                 or len(daemon.logged("ledger.unusable")) > turn
                             ),
-                            lambda: "no scan",
+                            "no scan",
                         )
                     total += swaps
                 daemon.wait_for("ledger.recovered", turn + 1)
@@ -136,13 +130,15 @@ def test_full(world: World, books: Books, count: Callable[[str], None]) -> None:
 def starts(world: World, namespace: MountNamespace) -> bool:
     """Whether a daemon starts on a full disk: it may, where its files have room to spare."""
     daemon = world.daemon(ready=False, wrapper=namespace.wrapper).start()
-    wait_until(
-        lambda: bool(daemon.logged("daemon.ready")) or daemon._over,
-        lambda: "neither starts nor ends",
-    )
-    ready = bool(daemon.logged("daemon.ready"))
+    ready = is_ready(daemon)
     daemon.kill()
     return ready
+
+
+def is_ready(daemon: DaemonProcess) -> bool:
+    """Waits until a daemon is ready or has ended; whether it is ready."""
+    wait_until(lambda: daemon.logged("daemon.ready") or daemon.over, "neither starts nor ends")
+    return bool(daemon.logged("daemon.ready"))
 
 
 @needs_root
@@ -227,10 +223,7 @@ def test_corrupted(
         rotate(world, f"away-{turn}")
         damage(f"{world.state}/ledger.sqlite3", rng)
         with world.daemon(ready=False) as daemon:
-            wait_until(
-                lambda: bool(daemon.logged("daemon.ready")) or daemon._over, lambda: "no start"
-            )
-            if daemon._over:  # it noticed while it read: said, and the next start rebuilds
+            if not is_ready(daemon):  # it noticed while it read: said, and the next start rebuilds
                 assert daemon.wait_for_end() == REFUSED
                 assert len([line for line in daemon.output if line[0] != "{"]) == 1
                 daemon.kill()

@@ -8,18 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from support.faults import (
-    DEADLINE,
-    Books,
-    descriptors,
-    expected,
-    hook,
-    is_root,
-    paused,
-    sandbox,
-    scaled,
-    wait_until,
-)
+from support.faults import Books, descriptors, expected, hook, is_root, paused, sandbox, scaled
+from support.waiting import DEADLINE, wait_until
 from support.world import World, secret
 
 if TYPE_CHECKING:
@@ -38,12 +28,6 @@ def world() -> Iterator[World]:
         world.publish({f"s{number}": secret("0") for number in range(SECRETS)})
         world.map(*world.values)
         yield world
-
-
-@pytest.fixture
-def books() -> Iterator[Books]:
-    with Books() as books:
-        yield books
 
 
 def rotate_all(world: World, books: Books, mark: str) -> int:
@@ -142,7 +126,7 @@ def test_limits_of_inotify(
         subprocess.run([*inside, "sh", "-c", widen], check=True, timeout=DEADLINE)
         daemon.wait_for("watch.recovered", mode="inotify")
         lost += rotate_all(world, books, "watched")
-        wait_until(lambda: inotify_scans(daemon) > hints, lambda: "inotify was not taken up again")
+        wait_until(lambda: inotify_scans(daemon) > hints, "inotify was not taken up again")
     count(f"lost {lost} of {2 * SECRETS}, false removals {books.removed}")
     assert (lost, books.removed) == (0, 0)
 

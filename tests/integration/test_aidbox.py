@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,11 +17,14 @@ import pytest
 from fhir.resources.R4B.auditevent import AuditEvent
 from support.aidbox import Aidbox, bundle, client, reference
 from support.aidbox_clients import OWN, Load, box, consumer, status
+from support.aidbox_server import TTL
 from support.receiver import Receiver
-from support.world import CANARY, DEADLINE, World, secret
+from support.subscriber import ask
+from support.waiting import DEADLINE, wait_until
+from support.world import CANARY, World, secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from support.world import DaemonProcess
 
@@ -33,16 +37,8 @@ def world() -> Iterator[World]:
         yield world
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Waits for something of another process that makes no noise."""
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_a_rotation_under_load(world: World) -> None:
-    """With `drop_cache` three replicas take the new value within a second, and it is proved.
+    """With `drop_cache` three replicas take the new value long before the TTL, and it is proved.
 
     The double's clock stands still, so nothing but `$drop-cache` can end its TTL of 30 s.
     """
@@ -67,7 +63,7 @@ def test_a_rotation_under_load(world: World) -> None:
                     assert status(url, "app", new) == 200
         dropped = Counter(item["replica"] for item in aidbox.requests("/$drop-cache"))
         assert dropped == {0: 3, 1: 3, 2: 3}
-    assert min(gaps) < 1, gaps  # of three, for a machine that is busy with other tests
+    assert min(gaps) < TTL / 2, gaps  # without `drop_cache` it takes the TTL
     events = [e for e in world.events() if e["type"] == "io.syncd.secret.adopted"]
     for event in events:
         data = json.loads(event["data"])
@@ -156,10 +152,10 @@ def test_audit_events_survive_a_crash_without_duplicates(world: World) -> None:
         world.configure(consumers=[consumer(world, aidbox, "drop_cache", "audit_event")])
         with world.daemon() as daemon:
             world.publish(a=secret("1"))
-            until(lambda: len(aidbox.resources("AuditEvent")) == 1)
+            wait_until(lambda: len(aidbox.resources("AuditEvent")) == 1)
             daemon.kill()
             daemon.start()
-            until(lambda: len(aidbox.requests("/fhir/AuditEvent")) == 2)
+            wait_until(lambda: len(aidbox.requests("/fhir/AuditEvent")) == 2)
             aidbox.heal()
             daemon.wait_for("delivery.acknowledged")
         assert [r["status"] for r in aidbox.requests("/fhir/AuditEvent")] == [201, 200]
@@ -172,7 +168,7 @@ def test_a_value_that_aidbox_never_takes(world: World) -> None:
     world.map("app", "other")
     wrong = client("app", reference("other"))  # another secret than the vault config means
     with box(world, wrong, client("other", reference("other"))) as aidbox, Receiver() as receiver:
-        verifying = consumer(world, aidbox, "drop_cache", "verify", verify_timeout="3s")
+        verifying = consumer(world, aidbox, "drop_cache", "verify", verify_timeout="6s")
         world.configure(
             consumers=[verifying, {"name": "hook", "kind": "webhook", "url": receiver.url}],
             api={"socket": f"{world.directory}/api.sock", "listen": ""},
@@ -184,8 +180,7 @@ def test_a_value_that_aidbox_never_takes(world: World) -> None:
             daemon.wait_for("adoption.adopted", secret="other")
             assert not daemon.logged("adoption.rejected")
             assert len(aidbox.requests("/$drop-cache")) == 2
-            ask = ("status", "--socket", f"{world.directory}/api.sock")
-            shown = json.loads(world.run(*ask, "--format", "json").stdout)
+            _, shown = ask(f"{world.directory}/api.sock", "/v1/secrets")
             states = {
                 item["secret"]: item["consumers"]["aidbox"]["adoption"]["state"]
                 for item in shown["secrets"]
@@ -193,8 +188,9 @@ def test_a_value_that_aidbox_never_takes(world: World) -> None:
             assert states == {"app": "pending", "other": "adopted"}
             daemon.wait_for("adoption.rejected", secret="app")
             receiver.wait(4)
-            shown = json.loads(world.run(*ask, "--format", "json").stdout)
-            text = world.run(*ask)
+            command = ("status", "--socket", f"{world.directory}/api.sock")
+            shown = json.loads(world.run(*command, "--format", "json").stdout)
+            text = world.run(*command)
     types = Counter(request.events[0]["type"] for request in receiver.requests)
     assert types == {
         "io.syncd.secret.changed": 2,
@@ -203,12 +199,12 @@ def test_a_value_that_aidbox_never_takes(world: World) -> None:
     }
     rejected = receiver.requests[-1].events[0]["data"]
     assert rejected["replicas"][0]["reason"] == "it answers 401"
-    assert rejected["seconds"] >= 3
+    assert rejected["seconds"] >= 6
     found = {item["secret"]: item["consumers"]["aidbox"]["adoption"] for item in shown["secrets"]}
     assert found["app"]["state"] == "rejected"
     assert any("app was not adopted" in line for line in shown["status"]["attention"])
     assert text.returncode == 1
-    assert "rejected after 3." in text.stdout
+    assert re.search(r"rejected after [0-9.]+ s", text.stdout)
 
 
 def test_a_newer_change_takes_the_place_of_an_older_one(world: World) -> None:
@@ -221,7 +217,7 @@ def test_a_newer_change_takes_the_place_of_an_older_one(world: World) -> None:
         with world.daemon() as daemon:
             world.publish(app=secret("1"))
             daemon.wait_for("secret.changed", 1)
-            until(lambda: any(r["status"] == 401 for r in aidbox.requests("/fhir/Patient")))
+            wait_until(lambda: any(r["status"] == 401 for r in aidbox.requests("/fhir/Patient")))
             world.publish(app=secret("2"))
             daemon.wait_for("secret.changed", 2)
             aidbox.advance(30)
@@ -243,7 +239,7 @@ def test_a_verification_goes_on_after_a_crash(world: World) -> None:
         assert status(aidbox.urls[0], "app", secret("0")) == 200
         with world.daemon() as daemon:
             world.publish(app=secret("1"))
-            until(lambda: any(r["status"] == 401 for r in aidbox.requests("/fhir/Patient")))
+            wait_until(lambda: any(r["status"] == 401 for r in aidbox.requests("/fhir/Patient")))
             daemon.kill()
             aidbox.advance(30)
             daemon.start()
@@ -354,7 +350,7 @@ def test_a_missing_policy_is_named(world: World) -> None:
             said = daemon.wait_for("delivery.rejected")
     assert said["reason"] == (
         f"cannot drop the caches at {aidbox.urls[0]}: it answered 403; give Client/syncd an "
-        "AccessPolicy for it, as docs/aidbox.md shows"
+        "AccessPolicy for this request, as docs/aidbox.md shows"
     )
 
 
@@ -369,7 +365,7 @@ def test_wrong_credentials_are_named(world: World) -> None:
             world.publish(a=secret("1"))
             said = daemon.wait_for("delivery.rejected")
         assert len(aidbox.requests("/$drop-cache")) == 2
-    assert f"put the secret of Client/syncd into {world.directory}/own" in said["reason"]
+    assert f"write the secret of Client/syncd into {world.directory}/own" in said["reason"]
 
 
 def test_metrics(world: World) -> None:
@@ -421,7 +417,7 @@ def test_a_replica_that_is_down_holds_up_no_other(world: World) -> None:
 def test_who_does_not_use_it_does_not_pay_for_it() -> None:
     """Nothing of it is imported for a daemon without a consumer of kind `aidbox`."""
     script = (
-        "import sys, syncd.daemon.daemon;"
+        "import sys, syncd.daemon.daemon, syncd.daemon.engine;"
         "print([m for m in sys.modules if 'aidbox' in m or m == 'syncd.consumers.aidbox.verify'])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
@@ -449,11 +445,11 @@ def test_verification_comes_and_goes_with_the_configuration(world: World) -> Non
             assert series not in scrape(port)
             reload(daemon, 2, "audit_event", "verify")
             world.publish(app=secret("1"))
-            until(lambda: any(r["status"] == 401 for r in aidbox.requests("/fhir/Patient")))
+            wait_until(lambda: any(r["status"] == 401 for r in aidbox.requests("/fhir/Patient")))
             reload(daemon, 3, "drop_cache", "verify")
             aidbox.advance(30)
             daemon.wait_for("adoption.adopted")
             assert scrape(port)[series] == 1
             reload(daemon, 4, "drop_cache")
-            until(lambda: series not in scrape(port))
+            wait_until(lambda: series not in scrape(port))
             assert not daemon.logged("consumer.forgotten")

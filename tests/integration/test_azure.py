@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,6 +28,7 @@ from support.azure import (
     odd,
 )
 from support.tls import EXPIRED, Authority, replace
+from support.waiting import DEADLINE, wait_until
 from unit.provision.azure.test_content import bundle, chain
 from unit.provision.azure.test_objects import array
 
@@ -42,7 +42,7 @@ from syncd.config.auth import (
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.payload import File, Payload
 from syncd.net import requests_session as transport
-from syncd.net.requests_session import Trust
+from syncd.net.tls import Trust
 from syncd.provision.azure import http as azure_http
 from syncd.provision.azure.objects import decode_azure
 from syncd.provision.azure.provider import AzureProvider
@@ -491,7 +491,7 @@ def test_a_vault_that_hangs(
     azure.fault(hang)
     with pytest.raises(TemporaryError, match="did not finish within"):
         provider.fetch()
-    monkeypatch.setattr(azure_http, "REQUEST_LIMIT", 30.0)
+    monkeypatch.setattr(azure_http, "REQUEST_LIMIT", 2 * DEADLINE)
     for fault in (hang, answer(429, retry_after="15")):
         azure.fault(fault)
         before = len(azure.requests)
@@ -505,11 +505,9 @@ def test_a_vault_that_hangs(
 
         thread = threading.Thread(target=fetch)
         thread.start()
-        deadline = time.monotonic() + 10
-        while len(azure.requests) == before and time.monotonic() < deadline:
-            thread.join(0.01)
+        wait_until(lambda before=before: len(azure.requests) > before)  # type: ignore[misc] # bound in the loop
         provider.interrupt()
-        thread.join(10)
+        thread.join(DEADLINE)
         assert not thread.is_alive()
         assert "before syncd had to stop waiting" in str(raised[0])
         provider.resume()
@@ -581,7 +579,7 @@ def test_a_login_that_makes_no_sense(
 def test_a_login_file_that_is_not_there(open_provider: Open) -> None:
     """It is named."""
     auth = ClientSecret(client_id=CLIENT, client_secret_file="/nowhere", tenant_id=TENANT)
-    with pytest.raises(RefusedError, match="cannot read the credential in /nowhere"):
+    with pytest.raises(RefusedError, match=r"cannot read auth\.client_secret_file /nowhere"):
         open_provider(auth=auth).fetch()
 
 

@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from support.waiting import DEADLINE
 from support.world import World, secret
 
 from syncd.api.systemd_credentials import REFUSAL
@@ -59,7 +60,7 @@ def configure(world: World, **granted: str) -> None:
 
 def connect(world: World, credential: str, unit: str = "app.service") -> socket.socket:
     caller = socket.socket(socket.AF_UNIX)
-    caller.settimeout(20)
+    caller.settimeout(DEADLINE)
     caller.bind(f"\0{secrets.token_hex(8)}/unit/{unit}/{credential}")
     caller.connect(path(world))
     caller.shutdown(socket.SHUT_WR)
@@ -117,7 +118,7 @@ def test_who_is_not_root(world: World) -> None:
         done = subprocess.run(
             [sys.executable, "-c", ASK, "4242", address, path(world)],
             capture_output=True,
-            timeout=30,
+            timeout=DEADLINE,
             check=True,
         )
         assert done.stdout == bytes(REFUSAL)
@@ -129,7 +130,7 @@ def test_a_file_that_is_being_written(world: World) -> None:
     world.write_plain("plain", b"half")
     world.map("plain")
     world.configure(
-        watch={"settle": "1s", "roots": [world.mount]},
+        watch={"settle": "2s", "roots": [world.mount]},
         credentials={
             "socket": path(world),
             "grants": [{"unit": "app.service", "credential": "a", "secret": "plain"}],
@@ -189,7 +190,7 @@ def test_nobody_waits_in_vain_for_a_daemon_that_stops(world: World) -> None:
         reader.start()
         daemon.stop()
         daemon.killed = True
-        reader.join(20)
+        reader.join(DEADLINE)
     assert len(answers[0]) > TAKEN
 
 

@@ -14,7 +14,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support.mount import swapping
 from support.receiver import Receiver, Request, reply
+from support.waiting import DEADLINE
 from support.world import CANARY, World, secret
 
 if TYPE_CHECKING:
@@ -29,12 +31,6 @@ def world() -> Iterator[World]:
         with open(f"{world.directory}/webhook.key", "w") as file:
             file.write(KEY + "\n")
         yield world
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
 
 
 def hook(world: World, receiver: Receiver, **more: Any) -> dict[str, Any]:
@@ -102,7 +98,7 @@ def test_a_swap_that_changes_nothing(world: World, receiver: Receiver) -> None:
     world.configure(consumers=[hook(world, receiver)])
     with world.daemon() as daemon:
         before = len(daemon.logged("mount.scanned"))
-        swap_by_hand(world.mount, {"a": secret("1"), "marker": secret("0")})
+        world.publish()
         daemon.wait_for("mount.scanned", before + 1)
         assert settled(receiver, world, "marker") == []
 
@@ -193,16 +189,6 @@ def test_a_crash_between_delivery_and_acknowledgement(world: World, receiver: Re
     assert data(first) == data(second)
 
 
-PUBLISHER = """
-import itertools, sys
-from syncd.core.payload import File
-from syncd.provision.publish import Publisher
-publisher = Publisher(sys.argv[1])
-for number in itertools.count():
-    publisher.publish([File(f"s{i}", b"%d" % number) for i in range(20)])
-"""
-
-
 def test_generations_are_never_mixed(world: World, receiver: Receiver) -> None:
     """While a publisher swaps as fast as it can, all events of one time are of one generation.
 
@@ -214,12 +200,8 @@ def test_generations_are_never_mixed(world: World, receiver: Receiver) -> None:
     world.map(*names)
     world.configure(consumers=[hook(world, receiver, max_batch=1000)])
     with world.daemon() as daemon:
-        publisher = subprocess.Popen([sys.executable, "-c", PUBLISHER, world.mount])
-        try:
+        with swapping(world.mount, names):
             daemon.wait_for("secret.changed", 30 * 20)
-        finally:
-            publisher.kill()
-            publisher.wait()
         scanned = len(daemon.logged("mount.scanned"))
         world.publish(dict.fromkeys(names, b"end"))
         daemon.wait_for("mount.scanned", scanned + 1)
@@ -295,10 +277,7 @@ def test_several_mounts_and_nested_paths(world: World, receiver: Receiver) -> No
     with second:
         world.publish({"deep/er/a": secret("1")})
         second.publish({"b": secret("1")})
-        client = {"resource_type": "Client"}
-        paths = {"a": f"{world.mount}/deep/er/a", "b": f"{second.mount}/b"}
-        entries = {name: {"path": path, "scope": client} for name, path in paths.items()}
-        world.write_vault_config(json.dumps({"secret": entries}))
+        world.map(paths={"a": f"{world.mount}/deep/er/a", "b": f"{second.mount}/b"})
         world.configure(consumers=[hook(world, receiver)])
         with world.daemon():
             world.publish({"deep/er/a": secret("2")})
@@ -412,7 +391,7 @@ def test_signals_end_it(world: World, receiver: Receiver) -> None:
     with world.daemon() as daemon:
         daemon.signal(signal.SIGINT)
         assert daemon.process is not None
-        assert daemon.process.wait(20) == 0
+        assert daemon.process.wait(DEADLINE) == 0
 
 
 def test_run_once(world: World, receiver: Receiver) -> None:
@@ -447,7 +426,7 @@ def test_wait(world: World) -> None:
     ]
     publisher = threading.Thread(target=lambda: world.publish(b=secret("1")))
     publisher.start()
-    assert world.run("wait", "--timeout", "20s", "-c", world.config).returncode == 0
+    assert world.run("wait", "--timeout", "50s", "-c", world.config).returncode == 0
     publisher.join()
 
 
@@ -558,17 +537,6 @@ def test_no_value_reaches_the_state_directory(world: World, receiver: Receiver) 
             with open(f"{world.state}/{name}", "rb") as file:
                 assert CANARY not in file.read()
             assert os.stat(f"{world.state}/{name}").st_mode & 0o077 == 0
-
-
-def swap_by_hand(mount: str, values: dict[str, bytes]) -> None:
-    """A generation as any AtomicWriter makes it, also when nothing changed."""
-    generation = f"..2026_11_23_20_40_28.{secrets.token_hex(4)}"
-    os.mkdir(f"{mount}/{generation}")
-    for name, value in values.items():
-        with open(f"{mount}/{generation}/{name}", "wb") as file:
-            file.write(value)
-    os.symlink(generation, f"{mount}/..data_tmp")
-    os.rename(f"{mount}/..data_tmp", f"{mount}/..data")
 
 
 def _sparse(path: str, size: int) -> None:

@@ -16,6 +16,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from support.documents import REPOSITORY, blocks_of, document
 from support.receiver import Receiver
+from support.waiting import DEADLINE
 from support.world import World, secret
 
 from syncd.commands.schema import schema_of
@@ -38,7 +39,7 @@ def test_the_demonstration() -> None:
         [sys.executable, "-m", "syncd", "demo", "--rotations", "4", "--interval", "10ms"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -66,7 +67,7 @@ def test_a_demonstration_that_is_ended(number: signal.Signals) -> None:
             if line.startswith("rotation  5:"):
                 break
         demo.send_signal(number)
-        rest = demo.communicate(timeout=60)[0]
+        rest = demo.communicate(timeout=DEADLINE)[0]
         assert demo.returncode == 128 + number, rest
         assert "Traceback" not in rest
         assert mount

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.faults import hook, wait_until
-from support.nats import DEADLINE, NatsServer, free_port, stream
+from support.faults import hook
+from support.nats import NatsServer, free_port, stream
 from support.receiver import Receiver, reply
 from support.subscriber import Subscription, ask
+from support.waiting import wait_until
 from support.world import World, secret
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def test_events_arrive_as_they_were_sent(nats: NatsServer, name: str) -> None:
             relay.wait_for("relay.following")
             one.publish({"client-secret": secret("2")})
             other.publish({"client-secret": secret("2")})
-            received = [request.events[0] for request in receiver.wait(2, within=DEADLINE)]
+            received = [request.events[0] for request in receiver.wait(2)]
         stored = nats.stored(name)
     assert sorted(received, key=str) == sorted((message.json for message in stored), key=str)
     assert {one["source"] for one in received} == {"/syncd/n/1", "/syncd/n2"}
@@ -121,7 +122,7 @@ def test_signatures_carry_the_original_id(nats: NatsServer, name: str) -> None:
         with world.relay(relay=source(nats, name), consumers=consumers) as relay:
             relay.wait_for("relay.following")
             publish(nats, f"{name}.x", event(7))
-            (request,) = receiver.wait(1, within=DEADLINE)
+            (request,) = receiver.wait(1)
     request.verify(key)
     assert request.headers["webhook-id"] == "0a0a0a0a-7"
 
@@ -134,7 +135,7 @@ def test_a_quiet_start_and_a_relay_that_was_away(nats: NatsServer, name: str) ->
         relay.start()
         relay.wait_for("relay.following")
         publish(nats, f"{name}.x", event(2))
-        receiver.wait(1, within=DEADLINE)
+        receiver.wait(1)
         relay.wait_for("delivery.acknowledged")
         receiver.default = reply(503)
         publish(nats, f"{name}.x", event(3))
@@ -165,9 +166,9 @@ def test_duplicates_in_the_stream_are_told_once(nats: NatsServer, name: str) -> 
         for number in (1, 1, 2):
             publish(nats, f"{name}.x", event(number))
             publish(nats, f"{name}.y", event(number))
-        receiver.wait(2, within=DEADLINE)
+        receiver.wait(2)
         publish(nats, f"{name}.x", event(9, secret="last"))
-        requests = receiver.wait(3, within=DEADLINE)
+        requests = receiver.wait(3)
     assert [request.events[0]["id"][-1] for request in requests] == ["1", "2", "9"]
 
 
@@ -179,7 +180,7 @@ def test_what_is_no_event_holds_up_nobody(nats: NatsServer, name: str) -> None:
             publish(nats, f"{name}.x", secret("not json"))
             publish(nats, f"{name}.x", event(1, type="org.example.other"))
             publish(nats, f"{name}.x", event(2))
-            receiver.wait(1, within=DEADLINE)
+            receiver.wait(1)
             first, second = (relay.wait_for("relay.unusable", n) for n in (1, 2))
 
         async def unacknowledged(js: JetStreamContext) -> int:
@@ -199,14 +200,14 @@ def test_a_consumer_on_the_server_that_is_lost(nats: NatsServer, name: str) -> N
     ):
         relay.wait_for("relay.following")
         publish(nats, f"{name}.x", event(1))
-        receiver.wait(1, within=DEADLINE)
+        receiver.wait(1)
         nats.ask(lambda js: js.delete_consumer(name, f"relay-{name}"))
         publish(nats, f"{name}.x", event(2))
-        receiver.wait(2, within=DEADLINE)
+        receiver.wait(2)
         nats.ask(lambda js: js.delete_stream(name))
         nats.ask(stream(name, f"{name}.>"))
         publish(nats, f"{name}.x", event(3))
-        requests = receiver.wait(3, within=DEADLINE)
+        requests = receiver.wait(3)
     assert [request.events[0]["id"][-1] for request in requests] == ["1", "2", "3"]
 
 
@@ -239,6 +240,9 @@ def test_subscribers_of_a_relay(nats: NatsServer, name: str) -> None:
         ("/syncd/other", "a"),
     ]
     assert (status["watch_mode"], status["attention"], status["sequence"]) == ("nats", [], 2)
+    assert (status["vault_config"], status["vault_config_valid"]) == (None, None)
+    assert status["relay"] == {"subject": f"{name}.>"}
+    assert f"relaying {name}.>" in text.stdout
     assert "/syncd/other a" in text.stdout
     assert text.returncode == 0
     assert (first.event["id"], second.event["source"]) == ("0a0a0a0a-1", "/syncd/other")
@@ -256,23 +260,23 @@ def test_a_relay_without_a_server_says_so(name: str) -> None:
         settings = {"api": {"listen": f"127.0.0.1:{probes}"}, "consumers": [hook(receiver)]}
         with world.relay(*options, **settings) as relay:
             failing = relay.wait_for("relay.failing")
-            assert failing["reason"].endswith(f"127.0.0.1:{server.port}: Connection refused")
+            assert f"127.0.0.1:{server.port}: Connection refused; " in failing["reason"]
             status, body = get(f"http://127.0.0.1:{probes}/readyz")
             assert (status, body["reasons"]) == (503, [failing["reason"]])
             server.start()
             relay.wait_for("relay.following")
             assert get(f"http://127.0.0.1:{probes}/readyz")[0] == 200
             publish(server, f"{name}.x", event(1))
-            receiver.wait(1, within=DEADLINE)
+            receiver.wait(1)
             server.stop()
             relay.wait_for("relay.failing")
             server.start()
             publish(server, f"{name}.x", event(2))
-            receiver.wait(2, within=DEADLINE)
+            receiver.wait(2)
             relay.signal(signal.SIGHUP)
             relay.wait_for("relay.following", 3)
             publish(server, f"{name}.x", event(3))
-            receiver.wait(3, within=DEADLINE)
+            receiver.wait(3)
 
 
 def get(url: str) -> tuple[int, Any]:
@@ -301,16 +305,20 @@ def test_another_relays_consumer_is_not_taken(nats: NatsServer, name: str) -> No
 @pytest.mark.parametrize(
     ("content", "options", "problems"),
     [
-        ({}, [], ["relay: is missing"]),
+        ({}, [], ["relay: is missing; add relay, or give --nats and --subject"]),
         ({"relay": {"urls": []}}, ["--subject", "s"], ["relay.urls: is empty"]),
-        ({"relay": {"urls": []}}, [], ["relay.subject: is missing"]),
+        (
+            {"relay": {"urls": []}},
+            [],
+            ["relay.subject: is missing; add subject, or give --subject", "relay.urls: is empty"],
+        ),
         (
             {},
             ["--nats", "http://h", "--subject", "a b"],
-            ["relay.urls[0]: is no URL", "relay.subject"],
+            ["command line: --nats: is not the URL", "command line: --subject: "],
         ),
         ({"vault_config": "/v"}, ["--nats", "nats://h", "--subject", "s"], ["vault_config"]),
-        ({}, ["--nats", "nats://u:p@h", "--subject", "s"], ["relay.urls[0]: holds credentials"]),
+        ({}, ["--nats", "nats://u:p@h", "--subject", "s"], ["--nats: holds credentials"]),
     ],
 )
 def test_a_configuration_that_cannot_be_used(

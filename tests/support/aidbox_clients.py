@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from support.aidbox import Aidbox, allow, bundle, client, reference
-from support.world import DEADLINE
+from support.waiting import DEADLINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

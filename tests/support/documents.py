@@ -10,6 +10,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from support.waiting import DEADLINE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -80,7 +82,7 @@ def run(script: str, directory: Path) -> subprocess.CompletedProcess[str]:
         start_new_session=True,
     )
     try:
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=DEADLINE)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

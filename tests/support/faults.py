@@ -12,23 +12,21 @@ import random
 import subprocess
 import sys
 import threading
-import time
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Self
 
 from support.receiver import Receiver, Reply
+from support.waiting import DEADLINE, wait_until
 from support.world import secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from support.receiver import Request
     from support.world import DaemonProcess, World
 
 SOAK = os.environ.get("SYNCD_SOAK") == "1"
 """Whether to run at full size."""
-
-DEADLINE = 60.0 if SOAK else 30.0
 
 
 def scaled(short: int, full: int) -> int:
@@ -44,17 +42,6 @@ def expected(world: World, values: Mapping[str, bytes] | None = None) -> dict[st
         name: "k1:" + blake2b(name.encode() + b"\0" + value, key=key, digest_size=16).hexdigest()
         for name, value in (world.values if values is None else values).items()
     }
-
-
-def wait_until(
-    condition: Callable[[], bool], what: Callable[[], str], within: float = DEADLINE
-) -> None:
-    """Waits for something that nobody announces, looking often."""
-    deadline = time.monotonic() + within
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        pause.wait(0.01)
 
 
 class Books(Receiver):
@@ -118,12 +105,11 @@ class Books(Receiver):
         with self._news:
             return sorted(name for name in versions if self.state.get(name) != versions[name])
 
-    def wait_for_state(self, versions: Mapping[str, str], within: float = DEADLINE) -> None:
-        """Waits until the events tell the state of the mount."""
+    def wait_for_state(self, versions: Mapping[str, str]) -> None:
+        """Waits until the events report the state of the mount."""
         wait_until(
             lambda: not self.lost(versions),
-            lambda: f"lost {len(self.lost(versions))} of {len(versions)} after {within} s",
-            within,
+            lambda: f"lost {len(self.lost(versions))} of {len(versions)}",
         )
 
 

@@ -16,17 +16,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from typing import TYPE_CHECKING, Self
+
+from support.waiting import DEADLINE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 SUITE = "bookworm"
 PACKAGES = ("ca-certificates", "curl", "dbus", "make", "python3-venv", "systemd-sysv")
-BOOT = 60.0
-PATIENCE = 30.0
+BOOT = 120.0
 _BUS = "/run/dbus/system_bus_socket"
 
 
@@ -139,7 +138,7 @@ class Machine:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._leader, signal.SIGKILL)  # PID 1: everything ends with it
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(PATIENCE)
+                self._process.wait(DEADLINE)
             self._process.kill()
             self._process.wait()
             self._log.close()
@@ -165,7 +164,7 @@ class Machine:
 
     def _is_up(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, self._said()
+        assert self._process.poll() is None, self._printed()
         pid = self._process.pid
         with open(f"/proc/{pid}/task/{pid}/children") as file:
             children = file.read().split()
@@ -175,7 +174,7 @@ class Machine:
         asked = self.run("systemctl", "is-system-running", check=False)
         return asked.stdout.strip() in {"running", "degraded"}
 
-    def _said(self) -> str:
+    def _printed(self) -> str:
         with open(f"{self.root}.log", errors="replace") as file:
             return file.read()[-3000:]
 
@@ -217,9 +216,6 @@ class Machine:
     def journal(self, unit: str) -> str:
         return self.run("journalctl", "-q", "--no-pager", "-o", "cat", "-u", unit).stdout
 
-    def wait(self, condition: Callable[[], bool], what: str, within: float = PATIENCE) -> None:
-        """Waits for something that nobody announces, looking often."""
-        deadline, pause = time.monotonic() + within, threading.Event()
-        while not condition():
-            assert time.monotonic() < deadline, f"waited {within} s for {what}\n{self._said()}"
-            pause.wait(0.1)
+    def wait(self, condition: Callable[[], bool], what: str, within: float = DEADLINE) -> None:
+        """Waits for something that nothing signals."""
+        wait_until(condition, lambda: f"waited for {what}\n{self._printed()}", within)

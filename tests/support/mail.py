@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+from support.waiting import DEADLINE
 
 from syncd.consumers.delivery import Consumer, Delivery
 from syncd.core.event_data import SECRET_CHANGED, SecretData, scope_data
@@ -98,7 +99,7 @@ class Naps:
 
     async def begun(self, count: int = 1) -> None:
         """Waits until that many naps have begun in all."""
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE):
             while len(self.taken) < count:
                 await self._begun.wait()
 
@@ -133,7 +134,7 @@ async def running(*deliveries: Delivery) -> AsyncIterator[None]:
 
 async def drained(*deliveries: Delivery) -> None:
     """Waits, with a deadline, until mailboxes are empty."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(DEADLINE):
         for one in deliveries:
             await one.drained()
 

@@ -34,13 +34,13 @@ import nats.errors
 import nats.js.errors
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nats.js.api import StreamConfig
+from support.waiting import DEADLINE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from nats.js import JetStreamContext
 
-DEADLINE = 30.0
 BINARY = os.path.join(os.path.dirname(sys.executable), "nats-server")
 T = TypeVar("T")
 
@@ -111,15 +111,15 @@ class NatsServer:
             self.await_listening()
 
     def await_listening(self) -> None:
-        deadline = time.monotonic() + DEADLINE
-        while True:
-            with (
-                contextlib.suppress(OSError),
-                socket.create_connection(("127.0.0.1", self.port), 1),
-            ):
-                return
-            assert time.monotonic() < deadline, "the NATS server does not come up"
-            threading.Event().wait(0.01)
+        wait_until(self._listens, lambda: self.log)
+
+    def _listens(self) -> bool:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.port), DEADLINE),
+        ):
+            return True
+        return False
 
     def reload(self, **more: Any) -> None:
         """Changes its configuration while it runs; returns when that is so."""
@@ -127,10 +127,7 @@ class NatsServer:
         count = self.logged("Reloaded server configuration")
         assert self._process is not None
         self._process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + DEADLINE
-        while self.logged("Reloaded server configuration") == count:
-            assert time.monotonic() < deadline, self.log
-            threading.Event().wait(0.01)
+        wait_until(lambda: self.logged("Reloaded server configuration") > count, lambda: self.log)
 
     @property
     def log(self) -> str:
@@ -221,12 +218,12 @@ def ask(urls: list[str], question: Callable[[JetStreamContext], Awaitable[T]], *
             urls,
             error_cb=quiet,
             max_reconnect_attempts=1,
-            connect_timeout=2,
+            connect_timeout=10,
             reconnect_time_wait=0,
             **login,
         )
         try:
-            return await question(client.jetstream(timeout=2))
+            return await question(client.jetstream(timeout=10))
         finally:
             await client.close()
 

@@ -25,8 +25,10 @@ import urllib.request
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any, Self
 
+from support.waiting import DEADLINE, wait_until
+
 from syncd.config.auth import TokenFile, VaultAuth
-from syncd.net.requests_session import Trust
+from syncd.net.tls import Trust
 from syncd.provision.manifest import decode_manifests
 from syncd.provision.vault.objects import VaultClass, decode_vault
 from syncd.provision.vault.provider import VaultProvider
@@ -34,7 +36,6 @@ from syncd.provision.vault.provider import VaultProvider
 if TYPE_CHECKING:
     from syncd.core.payload import Payload
 
-DEADLINE = 30.0
 BINARY = os.path.join(os.path.dirname(sys.executable), "bao")
 ROOT = "root-token-CANARY-5ecre7"
 
@@ -106,13 +107,13 @@ class OpenBao:
 
     def await_active(self) -> None:
         """Waits until it takes requests."""
-        deadline = time.monotonic() + DEADLINE
-        while True:
-            with contextlib.suppress(OSError, RefusalError):
-                self.read("sys/health")
-                return
-            assert time.monotonic() < deadline, "OpenBao does not come up"
-            threading.Event().wait(0.02)
+        wait_until(self._is_active, "OpenBao does not come up")
+
+    def _is_active(self) -> bool:
+        with contextlib.suppress(OSError, RefusalError):
+            self.read("sys/health")
+            return True
+        return False
 
     def stop(self) -> None:
         """Kills it; harmless when it is gone."""
@@ -180,7 +181,7 @@ class OpenBao:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=DEADLINE,
             check=True,
         )
         return done.stdout

@@ -29,13 +29,12 @@ import anyio.to_thread
 import h11
 from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 from standardwebhooks import Webhook as Signer
+from support.waiting import DEADLINE
 
 if TYPE_CHECKING:
     import ssl
 
     from cloudevents.core.base import BaseCloudEvent
-
-DEADLINE = 10.0
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from support.waiting import DEADLINE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-
-DEADLINE = 20.0
 
 
 class UnixConnection(http.client.HTTPConnection):

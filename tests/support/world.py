@@ -1,13 +1,14 @@
-"""A world for the real daemon: a mount on tmpfs, a vault config, a configuration, a process.
+"""The one builder of what syncd works on: mount, vault config, configuration, state, processes.
 
     with World() as world:
-        world.publish(a=b"one", b=b"two")                # a CSI-layout generation
+        world.publish(a=b"one", b=b"two")                # a generation of a CSI mount
+        world.map("a", "b")                              # the vault config
         world.configure(consumers=[{...}])
         with world.daemon() as daemon:                   # returns when it is ready
             world.publish(a=b"three")
             daemon.wait_for("secret.changed", secret="a")
 
-Everything the daemon says is on record; leaving checks that it never said a planted value.
+Unit tests need the files only, in a directory of their own: `World(tmp_path)`.
 """
 
 from __future__ import annotations
@@ -16,24 +17,20 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from typing import TYPE_CHECKING, Any, Self
 
-from syncd.core.payload import File
-from syncd.provision.publish import Publisher
+from support import mount
+from support.daemon import CANARY, DaemonProcess, environment
+from support.waiting import DEADLINE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
-DEADLINE = 20.0
-CANARY = b"CANARY-" + b"5ecre7"
+__all__ = ["CANARY", "DaemonProcess", "World", "secret"]
 
 
 def secret(text: str) -> bytes:
@@ -42,17 +39,30 @@ def secret(text: str) -> bytes:
 
 
 class World:
-    """A directory with everything that a daemon needs."""
+    """A directory with everything that a daemon needs, and the daemons that run over it.
 
-    def __init__(self) -> None:
-        base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        self.directory = tempfile.mkdtemp(prefix="syncd-test-", dir=base)
+    Args:
+        directory: An existing directory to use; by default a new one in memory, which is removed.
+
+    Attributes:
+        mount: The mount, made by the first `publish`.
+        values: What the mount holds.
+        vault_config: Path of the vault config, written by `map`.
+        config: Path of the configuration, written by `configure`.
+        state: The state directory.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
+        self._temporary = directory is None
+        if directory is None:
+            memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+            directory = tempfile.mkdtemp(prefix="syncd-test-", dir=memory)
+        self.directory = os.fspath(directory)
         self.mount = f"{self.directory}/mount"
         self.vault_config = f"{self.directory}/vault-config.json"
         self.config = f"{self.directory}/syncd.yaml"
         self.state = f"{self.directory}/state"
         self.values: dict[str, bytes] = {}
-        self._publisher = Publisher(self.mount)
         self.daemons: list[DaemonProcess] = []
 
     def __enter__(self) -> Self:
@@ -61,12 +71,13 @@ class World:
     def __exit__(self, *_: object) -> None:
         for daemon in self.daemons:
             daemon.kill()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        if self._temporary:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def publish(self, values: Mapping[str, bytes] | None = None, /, **named: bytes) -> None:
-        """Publishes a generation that holds what was there, with these values changed."""
+        """Publishes a generation with these values added or changed."""
         self.values |= {**(values or {}), **named}
-        self._publisher.publish([File(name, value) for name, value in self.values.items()])
+        mount.publish(self.mount, self.values)
 
     def withdraw(self, *names: str) -> None:
         """Publishes a generation without these secrets."""
@@ -81,14 +92,23 @@ class World:
             file.write(value)
         os.rename(f"{self.mount}/.{name}.new", f"{self.mount}/{name}")
 
-    def map(self, *names: str, **scopes: Mapping[str, str]) -> None:
-        """Writes a vault config: secrets of this mount, by default of the Client of that name."""
+    def map(
+        self, *names: str, paths: Mapping[str, str] | None = None, **scopes: Mapping[str, str]
+    ) -> None:
+        """Writes a vault config.
+
+        Args:
+            names: Secrets of this mount, for the Client of the same name.
+            paths: Where secrets are that are not files of the same name in this mount.
+            scopes: Scopes of secrets for other resources.
+        """
+        paths = paths or {}
         entries = {
             name: {
-                "path": f"{self.mount}/{name}",
+                "path": paths.get(name, f"{self.mount}/{name}"),
                 "scope": scopes.get(name, {"resource_type": "Client", "id": name}),
             }
-            for name in dict.fromkeys([*names, *scopes])
+            for name in dict.fromkeys([*names, *paths, *scopes])
         }
         self.write_vault_config(json.dumps({"secret": entries}))
 
@@ -105,14 +125,17 @@ class World:
             json.dump(content, file)
 
     def daemon(
-        self, *, ready: bool = True, wrapper: Sequence[str] = (), **environment: str
+        self, *, ready: bool = True, wrapper: Sequence[str] = (), **more: str
     ) -> DaemonProcess:
-        """A daemon process over this world; as a context manager it is ready, and stops.
+        """A daemon process over this world, to be entered (see `DaemonProcess`).
 
-        A wrapper is a command that ends by executing the daemon in its own place.
+        Args:
+            ready: Whether entering waits until the daemon is ready.
+            wrapper: A command that ends by executing the daemon.
+            more: Environment variables besides those of the tests.
         """
         arguments = ["run", "-c", self.config]
-        daemon = DaemonProcess(arguments, environment, ready=ready, wrapper=wrapper)
+        daemon = DaemonProcess(arguments, more, ready=ready, wrapper=wrapper)
         self.daemons.append(daemon)
         return daemon
 
@@ -125,9 +148,9 @@ class World:
         self.daemons.append(relay)
         return relay
 
-    def daemon_from_environment(self, **environment: str) -> DaemonProcess:
+    def daemon_from_environment(self, **more: str) -> DaemonProcess:
         """A daemon process without a configuration file."""
-        daemon = DaemonProcess(["run"], environment, ready=True)
+        daemon = DaemonProcess(["run"], more, ready=True)
         self.daemons.append(daemon)
         return daemon
 
@@ -139,142 +162,15 @@ class World:
             rows = ledger.execute("SELECT * FROM event ORDER BY sequence").fetchall()
         return [dict(row) for row in rows]
 
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command to its end, and checks that it never said a planted value."""
+    def run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Runs a syncd command to its end, and checks that it did not print a planted value."""
         done = subprocess.run(
             [sys.executable, "-m", "syncd", *arguments],
-            env=_environment(environment),
+            env=environment(more),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=DEADLINE,
             check=False,
         )
         assert CANARY.decode() not in done.stdout + done.stderr
         return done
-
-
-class DaemonProcess:
-    """A running `syncd run`, and its log."""
-
-    def __init__(
-        self,
-        arguments: list[str],
-        environment: Mapping[str, str],
-        *,
-        ready: bool,
-        wrapper: Sequence[str] = (),
-    ) -> None:
-        self._command = [*wrapper, sys.executable, "-m", "syncd", *arguments]
-        self._environment = environment
-        self._await_ready = ready
-        self._condition = threading.Condition()
-        self._over = False
-        self.killed = False
-        self.log: list[dict[str, Any]] = []
-        self.output: list[str] = []
-        self.process: subprocess.Popen[str] | None = None
-
-    def start(self) -> Self:
-        self.killed, self._over = False, False
-        self.process = subprocess.Popen(
-            self._command,
-            env=_environment({"SYNCD_LOG_LEVEL": "debug", **self._environment}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        threading.Thread(target=self._read, args=(self.process,), daemon=True).start()
-        if self._await_ready:
-            self.wait_for("daemon.ready")
-        return self
-
-    def _read(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            with self._condition:
-                self.output.append(line)
-                if line.startswith("{"):
-                    self.log.append(json.loads(line))
-                self._condition.notify_all()
-        with self._condition:
-            self._over = True
-            self._condition.notify_all()
-
-    def wait_for(self, event: str, count: int = 1, /, **fields: Any) -> dict[str, Any]:
-        """Waits for the n-th log event of that name with these fields."""
-        deadline = time.monotonic() + DEADLINE
-        with self._condition:
-            while True:
-                found = self.logged(event, **fields)
-                if len(found) >= count:
-                    return found[count - 1]
-                left = deadline - time.monotonic()
-                if left <= 0 or self._over or not self._condition.wait(left):
-                    said = "".join(self.output[-30:])
-                    raise AssertionError(f"no {event} {fields} in the log:\n{said}")
-
-    def logged(self, event: str, **fields: Any) -> list[dict[str, Any]]:
-        """The log events of that name with these fields, so far."""
-        return [
-            item
-            for item in self.log
-            if item.get("event") == event and all(item.get(k) == v for k, v in fields.items())
-        ]
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def stop(self) -> int:
-        """SIGTERM, and waits for the end; the exit code."""
-        self.signal(signal.SIGTERM)
-        assert self.process is not None
-        code = self.process.wait(DEADLINE)
-        self._finish()
-        return code
-
-    def kill(self) -> None:
-        """SIGKILL; harmless when it is gone."""
-        self.killed = True
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(DEADLINE)
-            self._finish()
-
-    def wait_for_end(self) -> int:
-        """Waits until the process has ended by itself or by somebody else's hand."""
-        assert self.process is not None
-        return self.process.wait(DEADLINE)
-
-    def _finish(self) -> None:
-        deadline = time.monotonic() + DEADLINE
-        with self._condition:
-            while not self._over:
-                assert self._condition.wait(deadline - time.monotonic())
-        if self.process is not None and self.process.stdout is not None:
-            self.process.stdout.close()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self.process is not None and not self.killed:
-            code = self.stop()
-            if kind is None:
-                assert code == 0, "".join(self.output[-30:])
-        assert CANARY.decode() not in "".join(self.output), "a value reached the log"
-
-
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    own = {k: v for k, v in os.environ.items() if not k.startswith(("SYNCD_", "BOX_", "AIDBOX_"))}
-    return {**own, "SYNCD_LOG_FORMAT": "json", "PYTHONWARNINGS": "error", **extra}

@@ -653,7 +653,7 @@ class Play:
         self.book.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps=STEPS)
 def test_whatever_happens_each_consumer_ends_at_the_newest_state(
     steps: list[tuple[object, ...]],

@@ -153,7 +153,7 @@ def test_a_ledger_of_a_version_before_is_taken_over(tmp_path: Path, older: str) 
     state.close()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_in_whatever_order_and_however_often(data: st.DataObject) -> None:
     """The state that consumers end up with is the stream's, and no event is told twice."""
@@ -165,8 +165,7 @@ def test_in_whatever_order_and_however_often(data: st.DataObject) -> None:
         name, source = where
         stream.append(arrival(position, now, current.get(where), name=name, source=source))
         current[where] = now
-    with tempfile.TemporaryDirectory() as directory:
-        mail = Mail(directory)
+    with tempfile.TemporaryDirectory() as directory, closing(Mail(directory)) as mail:
         ids: list[str] = []
         state: dict[tuple[str, str], str | None] = {}
 
@@ -191,4 +190,3 @@ def test_in_whatever_order_and_however_often(data: st.DataObject) -> None:
             deliver()
         assert len(ids) == len(set(ids))
         assert state == {k: None if v is None else version(v) for k, v in current.items()}
-        mail.close()

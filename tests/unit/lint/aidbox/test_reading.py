@@ -13,19 +13,12 @@ from syncd.config.settings import Aidbox
 from syncd.lint.aidbox.reading import read_live
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from syncd.core.findings import Finding
     from syncd.lint.aidbox.rules import Live
 
 HEALTH = {"checks": {"uptime": [{"observedValue": 5}]}}
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
 
 
 async def read(
