@@ -245,7 +245,7 @@ def unreadable_kinds(root: Path) -> dict[str, str]:
         server.bind(str(root / "socket"))
     return {
         "outside": "leads outside",
-        "dangling": "symlink to nothing",
+        "dangling": "is a dangling symlink",
         "loop": "loop of symlinks",
         "directory": "a directory",
         "fifo": "a FIFO",
@@ -326,8 +326,8 @@ def test_a_file_that_may_not_be_read_spoils_that_entry_alone(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "open/a present True None",
-        "open/denied unreadable True may not be read by uid 65534",
-        "closed/b unreadable True may not be read by uid 65534",
+        "open/denied unreadable True is not readable for uid 65534",
+        "closed/b unreadable True is not readable for uid 65534",
     ]
 
 
