@@ -15,13 +15,14 @@ import anyio.to_thread
 
 from syncd.core.errors import ConfigurationError
 from syncd.core.model import State
-from syncd.mount.read import Reader, Snapshot
+from syncd.mount.read import Reader
 from syncd.mount.roots import derive_roots, watch_path
 from syncd.mount.vault_config_file import VaultConfigFile
 from syncd.mount.watch import Watcher
 
 if TYPE_CHECKING:
     from syncd.config.settings import Settings
+    from syncd.mount.snapshot import Snapshot
 
 _INTERVAL: Final = 1.0
 """Seconds between two scans at most: not every change gives a hint, and inotify may not work."""

@@ -22,16 +22,15 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from syncd.mount.root_scan import Root, RootScan, Rules, Snapshot
-from syncd.mount.roots import DATA_LINK, contains, derive_roots, watch_path
+from syncd.mount.root_scan import Root, RootScan, Rules
+from syncd.mount.roots import contains
+from syncd.mount.snapshot import Snapshot
 from syncd.mount.verdict import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from syncd.core.model import Entry
-
-__all__ = ["DATA_LINK", "Reader", "Snapshot", "derive_roots", "watch_path"]
 
 
 def _never(_path: str) -> bool:

@@ -28,7 +28,7 @@ from syncd.core.errors import StateError
 from syncd.core.events import Commit
 from syncd.core.model import Entry, State
 from syncd.core.timing import Backoff, Pace, rfc3339
-from syncd.mount.read import Reader, Snapshot
+from syncd.mount.read import Reader
 from syncd.mount.roots import mounts_of, parents_of, watch_path
 from syncd.mount.value import read_version
 from syncd.mount.watch import Watcher
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from syncd.core.changes import Plan
     from syncd.core.model import Grant, Known
     from syncd.ledger.ledger import Ledger
+    from syncd.mount.snapshot import Snapshot
     from syncd.mount.vault_config_file import VaultConfigFile
     from syncd.telemetry.metrics import Metrics
 

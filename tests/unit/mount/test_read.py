@@ -19,7 +19,7 @@ import pytest
 from syncd.core.model import Entry, Observation, Scope, State
 from syncd.core.payload import File
 from syncd.mount import root_scan
-from syncd.mount.read import Reader, Snapshot
+from syncd.mount.read import Reader
 from syncd.mount.roots import derive_roots, mounts_of, watch_path
 from syncd.provision.publish import Publisher
 from syncd.system import beneath
@@ -27,6 +27,8 @@ from syncd.system import beneath
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from syncd.mount.snapshot import Snapshot
 
 KEY = b"k" * 32
 GRACE = 30.0
