@@ -188,7 +188,7 @@ def test_a_message_that_is_not_an_event_delays_nothing(nats: NatsServer, name: s
 
         wait_until(lambda: nats.ask(unacknowledged) == 0, lambda: "something is not acknowledged")
     assert (first["position"], second["position"]) == (1, 2)
-    assert "of a type that this syncd does not know" in second["problem"]
+    assert "has a type that this syncd does not know" in second["problem"]
 
 
 def test_a_consumer_on_the_server_that_is_lost(nats: NatsServer, name: str) -> None:
