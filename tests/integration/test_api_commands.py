@@ -72,7 +72,7 @@ def test_status(world: World) -> None:
     for command in ("status", "events"):
         done = world.run(command, "--socket", path(world))
         assert done.returncode == 2
-        assert done.stderr.startswith(f"syncd: cannot ask the daemon at {path(world)}: ")
+        assert done.stderr.startswith(f"syncd: cannot reach the daemon at {path(world)}: ")
         assert len(done.stderr.splitlines()) == 1
 
 

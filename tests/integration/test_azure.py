@@ -433,8 +433,8 @@ def test_an_answer_that_is_none(
         (answer(429), "limits requests .429.; raise the interval"),
         (answer(500), "cannot answer now .500."),
         (answer(503), "cannot answer now .503."),
-        (close, "the connection was closed before an answer"),
-        (cut, "the connection was closed before an answer"),
+        (close, "the connection ended without a complete answer"),
+        (cut, "the connection ended without a complete answer"),
     ],
 )
 def test_a_fault_that_may_pass(

@@ -76,9 +76,9 @@ def make(openbao: OpenBao, server: Receiver, objects: str = OBJECTS, **more: Any
         (hang, "no answer in time"),
         (trickle, "did not finish within 1 s"),
         (reset, r"Connection reset by peer \(http"),
-        (close, "the connection was closed before an answer"),
-        (close_in_mid_answer, "the connection was closed before an answer"),
-        (garbage, "the connection was closed before an answer"),
+        (close, "the connection ended without a complete answer"),
+        (close_in_mid_answer, "the connection ended without a complete answer"),
+        (garbage, "the connection ended without a complete answer"),
         (answer(500, errors=["CANARY"]), r"cannot answer now \(500\); check its log"),
         (answer(502), r"cannot answer now \(502\)"),
         (answer(503, errors=["CANARY"]), r"is sealed or not ready \(503\); unseal it"),
@@ -559,7 +559,7 @@ def test_a_ca_that_is_rotated_is_read_again(openbao: OpenBao, tmp_path: Path) ->
 def test_a_server_that_does_not_speak_tls(openbao: OpenBao, server: Receiver) -> None:
     """https:// in front of a plain port."""
     address = server.url.rsplit("/", 1)[0].replace("http:", "https:")
-    with pytest.raises(TemporaryError, match=r"TLS failed|connection was closed|Connection reset"):
+    with pytest.raises(TemporaryError, match=r"TLS failed|connection ended|Connection reset"):
         openbao.provider(OBJECTS, address=address).fetch()
 
 

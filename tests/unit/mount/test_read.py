@@ -19,7 +19,7 @@ import pytest
 from syncd.core.model import Entry, Observation, Scope, State
 from syncd.core.payload import File
 from syncd.mount import root_scan
-from syncd.mount.read import Reader, Snapshot
+from syncd.mount.read import Reader
 from syncd.mount.roots import derive_roots, mounts_of, watch_path
 from syncd.provision.publish import Publisher
 from syncd.system import beneath
@@ -27,6 +27,8 @@ from syncd.system import beneath
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from syncd.mount.snapshot import Snapshot
 
 KEY = b"k" * 32
 GRACE = 30.0
@@ -245,7 +247,7 @@ def unreadable_kinds(root: Path) -> dict[str, str]:
         server.bind(str(root / "socket"))
     return {
         "outside": "leads outside",
-        "dangling": "symlink to nothing",
+        "dangling": "is a dangling symlink",
         "loop": "loop of symlinks",
         "directory": "a directory",
         "fifo": "a FIFO",
@@ -326,8 +328,8 @@ def test_a_file_that_may_not_be_read_spoils_that_entry_alone(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "open/a present True None",
-        "open/denied unreadable True may not be read by uid 65534",
-        "closed/b unreadable True may not be read by uid 65534",
+        "open/denied unreadable True is not readable for uid 65534",
+        "closed/b unreadable True is not readable for uid 65534",
     ]
 
 
