@@ -15,13 +15,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from support.mount import publish, swapping
+from support.waiting import DEADLINE
 
 from syncd.core.model import Entry, Observation, Scope, State
-from syncd.core.payload import File
 from syncd.mount import root_scan
 from syncd.mount.read import Reader, Snapshot
 from syncd.mount.roots import derive_roots, mounts_of, watch_path
-from syncd.provision.publish import Publisher
 from syncd.system import beneath
 
 if TYPE_CHECKING:
@@ -32,26 +32,6 @@ KEY = b"k" * 32
 GRACE = 30.0
 SETTLE = 0.05
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-PUBLISHER = """
-import os, shutil, sys
-target, names = sys.argv[1], sys.argv[2:]
-number = 0
-while True:
-    generation = f"..gen-{number}"
-    os.mkdir(f"{target}/{generation}")
-    for name in names:
-        with open(f"{target}/{generation}/{name}", "w") as file:
-            file.write(f"content {number}")
-    os.symlink(generation, f"{target}/..data_tmp")
-    os.rename(f"{target}/..data_tmp", f"{target}/..data")
-    if number:
-        shutil.rmtree(f"{target}/..gen-{number - 1}")
-    else:
-        for name in names:
-            os.symlink(f"..data/{name}", f"{target}/{name}")
-        print("ready", flush=True)
-    number += 1
-"""
 
 
 @pytest.fixture
@@ -92,10 +72,6 @@ class Looker:
         return self.reader.fingerprint(name, content)
 
 
-def publish(root: Path, **files: bytes) -> None:
-    Publisher(str(root)).publish([File(n.replace("__", "/"), c) for n, c in files.items()])
-
-
 def brief(seen: Observation) -> tuple[State, bool]:
     return seen.state, seen.settled
 
@@ -110,7 +86,7 @@ WRITTEN = (State.PRESENT, False)
 
 def test_a_generation_is_read_through_its_links(mount: Path) -> None:
     """Plain and nested names of an AtomicWriter mount are present at once, however young."""
-    publish(mount, a=b"one", db__user=b"two\n", empty=b"")
+    publish(mount, {"a": b"one", "db/user": b"two\n", "empty": b""})
     looker = Looker(mount)
     seen = looker.scan(entries(mount, "a", "db/user", "empty", "none"), ahead=0.0)
     assert seen.observations["a"] == Observation(State.PRESENT, looker.version("a", b"one"))
@@ -124,7 +100,7 @@ def test_a_generation_is_read_through_its_links(mount: Path) -> None:
 
 def test_a_version_is_keyed_and_bound_to_the_name(mount: Path) -> None:
     """Equal contents of two secrets, or under two keys, have nothing in common."""
-    publish(mount, a=b"same", b=b"same")
+    publish(mount, {"a": b"same", "b": b"same"})
     looker = Looker(mount)
     seen = looker.scan(entries(mount, "a", "b")).observations
     assert seen["a"].version != seen["b"].version
@@ -136,7 +112,7 @@ def test_a_swap_while_the_generation_is_pinned(
     mount: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new generation counts as a whole, however young: its age is not told by the old link."""
-    publish(mount, a=b"1", b=b"1")
+    publish(mount, {"a": b"1", "b": b"1"})
     os.utime(mount / "..data", (1, 1), follow_symlinks=False)
     looker, left = Looker(mount), [True]
     read_link = root_scan._link
@@ -144,7 +120,7 @@ def test_a_swap_while_the_generation_is_pinned(
     def swapped(directory: int, path: str) -> str | None:
         if left:
             left.clear()
-            publish(mount, a=b"2", b=b"2")
+            publish(mount, {"a": b"2", "b": b"2"})
         return read_link(directory, path)
 
     monkeypatch.setattr(root_scan, "_link", swapped)
@@ -155,7 +131,7 @@ def test_a_swap_while_the_generation_is_pinned(
 
 def test_a_path_through_the_data_link_is_read_too(mount: Path) -> None:
     """A vault config may name `..data/a`, or a name whose link does not exist yet."""
-    publish(mount, a=b"one", b=b"two")
+    publish(mount, {"a": b"one", "b": b"two"})
     (mount / "b").unlink()
     seen = Looker(mount).scan(entries(mount, "..data/a", "b"), ahead=0.0)
     assert [brief(o) for o in seen.observations.values()] == [PRESENT, PRESENT]
@@ -198,7 +174,7 @@ def test_a_file_written_while_the_scan_runs_is_not_at_rest(mount: Path) -> None:
 
 def test_a_file_of_a_generation_that_is_written_in_place_must_rest(mount: Path) -> None:
     """Truncated after publication, it is unsettled and then unreadable, never an empty secret."""
-    publish(mount, a=b"one")
+    publish(mount, {"a": b"one"})
     looker = Looker(mount)
     before = (mount / "..data" / "a").stat().st_mtime_ns
     while (mount / "..data" / "a").stat().st_mtime_ns == before:
@@ -266,7 +242,7 @@ def test_what_is_no_readable_file_spoils_that_entry_alone(
     if pinning:
         monkeypatch.setattr(beneath, "_open", beneath._open_by_pinning)
     if atomic:
-        publish(mount, good=b"good")
+        publish(mount, {"good": b"good"})
     else:
         (mount / "good").write_bytes(b"good")
     reasons = unreadable_kinds(mount)
@@ -320,7 +296,7 @@ def test_a_file_that_may_not_be_read_spoils_that_entry_alone(tmp_path: Path) -> 
         [sys.executable, "-c", script, str(tmp_path), os.getcwd()],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -333,7 +309,7 @@ def test_a_file_that_may_not_be_read_spoils_that_entry_alone(tmp_path: Path) -> 
 
 def test_too_few_descriptors_is_no_verdict(mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """EMFILE leaves what is known as it was, and is tried again soon."""
-    publish(mount, a=b"one")
+    publish(mount, {"a": b"one"})
 
     def short(_directory: int, _path: str) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -367,7 +343,7 @@ def test_a_link_out_of_a_generation_is_read_as_a_plain_file(mount: Path, tmp_pat
     """What a generation only links to can be written in place, so it has to rest."""
     other = tmp_path / "other"
     other.mkdir()
-    publish(mount, a=b"one")
+    publish(mount, {"a": b"one"})
     (other / "real").write_bytes(b"half")
     (mount / "..data" / "b").symlink_to(other / "real")
     looker = Looker(mount, other)
@@ -425,7 +401,7 @@ def test_an_attacker_in_the_mount_gets_nothing_read_from_outside(
     wanted = entries(mount, "door/a", "a", "..data/a")
     inside = {looker.version(name, b"inside") for name in wanted} | {None}
     good = 0
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE
     try:
         while good < 200:
             assert time.monotonic() < deadline
@@ -455,30 +431,28 @@ def test_no_snapshot_mixes_generations(
     # a version that shows the content, which says of which generation it is
     shown = replace(looker.reader._rules, fingerprint=lambda _name, content: content.decode())
     monkeypatch.setattr(looker.reader, "_rules", shown)
-    command = [sys.executable, "-c", PUBLISHER, str(mount), *names]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as publisher:
-        try:
-            assert publisher.stdout is not None
-            assert publisher.stdout.readline() == b"ready\n"
-            generations: set[str | None] = set()
-            deadline = time.monotonic() + 20
-            while len(generations) < 150:
-                assert time.monotonic() < deadline
-                seen = looker.scan(wanted, ahead=0.0).observations
-                states = {brief(seen[name]) for name in names}
-                versions = {seen[name].version for name in names}
-                assert states in ({PRESENT}, {WRITTEN})
-                assert len(versions) == 1
-                generations |= versions - {None}
-        finally:
-            publisher.kill()
+    generations: set[str | None] = set()
+
+    def scanned() -> int:
+        seen = looker.scan(wanted, ahead=0.0).observations
+        states = {brief(seen[name]) for name in names}
+        versions = {seen[name].version for name in names}
+        assert states in ({PRESENT}, {WRITTEN})
+        assert len(versions) == 1
+        generations.update(versions - {None})
+        return len(generations)
+
+    with swapping(mount, names):
+        deadline = time.monotonic() + DEADLINE
+        while scanned() < 150:
+            assert time.monotonic() < deadline
 
 
 def test_a_scan_that_loses_every_race_says_nothing(
     mount: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When each generation goes away in mid-scan, nothing of any of them is told."""
-    publish(mount, a=b"one", b=b"two")
+    publish(mount, {"a": b"one", "b": b"two"})
     looker = Looker(mount)
     number = 0
     original = beneath.open_file
@@ -487,7 +461,7 @@ def test_a_scan_that_loses_every_race_says_nothing(
         nonlocal number
         if path == "b":
             number += 1
-            publish(mount, a=b"one %d" % number, b=b"two")
+            publish(mount, {"a": b"one %d" % number, "b": b"two"})
         return original(directory, path)
 
     monkeypatch.setattr(beneath, "open_file", slow)
@@ -502,14 +476,14 @@ def test_a_lost_race_leaves_nothing_in_the_next_attempt(
     mount: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was found in a generation that went away is not listed twice."""
-    publish(mount, a=b"one\n", b=b"two")
+    publish(mount, {"a": b"one\n", "b": b"two"})
     original, swapped = beneath.open_file, False
 
     def slow(directory: int, path: str) -> int:
         nonlocal swapped
         if path == "b" and not swapped:
             swapped = True
-            publish(mount, a=b"three\n", b=b"two")
+            publish(mount, {"a": b"three\n", "b": b"two"})
         return original(directory, path)
 
     monkeypatch.setattr(beneath, "open_file", slow)
@@ -527,10 +501,10 @@ def settled_states(looker: Looker, wanted: dict[str, Entry]) -> list[tuple[State
 
 def test_a_new_generation_without_a_file_removes_it_at_once(mount: Path) -> None:
     """A publisher that leaves a file out means it."""
-    publish(mount, a=b"one", b=b"two")
+    publish(mount, {"a": b"one", "b": b"two"})
     looker, wanted = Looker(mount), entries(mount, "a", "b")
     looker.scan(wanted)
-    publish(mount, b=b"two")
+    publish(mount, {"b": b"two"})
     assert settled_states(looker, wanted) == [MISSING, PRESENT]
 
 
@@ -549,7 +523,7 @@ def test_a_vanished_mount_has_a_grace_period(mount: Path, *, atomic: bool) -> No
 
     def fill(*names: str) -> None:
         if atomic:
-            publish(mount, **dict.fromkeys(names, b"same"))
+            publish(mount, dict.fromkeys(names, b"same"))
         else:
             for name in names:
                 (mount / name).write_bytes(b"same")
@@ -595,7 +569,7 @@ def test_a_directory_replaced_between_scans_has_a_grace_period(mount: Path) -> N
 @pytest.mark.parametrize("first", ["..data", "a", "generation", "file"])
 def test_a_teardown_of_any_order_removes_nothing(mount: Path, first: str) -> None:
     """While `rm -rf` goes through an AtomicWriter mount, nothing counts as removed."""
-    publish(mount, a=b"one", b=b"two")
+    publish(mount, {"a": b"one", "b": b"two"})
     looker, wanted = Looker(mount), entries(mount, "a", "b")
     looker.scan(wanted)
     generation = mount / os.readlink(mount / "..data")
@@ -616,7 +590,7 @@ def test_a_teardown_of_any_order_removes_nothing(mount: Path, first: str) -> Non
 
 def test_a_wrong_path_is_missing_at_once(mount: Path) -> None:
     """An entry that comes to the vault config without a file need not be waited for."""
-    publish(mount, a=b"one")
+    publish(mount, {"a": b"one"})
     looker = Looker(mount)
     looker.scan(entries(mount, "a"))
     assert settled_states(looker, entries(mount, "a", "typo")) == [PRESENT, MISSING]
@@ -626,13 +600,13 @@ def test_an_empty_mount_at_the_start_is_waited_for(mount: Path) -> None:
     """A daemon that starts before its mount is filled does not announce that all is gone."""
     looker, wanted = Looker(mount), entries(mount, "a")
     assert settled_states(looker, wanted) == [HELD]
-    publish(mount, a=b"one")
+    publish(mount, {"a": b"one"})
     assert settled_states(looker, wanted) == [PRESENT]
 
 
 def test_roots_that_change_keep_their_memory(mount: Path, tmp_path: Path) -> None:
     """A mount that is away stays so when the vault config brings another root."""
-    publish(mount, a=b"one")
+    publish(mount, {"a": b"one"})
     looker, wanted = Looker(mount), entries(mount, "a")
     looker.scan(wanted)
     shutil.rmtree(mount)
@@ -644,15 +618,14 @@ def test_roots_that_change_keep_their_memory(mount: Path, tmp_path: Path) -> Non
 
 REMOUNT = """
 import os, subprocess, sys, time
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = [sys.argv[2], f"{sys.argv[2]}/tests"]
+from support import mount as csi
 from syncd.core.model import Entry
-from syncd.core.payload import File
-from syncd.provision.publish import Publisher
 from syncd.mount.read import Reader
 root = sys.argv[1]
 def mount(): subprocess.run(["mount", "-t", "tmpfs", "none", root], check=True)
 def umount(): subprocess.run(["umount", root], check=True)
-def publish(*names): Publisher(root).publish([File(n, b"x") for n in names])
+def publish(*names): csi.publish(root, dict.fromkeys(names, b"x"))
 reader = Reader(b"k", [root], max_size=99, settle=0, grace=30)
 wanted = {n: Entry(n, f"{root}/{n}", ()) for n in "ab"}
 def scan(now=0):
@@ -677,7 +650,7 @@ def test_a_real_remount_removes_nothing(mount: Path) -> None:
         ["unshare", "-m", sys.executable, "-c", REMOUNT, str(mount), os.getcwd()],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE,
         check=False,
     )
     if "unshare" in done.stderr:
@@ -703,7 +676,7 @@ def test_roots_are_the_mounts_that_files_lie_in(mount: Path, tmp_path: Path) -> 
     plain = tmp_path / "plain"
     plain.mkdir()
     wanted = entries(mount, "db/user", "deep/er/x") | entries(plain, "y")
-    publish(mount, db__user=b"x")
+    publish(mount, {"db/user": b"x"})
     assert derive_roots(wanted.values()) == (str(mount), str(plain))
     assert derive_roots(entries(tmp_path, "x", "plain/y").values()) == (str(tmp_path),)
 
@@ -718,7 +691,7 @@ def test_a_mount_that_was_found_stays_a_root_while_it_is_away(tmp_path: Path) ->
 
 def test_what_is_watched(mount: Path) -> None:
     """Root, the root's name in its parent, real directories; nothing inside of a generation."""
-    publish(mount, a=b"x", db__user=b"x")
+    publish(mount, {"a": b"x", "db/user": b"x"})
     (mount / "dir").mkdir()
     wanted = entries(mount, "a", "db/user", "dir/x", "none/deep/x", "..data/a")
     watch = Looker(mount).scan(wanted).watch
