@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 
@@ -19,8 +19,7 @@ from syncd.api.report import (
     StatusReport,
 )
 from syncd.api.subscribers import MOST_FILTERS
-from syncd.core.event_data import DATA_TYPES
-from syncd.core.events import RESET, WIRE_TYPES
+from syncd.core.events import WIRE_DATA, WIRE_TYPES
 
 _REF: Final = "#/components/schemas/{name}"
 _DENIED: Final = "The uid of the caller has no entry in api.subscribers."
@@ -41,20 +40,14 @@ _BLOCK: Final[dict[str, Any]] = {
     "description": "One event of the stream (as OpenAPI 3.2 describes them)",
     "properties": {
         "id": {"type": "string"},
-        "event": {"enum": [*DATA_TYPES, RESET]},
+        "event": {"enum": list(WIRE_DATA)},
         "data": {
             "type": "string",
             "contentMediaType": "application/json",
             "contentSchema": {
                 "oneOf": [
-                    {"$ref": _REF.format(name=name)}
-                    for name in (
-                        "SecretChanged",
-                        "SecretAdopted",
-                        "SecretRejected",
-                        "VaultConfigChanged",
-                        "Reset",
-                    )
+                    {"$ref": _REF.format(name=type_.__name__.lstrip("_"))}
+                    for type_ in get_args(WIRE_TYPES)
                 ]
             },
         },

@@ -1,7 +1,7 @@
-"""The routes: who may ask what, and which answer that gives.
+"""The routes of the API, and who may use them.
 
-Handlers read facts in the event loop, where they are all of one moment, and make the answer in a
-worker thread.
+Handlers take the daemon's state in the event loop, where all of it is of one moment, and build the
+answer in a worker thread.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope as AsgiScope, Send
 
     from syncd.api.server import Connection
-    from syncd.api.status import Facts
+    from syncd.api.status import DaemonStatus
     from syncd.api.streams import Broadcast
     from syncd.api.subscribers import Subscribers
     from syncd.core.model import Scope
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from syncd.telemetry.metrics import Metrics
 
 START: Final = "start"
-"""The position before everything that the log holds, for `?after=`."""
+"""The position before the oldest event in the log, for `?after=`."""
 
 LARGEST_BODY: Final = 1024
-"""Bytes of a request's body at the most: no request needs one."""
+"""Bytes of a request's body, at most: no request needs one."""
 
 _JSON: Final = "application/json"
 _TRUTH: Final = {None: True, "true": True, "false": False}
@@ -53,14 +53,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Api:
-    """What is served on the Unix socket.
+    """The application on the Unix socket.
 
     Args:
-        subscribers: Who may ask.
+        subscribers: The users who may use it.
         broadcast: The event streams.
-        ledger: Where mailboxes are.
-        facts: What the daemon knows now.
-        settled: Returns when the first pass over the mount is done.
+        ledger: Holds the mailboxes.
+        status: Returns the state of the daemon now.
+        settled: Returns when the first scan is done.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class Api:
         subscribers: Subscribers,
         broadcast: Broadcast,
         ledger: Ledger,
-        facts: Callable[[], Facts],
+        status: Callable[[], DaemonStatus],
         settled: Callable[[], Awaitable[None]],
     ) -> None:
         self._subscribers = subscribers
         self._broadcast = broadcast
         self._ledger = ledger
-        self._facts = facts
+        self._current = status
         self._settled = settled
 
     def app(self) -> ASGIApp:
@@ -88,14 +88,13 @@ class Api:
         return self._authorised(_starlette(routes))
 
     def _authorised(self, app: ASGIApp) -> ASGIApp:
-        """Lets nobody pass whom the kernel does not vouch for, whatever the path."""
-
+        # before routing: an unknown path must not tell a stranger that it is unknown
         async def pass_on(scope: AsgiScope, receive: Receive, send: Send) -> None:
             connection: Connection = scope["state"]["connection"]
             peer = peer_of(connection.transport.get_extra_info("socket"))
             caller = self._subscribers.caller(peer)
             if caller is None:
-                error = f"uid {peer.uid} may not ask; add it to api.subscribers"
+                error = f"uid {peer.uid} may not use this socket; add the uid to api.subscribers"
                 await _json(Refusal(error), 403)(scope, receive, send)
                 return
             scope["state"]["caller"] = caller
@@ -106,23 +105,23 @@ class Api:
     async def _secrets(self, request: Request) -> Response:
         _parameters(request, ())
         await self._settled()
-        view, facts = View(_caller(request).grant), self._facts()
+        view, status = View(_caller(request).grant), self._current()
 
         def answer() -> bytes:
-            return _encode(secrets_report(facts, self._ledger.pending(), view))
+            return _encode(secrets_report(status, self._ledger.pending(), view))
 
         return Response(await anyio.to_thread.run_sync(answer), media_type=_JSON)
 
     async def _status(self, request: Request) -> Response:
         _parameters(request, ())
-        grant, facts = _caller(request).grant, self._facts()
+        grant, status = _caller(request).grant, self._current()
         position = (self._broadcast.stamp.epoch, self._broadcast.history.last)
         count = self._broadcast.count
 
         def answer() -> bytes:
             return _encode(
                 status_report(
-                    facts,
+                    status,
                     self._ledger.pending(),
                     View(grant),
                     position=position,
@@ -152,7 +151,7 @@ class Api:
         )
 
     async def _position(self, after: str | None, *, follow: bool) -> int | None:
-        """Where a stream begins; None where that cannot be told from what the ledger holds."""
+        """Where a stream begins; None for a position that the ledger does not hold."""
         last = self._broadcast.history.last
         if not after and follow:
             return last
@@ -165,24 +164,24 @@ class Api:
     async def _refresh(self, request: Request) -> Response:
         _parameters(request, ())
         if not _caller(request).privileged:
-            raise HTTPException(403, "only root and the daemon's own user may ask for a refresh")
-        facts = self._facts()
-        if facts.refresh is None:
+            raise HTTPException(403, "only root and the daemon's own user may request a refresh")
+        status = self._current()
+        if status.refresh is None:
             raise HTTPException(404, "there is nothing to refresh; configure provision")
-        facts.refresh()
-        return _json(RefreshReport(tuple(sorted(facts.providers))), 202)
+        status.refresh()
+        return _json(RefreshReport(tuple(sorted(status.providers))), 202)
 
 
 class Probes:
-    """What is served over TCP: probes and metrics, to anybody who can connect.
+    """The application on `api.listen`: probes and metrics, for every client.
 
     Args:
-        facts: What the daemon knows now.
-        metrics: What is scraped.
+        status: Returns the state of the daemon now.
+        metrics: The metrics to serve.
     """
 
-    def __init__(self, facts: Callable[[], Facts], metrics: Metrics) -> None:
-        self._facts = facts
+    def __init__(self, status: Callable[[], DaemonStatus], metrics: Metrics) -> None:
+        self._current = status
         self._metrics = metrics
 
     def app(self) -> ASGIApp:
@@ -199,7 +198,7 @@ class Probes:
         return Response(b"ok\n", media_type="text/plain")
 
     async def _readyz(self, _request: Request) -> Response:
-        answer = readiness(self._facts())
+        answer = readiness(self._current())
         return _json(answer, 200 if answer.ready else 503)
 
     async def _exposition(self, request: Request) -> Response:
@@ -237,12 +236,12 @@ def _caller(request: Request) -> Caller:
 
 
 def _parameters(request: Request, allowed: Sequence[str]) -> dict[str, list[str]]:
-    """The query's parameters; one that is misspelt is refused, or a filter would not filter."""
+    """The query's parameters; a misspelt one is refused, since it would not filter."""
     found: dict[str, list[str]] = {}
     for name, value in request.query_params.multi_items():
         if name not in allowed:
-            known = f"; there are {', '.join(allowed)}" if allowed else ""
-            raise HTTPException(400, f"there is no such query parameter{known}")
+            hint = f"use {', '.join(allowed)}" if allowed else "remove the query"
+            raise HTTPException(400, f"unknown query parameter; {hint}")
         found.setdefault(name, []).append(value)
     for name, values in found.items():
         if len(values) > MOST_FILTERS:
@@ -260,14 +259,14 @@ def _single(parameters: Mapping[str, list[str]], name: str) -> str | None:
 def _follow(parameters: Mapping[str, list[str]]) -> bool:
     found = _TRUTH.get(_single(parameters, "follow"))
     if found is None:
-        raise HTTPException(400, "follow is neither true nor false; write one of them")
+        raise HTTPException(400, "follow must be true or false")
     return found
 
 
 def _secrets(parameters: Mapping[str, list[str]]) -> list[str]:
     names = parameters.get("secret", [])
     if "" in names:
-        raise HTTPException(400, "secret is empty; write a name or leave it out")
+        raise HTTPException(400, "secret is empty; write a name or remove the parameter")
     return names
 
 

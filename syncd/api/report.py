@@ -1,17 +1,18 @@
-"""What the API answers: the structures, which docs/openapi.json describes, and how facts fill them.
+"""The answers of the API: their structures, which docs/openapi.json describes, and their content.
 
-Pure, and slow where there are many secrets: call it in a worker thread.
+Pure, and slow with many secrets: call it in a worker thread.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypedDict
 
 import msgspec
 
 from syncd import __version__
+from syncd.api.status import MountStatus, RelayStatus
 from syncd.core.adoption import AdoptionState, adoption_of
 from syncd.core.event_data import SecretState, Version, secret_state
 from syncd.core.model import State
@@ -19,7 +20,7 @@ from syncd.core.model import State
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from syncd.api.status import Facts
+    from syncd.api.status import DaemonStatus
     from syncd.api.subscribers import View
     from syncd.core.model import Known
     from syncd.ledger.ledger import Pending
@@ -36,12 +37,12 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class AdoptionReport(msgspec.Struct, frozen=True):
-    """Whether Aidbox has taken the present version of a secret.
+    """Whether Aidbox uses the present version of a secret.
 
     Attributes:
-        state: What is known; `not_verifiable` where the scope is not one Client.
-        seconds: From the scan that saw the change until the last replica took it, or until the
-            deadline; null while pending.
+        state: The result; `not_verifiable` where the scope is not one Client.
+        seconds: From the scan that detected the change until the last replica used the new
+            version, or until the deadline; null while pending.
         problem: Why it was rejected, or null.
     """
 
@@ -51,13 +52,13 @@ class AdoptionReport(msgspec.Struct, frozen=True):
 
 
 class ConsumerPosition(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far a consumer is with one secret.
+    """The position of a consumer for one secret.
 
     Attributes:
-        acknowledged_version: The version that it acknowledged last, or null. A consumer begins
-            with what was there when it was configured.
-        pending: Whether it has yet to learn of a change.
-        adoption: Whether Aidbox has taken the present version; left out for a consumer that does
+        acknowledged_version: The version that the consumer acknowledged last, or null. A new
+            consumer starts with the version that was present when it was configured.
+        pending: Whether a change is not yet acknowledged.
+        adoption: Whether Aidbox uses the present version; left out for a consumer that does
             not verify it, and for a version that was not verified.
     """
 
@@ -67,7 +68,7 @@ class ConsumerPosition(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SecretReport(SecretState, frozen=True, kw_only=True):
-    """What is known of one secret, and which consumers know it too."""
+    """The state of one secret, and the position of each consumer."""
 
     consumers: dict[str, ConsumerPosition]
 
@@ -79,15 +80,16 @@ class SecretsReport(msgspec.Struct, frozen=True):
 
 
 class ConsumerReport(msgspec.Struct, frozen=True):
-    """How a consumer is doing.
+    """The health of a consumer.
 
     Attributes:
         state: `failing` after an attempt that did not succeed.
-        pending: Secrets and other events, within the caller's scope, that it has yet to learn of.
-        last_success_at: When it last acknowledged something (RFC 3339, UTC), since the start.
+        pending: Secrets and other events, within the caller's scope, that are not acknowledged.
+        last_success_at: When the consumer last acknowledged an event (RFC 3339, UTC), since the
+            start.
         last_error: Why the last attempt failed; always null for a caller with a limited scope.
-        failures: Attempts that failed since the last success.
-        next_attempt_at: When it is tried again, or null when nothing is due.
+        failures: Failed attempts since the last success.
+        next_attempt_at: When the next attempt is due, or null when none is.
     """
 
     state: Literal["ok", "failing"]
@@ -99,17 +101,17 @@ class ConsumerReport(msgspec.Struct, frozen=True):
 
 
 class ProviderReport(msgspec.Struct, frozen=True):
-    """How a provider of secrets is doing.
+    """The health of a provider.
 
     Attributes:
         state: `failing` after a fetch that did not succeed.
-        target: Where its files go.
-        files: How many there were in the last fetch, or null before the first.
-        last_success_at: When everything was last fetched and in place (RFC 3339, UTC).
-        last_change_at: When a fetch last changed something, since the start.
+        target: The directory of its files.
+        files: The number of files in the last fetch, or null before the first.
+        last_success_at: When all files were last fetched and in place (RFC 3339, UTC).
+        last_change_at: When a fetch last changed a file, since the start.
         last_error: Why the last fetch failed; always null for a caller with a limited scope.
-        failures: Fetches that failed since the last success.
-        next_attempt_at: When the next one is due, or null.
+        failures: Failed fetches since the last success.
+        next_attempt_at: When the next fetch is due, or null.
     """
 
     state: Literal["ok", "failing"]
@@ -122,24 +124,36 @@ class ProviderReport(msgspec.Struct, frozen=True):
     next_attempt_at: str | None
 
 
-class StatusReport(msgspec.Struct, frozen=True):
-    """How the daemon is doing.
+class RelayReport(msgspec.Struct, frozen=True):
+    """The source of a relay's events.
 
     Attributes:
-        version: Of syncd.
-        ready: Whether the first pass over the mount is done.
-        epoch: The ledger's; first half of every event id.
-        sequence: Of the newest event: `<epoch>-<sequence>` is a position to subscribe from.
-        watch_mode: How changes are noticed.
-        watch_problem: Why not the way that was asked for, or null.
-        last_scan: When the last pass ended (RFC 3339, UTC), or null.
-        vault_config: Path of the vault config.
-        vault_config_valid: Whether the one on disk is the one in use.
-        secrets: How many secrets within the caller's scope are in which state.
-        consumers: Their health, by name.
-        providers: Their health, by name; empty where syncd fetches nothing itself.
+        subject: The NATS subject.
+    """
+
+    subject: str
+
+
+class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of the daemon.
+
+    Attributes:
+        version: The version of syncd.
+        ready: Whether the first scan is done.
+        epoch: The ledger's epoch: first half of every event id.
+        sequence: The newest event's: `<epoch>-<sequence>` is a position to subscribe from.
+        watch_mode: How changes are detected: `inotify`, `poll`, or for a relay `nats`.
+        watch_problem: Why `watch_mode` is not the configured mode, or null.
+        last_scan: When the last scan ended, or a relay's stream last answered (RFC 3339, UTC), or
+            null.
+        vault_config: Path of the vault config; null for a relay.
+        vault_config_valid: Whether the vault config on disk is the one in use; null for a relay.
+        secrets: The number of secrets within the caller's scope, by state.
+        consumers: The health of each consumer, by name.
+        providers: The health of each provider, by name; empty without `provision`.
         subscribers: Open event streams.
-        attention: What a person should look at, a line for each; empty when all is well.
+        attention: Problems that a person should look at, one per line.
+        relay: The source of the events; left out unless this is a relay.
     """
 
     version: str
@@ -149,30 +163,31 @@ class StatusReport(msgspec.Struct, frozen=True):
     watch_mode: str
     watch_problem: str | None
     last_scan: str | None
-    vault_config: str
-    vault_config_valid: bool
+    vault_config: str | None
+    vault_config_valid: bool | None
     secrets: dict[State, Count]
     consumers: dict[str, ConsumerReport]
     providers: dict[str, ProviderReport]
     subscribers: Count
     attention: tuple[str, ...]
+    relay: RelayReport | msgspec.UnsetType = msgspec.UNSET
 
 
 class RefreshReport(msgspec.Struct, frozen=True):
-    """Which providers were asked to fetch now."""
+    """The providers that fetch now."""
 
     providers: tuple[str, ...]
 
 
 class ReadinessReport(msgspec.Struct, frozen=True):
-    """Whether the daemon does its work, and if not, why."""
+    """Whether the daemon is ready, and if not, why."""
 
     ready: bool
     reasons: tuple[str, ...]
 
 
 def visible(inventory: Mapping[str, Known], view: View) -> list[Known]:
-    """What a view shows of the inventory, by name."""
+    """The secrets of the inventory that a view shows, by name."""
     shown = (
         key for key, known in inventory.items() if view.shows(known.entry.name, known.entry.scopes)
     )
@@ -185,34 +200,34 @@ def states(inventory: Mapping[str, Known], view: View) -> tuple[SecretState, ...
 
 
 def secrets_report(
-    facts: Facts, pending: Mapping[str, Mapping[str, Pending]], view: View
+    status: DaemonStatus, pending: Mapping[str, Mapping[str, Pending]], view: View
 ) -> SecretsReport:
-    """Every secret that a view shows, and which consumers know its version."""
+    """Every secret that a view shows, and the position of each consumer."""
     reports = []
-    for known in visible(facts.inventory, view):
+    for known in visible(status.inventory, view):
         positions = {}
-        for consumer, (grant, _) in facts.consumers.items():
+        for consumer, (grant, _) in status.consumers.items():
             if not grant.sees(known.entry.scopes):
                 continue
             waiting = pending.get(consumer, {}).get(known.entry.key)
             version = known.version if waiting is None else waiting.acknowledged_version
             positions[consumer] = ConsumerPosition(
-                version, waiting is not None, _adoption(facts, consumer, known)
+                version, waiting is not None, _adoption(status, consumer, known)
             )
         state = msgspec.structs.asdict(secret_state(known))
         reports.append(SecretReport(**state, consumers=positions))
     return SecretsReport(tuple(reports))
 
 
-def _adoption(facts: Facts, consumer: str, known: Known) -> AdoptionReport | None:
-    if consumer not in facts.adoptions:
+def _adoption(status: DaemonStatus, consumer: str, known: Known) -> AdoptionReport | None:
+    if consumer not in status.adoptions:
         return None
-    found = adoption_of(known, facts.adoptions[consumer])
+    found = adoption_of(known, status.adoptions[consumer])
     return None if found is None else AdoptionReport(found.state, found.seconds, found.problem)
 
 
 def status_report(
-    facts: Facts,
+    status: DaemonStatus,
     pending: Mapping[str, Mapping[str, Pending]],
     view: View,
     *,
@@ -221,18 +236,18 @@ def status_report(
     limited: bool,
     now: datetime,
 ) -> StatusReport:
-    """How the daemon is doing, as far as a caller may know.
+    """The state of the daemon, as far as a caller may see it.
 
     Args:
-        facts: What the daemon knows.
-        pending: What waits for whom.
+        status: The state of the daemon.
+        pending: The mailbox of each consumer.
         view: What the caller may see.
         position: The ledger's epoch and the newest sequence.
         subscribers: Open event streams.
-        limited: Leave out what may speak of secrets that the view does not show.
-        now: To tell how old the last pass is.
+        limited: Leave out texts that may name secrets that the view does not show.
+        now: The present time, for the age of the last scan.
     """
-    shown = visible(facts.inventory, view)
+    shown = visible(status.inventory, view)
     names = {known.entry.key for known in shown}
     consumers = {
         name: ConsumerReport(
@@ -243,7 +258,7 @@ def status_report(
             health.failures,
             health.next_attempt_at,
         )
-        for name, (_, health) in facts.consumers.items()
+        for name, (_, health) in status.consumers.items()
     }
     providers = {
         name: ProviderReport(
@@ -256,79 +271,105 @@ def status_report(
             health.failures,
             health.next_attempt_at,
         )
-        for name, health in facts.providers.items()
+        for name, health in status.providers.items()
     }
     tally = Counter(known.state for known in shown)
+    failing = [_failing("consumer", *item) for item in consumers.items() if item[1].failures]
+    failing += [_failing("provider", *item) for item in providers.items() if item[1].failures]
+    epoch, sequence = position
     return StatusReport(
-        __version__,
-        facts.ready,
-        *position,
-        facts.watch_mode,
-        None if limited else facts.watch_problem,
-        facts.scanned_at,
-        facts.vault_config,
-        facts.vault_config_valid,
-        {state: tally[state] for state in State},
-        consumers,
-        providers,
-        subscribers,
-        tuple(
-            _daemon_troubles(facts, now)
-            + _secret_troubles(shown)
-            + _rejections(facts, shown)
-            + [
-                _failing("consumer", name, item)
-                for name, item in consumers.items()
-                if item.failures
-            ]
-            + [
-                _failing("provider", name, item)
-                for name, item in providers.items()
-                if item.failures
-            ]
+        version=__version__,
+        ready=status.ready,
+        epoch=epoch,
+        sequence=sequence,
+        secrets={state: tally[state] for state in State},
+        consumers=consumers,
+        providers=providers,
+        subscribers=subscribers,
+        attention=(
+            *_daemon_problems(status, now),
+            *_secret_problems(shown),
+            *_rejections(status, shown),
+            *failing,
         ),
+        **_source(status.source, limited=limited),
     )
 
 
-def readiness(facts: Facts) -> ReadinessReport:
-    """Whether the daemon does its work; says nothing that names a secret."""
+class _Source(TypedDict):
+    watch_mode: str
+    watch_problem: str | None
+    last_scan: str | None
+    vault_config: str | None
+    vault_config_valid: bool | None
+    relay: RelayReport | msgspec.UnsetType
+
+
+def _source(source: MountStatus | RelayStatus, *, limited: bool) -> _Source:
+    if isinstance(source, RelayStatus):
+        return {
+            "watch_mode": "nats",
+            "watch_problem": None,
+            "last_scan": source.heard_at,
+            "vault_config": None,
+            "vault_config_valid": None,
+            "relay": RelayReport(source.subject),
+        }
+    return {
+        "watch_mode": source.watch_mode,
+        "watch_problem": None if limited else source.watch_problem,
+        "last_scan": source.scanned_at,
+        "vault_config": source.vault_config,
+        "vault_config_valid": source.vault_config_valid,
+        "relay": msgspec.UNSET,
+    }
+
+
+def readiness(status: DaemonStatus) -> ReadinessReport:
+    """Whether the daemon is ready; names no secret."""
     reasons = []
-    if not facts.ready:
+    if not status.ready:
         reasons.append("the first scan is not done")
-    if not facts.vault_config_valid:
+    if isinstance(status.source, MountStatus) and not status.source.vault_config_valid:
         reasons.append("the vault config on disk is not valid; see the log or run syncd check")
-    if facts.failure is not None:
-        reasons.append(facts.failure)
+    if status.failure is not None:
+        reasons.append(status.failure)
     return ReadinessReport(not reasons, tuple(reasons))
 
 
-def _daemon_troubles(facts: Facts, now: datetime) -> list[str]:
-    troubles = list(readiness(facts).reasons)
-    if facts.scanned_at is not None:
-        age = (now - datetime.fromisoformat(facts.scanned_at)).total_seconds()
-        if age > _OVERDUE * facts.rescan_interval + 1:
-            troubles.append(f"the last scan is {age:.0f} s ago")
-    return troubles
+def _daemon_problems(status: DaemonStatus, now: datetime) -> list[str]:
+    problems = list(readiness(status).reasons)
+    match status.source:
+        case MountStatus(scanned_at=str(last), rescan_interval=interval):
+            what = "the last scan was"
+        case RelayStatus(heard_at=str(last), max_silence=interval):
+            what = "the stream last answered"
+        case _:
+            return problems
+    age = (now - datetime.fromisoformat(last)).total_seconds()
+    if age > _OVERDUE * interval + 1:
+        problems.append(f"{what} {age:.0f} s ago")
+    return problems
 
 
-def _secret_troubles(shown: list[Known]) -> list[str]:
-    troubled = [known for known in shown if known.problem or known.state is not State.PRESENT]
+def _secret_problems(shown: list[Known]) -> list[str]:
+    affected = [known for known in shown if known.problem or known.state is not State.PRESENT]
     lines = [
         f"secret {known.entry.key} is {known.state.value}"
         + (f": {known.problem}" if known.problem else "")
-        for known in troubled[:_NAMED]
+        for known in affected[:_NAMED]
     ]
-    if len(troubled) > _NAMED:
-        lines.append(f"{len(troubled) - _NAMED} more secrets are missing or have a problem")
+    if len(affected) > _NAMED:
+        lines.append(f"{len(affected) - _NAMED} more secrets are missing or have a problem")
     return lines
 
 
-def _rejections(facts: Facts, shown: list[Known]) -> list[str]:
+def _rejections(status: DaemonStatus, shown: list[Known]) -> list[str]:
     found = [
         f"secret {known.entry.name} was not adopted: {report.problem}"
-        for consumer in facts.adoptions
+        for consumer in status.adoptions
         for known in shown
-        if (report := _adoption(facts, consumer, known)) is not None
+        if (report := _adoption(status, consumer, known)) is not None
         and report.state is AdoptionState.REJECTED
     ]
     more = [f"{len(found) - _NAMED} more secrets were not adopted"]

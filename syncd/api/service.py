@@ -1,4 +1,7 @@
-"""The API as the daemon runs it: opened once, and kept over a reload of everything else.
+"""The API as the daemon runs it: three addresses, which stay open while an engine is replaced.
+
+The Unix socket, the probes' TCP port and the socket for systemd's credentials are opened, served,
+replaced and closed in one way, by an `_Endpoint` each.
 
 Starlette and uvicorn are imported when an address is configured: a sidecar without one does
 not pay for them.
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import os
 import resource
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -19,50 +22,105 @@ from syncd.api.sockets import Inherited, Listener, inherit, make_tcp, make_unix,
 from syncd.api.streams import Broadcast
 from syncd.api.subscribers import Subscribers
 from syncd.api.systemd_credentials import CredentialServer
-from syncd.config.settings import Credentials, RelaySettings, grant
+from syncd.config.settings import Api as ApiSettings, grant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from anyio.abc import TaskStatus
 
-    from syncd.api.server import Server
-    from syncd.api.status import Facts
-    from syncd.config.settings import Api as ApiSettings, Settings
+    from syncd.api.status import DaemonStatus
+    from syncd.api.systemd_credentials import CredentialSource
     from syncd.core.events import Commit, Stamp
     from syncd.ledger.ledger import Ledger
     from syncd.telemetry.metrics import Metrics
+
+    Stop = Callable[[], Awaitable[None]]
 
 GRACE: Final = 1.0
 """Seconds that requests have to end at shutdown."""
 
 MOST_CALLERS: Final = 2048
-MOST_PROBES: Final = 64
-"""Connections at a time, on the Unix socket and on `api.listen`."""
+"""Simultaneous connections to the Unix socket."""
 
-_DESK_MODE: Final = 0o600
+MOST_PROBES: Final = 64
+"""Simultaneous connections to `api.listen`."""
+
+_CREDENTIALS_MODE: Final = 0o600
 _DESCRIPTORS: Final = 8192
 _RESERVED: Final = 256
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
 class _Endpoint:
-    """An address that is served, and from which settings that came."""
+    """One address that is served, or none.
 
-    settings: object
-    listener: Listener
-    server: Server
-    broadcast: Broadcast | None = None
+    Args:
+        inherited: The socket that systemd passed for it, which is used whatever is configured.
+    """
 
+    def __init__(self, inherited: Listener | None) -> None:
+        self._inherited = inherited
+        self._listener: Listener | None = None
+        self._address = ""
+        self._settings: object = None
+        self._stop: Stop | None = None
 
-@dataclass(slots=True)
-class _Desk:
-    """Where systemd asks for credentials, and what ends the answering there."""
+    async def open(self, address: str, make: Callable[[], Listener]) -> Listener | None:
+        """The listener for an address: the present one, unless the address has changed.
 
-    listener: Listener
-    server: CredentialServer
-    scope: anyio.CancelScope
+        Args:
+            address: As configured; empty for none.
+            make: Opens it. Blocks.
+        """
+        if self._inherited is not None:
+            return self._inherited
+        if not address:
+            return None
+        if self._listener is not None and self._address == address:
+            return self._listener
+        return await anyio.to_thread.run_sync(make)
+
+    def holds(self, listener: Listener | None) -> bool:
+        """Whether a result of `open` is not a new listener."""
+        return listener in (None, self._listener, self._inherited)
+
+    async def switch(
+        self,
+        listener: Listener | None,
+        address: str,
+        settings: object,
+        serve: Callable[[Listener], Awaitable[Stop]],
+    ) -> None:
+        """Serves on a listener from `open`; does nothing unless it or the settings have changed.
+
+        Args:
+            listener: The listener, or None to serve nothing.
+            address: As for `open`.
+            settings: Everything else that the serving depends on.
+            serve: Starts serving, and returns what stops it.
+        """
+        before = self._listener
+        if listener is before and settings == self._settings:
+            return
+        await self._end()
+        if before is not None and before is not listener:
+            await anyio.to_thread.run_sync(before.close)
+        self._listener, self._address, self._settings = listener, address, settings
+        if listener is not None:
+            self._stop = await serve(listener)
+
+    async def aclose(self) -> None:
+        """Stops serving and closes the address."""
+        await self._end()
+        for listener in (self._listener, self._inherited):
+            if listener is not None:
+                await anyio.to_thread.run_sync(listener.close)
+
+    async def _end(self) -> None:
+        stop, self._stop = self._stop, None
+        if stop is not None:
+            await stop()
 
 
 class Service:
@@ -70,11 +128,10 @@ class Service:
 
     Args:
         ledger: Event log and mailboxes.
-        stamp: What goes on each event.
-        metrics: What is scraped.
-        facts: What the daemon knows now.
-        settled: Set when the first pass over the mount is done.
-        read: Gives a secret's value, or None while it changes; see `CredentialServer`.
+        stamp: What is written on events.
+        metrics: The metrics to serve.
+        status: Returns the state of the daemon now.
+        settled: Set when the first scan is done.
     """
 
     def __init__(
@@ -82,211 +139,181 @@ class Service:
         ledger: Ledger,
         stamp: Stamp,
         metrics: Metrics,
-        facts: Callable[[], Facts],
+        status: Callable[[], DaemonStatus],
         settled: anyio.Event,
-        *,
-        read: Callable[[str], bytes | None],
     ) -> None:
         self._ledger = ledger
         self._stamp = stamp
         self._metrics = metrics
-        self._facts = facts
-        self._read = read
+        self._status = status
         self._settled = settled
         self._last = 0
-        self._inherited = Inherited()
-        self._api: _Endpoint | None = None
-        self._probes: _Endpoint | None = None
-        self._desk: _Desk | None = None
+        self._access: tuple[int, str | None] | None = None
+        self._broadcast: Broadcast | None = None
+        self._credential_server = CredentialServer(ready=settled, metrics=metrics)
         self._tasks: anyio.abc.TaskGroup
-        self._broadcasting: anyio.CancelScope | None = None
+        self._api: _Endpoint
+        self._probes: _Endpoint
+        self._credentials: _Endpoint
+        self._started = anyio.Event()
 
     def committed(self, commit: Commit) -> None:
-        """Tells subscribers of a commit. Call it from the event loop."""
+        """Sends the events of a commit to subscribers. In the event loop only."""
         if commit.events:
             self._last = max(self._last, commit.events[-1].sequence)
-            if self._api is not None and self._api.broadcast is not None:
-                self._api.broadcast.publish(commit.events)
+            if self._broadcast is not None:
+                self._broadcast.publish(commit.events)
 
     async def run(
         self,
-        settings: Settings | RelaySettings,
+        settings: ApiSettings,
+        credentials: CredentialSource | None,
         *,
         task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serves until cancelled; reports as started when it accepts connections.
 
+        Args:
+            settings: The section `api`.
+            credentials: As for `reconfigure`.
+            task_status: Where to report.
+
         Raises:
-            ConfigurationError: An address or the group means nothing here.
+            ConfigurationError: An address or the group means nothing on this machine.
             ListenError: An address cannot be listened on.
             StateError: The ledger cannot be used.
         """
         _, self._last = await anyio.to_thread.run_sync(self._ledger.span)
-        self._inherited = inherit(os.environ)
-        for name in self._inherited.ignored:
-            hint = "name it api, probes or credentials, one of each"
-            log.warning("api.socket_ignored", name=name, hint=hint)
+        inherited = self._inherit()
+        self._api = _Endpoint(inherited.api)
+        self._probes = _Endpoint(inherited.probes)
+        self._credentials = _Endpoint(inherited.credentials)
         try:
             async with anyio.create_task_group() as self._tasks:
-                await self.reconfigure(settings)
+                await self._reconfigure(settings, credentials)
+                self._started.set()
                 task_status.started()
                 await anyio.sleep_forever()
         finally:
             with anyio.CancelScope(shield=True):
-                await self._stop(self._api)
-                await self._stop(self._probes)
-                used = (self._api, self._probes, self._desk)
-                mine = self._inherited
-                for listener in {
-                    *(item.listener for item in used if item is not None),
-                    *filter(None, (mine.api, mine.probes, mine.credentials)),
-                }:
-                    await anyio.to_thread.run_sync(listener.close)
+                for endpoint in (self._api, self._probes, self._credentials):
+                    await endpoint.aclose()
 
-    async def reconfigure(self, settings: Settings | RelaySettings) -> None:
-        """Serves what the settings say; streams go on unless something about them changed.
+    @staticmethod
+    def _inherit() -> Inherited:
+        inherited = inherit(os.environ)
+        for name in inherited.ignored:
+            hint = "name it api, probes or credentials, one of each"
+            log.warning("api.socket_ignored", name=name, hint=hint)
+        return inherited
 
-        Addresses are opened before anything is closed, so a failure leaves everything as it was.
+    async def reconfigure(
+        self, settings: ApiSettings, credentials: CredentialSource | None
+    ) -> None:
+        """Applies new settings; streams go on unless their own settings have changed.
+
+        New addresses are opened before anything is closed: a failure leaves everything as it was.
+
+        Args:
+            settings: The section `api`.
+            credentials: The secrets that systemd's units get, or None for none.
 
         Raises:
-            ConfigurationError: An address or the group means nothing here.
+            ConfigurationError: An address or the group means nothing on this machine.
             ListenError: An address cannot be listened on.
         """
-        wanted = settings.api
-        api = (wanted.socket, wanted.socket_mode, wanted.socket_group, wanted.subscribers)
-        # a relay has no files, and so no values to answer with
-        credentials = Credentials() if isinstance(settings, RelaySettings) else settings.credentials
-        opened: list[Listener | None] = []
-        try:
-            opened.append(new_api := await self._open_api(wanted, api))
-            opened.append(new_probes := await self._open_probes(wanted))
-            new_desk = await self._open_desk(credentials)
-        except BaseException:
-            kept = [item.listener for item in (self._api, self._probes) if item is not None]
-            for listener in opened:
-                if listener is not None and listener not in kept:
-                    await anyio.to_thread.run_sync(listener.close)
-            raise
-        if self._api is None or self._api.settings != api:
-            await self._serve_api(wanted, api, new_api)
-        if self._probes is None or self._probes.listener is not new_probes:
-            await self._serve_probes(wanted, new_probes)
-        await self._serve_desk(credentials, new_desk)
+        await self._started.wait()  # SIGHUP can arrive while the first addresses are being opened
+        await self._reconfigure(settings, credentials)
 
-    async def _open_api(self, settings: ApiSettings, wanted: object) -> Listener | None:
-        """The listener to use: the one there is, if the path is the same."""
-        if self._inherited.api is not None:
-            return self._inherited.api
-        if not settings.socket:
-            return None
-        current = None if self._api is None else self._api.listener
-        mode, group = settings.socket_mode, settings.socket_group
-        if self._api is not None and current is not None and current.path == settings.socket:
-            if self._api.settings != wanted:
-                await anyio.to_thread.run_sync(set_access, settings.socket, mode, group)
-            return current
-        return await anyio.to_thread.run_sync(make_unix, settings.socket, mode, group)
-
-    async def _open_probes(self, settings: ApiSettings) -> Listener | None:
-        if self._inherited.probes is not None:
-            return self._inherited.probes
-        if self._probes is not None and self._probes.settings == settings.listen:
-            return self._probes.listener
-        return (
-            await anyio.to_thread.run_sync(make_tcp, settings.listen) if settings.listen else None
-        )
-
-    async def _open_desk(self, settings: Credentials) -> Listener | None:
-        if self._inherited.credentials is not None:
-            return self._inherited.credentials
-        if self._desk is not None and self._desk.listener.path == settings.socket:
-            return self._desk.listener
-        if not settings.socket:
-            return None
-        key = "credentials.socket"
-        return await anyio.to_thread.run_sync(make_unix, settings.socket, _DESK_MODE, None, key)
-
-    async def _serve_desk(self, settings: Credentials, listener: Listener | None) -> None:
-        granted = {(item.unit, item.credential): item.secret for item in settings.grants}
-        if self._desk is not None and self._desk.listener is listener:
-            self._desk.server.grants = granted
-            return
-        if self._desk is not None:
-            self._desk.scope.cancel()
-            await anyio.to_thread.run_sync(self._desk.listener.close)
-            self._desk = None
-        if listener is None:
-            return
-        server = CredentialServer(
-            listener.socket, granted, self._read, ready=self._settled, metrics=self._metrics
-        )
-        self._desk = _Desk(listener, server, await self._tasks.start(_answer, server))
-        log.info("credentials.listening", socket=listener.address, grants=len(granted))
-
-    async def _serve_api(
-        self, settings: ApiSettings, key: object, listener: Listener | None
+    async def _reconfigure(
+        self, settings: ApiSettings, credentials: CredentialSource | None
     ) -> None:
-        before, self._api = self._api, None
-        await self._stop(before)
-        if before is not None and before.listener is not listener:
-            await anyio.to_thread.run_sync(before.listener.close)
-        if listener is None:
-            return
+        path, listen = settings.socket, settings.listen
+        credentials_path = "" if credentials is None else credentials.socket
+        access = mode, group = settings.socket_mode, settings.socket_group
+        make_credentials = partial(
+            make_unix, credentials_path, _CREDENTIALS_MODE, None, "credentials.socket"
+        )
+        opened: list[tuple[_Endpoint, Listener | None]] = []
+        try:
+            api = await self._api.open(path, partial(make_unix, path, mode, group))
+            opened.append((self._api, api))
+            probes = await self._probes.open(listen, partial(make_tcp, listen))
+            opened.append((self._probes, probes))
+            asked = await self._credentials.open(credentials_path, make_credentials)
+            opened.append((self._credentials, asked))
+            if self._api.holds(api) and api is not None and access != self._access:
+                await anyio.to_thread.run_sync(set_access, api, mode, group)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                for endpoint, listener in opened:
+                    if listener is not None and not endpoint.holds(listener):
+                        await anyio.to_thread.run_sync(listener.close)
+            raise
+        self._access = access
+        serve_api = partial(self._serve_api, settings)
+        await self._api.switch(api, path, (access, settings.subscribers), serve_api)
+        await self._probes.switch(probes, listen, None, self._serve_probes)
+        # grants change while units are being answered: no answer is cut off for that
+        self._credential_server.source = credentials
+        await self._credentials.switch(asked, credentials_path, None, self._serve_credentials)
+
+    async def _serve_api(self, settings: ApiSettings, listener: Listener) -> Stop:
         from syncd.api.app import Api  # noqa: PLC0415 - see the module's docstring
         from syncd.api.server import Server  # noqa: PLC0415
 
         broadcast = Broadcast(
-            self._ledger, self._stamp, self._metrics, lambda: self._facts().inventory, self._last
+            self._ledger, self._stamp, self._metrics, lambda: self._status().inventory, self._last
         )
         granted = {item.uid: (item.name, grant(item.scope)) for item in settings.subscribers}
         callers, most = Subscribers(granted), _room_for(MOST_CALLERS)
-        api = Api(callers, broadcast, self._ledger, self._facts, self._settled.wait)
+        api = Api(callers, broadcast, self._ledger, self._status, self._settled.wait)
         server = Server(api.app(), most, lambda accepted: callers.share(accepted, most))
         await server.start(listener.socket)
-        await self._tasks.start(self._broadcast, broadcast)
-        self._api = _Endpoint(key, listener, server, broadcast)
+        scope = await self._tasks.start(_run_in_scope, broadcast.run)
+        self._broadcast = broadcast
         log.info("api.listening", socket=listener.address, subscribers=len(granted))
 
-    async def _broadcast(
-        self, broadcast: Broadcast, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
-    ) -> None:
-        with anyio.CancelScope() as self._broadcasting:
-            task_status.started()
-            await broadcast.run()
+        async def stop() -> None:
+            self._broadcast = None
+            broadcast.close()
+            await server.stop(GRACE)
+            scope.cancel()
 
-    async def _serve_probes(self, settings: ApiSettings, listener: Listener | None) -> None:
-        before, self._probes = self._probes, None
-        await self._stop(before)
-        if before is not None and before.listener is not listener:
-            await anyio.to_thread.run_sync(before.listener.close)
-        if listener is None:
-            return
-        from syncd.api.app import Probes  # noqa: PLC0415
+        return stop
+
+    async def _serve_probes(self, listener: Listener) -> Stop:
+        from syncd.api.app import Probes  # noqa: PLC0415 - see the module's docstring
         from syncd.api.server import Server  # noqa: PLC0415
 
-        server = Server(Probes(self._facts, self._metrics).app(), MOST_PROBES)
+        server = Server(Probes(self._status, self._metrics).app(), MOST_PROBES)
         await server.start(listener.socket)
-        self._probes = _Endpoint(settings.listen, listener, server)
         log.info("probes.listening", address=listener.address)
+        return partial(server.stop, GRACE)
 
-    async def _stop(self, endpoint: _Endpoint | None) -> None:
-        if endpoint is None:
-            return
-        if endpoint.broadcast is not None:
-            endpoint.broadcast.close()
-        await endpoint.server.stop(GRACE)
-        if endpoint.broadcast is not None and self._broadcasting is not None:
-            self._broadcasting.cancel()
+    async def _serve_credentials(self, listener: Listener) -> Stop:
+        source = self._credential_server.source
+        run = partial(self._credential_server.run, listener.socket)
+        scope = await self._tasks.start(_run_in_scope, run)
+        granted = 0 if source is None else len(source.grants)
+        log.info("credentials.listening", socket=listener.address, grants=granted)
+
+        async def stop() -> None:
+            scope.cancel()
+
+        return stop
 
 
-async def _answer(server: CredentialServer, *, task_status: TaskStatus[anyio.CancelScope]) -> None:
+async def _run_in_scope(
+    run: Callable[[], Awaitable[None]], *, task_status: TaskStatus[anyio.CancelScope]
+) -> None:
     with anyio.CancelScope() as scope:
         task_status.started(scope)
-        await server.run()
+        await run()
 
 
 def _room_for(connections: int) -> int:
-    """Raises the limit of open files as far as it may, and tells how many connections fit."""
+    """Raises the limit of open files if needed; returns how many connections fit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,11 +1,11 @@
-"""The sockets that the API listens on: taken from systemd, or made here.
+"""The sockets that the API listens on: inherited from systemd, or opened here.
 
-A Unix socket is made with its final mode at the most: what `fchmod` sets on a socket before `bind`
-bounds the mode of the file that `bind` makes (unix(7), net/unix/af_unix.c `unix_bind_bsd`), so
-there is no moment in which anybody may connect whom the configuration does not name. A file that
-a dead process left behind is replaced; whether its owner lives is asked by connecting to it.
+A Unix socket is never more accessible than configured: the mode that `fchmod` sets on a socket
+before `bind` bounds the mode of the file that `bind` makes (unix(7), net/unix/af_unix.c
+`unix_bind_bsd`). A file that a dead process left behind is replaced; connecting to it shows whether
+its process lives.
 
-Everything here blocks: call it in a worker thread.
+All of this blocks: call it in a worker thread.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import os
 import socket
 import stat
 from dataclasses import dataclass
-from grp import getgrnam
 from typing import TYPE_CHECKING, Final
 
+from syncd.core.address import parse_host_port
 from syncd.core.errors import ConfigurationError, ListenError
 from syncd.core.findings import finding
+from syncd.system.accounts import group_id
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
 FIRST_INHERITED: Final = 3
-"""The first descriptor that systemd hands over (`SD_LISTEN_FDS_START`, sd_listen_fds(3))."""
+"""The first descriptor that systemd passes (`SD_LISTEN_FDS_START`, sd_listen_fds(3))."""
 
 BACKLOG: Final = 2048
 """Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`."""
@@ -45,9 +46,9 @@ class Listener:
 
     Attributes:
         socket: Bound and listening.
-        address: What to call it in log lines.
-        path: The file that must go with it, or None when it is not ours to remove.
-        inode: Device and inode of that file, so that nobody else's is removed.
+        address: The address for log lines.
+        path: The socket's file, removed at the end; None for a socket that systemd owns.
+        inode: Device and inode of that file: a file that replaced it is not removed.
     """
 
     socket: socket.socket
@@ -56,7 +57,7 @@ class Listener:
     inode: tuple[int, int] | None = None
 
     def close(self) -> None:
-        """Stops listening, and removes the file if it is still the one that was made."""
+        """Stops listening, and removes the file unless it was replaced."""
         if self.path is not None:
             with contextlib.suppress(OSError):
                 found = os.lstat(self.path)
@@ -67,7 +68,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Inherited:
-    """What systemd handed over: at most one socket for each purpose."""
+    """The sockets that systemd passed: at most one for each purpose."""
 
     api: Listener | None = None
     probes: Listener | None = None
@@ -78,9 +79,9 @@ class Inherited:
 def inherit(environ: MutableMapping[str, str]) -> Inherited:
     """Takes the sockets of a socket-activated service (sd_listen_fds(3)).
 
-    A Unix socket is the API's and a TCP socket the probes', unless `FileDescriptorName=` says
-    `api`, `probes` or `credentials`. The variables are removed, so that no child takes them for
-    its own.
+    A Unix socket is the API's and a TCP socket the probes', unless `FileDescriptorName=` is
+    `api`, `probes` or `credentials`. The variables are removed: child processes do not inherit the
+    sockets.
 
     Args:
         environ: The environment.
@@ -100,7 +101,7 @@ def inherit(environ: MutableMapping[str, str]) -> Inherited:
         unix = listener.socket.family == socket.AF_UNIX
         purpose = _NAMES.get(label, "api" if unix else "probes")
         if taken.setdefault(purpose, listener) is not listener or not (unix or purpose == "probes"):
-            # without a Unix socket there are no credentials to tell callers apart by
+            # only a Unix socket has peer credentials, which identify the caller
             taken = {key: item for key, item in taken.items() if item is not listener}
             listener.close()
             ignored.append(label or listener.address)
@@ -133,16 +134,16 @@ def _shown(found: socket.socket) -> str:
 
 
 def make_unix(path: str, mode: int, group: str | None, key: str = "api.socket") -> Listener:
-    """Makes a listening Unix socket; a missing last directory is made too.
+    """Opens a listening Unix socket, and creates its directory if only that one is missing.
 
     Args:
-        path: Where.
-        mode: Permission bits of the file; whoever may write to it may connect (unix(7)).
+        path: The socket's file.
+        mode: Permission bits of the file; connecting takes write permission (unix(7)).
         group: Owner group by name or number, or None for the process's own.
-        key: Of the configuration that names the path, for the messages.
+        key: The configuration key of the path, for messages.
 
     Raises:
-        ConfigurationError: There is no such group, or this process must not give it away.
+        ConfigurationError: The group does not exist, or this process is not a member of it.
         ListenError: The path cannot be used, or a live process listens there.
     """
     _make_room(path, key)
@@ -159,7 +160,7 @@ def make_unix(path: str, mode: int, group: str | None, key: str = "api.socket") 
         listener.close()
         raise
     try:
-        set_access(path, mode, group)
+        set_access(made, mode, group)
         listener.listen(BACKLOG)
         listener.setblocking(False)
     except BaseException:
@@ -168,20 +169,25 @@ def make_unix(path: str, mode: int, group: str | None, key: str = "api.socket") 
     return made
 
 
-def set_access(path: str, mode: int, group: str | None) -> None:
-    """Sets who may connect to a socket that was made here.
+def set_access(listener: Listener, mode: int, group: str | None) -> None:
+    """Sets who may connect to a Unix socket; does nothing to one that systemd made.
 
     Raises:
-        ConfigurationError: There is no such group, or this process must not give it away.
+        ConfigurationError: The group does not exist, or this process is not a member of it.
         ListenError: The mode cannot be set.
     """
-    gid = -1 if group is None else _group_id(group)
-    try:
-        if gid >= 0:
-            os.chown(path, -1, gid)
-    except OSError:
-        hint = "make syncd's user a member of it"
-        raise _misconfigured("socket_group", f"{group} cannot own the socket", hint) from None
+    path = listener.path
+    if path is None:
+        return
+    if group is not None:
+        try:
+            os.chown(path, -1, group_id(group))
+        except LookupError:
+            hint = "create the group, or name another one"
+            raise _misconfigured("socket_group", f"there is no group {group}", hint) from None
+        except OSError:
+            hint = "make syncd's user a member of the group"
+            raise _misconfigured("socket_group", f"{group} cannot own the socket", hint) from None
     try:
         os.chmod(path, mode)
     except OSError as error:
@@ -189,7 +195,7 @@ def set_access(path: str, mode: int, group: str | None) -> None:
 
 
 def _make_room(path: str, key: str) -> None:
-    """Makes the directory, and removes what a dead process left at the path."""
+    """Creates the directory, and removes the socket of a dead process."""
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(os.path.dirname(path), 0o755)
@@ -200,12 +206,13 @@ def _make_room(path: str, key: str) -> None:
         raise _refusal(path, error, key) from None
     if not stat.S_ISSOCK(found.st_mode):
         raise ListenError(
-            f"cannot listen on {path}: something that is not a socket is there; remove it or "
-            f"change {key}"
+            f"cannot listen on {path}: a file that is not a socket is there",
+            f"remove the file or change {key}",
         )
     if _answers(path):
         raise ListenError(
-            f"cannot listen on {path}: another process listens there; stop it or change {key}"
+            f"cannot listen on {path}: another process listens there",
+            f"stop the process or change {key}",
         )
     try:
         os.unlink(path)
@@ -214,7 +221,7 @@ def _make_room(path: str, key: str) -> None:
 
 
 def _answers(path: str) -> bool:
-    """Whether a living process holds the socket: only ECONNREFUSED says that none does."""
+    """Whether a live process holds the socket: only ECONNREFUSED means that none does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
         caller.setblocking(False)  # a full backlog is a live process too, and would block
         try:
@@ -224,18 +231,8 @@ def _answers(path: str) -> bool:
     return True
 
 
-def _group_id(group: str) -> int:
-    if group.isascii() and group.isdigit():
-        return int(group)
-    try:
-        return getgrnam(group).gr_gid
-    except KeyError:
-        hint = "create the group or name another one"
-        raise _misconfigured("socket_group", f"there is no group {group}", hint) from None
-
-
 def make_tcp(listen: str) -> Listener:
-    """Makes a listening TCP socket.
+    """Opens a listening TCP socket.
 
     Args:
         listen: `host:port`, an IPv6 address in brackets.
@@ -244,13 +241,15 @@ def make_tcp(listen: str) -> Listener:
         ConfigurationError: The host has no address.
         ListenError: The address cannot be listened on.
     """
-    host, _, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
+    hint = "write an address of this machine, such as 127.0.0.1:9753"
+    parsed = parse_host_port(listen)
+    if parsed is None:
+        raise _misconfigured("listen", "is not host:port", hint)
+    host, port = parsed
     try:
         flags = socket.AI_PASSIVE
-        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM, flags=flags)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     except (OSError, UnicodeError):
-        hint = "write an address of this machine, such as 127.0.0.1:9753"
         raise _misconfigured("listen", f"{host} has no address", hint) from None
     family, _, _, _, address = found[0]
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -262,15 +261,15 @@ def make_tcp(listen: str) -> Listener:
     except OSError as error:
         listener.close()
         raise ListenError(
-            f"cannot listen on {listen}: {_reason(error)}; free the address or change api.listen"
+            f"cannot listen on {listen}: {_reason(error)}", "free the address or change api.listen"
         ) from None
     return Listener(listener, _shown(listener))
 
 
 def _refusal(path: str, error: OSError, key: str = "api.socket") -> ListenError:
     return ListenError(
-        f"cannot listen on {path}: {_reason(error)}; name a writable place of 107 bytes at the "
-        f"most as {key}"
+        f"cannot listen on {path}: {_reason(error)}",
+        f"set {key} to a path of at most 107 bytes in a writable directory",
     )
 
 

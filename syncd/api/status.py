@@ -1,104 +1,74 @@
-"""What the API can be asked about, as the daemon hands it over; holds no web framework."""
+"""The state of the daemon as the API reports it. Imports no web framework."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from syncd.core.adoption import Adoption
+    from syncd.core.health import ConsumerHealth, ProviderHealth
     from syncd.core.model import Grant, Known
 
 
-class ConsumerFacts(Protocol):
-    """How a consumer is doing; `syncd.consumers.delivery.Health` is one."""
-
-    @property
-    def pending(self) -> int:
-        """Events that it has not acknowledged."""
-
-    @property
-    def last_success_at(self) -> str | None:
-        """When it last acknowledged something (RFC 3339, UTC)."""
-
-    @property
-    def last_error(self) -> str | None:
-        """Why the last attempt failed, one line, or None if it did not."""
-
-    @property
-    def failures(self) -> int:
-        """Attempts that failed since the last success."""
-
-    @property
-    def next_attempt_at(self) -> str | None:
-        """When it is tried again (RFC 3339, UTC), or None when nothing is due."""
-
-
-class ProviderFacts(Protocol):
-    """How a provider of secrets is doing."""
-
-    @property
-    def target(self) -> str:
-        """Where its files go."""
-
-    @property
-    def files(self) -> int | None:
-        """How many there were in the last fetch; None before the first."""
-
-    @property
-    def last_success_at(self) -> str | None:
-        """When everything was last fetched and in place (RFC 3339, UTC)."""
-
-    @property
-    def last_change_at(self) -> str | None:
-        """When a fetch last changed something, in this process."""
-
-    @property
-    def last_error(self) -> str | None:
-        """Why the last attempt failed, one line, or None if it did not."""
-
-    @property
-    def failures(self) -> int:
-        """Attempts that failed since the last success."""
-
-    @property
-    def next_attempt_at(self) -> str | None:
-        """When the next one is due (RFC 3339, UTC)."""
-
-
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What the daemon knows at one moment of its event loop.
+class MountStatus:
+    """The state of a daemon that watches a mount.
 
     Attributes:
-        ready: Whether the first pass over the mount is done.
-        inventory: Everything known, as of the last commit.
-        scanned_at: When the last pass ended (RFC 3339, UTC), or None.
-        failure: Why the last pass could not be committed, or None.
+        scanned_at: When the last scan ended (RFC 3339, UTC), or None.
         watch_mode: `inotify` or `poll`.
-        watch_problem: Why changes are not noticed the way that was asked for, or None.
+        watch_problem: Why `watch_mode` is not the configured mode, or None.
         vault_config: Path of the vault config.
-        vault_config_valid: Whether the one on disk is the one in use.
-        rescan_interval: Seconds between two passes at the most.
-        consumers: Each with what it may see and how it is doing, by name.
-        providers: How they are doing, by name.
-        refresh: Asks every provider now; None where none is configured.
-        adoptions: What is known of the adoption of secrets, by name, by the consumer that
-            verifies it.
+        vault_config_valid: Whether the vault config on disk is the one in use.
+        rescan_interval: Seconds between two scans, at most.
     """
 
-    ready: bool
-    inventory: Mapping[str, Known]
     scanned_at: str | None
-    failure: str | None
     watch_mode: str
     watch_problem: str | None
     vault_config: str
     vault_config_valid: bool
     rescan_interval: float
-    consumers: Mapping[str, tuple[Grant, ConsumerFacts]]
-    providers: Mapping[str, ProviderFacts] = field(default_factory=dict)
-    refresh: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RelayStatus:
+    """The state of a relay.
+
+    Attributes:
+        heard_at: When the stream last answered (RFC 3339, UTC), or None.
+        subject: The NATS subject whose events are relayed.
+        max_silence: Seconds between two answers of the stream, at most.
+    """
+
+    heard_at: str | None
+    subject: str
+    max_silence: float
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """The state of the daemon at one moment of its event loop.
+
+    Attributes:
+        ready: Whether the engine has started: with a mount, whether the first scan is done.
+        inventory: Every secret, as of the last commit.
+        source: Where changes come from.
+        failure: Why changes cannot be received or committed now, one line, or None.
+        consumers: The scope and the health of each consumer, by name.
+        providers: The health of each provider, by name.
+        refresh: Starts a fetch by every provider; None without providers.
+        adoptions: For each consumer that verifies adoption, the adoption of each secret by name.
+    """
+
+    ready: bool
+    inventory: Mapping[str, Known]
+    source: MountStatus | RelayStatus
+    failure: str | None
+    consumers: Mapping[str, tuple[Grant, ConsumerHealth]]
+    providers: Mapping[str, ProviderHealth] = field(default_factory=dict)
+    refresh: Callable[[], object] | None = None
     adoptions: Mapping[str, Mapping[str, Adoption]] = field(default_factory=dict)

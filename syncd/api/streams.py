@@ -26,7 +26,7 @@ import structlog
 from syncd.api.history import History, frame
 from syncd.api.report import states
 from syncd.core.errors import StateError
-from syncd.core.events import RESET
+from syncd.core.event_data import RESET
 from syncd.core.timing import rfc3339
 
 if TYPE_CHECKING:

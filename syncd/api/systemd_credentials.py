@@ -1,26 +1,27 @@
 r"""Credentials for systemd's units: `LoadCredential=NAME:/run/syncd/credentials.sock`.
 
-systemd connects when it starts a unit, from an abstract address that says for whom it asks:
-`\0<random>/unit/<unit>/<credential>` (systemd.exec(5), `LoadCredential=`). It sends nothing, and
-takes what it reads up to the end of the stream for the credential. What is given is the value that
-the granted secret has now, and nothing that the configuration does not grant.
+systemd connects when it starts a unit, from an abstract address that names the unit and the
+credential: `\0<random>/unit/<unit>/<credential>` (systemd.exec(5), `LoadCredential=`). It sends
+nothing, and reads the credential up to the end of the stream. The answer is the present value of
+the granted secret, and nothing that the configuration does not grant.
 
 The traps:
 
-- Anybody may bind such an address. It counts only from root, as the kernel tells (`SO_PEERCRED`).
-- The end of the stream is success: a connection that is closed without a word makes an **empty
+- Every user can bind such an address. It is trusted from root only (`SO_PEERCRED`).
+- The end of the stream means success: a connection that is closed without data makes an **empty
   credential**, and a Unix socket cannot be reset instead (`SO_LINGER` does nothing there,
   net/unix/af_unix.c `unix_release_sock`). What systemd does refuse is a credential that is too
   large (src/basic/fileio.c, `READ_FULL_FILE_FAIL_WHEN_LARGER`). So a refusal is an answer above
   that size, of zeros; the unit then fails with 243/CREDENTIALS.
-- A value that was sent in part must not be left at that either: a shutdown goes on sending.
+- A value sent in part would be a truncated credential: a shutdown waits until it is sent.
 
-What nobody can close from here is the moment between accepting and answering: a daemon that is
-killed there leaves an empty credential behind.
+One gap cannot be closed here: a daemon that is killed between accepting and answering leaves an
+empty credential.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -34,16 +35,14 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
 
-    from anyio.abc import TaskStatus
-
     from syncd.telemetry.metrics import Metrics
 
 REFUSAL: Final = 2 << 20
-"""Bytes of an answer that systemd does not take: it takes 1 MiB, or 1.125 MiB encrypted
+"""Bytes of an answer that systemd refuses: it accepts 1 MiB, or 1.125 MiB encrypted
 (src/shared/creds-util.h, `CREDENTIAL_ENCRYPTED_SIZE_MAX`)."""
 
 PATIENCE: Final = 5.0
-"""Seconds that a file may be in the middle of being written, and that an answer may take."""
+"""Seconds to wait for a file that is being written, and for an answer to be sent."""
 
 _PAUSE: Final = 0.05
 _CHUNK: Final = bytes(64 << 10)
@@ -51,46 +50,51 @@ _ROOT: Final = 0
 log = structlog.get_logger()
 
 
-class CredentialServer:
-    """Answers on one listening socket.
+@dataclass(frozen=True, slots=True)
+class CredentialSource:
+    """The secrets that units get.
 
-    Args:
-        listener: A listening Unix socket.
+    Attributes:
+        socket: Path of the socket, or empty for none.
         grants: Names of secrets by unit and credential.
-        read: Gives the value of a secret, or None while it changes; raises a `SyncdError` where
-            there is none. Blocks.
-        ready: Returns when values can be read.
-        metrics: What operators scrape.
-        trusted: The uid whose word about units counts.
+        read: Returns the value of a secret, or None while the file is being written; raises a
+            `SyncdError` where there is no value. Blocks.
     """
 
-    def __init__(
-        self,
-        listener: socket.socket,
-        grants: Mapping[tuple[str, str], str],
-        read: Callable[[str], bytes | None],
-        *,
-        ready: anyio.Event,
-        metrics: Metrics,
-        trusted: int = _ROOT,
-    ) -> None:
-        self._listener = listener
-        self.grants = grants
-        self._read = read
+    socket: str
+    grants: Mapping[tuple[str, str], str]
+    read: Callable[[str], bytes | None]
+
+
+class CredentialServer:
+    """Answers systemd.
+
+    Args:
+        ready: Set when values can be read.
+        metrics: Where to count.
+
+    Attributes:
+        source: The secrets that units get; None for none. May change at any time.
+    """
+
+    def __init__(self, *, ready: anyio.Event, metrics: Metrics) -> None:
+        self.source: CredentialSource | None = None
         self._ready = ready
         self._metrics = metrics
-        self._trusted = trusted
 
-    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Answers until cancelled; whoever is being answered then gets a refusal."""
+    async def run(self, listener: socket.socket) -> None:
+        """Answers until cancelled; pending requests are then refused.
+
+        Args:
+            listener: A listening Unix socket.
+        """
         async with anyio.create_task_group() as tasks:
-            task_status.started()
             while True:
-                await anyio.wait_readable(self._listener)
+                await anyio.wait_readable(listener)
                 try:
-                    connection, _ = self._listener.accept()
+                    connection, _ = listener.accept()
                 except OSError:
-                    await anyio.sleep(_PAUSE)  # it went away, or descriptors are short
+                    await anyio.sleep(_PAUSE)  # the peer is gone, or descriptors are short
                     continue
                 connection.setblocking(False)
                 tasks.start_soon(self._serve, connection)
@@ -108,8 +112,8 @@ class CredentialServer:
     async def _decide(self, connection: socket.socket) -> tuple[bytes | None, str]:
         """The value to send, or None, and the outcome's name."""
         peer = peer_of(connection)
-        if peer.uid != self._trusted:
-            reason = "only systemd may ask"
+        if peer.uid != _ROOT:
+            reason = "the caller is not root: only systemd gets credentials"
             log.warning("credential.denied", uid=peer.uid, pid=peer.pid, reason=reason)
             return None, "denied"
         asked = parse_address(connection.getpeername())
@@ -118,40 +122,42 @@ class CredentialServer:
             log.warning("credential.denied", uid=peer.uid, pid=peer.pid, reason=reason)
             return None, "denied"
         unit, credential = asked
-        said = log.bind(unit=unit, name=credential)
-        secret = self.grants.get(asked)
-        if secret is None:
-            said.warning("credential.denied", reason="not granted: see credentials.grants")
+        bound = log.bind(unit=unit, name=credential)
+        source = self.source
+        secret = None if source is None else source.grants.get(asked)
+        if source is None or secret is None:
+            bound.warning("credential.denied", reason="not granted: see credentials.grants")
             return None, "denied"
         await self._ready.wait()
         try:
-            value = await self._value(secret)
+            value = await _read(source, secret)
         except SyncdError as error:
-            said.error("credential.unavailable", secret=secret, problem=str(error))
+            bound.error("credential.unavailable", secret=secret, problem=str(error))
             return None, "unavailable"
-        said.info("credential.served", secret=secret)
+        bound.info("credential.served", secret=secret)
         return value, "served"
 
-    async def _value(self, secret: str) -> bytes:
-        """Waits for a file that is being written.
 
-        Raises:
-            SyncdError: There is no value.
-        """
-        with anyio.move_on_after(PATIENCE):
-            while True:
-                value = await anyio.to_thread.run_sync(self._read, secret)
-                if value is not None:
-                    return value
-                await anyio.sleep(_PAUSE)
-        raise TemporaryError("is being written")
+async def _read(source: CredentialSource, secret: str) -> bytes:
+    """Reads a value, and waits while the file is being written.
+
+    Raises:
+        SyncdError: There is no value.
+    """
+    with anyio.move_on_after(PATIENCE):
+        while True:
+            value = await anyio.to_thread.run_sync(source.read, secret)
+            if value is not None:
+                return value
+            await anyio.sleep(_PAUSE)
+    raise TemporaryError("is being written")
 
 
 def parse_address(address: object) -> tuple[str, str] | None:
-    """Unit and credential of the address that systemd connects from, or None if it is another.
+    """The unit and credential in the address that systemd connects from; None for other addresses.
 
     Args:
-        address: What `getpeername` gives: bytes that begin with a zero for an abstract address.
+        address: From `getpeername`: bytes that begin with a zero for an abstract address.
     """
     if not isinstance(address, bytes) or not address.startswith(b"\0"):
         return None
@@ -166,7 +172,7 @@ def parse_address(address: object) -> tuple[str, str] | None:
 
 
 async def _send(connection: socket.socket, value: bytes | None) -> None:
-    """Sends a value, or what makes systemd fail the unit."""
+    """Sends a value, or for None the refusal."""
     for chunk in [_CHUNK] * (REFUSAL // len(_CHUNK)) if value is None else [value]:
         left = memoryview(chunk)
         while left:
@@ -174,5 +180,5 @@ async def _send(connection: socket.socket, value: bytes | None) -> None:
                 left = left[connection.send(left) :]
             except BlockingIOError:
                 await anyio.wait_writable(connection)
-            except OSError:  # it has had enough
+            except OSError:  # the peer closed the connection
                 return

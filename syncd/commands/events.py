@@ -16,6 +16,7 @@ import msgspec
 from syncd.commands.client import Client, UnreachableError
 from syncd.commands.text import printable, scope_text
 from syncd.core.event_data import (
+    RESET,
     SECRET_ADOPTED,
     SECRET_CHANGED,
     SECRET_REJECTED,
@@ -24,7 +25,7 @@ from syncd.core.event_data import (
     SecretData,
     VaultConfigData,
 )
-from syncd.core.events import RESET
+from syncd.core.events import CloudEvent
 from syncd.core.timing import Backoff
 
 if TYPE_CHECKING:
@@ -154,11 +155,7 @@ def as_text(block: Block) -> str:
     return printable(f"{prefix}{text}  {event.id}")
 
 
-class _Envelope(msgspec.Struct, frozen=True):
-    id: str
-    type: str
-    subject: str
-    time: str
+class _Envelope(CloudEvent, frozen=True):
     data: msgspec.Raw
 
 

@@ -1,7 +1,7 @@
-"""`python -m syncd.commands.healthcheck`: whether the daemon here answers, for HEALTHCHECK.
+"""`python -m syncd.commands.healthcheck`: queries the daemon in this container, for HEALTHCHECK.
 
-It asks `/healthz` on the port of `$SYNCD_LISTEN`, which the image sets, from inside: an address
-that means all of the machine's is asked on loopback. Exit code 0 is healthy, 1 is not.
+It requests `/healthz` at `$SYNCD_LISTEN`, which the image sets; a wildcard address is queried on
+loopback. Exit code 0 is healthy, 1 is not.
 """
 
 from __future__ import annotations
@@ -11,32 +11,34 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
+from syncd.core.address import parse_host_port
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TIMEOUT: Final = 4.0
-"""Seconds; less than what the image gives the whole check."""
+"""Seconds; less than the image's timeout for the whole check."""
 
-_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - asked about, not bound
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - connected to, not bound
 
 
 def problem(environ: Mapping[str, str] = os.environ) -> str | None:
-    """What is wrong, one line, or None when the daemon answers.
+    """Why the daemon is not healthy, one line, or None.
 
     Args:
         environ: The environment.
     """
     listen = environ.get("SYNCD_LISTEN", "")
-    host, _, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal():
-        return "cannot ask the daemon: set SYNCD_LISTEN to its host:port"
-    connection = http.client.HTTPConnection(_LOOPBACK.get(host, host), int(port), timeout=TIMEOUT)
+    address = parse_host_port(listen)
+    if address is None:
+        return "cannot query the daemon: set SYNCD_LISTEN to its host:port"
+    host, port = address
+    connection = http.client.HTTPConnection(_LOOPBACK.get(host, host), port, timeout=TIMEOUT)
     try:
         connection.request("GET", "/healthz")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        return f"cannot ask the daemon at {listen}: {type(error).__name__}; see its log"
+        return f"cannot query the daemon at {listen}: {type(error).__name__}; see its log"
     finally:
         connection.close()
     return None if status == http.client.OK else f"the daemon at {listen} answers {status}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import click
@@ -64,16 +65,16 @@ def run(config: str | None, *, once: bool, timeout: float) -> None:
     """Runs the daemon until SIGTERM or SIGINT."""
     from syncd.config.load import load  # noqa: PLC0415
 
-    settings = _set_up(lambda: load(config), listens=not once)
+    settings = _set_up(partial(load, config), listens=not once)
 
     import anyio  # noqa: PLC0415
 
     from syncd.daemon.daemon import Daemon  # noqa: PLC0415
+    from syncd.daemon.engine import open_engine, run_once  # noqa: PLC0415
 
-    daemon = Daemon(settings, reload=lambda: load(config))
     if once:
-        sys.exit(0 if anyio.run(daemon.run_once, timeout) else 1)
-    anyio.run(daemon.run)
+        sys.exit(0 if anyio.run(run_once, settings, timeout) else 1)
+    anyio.run(Daemon(settings, reload=partial(load, config), open_engine=open_engine).run)
 
 
 _S = TypeVar("_S", bound="Settings | RelaySettings")
@@ -123,13 +124,15 @@ def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> N
     given: dict[str, object] = {name: value for name, value in options.items() if value is not None}
     if urls:
         given["urls"] = list(urls)
-    settings = _set_up(lambda: load_relay(config, given))
+    settings = _set_up(partial(load_relay, config, given))
 
     import anyio  # noqa: PLC0415
 
-    from syncd.daemon.relay import RelayDaemon  # noqa: PLC0415
+    from syncd.daemon.daemon import Daemon  # noqa: PLC0415
+    from syncd.daemon.relay import open_engine  # noqa: PLC0415
 
-    anyio.run(RelayDaemon(settings, reload=lambda: load_relay(config, given)).run)
+    reload = partial(load_relay, config, given)
+    anyio.run(Daemon(settings, reload=reload, open_engine=open_engine).run)
 
 
 @cli.command()
@@ -191,7 +194,8 @@ def check(
     ca_file: str | None,
 ) -> None:
     """Lints vault config, mount and daemon configuration, and a live Aidbox if asked to."""
-    from syncd.lint.check import as_json, as_text, exit_code, run_checks  # noqa: PLC0415
+    from syncd.lint.check import run_checks  # noqa: PLC0415
+    from syncd.lint.render import as_json, as_text, exit_code  # noqa: PLC0415
 
     target = None
     if urls:

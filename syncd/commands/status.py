@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from syncd.api.report import SecretReport, SecretsReport, StatusReport
+from syncd.api.report import RelayReport, SecretReport, SecretsReport, StatusReport
 from syncd.commands.client import Client
 from syncd.commands.text import printable, scope_text
 from syncd.core.model import secret_key
@@ -58,10 +58,15 @@ def as_text(status: Status, now: datetime) -> str:
     state = "ready" if daemon.ready else "starting"
     scan = f"scanned {_age(daemon.last_scan, now)} ago" if daemon.last_scan else "not scanned yet"
     position = f"{daemon.epoch}-{daemon.sequence}"
-    stale = "" if daemon.vault_config_valid else "  not valid: the last good one is in use"
+    source = f"vault config {daemon.vault_config}"
+    if isinstance(daemon.relay, RelayReport):
+        scan = f"heard {_age(daemon.last_scan, now)} ago" if daemon.last_scan else "not heard yet"
+        source = f"relaying {printable(daemon.relay.subject)}"
+    elif not daemon.vault_config_valid:
+        source += "  not valid: the last valid version is in use"
     lines = [
         "  ".join((f"syncd {daemon.version}", state, daemon.watch_mode, scan, f"at {position}")),
-        f"vault config {daemon.vault_config}{stale}",
+        source,
     ]
     if daemon.watch_problem:
         lines.append(f"watching by {daemon.watch_mode}: {daemon.watch_problem}")

@@ -1,26 +1,34 @@
-"""Reading the configuration: a file, the environment over it, every problem at once.
+"""Loading the configuration: a file, the environment over it, every problem at once.
 
-A problem is told where a person can mend it: by the key in the file, or by the variable of the
-environment that gave the value.
+A problem is reported where it can be corrected: at the key in the file, or at the variable or the
+option that the value came from.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from syncd.config.settings import RelaySettings, Settings
-from syncd.config.validation import contradictions
+from syncd.config.validation import check_section
 from syncd.core.decode import Path, Problem, decode
 from syncd.core.errors import ConfigurationError
 from syncd.core.findings import Finding, finding, key_path
 from syncd.core.tree import TreeError, parse_yaml
+from syncd.system.files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_FILE = "/etc/syncd/syncd.yaml"
 DEFAULT_RELAY_FILE = "/etc/syncd/relay.yaml"
+
+MAX_SIZE: Final = 1 << 20
+"""Bytes of a configuration file, at most."""
+
+_Origins = dict[Path, tuple[str, str]]
+"""Where a value comes from if not from the file: a source and a name in it, by key path."""
 
 
 def load(file: str | None, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -47,24 +55,25 @@ def load_relay(
 
     Args:
         file: As for `load`, but that the default is `/etc/syncd/relay.yaml`.
-        given: What the command line says of the section `relay`; it wins over the file.
-        environ: As for `load`; a vault config there is none of a relay's business.
+        given: Keys of the section `relay` from the command line; they win over the file.
+        environ: As for `load`; a vault config named there is ignored.
 
     Raises:
         ConfigurationError: Every problem found, with file and key path.
     """
-    path = config_file(file, environ, DEFAULT_RELAY_FILE)
-    tree = _read(path)
+    place = _locate(file, environ, DEFAULT_RELAY_FILE)
+    tree = {} if place is None else place.read()
     written = "vault_config" in tree
     tree, problems, origins = _overlay(tree, environ)
     if not written:
         tree.pop("vault_config", None)
     for key, value in given.items():
         _put(tree, ["relay"], key, value)
-    settings, found = decode(tree, RelaySettings, contradictions)
+        origins["relay", key] = ("command line", _OPTIONS[key])
+    settings, found = decode(tree, RelaySettings, check_section)
     problems += found
     if settings is None or problems:
-        source = path or ("command line" if given else "environment")
+        source = "command line" if place is None else place.path
         raise ConfigurationError([_finding(problem, source, origins) for problem in problems])
     return settings
 
@@ -82,27 +91,78 @@ def examine(
         The configuration, and every problem; with a problem, only the sections `vault_config` and
         `watch`, so far as they can be read; None when not even the vault config is known.
     """
-    path = config_file(file, environ)
-    try:
-        written, findings = _read(path), []
-    except ConfigurationError as error:
-        written, findings = {}, list(error.findings)
+    place = _locate(file, environ, DEFAULT_FILE)
+    written: dict[str, Any] = {}
+    findings: list[Finding] = []
+    if place is not None:
+        try:
+            written = place.read()
+        except ConfigurationError as error:
+            findings += error.findings
     tree, problems, origins = _overlay(written, environ)
     if findings and "vault_config" not in tree:
         return None, findings
-    settings, found = decode(tree, Settings, contradictions)
+    settings, found = decode(tree, Settings, check_section)
     problems += found
-    findings += [_finding(problem, path or "environment", origins) for problem in problems]
+    source = "environment" if place is None else place.path
+    findings += [_finding(problem, source, origins) for problem in problems]
     return (_salvage(tree) if findings else settings), findings
 
 
-def config_file(
-    file: str | None, environ: Mapping[str, str] = os.environ, default: str | None = None
-) -> str | None:
+def config_file(file: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
     """The configuration file in use, or None for the environment alone; arguments as for `load`."""
-    path = file or environ.get("SYNCD_CONFIG") or None
-    default = default or DEFAULT_FILE
-    return default if path is None and os.path.exists(default) else path
+    place = _locate(file, environ, DEFAULT_FILE)
+    return None if place is None else place.path
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A configuration file.
+
+    Attributes:
+        path: Its path.
+        remedy: What to do where the path is wrong.
+    """
+
+    path: str
+    remedy: str
+
+    def read(self) -> dict[str, Any]:
+        if self.path == os.devnull:  # how users say that there is no file
+            return {}
+        try:
+            content, _ = read_file(self.path, MAX_SIZE)
+        except OSError as error:
+            message = f"cannot be read: {error.strerror}"
+            raise self._error("config-unreadable", message, self.remedy) from None
+        try:
+            documents = parse_yaml(content)
+        except TreeError as error:
+            hint = "fix the YAML at that line"
+            raise self._error("config-malformed", str(error), hint) from None
+        if len(documents) > 1:
+            hint = "keep one document, without ---"
+            raise self._error("config-malformed", "holds several documents", hint)
+        tree = documents[0] if documents else None
+        if tree is None:
+            return {}
+        if not isinstance(tree, dict):
+            raise self._error("config-malformed", "is not a mapping", "write key: value")
+        return tree
+
+    def _error(self, code: str, message: str, hint: str) -> ConfigurationError:
+        return ConfigurationError([finding(code, self.path, "", message, hint)])
+
+
+def _locate(file: str | None, environ: Mapping[str, str], default: str) -> _Place | None:
+    access = "make the file readable for this user"
+    if file:
+        return _Place(file, f"correct the path after -c, or {access}")
+    if environ.get("SYNCD_CONFIG"):
+        return _Place(environ["SYNCD_CONFIG"], f"correct $SYNCD_CONFIG, or {access}")
+    if os.path.exists(default):
+        return _Place(default, f"{access}, or give another path by -c or $SYNCD_CONFIG")
+    return None
 
 
 def _salvage(tree: dict[str, Any]) -> Settings | None:
@@ -114,47 +174,31 @@ def _salvage(tree: dict[str, Any]) -> Settings | None:
     return next(filter(None, attempts), None)
 
 
-def _read(path: str | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        with open(path, "rb") as file:
-            documents = parse_yaml(file.read())
-    except OSError as error:
-        hint = "give its path by -c or $SYNCD_CONFIG, readable for this user"
-        raise ConfigurationError(
-            [_problem("config-unreadable", path, f"cannot be read: {error.strerror}", hint)]
-        ) from None
-    except TreeError as error:
-        hint = "mend the YAML there"
-        raise ConfigurationError([_problem("config-malformed", path, str(error), hint)]) from None
-    if len(documents) > 1:
-        hint = "leave one document, without ---"
-        raise ConfigurationError(
-            [_problem("config-malformed", path, "holds several documents", hint)]
-        )
-    tree = documents[0] if documents else None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        hint = "start with vault_config: /path"
-        raise ConfigurationError([_problem("config-malformed", path, "is not a mapping", hint)])
-    return tree
+_OPTIONS: Final = {
+    "urls": "--nats",
+    "subject": "--subject",
+    "stream": "--stream",
+    "durable": "--durable",
+    "credentials_file": "--credentials-file",
+}
+"""The option of `syncd relay` for a key of the section `relay`."""
+
+_ELSEWHERE: Final = {
+    "vault_config": "set vault_config in the file or BOX_VAULT_CONFIG in the environment",
+    "relay": "add relay, or give --nats and --subject",
+    "relay.urls": "add urls, or give --nats",
+    "relay.subject": "add subject, or give --subject",
+}
+"""Where to set a required key, if not only in the file."""
 
 
-def _problem(code: str, source: str, message: str, hint: str) -> Finding:
-    return finding(code, source, "", message, hint)
-
-
-def _finding(problem: Problem, source: str, origins: Mapping[Path, str]) -> Finding:
-    """Names the variable instead of the key where the environment is what must be mended."""
+def _finding(problem: Problem, source: str, origins: _Origins) -> Finding:
     where, hint = key_path(*problem.path), problem.hint
-    if (where, problem.message) == ("vault_config", "is missing"):
-        hint = "set vault_config in the file or BOX_VAULT_CONFIG in the environment"
+    if problem.message == "is missing":
+        hint = _ELSEWHERE.get(where, hint)
     for length in range(len(problem.path), 0, -1):
-        variable = origins.get(problem.path[:length])
-        if variable is not None:
-            source, where = "environment", variable
+        if problem.path[:length] in origins:
+            source, where = origins[problem.path[:length]]
             break
     return finding("config-invalid", source, where, problem.message, hint)
 
@@ -171,25 +215,25 @@ _PLAIN_TWINS = {
 
 def _overlay(
     tree: dict[str, Any], environ: Mapping[str, str]
-) -> tuple[dict[str, Any], list[Problem], dict[Path, str]]:
-    """Lays the environment's twins over the file's tree, leaving malformed sections to `decode`.
+) -> tuple[dict[str, Any], list[Problem], _Origins]:
+    """Puts the values of the environment into the file's tree; leaves malformed sections alone.
 
     Returns:
-        The tree, problems of the environment itself, and which variable gave which key.
+        The tree, problems of the environment itself, and where values come from.
     """
     problems: list[Problem] = []
-    origins: dict[Path, str] = {}
+    origins: _Origins = {}
     for variable in ("AIDBOX_VAULT_CONFIG", "BOX_VAULT_CONFIG"):
         if environ.get(variable):
             tree["vault_config"] = environ[variable]
-            origins["vault_config",] = variable
+            origins["vault_config",] = ("environment", variable)
     for variable, (*sections, key) in _PLAIN_TWINS.items():
         if environ.get(variable):
             _put(tree, sections, key, environ[variable])
-            origins[*sections, key] = variable
+            origins[*sections, key] = ("environment", variable)
     if environ.get("SYNCD_WATCH_ROOTS"):
         _put(tree, ["watch"], "roots", [r for r in environ["SYNCD_WATCH_ROOTS"].split(":") if r])
-        origins["watch", "roots"] = "SYNCD_WATCH_ROOTS"
+        origins["watch", "roots"] = ("environment", "SYNCD_WATCH_ROOTS")
     url, key_file = environ.get("SYNCD_WEBHOOK_URL"), environ.get("SYNCD_WEBHOOK_SIGNING_KEY_FILE")
     if url:
         webhook = {"name": "webhook", "kind": "webhook", "url": url}
@@ -197,15 +241,17 @@ def _overlay(
         if isinstance(others, list):
             kept = [c for c in others if not (isinstance(c, dict) and c.get("name") == "webhook")]
             tree["consumers"] = [*kept, webhook]
-            origins["consumers", len(kept), "url"] = "SYNCD_WEBHOOK_URL"
+            at = ("consumers", len(kept))
+            origins[*at, "url"] = ("environment", "SYNCD_WEBHOOK_URL")
             if key_file:
                 webhook["signing_key_file"] = key_file
-                place = "SYNCD_WEBHOOK_SIGNING_KEY_FILE"
-                origins["consumers", len(kept), "signing_key_file"] = place
+                key_origin = ("environment", "SYNCD_WEBHOOK_SIGNING_KEY_FILE")
+                origins[*at, "signing_key_file"] = key_origin
     elif key_file:
         variable = "SYNCD_WEBHOOK_SIGNING_KEY_FILE"
-        problems.append(Problem((variable,), "signs nothing", "set SYNCD_WEBHOOK_URL too"))
-        origins[variable,] = variable
+        hint = "set SYNCD_WEBHOOK_URL too, or unset this one"
+        problems.append(Problem((variable,), "is set without SYNCD_WEBHOOK_URL", hint))
+        origins[variable,] = ("environment", variable)
     return tree, problems, origins
 
 

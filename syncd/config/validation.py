@@ -1,6 +1,6 @@
-"""What a configuration must not say although its types are right.
+"""Validation of a configuration whose types are right: values, and what contradicts what.
 
-Each check looks at one section and tells every problem with its key path and remedy.
+Each check looks at one section and returns every problem with its key path and remedy.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from syncd.config.settings import (
     Watch,
     Webhook,
 )
+from syncd.core.address import parse_host_port
 from syncd.core.decode import Path, Problem
 from syncd.core.nats_binding import DEFAULT_SUBJECT, filter_problem, subject_problem
 
@@ -29,8 +30,13 @@ if TYPE_CHECKING:
     from types import UnionType
 
 
-def contradictions(section: object, at: Path) -> list[Problem]:
-    """What a section that can be read must not say; called by `decode` for each of them."""
+def check_section(section: object, at: Path) -> list[Problem]:
+    """The problems of one section; `decode` calls it for each of them.
+
+    Args:
+        section: A structure of `syncd.config.settings`.
+        at: Its key path.
+    """
     return [
         problem
         for types, check in _CHECKS.items()
@@ -58,9 +64,9 @@ def _check_consumers(settings: Settings | RelaySettings, _at: Path) -> list[Prob
         if name in names[:index]
     ]
     if isinstance(settings, RelaySettings):
-        hint = "verify where the secret is: in the configuration of the syncd that watches it"
+        hint = "remove verify here; configure it at the syncd that watches the secret's mount"
         problems += [
-            Problem(("consumers", index, "actions"), "verifies without a mount", hint)
+            Problem(("consumers", index, "actions"), "verify is not possible in a relay", hint)
             for index, consumer in enumerate(settings.consumers)
             if isinstance(consumer, Aidbox) and "verify" in consumer.actions
         ]
@@ -74,7 +80,7 @@ def _check_watch(watch: Watch, at: Path) -> list[Problem]:
 
 
 def _check_api(api: Api, at: Path) -> list[Problem]:
-    return _check_listen(api.listen) + _check_subscribers(api.subscribers, at)
+    return _check_listen(api.listen, at) + _check_subscribers(api.subscribers, at)
 
 
 def _check_subscribers(subscribers: tuple[Subscriber, ...], at: Path) -> list[Problem]:
@@ -104,7 +110,9 @@ def _check_aidbox(aidbox: Aidbox, at: Path) -> list[Problem]:
         if not getattr(aidbox, key)
     ]
     if not aidbox.client_id or ":" in aidbox.client_id or not aidbox.client_id.isprintable():
-        problems.append(Problem((*at, "client_id"), "is no id of a Client", "write its id alone"))
+        problems.append(
+            Problem((*at, "client_id"), "is not the id of a Client", "write the id alone")
+        )
     problems += [
         Problem((*at, key), "must be above zero", hint)
         for key, hint in {"timeout": "write 10s", "verify_timeout": "write 60s"}.items()
@@ -121,15 +129,17 @@ def check_base_url(url: str, at: Path) -> Problem | None:
     if "@" in parts.netloc:
         return Problem(at, "holds credentials", "use client_id and client_secret_file")
     if parts.query or parts.fragment:
-        return Problem(at, "has more than a path", "write http://host:port")
+        return Problem(at, "has a query or a fragment", "write http://host:port")
     return None
 
 
 def _check_client_certificate(section: Webhook | Aidbox, at: Path) -> list[Problem]:
     if bool(section.client_cert) == bool(section.client_key):
         return []
-    missing = "client_key" if section.client_cert else "client_cert"
-    return [Problem((*at, missing), "is missing", "mTLS needs client_cert and client_key")]
+    missing, there = "client_cert", "client_key"
+    if section.client_cert:
+        missing, there = there, missing
+    return [Problem((*at, missing), "is missing", f"add {missing}, or remove {there}")]
 
 
 def _check_webhook(webhook: Webhook, at: Path) -> list[Problem]:
@@ -180,7 +190,7 @@ def _check_nats(nats: NatsServer, at: Path) -> list[Problem]:
     for one, other in (("user", "password_file"), ("client_cert", "client_key")):
         if bool(getattr(nats, one)) != bool(getattr(nats, other)):
             missing, there = (other, one) if getattr(nats, one) else (one, other)
-            hint = f"give it beside {there}, or neither"
+            hint = f"add {missing}, or remove {there}"
             problems.append(Problem((*at, missing), "is missing", hint))
     if nats.timeout <= 0:
         problems.append(Problem((*at, "timeout"), "must be above zero", "write 10s"))
@@ -195,15 +205,14 @@ def _check_nats(nats: NatsServer, at: Path) -> list[Problem]:
 
 
 def _bad_nats_url(text: str) -> tuple[str, str] | None:
-    """What is wrong with the URL of a NATS server, and what to write instead."""
     hint = "write nats://host:4222, or tls://host:4222 to insist on TLS"
     try:
         url = urlsplit(text)
         usable = url.scheme in ("nats", "tls") and bool(url.hostname) and url.port != 0
     except ValueError:
-        return "is no URL of a NATS server", hint
+        return "is not the URL of a NATS server", hint
     if not usable or not text.isprintable() or " " in text or url.path or url.query or url.fragment:
-        return "is no URL of a NATS server", hint
+        return "is not the URL of a NATS server", hint
     if "@" in url.netloc:
         return "holds credentials", "use password_file, token_file or credentials_file"
     return None
@@ -211,7 +220,7 @@ def _bad_nats_url(text: str) -> tuple[str, str] | None:
 
 def _is_http_url(text: str) -> bool:
     if not text.isprintable() or " " in text:
-        return False  # urlsplit would drop a line break without a word
+        return False  # urlsplit silently drops a line break
     try:
         url = urlsplit(text)
         return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
@@ -224,14 +233,10 @@ _OWN_HEADERS = frozenset(
 )
 
 
-def _check_listen(listen: str) -> list[Problem]:
-    """Checks `api.listen`, written `host:port`."""
-    if not listen:
+def _check_listen(listen: str, at: Path) -> list[Problem]:
+    if not listen or parse_host_port(listen):
         return []
-    host, _, port = listen.rpartition(":")
-    if host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16:
-        return []
-    return [Problem(("api", "listen"), "is not host:port", "write 127.0.0.1:9753")]
+    return [Problem((*at, "listen"), "is not host:port", "write one such as 127.0.0.1:9753")]
 
 
 _CHECKS: Final[Mapping[type | UnionType, Callable[[Any, Path], list[Problem]]]] = {

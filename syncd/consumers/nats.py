@@ -9,49 +9,32 @@ a batch of which another event failed is not published again, as long as this pr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from syncd.core.nats_binding import MESSAGE_ID, encode, render
 from syncd.net.nats import Connection
-from syncd.net.nats_login import Server
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from syncd.config.settings import Nats
     from syncd.core.events import Event, Stamp
     from syncd.core.model import Grant
-    from syncd.core.nats_binding import ContentMode
 
 MAX_IN_FLIGHT: Final = 256
 """Events that wait for an acknowledgement at a time."""
-
-
-class Subject(Server, Protocol):
-    """Where to publish (`syncd.config.settings.Nats`)."""
-
-    @property
-    def name(self) -> str:
-        """Its name in the configuration."""
-
-    @property
-    def subject(self) -> str:
-        """A template, see `syncd.core.nats_binding.render`."""
-
-    @property
-    def content_mode(self) -> ContentMode:
-        """How events become messages."""
 
 
 class NatsConsumer:
     """A consumer of kind `nats`.
 
     Args:
-        settings: Where and how.
+        settings: An element of `consumers`.
         grant: What it may see.
         stamp: What is written on events.
     """
 
-    def __init__(self, settings: Subject, grant: Grant, stamp: Stamp) -> None:
+    def __init__(self, settings: Nats, grant: Grant, stamp: Stamp) -> None:
         self.name = settings.name
         self.grant = grant
         self.max_batch = MAX_IN_FLIGHT

@@ -5,101 +5,39 @@ content mode where several are allowed), signed by the Standard Webhooks scheme
 (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md).
 
 How a request is made is `syncd.net.http`'s part. Of an answer only status and `Retry-After`
-count; its body is thrown away.
+count; its body is dropped.
 """
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
-
-import httpx2
+from typing import TYPE_CHECKING
 
 from syncd import __version__
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.events import BATCH, STRUCTURED
 from syncd.net.credentials import CredentialFiles, Keyring
-from syncd.net.http import TRY_AGAIN, UNAUTHORIZED, Connection, parse_retry_after
+from syncd.net.http import TRY_AGAIN, UNAUTHORIZED, Connection
+from syncd.net.lean_httpx2 import URL, InvalidURL, Request
+from syncd.net.reasons import parse_retry_after
+from syncd.net.tls import RotatingContext, Trust
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
+    from syncd.config.settings import Webhook
     from syncd.core.events import Event, Stamp
     from syncd.core.model import Grant
     from syncd.net.credentials import Credentials
     from syncd.net.http import Answer
 
 
-class BasicAuth(Protocol):
-    """HTTP Basic credentials."""
-
-    @property
-    def username(self) -> str:
-        """Sent as it is."""
-
-    @property
-    def password_file(self) -> str:
-        """Holds the password."""
-
-
-class Endpoint(Protocol):
-    """How to reach a webhook (`syncd.config.settings.Webhook`)."""
-
-    @property
-    def name(self) -> str:
-        """Its name in the configuration."""
-
-    @property
-    def url(self) -> str:
-        """Where to POST; over a Unix socket it gives Host and path."""
-
-    @property
-    def socket(self) -> str | None:
-        """Path of a Unix socket to connect to instead of the URL's host."""
-
-    @property
-    def signing_key_file(self) -> str | None:
-        """Holds `whsec_<base64>`."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """More headers."""
-
-    @property
-    def basic_auth(self) -> BasicAuth | None:
-        """Sent as HTTP Basic credentials."""
-
-    @property
-    def bearer_token_file(self) -> str | None:
-        """Holds a bearer token."""
-
-    @property
-    def ca_file(self) -> str | None:
-        """Certificates to trust instead of the system's."""
-
-    @property
-    def client_cert(self) -> str | None:
-        """For mutual TLS."""
-
-    @property
-    def client_key(self) -> str | None:
-        """Its private key."""
-
-    @property
-    def timeout(self) -> float:
-        """Seconds an attempt may take, from reading the credentials to the answer."""
-
-    @property
-    def max_batch(self) -> int:
-        """Events per request; above 1 batched content mode is used."""
-
-
 class WebhookConsumer:
     """A consumer of kind `webhook`.
 
     Args:
-        endpoint: How to reach it.
+        settings: An element of `consumers`.
         grant: What it may see.
         stamp: What is written on events.
         clock: Seconds since the epoch, for the signature.
@@ -110,32 +48,35 @@ class WebhookConsumer:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        settings: Webhook,
         grant: Grant,
         stamp: Stamp,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.name = endpoint.name
+        self.name = settings.name
         self.grant = grant
-        self.max_batch = endpoint.max_batch
+        self.max_batch = settings.max_batch
         self._stamp = stamp
         try:
-            self._url = httpx2.URL(endpoint.url)
-        except httpx2.InvalidURL:
+            self._url = URL(settings.url)
+        except InvalidURL:
             raise RefusedError(
-                f"cannot use the url of consumer {self.name}: it is malformed; write "
-                "http://host:port/path"
+                f"cannot use the url of consumer {self.name}: it is malformed",
+                "write http://host:port/path",
             ) from None
-        # a path or query may hold a token of the receiver's: messages name the origin only
-        self.address = endpoint.socket or f"{self._url.scheme}://{self._url.netloc.decode()}"
-        self._keyring = Keyring(_files(endpoint), tls=self._url.scheme == "https")
+        # path and query may hold a token of the receiver's: messages name the origin only
+        self.address = settings.socket or f"{self._url.scheme}://{self._url.netloc.decode()}"
+        self._keyring = Keyring(_files(settings))
         self._connection = Connection(
-            self._keyring, timeout=float(endpoint.timeout), socket=endpoint.socket
+            self._keyring,
+            RotatingContext(Trust.of(settings)) if self._url.scheme == "https" else None,
+            timeout=float(settings.timeout),
+            socket=settings.socket,
         )
         self._headers = {
             "user-agent": f"syncd/{__version__}",
-            **{name.lower(): value for name, value in endpoint.headers.items()},
+            **{name.lower(): value for name, value in settings.headers.items()},
             "content-type": STRUCTURED if self.max_batch == 1 else BATCH,
         }
         self._clock = clock
@@ -146,8 +87,8 @@ class WebhookConsumer:
     async def deliver(self, events: Sequence[Event]) -> None:
         """POSTs the events in one request; a 2xx acknowledges them.
 
-        An answer of 401 or 403 has the credentials read again and the request made once more at
-        once: they may have been rotated a moment ago.
+        After an answer of 401 or 403 the credentials are read again and the request is repeated
+        once, at once: they may have been rotated a moment ago.
 
         Raises:
             TemporaryError: No answer, one of 408, 425, 429 or 5xx, or a credential file is missing.
@@ -173,8 +114,8 @@ class WebhookConsumer:
     async def _post(self, message_id: str, body: bytes, *, reread: bool = False) -> Answer:
         """Makes one request; raises as `Connection.exchange` does."""
 
-        def make(credentials: Credentials) -> httpx2.Request:
-            return httpx2.Request(
+        def make(credentials: Credentials) -> Request:
+            return Request(
                 "POST",
                 self._url,
                 headers=self._sign(message_id, body, credentials),
@@ -202,30 +143,27 @@ class WebhookConsumer:
         """What an answer means (contract, "Events"); None acknowledges."""
         if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
             return None
-        failed = f"cannot deliver to {self.address}: it answered {status}"
+        problem = f"cannot deliver to {self.address}: it answered {status}"
         if status in TRY_AGAIN or status >= 500:  # noqa: PLR2004 - RFC 9110, section 15.6
-            return TemporaryError(failed, retry_after=parse_retry_after(retry_after, self._clock()))
+            return TemporaryError(
+                problem, retry_after=parse_retry_after(retry_after, self._clock())
+            )
         if status in UNAUTHORIZED:
-            return RefusedError(f"{failed}; {self._credentials_hint()}")
-        if 300 <= status < 400:  # noqa: PLR2004 - RFC 9110, section 15.4
-            return RefusedError(f"{failed}, and redirects are not followed; set url to the target")
-        return RefusedError(f"{failed}; see its log for the reason, and mend url or the receiver")
-
-    def _credentials_hint(self) -> str:
-        files = self._keyring.secret_files
-        return (
-            f"put what it accepts into {' or '.join(files)}" if files else "configure credentials"
-        )
+            files = " or ".join(self._keyring.secret_files)
+            remedy = f"replace the credentials in {files}" if files else "configure credentials"
+        elif 300 <= status < 400:  # noqa: PLR2004 - RFC 9110, section 15.4
+            problem += ", and redirects are not followed"
+            remedy = "set url to the target of the redirect"
+        else:
+            remedy = "see the receiver's log, and correct url or the receiver"
+        return RefusedError(problem, remedy)
 
 
-def _files(endpoint: Endpoint) -> CredentialFiles:
-    basic = endpoint.basic_auth
+def _files(settings: Webhook) -> CredentialFiles:
+    basic = settings.basic_auth
     return CredentialFiles(
-        signing_key=endpoint.signing_key_file,
+        signing_key=settings.signing_key_file,
         username=basic.username if basic else None,
         password=basic.password_file if basic else None,
-        bearer_token=endpoint.bearer_token_file,
-        ca=endpoint.ca_file,
-        client_cert=endpoint.client_cert,
-        client_key=endpoint.client_key,
+        bearer_token=settings.bearer_token_file,
     )

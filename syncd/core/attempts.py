@@ -10,27 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from syncd.core.health import Health
 from syncd.core.timing import Backoff, rfc3339
 
 if TYPE_CHECKING:
     from random import Random
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How something that is tried again and again is doing.
-
-    Attributes:
-        last_success_at: When an attempt last succeeded (RFC 3339, UTC), or None.
-        last_error: Why the last attempt failed, one line, or None if it did not.
-        failures: Attempts that failed since the last success.
-        next_attempt_at: When the next one is due (RFC 3339, UTC), or None when nothing is due.
-    """
-
-    last_success_at: str | None = None
-    last_error: str | None = None
-    failures: int = 0
-    next_attempt_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

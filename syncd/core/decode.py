@@ -1,8 +1,11 @@
 """Tree to types: typed decoding that reports every problem at once, each with its key path.
 
-msgspec stops at the first error, which makes a user mend a file one run at a time. Here the
-msgspec types are walked: structures are taken apart, and only the leaves are handed to
+msgspec stops at the first error, so that a user would correct a file one run at a time. Here the
+msgspec types are walked: structures are taken apart, and only the leaves are passed to
 `msgspec.convert`, so one pass finds all unknown keys, missing keys, duplicates and wrong types.
+
+What cannot be decoded does not hide what its neighbours contradict: a check of the structure sees
+a stand-in for it, and its problems with the stand-in are dropped.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, NewType, TypeVar, Union, get_args, get_origin
 
@@ -19,11 +23,10 @@ import msgspec
 from syncd.core.tree import Node, Scalar, values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 T = TypeVar("T")
 Path = tuple[str | int, ...]
-_UNUSABLE = object()
 _KINDS_KEY = "x-kinds"
 
 
@@ -85,8 +88,8 @@ def decode(
     Args:
         tree: What was parsed.
         type_: What it should be.
-        check: Tells what is wrong with a structure although its types are right; called for each
-            structure that could be built, inner ones first, even where unknown keys were found.
+        check: Returns what is wrong with a structure although its types are right; called for
+            each structure, inner ones first.
 
     Returns:
         The value and no problems, or None and every problem in order of appearance.
@@ -121,16 +124,21 @@ def _as_decoded(described: Any) -> Any:
 class _Walk:
     """One decoding: goes through tree and type together and collects the problems.
 
-    What cannot be built is `_UNUSABLE`, and so is all that holds it.
+    A value that cannot be decoded is replaced by its field's default or by a stand-in.
     """
 
     def __init__(self, check: Check | None) -> None:
         self._check = check
+        self._replaced: set[Path] = set()
         self.problems: list[Problem] = []
 
-    def reject(self, path: Path, message: str, hint: str) -> Any:
+    def report(self, path: Path, message: str, hint: str) -> None:
         self.problems.append(Problem(path, message, hint))
-        return _UNUSABLE
+
+    def reject(self, path: Path, type_: Any, message: str, hint: str) -> Any:
+        self.report(path, message, hint)
+        self._replaced.add(path)
+        return _stand_in(type_)
 
     def value(self, tree: object, type_: Any, path: Path) -> Any:
         if isinstance(tree, Scalar) and type_ is not Text:
@@ -139,9 +147,9 @@ class _Walk:
         if origin in (Union, UnionType):
             return self.union(tree, type_, arguments, path)
         if origin in (list, tuple):
-            return self.items(tree, origin, arguments[0], path)
+            return self.items(tree, type_, path)
         if origin is dict:
-            return self.mapping(tree, arguments[1], path)
+            return self.mapping(tree, type_, path)
         if _is_struct(type_):
             if type_.__struct_config__.tag is not None:
                 return self.tagged(tree, [type_], path)
@@ -158,87 +166,139 @@ class _Walk:
             return self.tagged(tree, members, path)
         return self.leaf(tree, type_, path)
 
-    def items(self, tree: object, origin: type, type_: Any, path: Path) -> Any:
+    def items(self, tree: object, type_: Any, path: Path) -> Any:
         if not isinstance(tree, list):
-            return self.reject(path, f"must be a list, not {_kind(tree)}", "start each item with -")
-        items = [self.value(item, type_, (*path, index)) for index, item in enumerate(tree)]
-        return _UNUSABLE if _UNUSABLE in items else origin(items)
+            message = f"must be a list, not {_kind(tree)}"
+            return self.reject(path, type_, message, "start each item with -")
+        item_type = get_args(type_)[0]
+        return get_origin(type_)(
+            [self.value(item, item_type, (*path, index)) for index, item in enumerate(tree)]
+        )
 
     def mapping(self, tree: object, type_: Any, path: Path) -> Any:
         if not isinstance(tree, dict):
-            return self.reject(path, f"must be a mapping, not {_kind(tree)}", "write key: value")
+            return self.not_a_mapping(tree, type_, path)
         self.duplicates(tree, path)
-        items = {key: self.value(item, type_, (*path, key)) for key, item in tree.items()}
-        return _UNUSABLE if _UNUSABLE in items.values() else items
+        _, item_type = get_args(type_)
+        return {key: self.value(item, item_type, (*path, key)) for key, item in tree.items()}
+
+    def not_a_mapping(
+        self, tree: object, type_: Any, path: Path, hint: str = "write key: value"
+    ) -> Any:
+        return self.reject(path, type_, f"must be a mapping, not {_kind(tree)}", hint)
 
     def struct(self, tree: object, type_: Any, path: Path) -> Any:
         if not isinstance(tree, dict):
-            return self.reject(path, f"must be a mapping, not {_kind(tree)}", "write key: value")
+            return self.not_a_mapping(tree, type_, path)
         self.duplicates(tree, path)
-        fields = {field.encode_name: field for field in msgspec.structs.fields(type_)}
+        fields = keys_of(type_)
         values = {}
         for key, item in tree.items():
             if key in fields:
-                values[fields[key].name] = self.value(item, fields[key].type, (*path, key))
+                value = self.value(item, fields[key].type, (*path, key))
+                if fields[key].required or (*path, key) not in self._replaced:
+                    values[fields[key].name] = value
             elif key != type_.__struct_config__.tag_field:
-                self.reject((*path, key), "unknown key", did_you_mean(key, fields))
+                self.report((*path, key), "unknown key", did_you_mean(key, fields))
         for name, field in fields.items():
             if field.required and name not in tree:
-                values[name] = self.reject((*path, name), "is missing", f"add {name}")
-        if _UNUSABLE in values.values():
-            return _UNUSABLE
+                missing = self.reject((*path, name), field.type, "is missing", f"add {name}")
+                values[field.name] = missing
         built = type_(**values)
         if self._check is not None:
-            self.problems += self._check(built, path)
+            self.problems += filter(self.is_usable, self._check(built, path))
         return built
+
+    def is_usable(self, problem: Problem) -> bool:
+        """Whether a check's problem is about a value that was written, not about a stand-in."""
+        path = problem.path
+        return not any(path[:length] in self._replaced for length in range(len(path) + 1))
 
     def tagged(self, tree: object, members: list[Any], path: Path) -> Any:
         by_tag = {member.__struct_config__.tag: member for member in members}
         field = members[0].__struct_config__.tag_field
         if not isinstance(tree, dict):
-            hint = f"start with {field}:"
-            return self.reject(path, f"must be a mapping, not {_kind(tree)}", hint)
+            return self.not_a_mapping(tree, members[0], path, f"start with {field}:")
         tag = tree.get(field)
         if isinstance(tag, str) and tag in by_tag:
             return self.struct(tree, by_tag[tag], path)
-        message = "is not a known value" if field in tree else "is missing"
-        return self.reject((*path, field), message, f"use one of {', '.join(sorted(by_tag))}")
+        known = ", ".join(sorted(by_tag))
+        message, hint = "is missing", f"use one of {known}"
+        if field in tree:
+            message, hint = f"must be one of {known}", _one_of(tag, by_tag)
+        self.report((*path, field), message, hint)
+        self._replaced.add(path)  # which keys it may have is unknown
+        return _stand_in(members[0])
 
     def leaf(self, tree: object, type_: Any, path: Path) -> Any:
         if type_ in _PARSERS:
             parse, hint = _PARSERS[type_]
             value = parse(tree)
-            return value if value is not None else self.reject(path, "cannot be read", hint)
+            return value if value is not None else self.reject(path, type_, "cannot be read", hint)
         if type_ is Any:
             return values(tree)
         try:
             return msgspec.convert(tree, type_, strict=True)
         except msgspec.ValidationError:
-            expected, hint = _expectation(type_)
-            return self.reject(path, f"is {_kind(tree)}, but must be {expected}", hint)
+            return self.reject(path, type_, *_expectation(tree, type_))
 
     def duplicates(self, tree: dict[str, Any], path: Path) -> None:
         for key in tree.duplicates if isinstance(tree, Node) else ():
-            self.reject((*path, key), "is written twice", "keep one of them")
+            self.report((*path, key), "is written twice", "keep one of them")
 
 
 def _is_struct(type_: object) -> bool:
     return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
 
 
-def _expectation(type_: Any) -> tuple[str, str]:
-    """What a leaf must be, and how to write it, from the type's JSON Schema."""
+class _Unknown(str):
+    """A stand-in for a string: it equals no other string, so no check finds it twice."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+def _stand_in(type_: Any) -> Any:
+    """A value of a type, for checks that look at what is around it."""
+    while hasattr(type_, "__supertype__"):  # a NewType
+        type_ = type_.__supertype__
+    origin, arguments = get_origin(type_), get_args(type_)
+    if origin in (Union, UnionType):
+        return None if NoneType in arguments else _stand_in(arguments[0])
+    if origin is Annotated:
+        return _stand_in(arguments[0])
+    if origin in (list, tuple, dict):
+        return origin()
+    if _is_struct(type_):
+        fields = msgspec.structs.fields(type_)
+        return type_(**{field.name: _stand_in(field.type) for field in fields if field.required})
+    return -1 if type_ in (int, float) else _Unknown()
+
+
+def _expectation(tree: object, type_: Any) -> tuple[str, str]:
+    """What is wrong with a leaf, and how to write it, from the type's JSON Schema."""
     described = msgspec.json.schema(type_)
     described = described.get("anyOf", [described])[0]
-    if "description" in described:
-        return described["description"], f"write it like {described['examples'][0]}"
     if "enum" in described:
-        return "one of the known values", f"use one of {', '.join(map(str, described['enum']))}"
-    if described["type"] == "integer":
+        known = list(map(str, described["enum"]))
+        return f"must be one of {', '.join(known)}", _one_of(tree, known)
+    if "description" in described:
+        expected, hint = described["description"], f"write it like {described['examples'][0]}"
+    elif described["type"] == "integer":
         low, high = described.get("minimum"), described.get("maximum")
         limits = f" from {low}" * (low is not None) + f" to {high}" * (high is not None)
-        return f"an integer{limits}", "write it in digits, without quotes"
-    return _HINTS[described["type"]]
+        expected, hint = f"an integer{limits}", "write it in digits, without quotes"
+    else:
+        expected, hint = _HINTS[described["type"]]
+    return f"is {_kind(tree)}, but must be {expected}", hint
+
+
+def _one_of(tree: object, known: Iterable[str]) -> str:
+    otherwise = "write one of these values"
+    return did_you_mean(tree, known, otherwise) if isinstance(tree, str) else otherwise
 
 
 _HINTS = {
@@ -286,10 +346,25 @@ _PARSERS: dict[Any, tuple[Any, str]] = {
 }
 
 
-def did_you_mean(key: str, known: Iterable[str]) -> str:
-    """A hint for a word that is unknown: the closest one known, else all of them."""
-    close = difflib.get_close_matches(key, list(known), n=1)
-    return f"did you mean {close[0]}?" if close else "known here: " + ", ".join(sorted(known))
+@cache  # taking a structure apart costs more than decoding an entry of a vault config
+def keys_of(type_: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
+    """The fields of a structure, by the key that a file has for each."""
+    return {field.encode_name: field for field in msgspec.structs.fields(type_)}
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """A hint for an unknown word.
+
+    Args:
+        word: As written.
+        known: The words that would be right.
+        otherwise: The hint where none of them is close; None for a list of all of them.
+    """
+    words = sorted(known)
+    close = difflib.get_close_matches(word, words, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return "known here: " + ", ".join(words) if otherwise is None else otherwise
 
 
 def _kind(tree: object) -> str:

@@ -20,6 +20,7 @@ SECRET_CHANGED: Final = "io.syncd.secret.changed"  # noqa: S105 - an event type
 SECRET_ADOPTED: Final = "io.syncd.secret.adopted"  # noqa: S105 - an event type
 SECRET_REJECTED: Final = "io.syncd.secret.rejected"  # noqa: S105 - an event type
 VAULT_CONFIG_CHANGED: Final = "io.syncd.vault_config.changed"
+RESET: Final = "io.syncd.reset"
 
 Version = Annotated[
     str,

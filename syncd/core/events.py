@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from syncd.core.changes import restrict
 from syncd.core.event_data import (
-    SECRET_ADOPTED,
+    DATA_TYPES,
+    RESET,
     SECRET_CHANGED,
-    SECRET_REJECTED,
     VAULT_CONFIG_CHANGED,
     AdoptionData,
     Data,
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from syncd.core.changes import Plan
     from syncd.core.model import Grant
 
-RESET: Final = "io.syncd.reset"
 STRUCTURED: Final = "application/cloudevents+json"
 BATCH: Final = "application/cloudevents-batch+json"
 
@@ -134,8 +135,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         return msgspec.structs.replace(self, data=data)
 
 
-class CloudEvent(msgspec.Struct, frozen=True, gc=False):
-    """The wire form (CloudEvents 1.0.2, section "Context Attributes")."""
+class Attributes(msgspec.Struct, frozen=True, gc=False):
+    """The context attributes that every event carries (CloudEvents 1.0.2)."""
 
     specversion: str
     id: str
@@ -144,6 +145,11 @@ class CloudEvent(msgspec.Struct, frozen=True, gc=False):
     subject: str
     time: str
     datacontenttype: str
+
+
+class CloudEvent(Attributes, frozen=True, gc=False):
+    """The wire form of an event."""
+
     data: Any
 
 
@@ -265,55 +271,20 @@ def events_of(
     return events
 
 
-class _SecretChanged(msgspec.Struct, tag=SECRET_CHANGED, tag_field="type"):
-    specversion: str
-    id: str
-    source: str
-    subject: str
-    time: str
-    datacontenttype: str
-    data: SecretData
+def _wire_type(type_: str, data: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """The wire form of one type: `io.syncd.secret.changed` is described as `_SecretChanged`."""
+    words = type_.removeprefix("io.syncd.").replace("_", ".").split(".")
+    fields = [(name, str) for name in Attributes.__struct_fields__ if name != "type"]
+    return msgspec.defstruct(
+        "_" + "".join(map(str.capitalize, words)),
+        [*fields, ("data", data)],
+        tag=type_,
+        tag_field="type",
+    )
 
 
-class _SecretAdopted(msgspec.Struct, tag=SECRET_ADOPTED, tag_field="type"):
-    specversion: str
-    id: str
-    source: str
-    subject: str
-    time: str
-    datacontenttype: str
-    data: AdoptionData
+WIRE_DATA: Final[Mapping[str, type[msgspec.Struct]]] = {**DATA_TYPES, RESET: ResetData}
+"""The structure of the data of every type of event, by type."""
 
-
-class _SecretRejected(msgspec.Struct, tag=SECRET_REJECTED, tag_field="type"):
-    specversion: str
-    id: str
-    source: str
-    subject: str
-    time: str
-    datacontenttype: str
-    data: AdoptionData
-
-
-class _VaultConfigChanged(msgspec.Struct, tag=VAULT_CONFIG_CHANGED, tag_field="type"):
-    specversion: str
-    id: str
-    source: str
-    subject: str
-    time: str
-    datacontenttype: str
-    data: VaultConfigData
-
-
-class _Reset(msgspec.Struct, tag=RESET, tag_field="type"):
-    specversion: str
-    id: str
-    source: str
-    subject: str
-    time: str
-    datacontenttype: str
-    data: ResetData
-
-
-WIRE_TYPES: Final = _SecretChanged | _SecretAdopted | _SecretRejected | _VaultConfigChanged | _Reset
+WIRE_TYPES: Final[Any] = reduce(or_, [_wire_type(*item) for item in WIRE_DATA.items()])
 """Every event as it goes over the wire, for `syncd schema event`."""

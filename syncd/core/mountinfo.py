@@ -28,10 +28,14 @@ class Mount:
     Attributes:
         root: Path inside its file system that is mounted.
         point: Where it is mounted.
+        device: `major:minor`, as `st_dev` of its files.
+        filesystem: Type of the file system, such as `tmpfs`.
     """
 
     root: str
     point: str
+    device: str = ""
+    filesystem: str = ""
 
 
 def parse_mountinfo(text: bytes) -> tuple[Mount, ...]:
@@ -41,15 +45,17 @@ def parse_mountinfo(text: bytes) -> tuple[Mount, ...]:
     that are not UTF-8 become surrogates, as in every path that Python gets from the kernel. Lines
     of another shape are left out.
     """
-    lines = (line.split(b" ") for line in text.split(b"\n"))
+    # optional fields, of any number, stand before the separator " - "
+    lines = (line.partition(b" - ") for line in text.split(b"\n"))
+    split = ((left.split(b" "), right.partition(b" ")[0]) for left, _, right in lines)
     return tuple(
-        Mount(_path(fields[3]), _path(fields[4]))
-        for fields in lines
+        Mount(_text(fields[3]), _text(fields[4]), _text(fields[2]), _text(filesystem))
+        for fields, filesystem in split
         if len(fields) >= _LEAST_FIELDS
     )
 
 
-def _path(field: bytes) -> str:
+def _text(field: bytes) -> str:
     unescaped = _OCTAL.sub(lambda match: bytes((int(match[1], 8),)), field)
     return unescaped.decode("utf-8", "surrogateescape")
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from urllib.parse import quote, unquote
 
 import msgspec
 
 from syncd.core.event_data import DATA_TYPES, AdoptionData, SecretData
-from syncd.core.events import STRUCTURED, Event, Origin
+from syncd.core.events import STRUCTURED, Attributes, Event, Origin
 from syncd.core.model import Scope
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _VAULT_CONFIG: Final = "~vault_config"
 _LONGEST_TOKEN: Final = 200  # a server takes 4096 bytes for command, subject and reply subject
 _LONGEST_TEMPLATE: Final = 512
 _HEADER_SAFE: Final = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
-_ATTRIBUTES: Final = ("specversion", "id", "source", "type", "subject", "time", "datacontenttype")
+_ATTRIBUTES: Final = Attributes.__struct_fields__
 _CLOUD_EVENTS: Final = "application/cloudevents"
 
 
@@ -138,15 +138,13 @@ def encode(
     return {**message_id, **attributes}, msgspec.json.encode(event.data)
 
 
-class _Envelope(msgspec.Struct):
-    """The attributes of an event that somebody else sent; it may have more of them."""
+class _Envelope(Attributes, frozen=True, kw_only=True):
+    """An event that another publisher sent; it may have more attributes."""
 
     specversion: Literal["1.0"]
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
     source: Annotated[str, msgspec.Meta(pattern=r"^\S+$", max_length=1024)]
-    type: str
-    subject: str
-    time: str
+    datacontenttype: Any = None  # not looked at: the data is JSON or it is refused
     data: msgspec.Raw
 
 

@@ -27,9 +27,11 @@ import json
 import re
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from syncd.core.decode import did_you_mean
+import msgspec
+
+from syncd.core.decode import did_you_mean, keys_of
 from syncd.core.findings import Finding, finding, json_path
 from syncd.core.model import Entry, Scope
 from syncd.core.tree import Node, TreeError, parse_json
@@ -39,6 +41,39 @@ if TYPE_CHECKING:
 
 RESOURCE_TYPES = ("AidboxTopicDestination", "Client", "IdentityProvider", "TokenIntrospector")
 """The resource types that Aidbox documents fields with secret references for."""
+
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class ScopeObject(msgspec.Struct):
+    """Which resources may use a secret: all of a type, or with an id only that one."""
+
+    resource_type: Annotated[_Text, msgspec.Meta(examples=list(RESOURCE_TYPES))]
+    id: _Text | msgspec.UnsetType = msgspec.UNSET
+
+
+_ScopeList = Annotated[
+    list[_Text],
+    msgspec.Meta(
+        min_length=1,
+        description="Older form, of Type or Type/id; write one scope object instead.",
+        extra_json_schema={"deprecated": True},
+    ),
+]
+
+
+class SecretEntry(msgspec.Struct):
+    """One secret: its file, and the resources that may use it."""
+
+    path: Annotated[str, msgspec.Meta(pattern="^/", description="Absolute path of the file.")]
+    scope: ScopeObject | _ScopeList
+
+
+class Document(msgspec.Struct):
+    """The whole file: every secret by the name that resources refer to."""
+
+    secret: dict[_Text, SecretEntry]
+
 
 _FHIR_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
 _UNSEEN = re.compile(  # controls, line ends, zero widths, changes of direction
@@ -59,6 +94,11 @@ class VaultConfig:
     """
 
     entries: Mapping[str, Entry]
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a vault config; `decode_vault_config` refuses more than it."""
+    return msgspec.json.schema(Document)
 
 
 def decode_vault_config(text: bytes, source: str) -> tuple[VaultConfig | None, list[Finding]]:
@@ -109,7 +149,7 @@ class _Reader:
         self.findings.append(finding(code, self.source, where, message, hint))
 
     def document(self, tree: object) -> dict[str, Entry]:
-        top = self.fields(tree, (), ("secret",), 'write {"secret": {"<name>": {…}}}')
+        top = self.fields(tree, (), Document, 'write {"secret": {"<name>": {…}}}')
         if top is None or "secret" not in top:
             return {}
         at: Steps = ("secret",)
@@ -132,9 +172,8 @@ class _Reader:
 
     def entry(self, name: str, item: object, at: Steps) -> Entry | None:
         named = self.plain("name-invalid", name, at, "name it in visible characters")
-        fields = self.fields(
-            item, at, ("path", "scope"), f'write {{"path": "/…", "scope": {_EXAMPLE}}}'
-        )
+        hint = f'write {{"path": "/…", "scope": {_EXAMPLE}}}'
+        fields = self.fields(item, at, SecretEntry, hint)
         if fields is None:
             return None
         scopes = self.scopes(fields["scope"], (*at, "scope")) if "scope" in fields else ()
@@ -160,7 +199,7 @@ class _Reader:
     def scopes(self, value: object, at: Steps) -> tuple[Scope, ...]:
         if isinstance(value, list):
             return self.scope_list(value, at)
-        fields = self.fields(value, at, ("resource_type",), f"write {_EXAMPLE}", optional=("id",))
+        fields = self.fields(value, at, ScopeObject, f"write {_EXAMPLE}")
         if fields is None or "resource_type" not in fields:
             return ()
         hint = f"write one of {', '.join(RESOURCE_TYPES)}"
@@ -215,26 +254,20 @@ class _Reader:
                 self.report("path-shared", (*at, entry.name, "path"), message, hint)
 
     def fields(
-        self,
-        value: object,
-        at: Steps,
-        required: tuple[str, ...],
-        hint: str,
-        *,
-        optional: tuple[str, ...] = (),
+        self, value: object, at: Steps, structure: type[msgspec.Struct], hint: str
     ) -> Node | None:
-        """Checks that something is an object, and its keys."""
+        """Checks that something is an object with the keys of a structure."""
         if not isinstance(value, Node):
             self.mistyped(at, "an object", value, hint)
             return None
-        known = (*required, *optional)
+        known = keys_of(structure)
         for key in value.duplicates:
             self.report("key-duplicate", (*at, key), "is written twice", "keep one of them")
         for key in value:
             if key not in known:
                 self.report("key-unknown", (*at, key), "is unknown", did_you_mean(key, known))
-        for key in required:
-            if key not in value:
+        for key, field in known.items():
+            if key not in value and field.required:
                 self.report("key-missing", (*at, key), "is missing", hint)
         return value
 

@@ -1,15 +1,16 @@
 """Events of other installations, from a stream of JetStream into the ledger.
 
 A durable pull consumer with explicit acknowledgements: a message is acknowledged after the commit
-that holds its event, so one that was on its way when anything failed comes again. What comes again
-or late the ledger knows by its place in the stream (`Ledger.receive`), so nobody hears of it twice.
+that holds its event, so one that was in flight when anything failed is delivered again. The ledger
+recognizes a message that comes again or late by its position in the stream (`Ledger.receive`), so
+no consumer gets its event twice.
 
-The consumer on the server can be lost (deleted, expired) and the stream can be made anew; both are
-noticed by the failing request, and everything is looked up again. A consumer that is new begins
-with what comes from now on, as every consumer of syncd's does. One in the place of a lost one
-begins there as well: the ledger leaves out what it has.
+The consumer on the server can be lost (deleted, expired) and the stream can be created anew; the
+failing request reveals both, and everything is looked up again. A new consumer begins with what is
+published from now on, as every consumer of syncd's does. One that replaces a lost one begins there
+as well: the ledger leaves out what it has.
 
-What is no event of syncd's is logged, and terminated: it would come again for ever.
+A message that is not an event of syncd's is logged and terminated: it would come again for ever.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import time
 from random import Random
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
@@ -26,12 +27,12 @@ import nats.js.errors
 import structlog
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
+from syncd.core.attempts import Attempts
 from syncd.core.errors import RefusedError, StateError, SyncdError, TemporaryError
 from syncd.core.nats_binding import BindingError, decode
 from syncd.core.timing import Backoff
-from syncd.ledger.ledger import Arrival
+from syncd.ledger.received import Arrival
 from syncd.net.nats import Connection
-from syncd.net.nats_login import Server
 from syncd.telemetry.log import describe
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.js import JetStreamContext
 
+    from syncd.config.settings import RelaySource
     from syncd.core.events import Event
     from syncd.core.model import Grant
     from syncd.ledger.ledger import Ledger
@@ -47,51 +49,36 @@ if TYPE_CHECKING:
 BATCH: Final = 256
 """Messages that one request asks for, and that one commit holds."""
 
-PATIENCE: Final = 2.0
-"""Seconds that a request waits for messages; a leader that died with it costs as much."""
+FETCH_TIMEOUT: Final = 2.0
+"""Seconds that a request waits for messages, and so the delay when its leader dies."""
 
 MAX_ACK_PENDING: Final = 1024
-"""Messages on their way at the most."""
+"""Messages that the server sends ahead of their acknowledgements."""
 
 _ACK_WAIT: Final = 30.0
-_CAP: Final = 15.0
+_BACKOFF_CAP: Final = 15.0
+_REDELIVERY_DELAY: Final = 1
 log = structlog.get_logger()
 
 
-class Source(Server, Protocol):
-    """What to take from where (`syncd.config.settings.RelaySource`)."""
-
-    @property
-    def subject(self) -> str:
-        """Which subjects; wildcards are allowed."""
-
-    @property
-    def stream(self) -> str | None:
-        """The stream that holds them; None to ask which one does."""
-
-    @property
-    def durable(self) -> str | None:
-        """Name of the consumer on the server; each relay needs its own."""
-
-
-class Intake:
+class Subscription:
     """The loop that receives.
 
     Args:
-        source: What to take from where.
+        source: Server, stream and subject.
         durable: Name of the consumer on the server.
         ledger: Where events are committed; used in worker threads only.
-        consumers: Whose mailboxes to fill, and what each may see.
+        consumers: Consumers whose mailboxes to fill, and what each may see.
         on_received: Called in the event loop with each commit's events.
 
     Attributes:
         failure: Why nothing can be received, one line, or None.
-        heard_at: When the stream was last heard of, seconds since the epoch, or None.
+        heard_at: When the server last answered, seconds since the epoch, or None.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: RelaySource,
         durable: str,
         ledger: Ledger,
         consumers: Mapping[str, Grant],
@@ -103,7 +90,7 @@ class Intake:
         self._consumers = consumers
         self._on_received = on_received
         self._connection = Connection(source, f"syncd relay {durable}")
-        self._backoff = Backoff(cap=_CAP)
+        self._attempts = Attempts(Backoff(cap=_BACKOFF_CAP))
         self._rng = Random()  # noqa: S311 - jitter
         self.failure: str | None = "the stream is not followed yet"
         self.heard_at: float | None = None
@@ -117,65 +104,76 @@ class Intake:
                 except SyncdError as error:
                     await self._fail(error)
                 except (nats.errors.Error, OSError) as error:
-                    await self._fail(self._connection.judge(error, self._source.subject))
-                except Exception as error:  # noqa: BLE001 - a library's slip must not end the relay
-                    text = f"{describe(error)}, a bug in syncd; please report it"
-                    await self._fail(TemporaryError(text))
+                    await self._fail(
+                        self._connection.errors.of_request(error, self._source.subject)
+                    )
+                except Exception as error:  # noqa: BLE001 - a bug of the library must not end the relay
+                    problem = f"{describe(error)}, a bug in syncd"
+                    await self._fail(TemporaryError(problem, "please report it"))
         finally:
             await self._connection.aclose()
 
     async def _fail(self, error: SyncdError) -> None:
-        refused = isinstance(error, RefusedError)
-        delay = self._backoff.next(self._rng)
-        failures = self._backoff.failures
-        if str(error) != self.failure or failures & (failures - 1) == 0:
-            say = log.error if refused else log.warning
-            say("relay.failing", reason=str(error), failures=failures, retry_in=round(delay, 1))
         self.failure = str(error)
-        await anyio.sleep(delay)
+        if isinstance(error, RefusedError):
+            failure, report = self._attempts.refuse(self.failure, self._rng), log.error
+        else:
+            failure, report = self._attempts.retry(self.failure, self._rng), log.warning
+        if failure.is_news:
+            report(
+                "relay.failing",
+                reason=self.failure,
+                failures=self._attempts.failures,
+                retry_in=round(failure.delay, 1),
+            )
+        await anyio.sleep(failure.delay)
 
-    def _heard(self) -> None:
-        if self._backoff.failures:
-            log.info("relay.recovered", after_failures=self._backoff.failures)
-        self._backoff.reset()
-        self.failure, self.heard_at = None, time.time()
+    def _succeed(self) -> None:
+        now = time.time()
+        failures = self._attempts.succeed(now)
+        if failures:
+            log.info("relay.recovered", after_failures=failures)
+        self.failure, self.heard_at = None, now
 
     async def _follow(self) -> None:
         """Finds the consumer on the server and takes what it has, until that fails."""
         js = await self._connection.jetstream()
         stream = self._source.stream or await self._find_stream(js)
         subscription = await self._bind(js, stream)
-        self._heard()
+        self._succeed()
         try:
             while True:
                 messages: list[Msg] = []
-                with self._connection.watched(), contextlib.suppress(TimeoutError):
-                    messages = await subscription.fetch(BATCH, PATIENCE)
+                with self._connection.cancel_when_lost(), contextlib.suppress(TimeoutError):
+                    messages = await subscription.fetch(BATCH, FETCH_TIMEOUT)
                 if messages:
                     await self._take(messages)
                 else:
-                    await self._connection.check(PATIENCE)
-                self._heard()
+                    # no messages, or no server: a fetch cannot distinguish them
+                    await self._connection.ping(FETCH_TIMEOUT)
+                self._succeed()
         finally:
-            await self._connection.forget(subscription)
+            await self._connection.unsubscribe(subscription)
 
     async def _find_stream(self, js: JetStreamContext) -> str:
         subject = self._source.subject
         try:
             return await js.find_stream_name_by_subject(subject)
         except nats.js.errors.NotFoundError:
-            raise self._connection.failed(
-                f"no stream takes subject {subject}; create one that does, or mend --subject"
+            raise self._connection.errors.temporary(
+                f"no stream takes subject {subject}",
+                "create one that does, or correct relay.subject",
             ) from None
 
     async def _bind(self, js: JetStreamContext, stream: str) -> JetStreamContext.PullSubscription:
-        """Finds or makes the consumer, and subscribes to what it delivers."""
+        """Finds or creates the consumer, and subscribes to what it delivers."""
         try:
             info = await js.stream_info(stream)
         except nats.js.errors.NotFoundError:
-            raise self._connection.failed(
-                f"stream {stream} does not exist; create it, or mend --stream"
+            raise self._connection.errors.temporary(
+                f"stream {stream} does not exist", "create it, or correct relay.stream"
             ) from None
+        # positions count within one life of a stream: one of the same name may have been deleted
         life = f"{stream} {info.created}"
         past = await anyio.to_thread.run_sync(self._ledger.follow, life, info.state.last_seq)
         try:
@@ -184,7 +182,7 @@ class Intake:
             await js.add_consumer(stream, self._config(past + 1))
             log.info("relay.consumer_made", stream=stream, durable=self._durable, start=past + 1)
         else:
-            self._require(known.config)
+            self._require_own(known.config)
         log.info("relay.following", stream=stream, durable=self._durable)
         return await js.pull_subscribe_bind(consumer=self._durable, stream=stream)
 
@@ -201,28 +199,37 @@ class Intake:
             filter_subject=self._source.subject,
         )
 
-    def _require(self, config: ConsumerConfig) -> None:
-        """Refuses a consumer that somebody else made for something else."""
+    def _require_own(self, config: ConsumerConfig) -> None:
+        """Refuses a consumer that was created for something else.
+
+        Raises:
+            RefusedError: Its subject or its acknowledgements differ.
+        """
         if config.filter_subject == self._source.subject and (
             config.ack_policy == AckPolicy.EXPLICIT
         ):
             return
         raise RefusedError(
             f"cannot use the durable consumer {self._durable}: it has another subject or does not "
-            "await acknowledgements; delete it there, or set another --durable"
+            "await acknowledgements",
+            "delete it on the server, or set another relay.durable",
         )
 
     async def _take(self, messages: Sequence[Msg]) -> None:
-        """Commits what messages hold, and only then acknowledges them."""
-        arrivals = [self._read(message) for message in messages]
+        """Commits the events of messages, and only then acknowledges the messages.
+
+        The other way round a crash in between would lose them; this way it makes them come again,
+        and the ledger leaves out those that it has.
+        """
+        arrivals = [self._decode(message) for message in messages]
         try:
             events = await anyio.to_thread.run_sync(
                 self._ledger.receive, list(filter(None, arrivals)), self._consumers
             )
         except StateError:
-            # they come again soon, not only after the time that the server waits
+            # else the server would wait for `_ACK_WAIT` before it sends them again
             for message in messages:
-                await message.nak(delay=1)
+                await message.nak(delay=_REDELIVERY_DELAY)
             raise
         if events:
             self._on_received(events)
@@ -230,11 +237,10 @@ class Intake:
         for message, arrival in zip(messages, arrivals, strict=True):
             await (message.term() if arrival is None else message.ack())
 
-    def _read(self, message: Msg) -> Arrival | None:
+    def _decode(self, message: Msg) -> Arrival | None:
         position = message.metadata.sequence.stream
         try:
             return Arrival(decode(message.headers, message.data), position)
-        except BindingError as problem:
-            said = f"a message {problem}; it is left out"
-            log.error("relay.unusable", position=position, problem=said)
+        except BindingError as error:
+            log.error("relay.unusable", position=position, problem=f"the message {error}; ignored")
             return None

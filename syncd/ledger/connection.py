@@ -9,24 +9,24 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.errors import StateError
-from syncd.ledger.file import error_name
+from syncd.ledger.file import state_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CHECKPOINT: Final = 1000
-"""Pages in the log after which a commit moves them into the database: SQLite's own default."""
+"""Pages in the log after which a commit moves them into the database (SQLite's default)."""
 
 _LONG_LOG: Final = _CHECKPOINT * 4096
 _DAMAGE: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 
 
 class LedgerConnection:
-    """A connection that all threads share, one at a time.
+    """A connection that threads share, one at a time.
 
     Args:
         path: The file.
-        connection: To it; autocommit, for any thread.
+        connection: A connection to it in autocommit mode, usable from any thread.
     """
 
     def __init__(self, path: str, connection: sqlite3.Connection) -> None:
@@ -46,10 +46,10 @@ class LedgerConnection:
 
     @contextmanager
     def transaction(self, *, checkpoint: bool = True) -> Iterator[sqlite3.Connection]:
-        """Commits what the block does, or nothing of it.
+        """Commits all that the block does, or nothing.
 
         Args:
-            checkpoint: Whether the commit moves a long log into the database at once.
+            checkpoint: Whether the commit also moves a long log into the database.
 
         Raises:
             StateError: The file cannot be used.
@@ -67,7 +67,7 @@ class LedgerConnection:
 
     @contextmanager
     def held(self) -> Iterator[sqlite3.Connection]:
-        """Keeps other threads away.
+        """Locks the connection against other threads.
 
         Raises:
             StateError: The file cannot be used.
@@ -77,22 +77,21 @@ class LedgerConnection:
                 yield self._connection
             except sqlite3.Error as error:
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
-                    self._damaged = True  # the next opening looks closely, and starts anew
-                raise StateError(
-                    f"cannot use the ledger: {error_name(error)}; free or mend state_dir"
-                ) from None
+                    # Not closed cleanly, the file is checked at the next opening and replaced.
+                    self._damaged = True
+                raise state_error("use the ledger", error) from None
 
     def checkpoint(self) -> None:
         """Moves what was committed from the log into the database, when the log is long.
 
-        What goes wrong with it is left for whoever commits next to find out.
+        An error is ignored: the next commit meets it again and raises it.
         """
         with suppress(StateError, FileNotFoundError), self.held() as db:
             if os.path.getsize(f"{self._path}-wal") > _LONG_LOG:
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def truncate_log(self) -> None:
-        """Moves all that was committed into the database, and has it on the disk.
+        """Moves all that was committed into the database, and syncs it to the disk.
 
         Raises:
             StateError: The file cannot be used.
@@ -101,7 +100,7 @@ class LedgerConnection:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
-        """Closes the file; the next opening need not doubt its sequences."""
+        """Closes the file cleanly, unless it was found damaged."""
         with self._lock:
             try:
                 if not self._damaged:
@@ -110,22 +109,22 @@ class LedgerConnection:
                     )
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.Error:
-                pass  # the next opening treats it as a crash, which is safe
+                pass  # the next opening takes it for a crash, which is safe
             self._connection.close()
 
 
 def meta(db: sqlite3.Connection, key: str) -> str | None:
-    """What the ledger remembers of itself."""
+    """The value of a key in the table `meta`, or None."""
     row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     return None if row is None else str(row[0])
 
 
 def set_meta(db: sqlite3.Connection, **values: str) -> None:
-    """Has the ledger remember these of itself."""
+    """Sets keys in the table `meta`."""
     db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
 
 
 def last_sequence(db: sqlite3.Connection) -> int:
-    """The newest sequence that was ever given out."""
+    """The newest sequence that was ever given out, even if its event was pruned."""
     row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
     return 0 if row is None else int(row[0])

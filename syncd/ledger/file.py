@@ -1,4 +1,4 @@
-"""The ledger's file: its schema, how it is opened, and when it is set aside for a new one."""
+"""The ledger's file: how it is opened, upgraded, and set aside where it cannot be used."""
 
 from __future__ import annotations
 
@@ -7,35 +7,21 @@ import sqlite3
 import sys
 
 from syncd.core.errors import StateError
+from syncd.ledger.schema import TABLES, UPGRADES, VERSION
 
-_SCHEMA_VERSION = 3
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE secret (
-    name TEXT PRIMARY KEY, path TEXT NOT NULL, scopes TEXT NOT NULL, state TEXT NOT NULL,
-    version TEXT, problem TEXT, changed_at TEXT
-) WITHOUT ROWID;
-CREATE TABLE event (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT, time TEXT NOT NULL, type TEXT NOT NULL,
-    subject TEXT NOT NULL, data TEXT NOT NULL, audience TEXT NOT NULL, origin TEXT
-);
-CREATE TABLE pending (
-    consumer TEXT NOT NULL, slot TEXT NOT NULL, sequence INTEGER NOT NULL, acknowledged TEXT,
-    PRIMARY KEY (consumer, slot)
-) WITHOUT ROWID;
-CREATE INDEX pending_order ON pending (consumer, sequence);
-CREATE INDEX pending_event ON pending (sequence);
-"""
-_RECEIVED = """
-CREATE TABLE received (
-    slot TEXT PRIMARY KEY, id TEXT NOT NULL, position INTEGER NOT NULL, time TEXT NOT NULL,
-    source TEXT NOT NULL, data TEXT
-) WITHOUT ROWID;
-"""
-_FROM_2_TO_3 = "DROP INDEX event_time;"
-_FROM_1_TO_3 = f"ALTER TABLE event ADD COLUMN origin TEXT; {_RECEIVED} {_FROM_2_TO_3}"
-_TABLES = frozenset(("meta", "secret", "event", "pending"))
-_DISK_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")  # its shared memory is a file beside it
+_DISK_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")  # the latter: no room for its -shm file
+_DAMAGE = "restart syncd: it sets the file aside and starts from a new baseline"
+_LOCKED = "close the other program that has it open"
+_NOT_WRITABLE = "make state_dir and its files writable for this user"
+_REMEDIES = {
+    sqlite3.SQLITE_BUSY: _LOCKED,
+    sqlite3.SQLITE_CANTOPEN: _NOT_WRITABLE,
+    sqlite3.SQLITE_CORRUPT: _DAMAGE,
+    sqlite3.SQLITE_LOCKED: _LOCKED,
+    sqlite3.SQLITE_NOTADB: _DAMAGE,
+    sqlite3.SQLITE_PERM: _NOT_WRITABLE,
+    sqlite3.SQLITE_READONLY: _NOT_WRITABLE,
+}
 _MACHINE_ERRORS = frozenset(
     (
         sqlite3.SQLITE_BUSY,
@@ -51,19 +37,19 @@ _MACHINE_ERRORS = frozenset(
 
 
 def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
-    """Opens or creates the file; one that cannot be used is set aside, and a new one begun.
+    """Opens or creates the file; one that cannot be used is renamed and replaced.
 
     Args:
         path: The file.
-        key_id: Names the fingerprint key that its versions must have been made with.
+        key_id: Id of the fingerprint key that its versions must have been made with.
 
     Returns:
-        The connection, and why the file was begun anew although there was one, or None.
+        The connection, and why an existing file was replaced, or None.
 
     Raises:
         StateError: A newer syncd wrote it.
-        OSError: The file system is in the way.
-        sqlite3.Error: The same.
+        OSError: The file cannot be opened or renamed.
+        sqlite3.Error: The file cannot be read or written now, which says nothing of its content.
     """
     connection: sqlite3.Connection | None = None
     rebuilt = "emptied" if _is_emptied(path) else None
@@ -76,7 +62,8 @@ def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
             raise
         rebuilt = "damaged"
     finally:
-        # never later: closing removes the log by its name, which may be the next one's by then
+        # Before the next file is made, because closing removes the log by its name, and by then
+        # that could be the log of the next file.
         if connection is not None and (rebuilt is not None or sys.exception() is not None):
             connection.close()
     if connection is None or rebuilt is not None:
@@ -85,20 +72,31 @@ def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
     return connection, rebuilt
 
 
-def error_name(error: sqlite3.Error) -> str:
-    """SQLite's name of the error: its text may quote a statement, its name cannot."""
+def state_error(action: str, error: sqlite3.Error) -> StateError:
+    """An error of SQLite as one of syncd, with a remedy.
+
+    Its text has SQLite's name of the error, since SQLite's own text may quote a statement.
+
+    Args:
+        action: What failed, such as `use the ledger`.
+        error: Why.
+    """
     name = str(getattr(error, "sqlite_errorname", "SQLITE_ERROR"))
     if name in _DISK_FULL:
-        return "the disk is full"
-    return name.removeprefix("SQLITE_").replace("_", " ").lower()
+        return StateError(f"cannot {action}: the disk is full", "free space on the disk")
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    remedy = _REMEDIES.get(code, "check the disk that state_dir is on")
+    return StateError(
+        f"cannot {action}: {name.removeprefix('SQLITE_').replace('_', ' ').lower()}", remedy
+    )
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    """Opens the file, makes the schema, and reads enough of it to notice damage.
+    """Opens the file and brings it to the current schema.
 
     Raises:
         sqlite3.DatabaseError: Not a ledger, or damaged.
-        sqlite3.OperationalError: The file system is in the way.
+        sqlite3.OperationalError: It cannot be read or written now.
     """
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -111,10 +109,10 @@ def _connect(path: str) -> sqlite3.Connection:
         ):
             connection.execute(f"PRAGMA {pragma}")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        upgrade = {0: _SCHEMA + _RECEIVED, 1: _FROM_1_TO_3, 2: _FROM_2_TO_3}.get(version)
+        upgrade = UPGRADES.get(version)
         if upgrade is not None:
             connection.executescript(
-                f"BEGIN IMMEDIATE; {upgrade} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
+                f"BEGIN IMMEDIATE; {upgrade} PRAGMA user_version = {VERSION}; COMMIT;"
             )
     except BaseException:
         connection.close()
@@ -123,21 +121,21 @@ def _connect(path: str) -> sqlite3.Connection:
 
 
 def _unusable(connection: sqlite3.Connection, path: str, key_id: str) -> str | None:
-    """Why a ledger that could be opened must be started anew, or None.
+    """Why a ledger that could be opened must be replaced, or None.
 
     Raises:
         StateError: A newer syncd wrote it.
         sqlite3.Error: It is damaged.
     """
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > _SCHEMA_VERSION:
+    if version > VERSION:
         connection.close()
         raise StateError(
-            f"cannot use {path}: a newer syncd wrote it; run that one, or remove the file to start "
-            "from a new baseline"
+            f"cannot use {path}: a newer syncd wrote it",
+            "run that version, or remove the file to start from a new baseline",
         )
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-    if not _TABLES.issubset(name for (name,) in tables):
+    if not TABLES.issubset(name for (name,) in tables):
         return "damaged"
     (expected,) = connection.execute(
         "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"

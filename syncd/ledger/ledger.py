@@ -3,16 +3,14 @@
 It owns the inventory (last version per secret), the event log that subscribers resume from, and
 the mailboxes: per consumer, the events that it has not acknowledged. It promises that
 
-- a change and its events are committed together, before anyone is told of them;
+- a change and its events are committed together, before anything is delivered;
 - a mailbox holds per secret the newest event only, with the version that its consumer last
   acknowledged, and keeps them in the order of their sequences;
-- what a relay receives is told once, however often and in whatever order it arrives (`receive`);
-- an event id never comes to mean another event. The log is a WAL with `synchronous=NORMAL`
-  (https://sqlite.org/wal.html#performance_considerations): a power cut can roll it back, and the
-  sequences given out since would be given out again; so a ledger that was open when the machine
-  went down gets a new epoch. That it is open is on the disk before the first sequence is given out.
+- a relay passes on each event once, however often and in whatever order it arrives (`receive`);
+- an event id never comes to mean another event (`_begin`).
 
-Methods block, may be called from any thread, and raise `StateError` when the file cannot be used.
+The tables are in `syncd.ledger.schema`. Methods block, may be called from any thread, and raise
+`StateError` when the file cannot be used.
 """
 
 from __future__ import annotations
@@ -25,31 +23,32 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncd.core.errors import StateError
-from syncd.core.event_data import DATA_TYPES, SecretData, known_of
-from syncd.core.events import Event, Origin, events_of
-from syncd.core.model import Entry, Known, Scope, State
+from syncd.core.event_data import SecretData
+from syncd.core.events import events_of
+from syncd.ledger import received
 from syncd.ledger.connection import LedgerConnection, last_sequence, meta, set_meta
-from syncd.ledger.file import error_name, open_file
+from syncd.ledger.file import open_file, state_error
+from syncd.ledger.rows import (
+    EVENT_COLUMNS,
+    INVENTORY_COLUMNS,
+    event_of,
+    insert_events,
+    known_of,
+    store_inventory,
+)
+from syncd.ledger.schema import FILE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from syncd.core.changes import Plan
-    from syncd.core.model import Grant
+    from syncd.core.events import Event
+    from syncd.core.model import Grant, Known
+    from syncd.ledger.received import Arrival
     from syncd.ledger.state_dir import StateDir
 
 UNKNOWN_BOOT: Final = "unknown"
 """A `boot_id` that names no run of the machine: every unclean close counts as its crash."""
-
-_EVENT = (
-    "event.sequence, event.time, event.type, event.subject, event.data, event.audience,"
-    " event.origin"
-)
-_decode_audience = msgspec.json.Decoder(dict[str, tuple[Scope, ...]] | None).decode
-_decode_origin = msgspec.json.Decoder(Origin).decode
-_decode_secret = msgspec.json.Decoder(SecretData).decode
-_decode_scopes = msgspec.json.Decoder(tuple[Scope, ...]).decode
-_decode_data = {name: msgspec.json.Decoder(type_).decode for name, type_ in DATA_TYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +57,19 @@ class Pending:
 
     Attributes:
         acknowledged_version: The version that the consumer acknowledged last, or None.
-        sequence: The event that waits for it.
+        sequence: The event that is pending.
     """
 
     acknowledged_version: str | None
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """An event of another installation, as a stream delivered it.
-
-    Attributes:
-        event: It has an origin.
-        position: Its place in the stream, growing by one for each message stored there.
-    """
-
-    event: Event
-    position: int
-
-
 class Ledger:
     """An open ledger.
 
     Attributes:
-        epoch: First half of every event id; changes when sequences might repeat.
-        rebuilt: Why the ledger was started anew although one was there, or None.
+        epoch: First half of every event id; a new one when sequences might repeat.
+        rebuilt: Why an existing ledger was replaced by a new one, or None.
         fresh: True until the first baseline is recorded.
     """
 
@@ -94,6 +80,8 @@ class Ledger:
             self.epoch = self._begin(key_id, boot_id)
             with self._file.held() as db:
                 self.fresh = meta(db, "baseline") is None
+            # That the ledger is open must be on the disk before the first sequence is given out:
+            # in the log alone, a power cut would undo it together with the sequences.
             self._file.truncate_log()
         except BaseException:
             connection.close()
@@ -103,8 +91,8 @@ class Ledger:
     def open(cls, state: StateDir, boot_id: str) -> Ledger:
         """Opens or creates the ledger of a state directory.
 
-        A damaged ledger, or one whose fingerprint key is gone, is set aside and a new one is
-        begun; `rebuilt` says so.
+        A damaged ledger, or one that belongs to another fingerprint key, is renamed and replaced
+        by a new one; `rebuilt` says why.
 
         Args:
             state: The locked directory.
@@ -113,29 +101,37 @@ class Ledger:
         Raises:
             StateError: It cannot be opened, or a newer syncd wrote it.
         """
-        path = f"{state.path}/ledger.sqlite3"
+        path = f"{state.path}/{FILE_NAME}"
         try:
             return cls(path, state.key_id, boot_id)
         except OSError as error:
             raise StateError(
-                f"cannot open {path}: {error.strerror}; make state_dir writable"
+                f"cannot open {path}: {error.strerror}", "make it writable for this user"
             ) from None
         except sqlite3.Error as error:
-            raise StateError(
-                f"cannot open {path}: {error_name(error)}; free or mend state_dir"
-            ) from None
+            raise state_error(f"open {path}", error) from None
 
     def _begin(self, key_id: str, boot_id: str) -> str:
+        """Marks the ledger as open, and returns its epoch.
+
+        The log is a WAL with `synchronous=NORMAL`
+        (https://sqlite.org/wal.html#performance_considerations): a commit survives the end of the
+        process at once, but a power cut only after the next checkpoint. Sequences that were
+        committed and delivered could then be given out again for other events, and a consumer that
+        drops duplicates would drop these. So there is a new epoch after every stop that may have
+        lost commits, which is one without a clean close during another run of the machine.
+        """
         with self._file.transaction() as db:
             epoch, opened = meta(db, "epoch"), meta(db, "open_since_boot")
             same_boot = opened == boot_id and boot_id != UNKNOWN_BOOT
-            if not epoch or not (same_boot or opened == ""):
+            closed_cleanly = opened == ""
+            if not epoch or not (same_boot or closed_cleanly):
                 epoch = secrets.token_hex(4)
             set_meta(db, epoch=epoch, key_id=key_id, open_since_boot=boot_id)
         return epoch
 
     def close(self) -> None:
-        """Closes the file; the next opening need not doubt its sequences."""
+        """Closes the file cleanly, so that the next opening keeps the epoch."""
         self._file.close()
 
     def checkpoint(self) -> None:
@@ -144,19 +140,8 @@ class Ledger:
 
     def inventory(self) -> dict[str, Known]:
         """Everything known, by secret name."""
-        rows = self._file.read(
-            "SELECT name, path, scopes, state, version, problem, changed_at FROM secret"
-        )
-        return {
-            name: Known(
-                Entry(name, path, _decode_scopes(scopes)),
-                State(state),
-                version,
-                problem,
-                changed_at,
-            )
-            for name, path, scopes, state, version, problem, changed_at in rows
-        }
+        rows = self._file.read(f"SELECT {INVENTORY_COLUMNS} FROM secret")  # noqa: S608 - constant
+        return {known.entry.name: known for known in map(known_of, rows)}
 
     def record(
         self,
@@ -168,15 +153,16 @@ class Ledger:
     ) -> list[Event]:
         """Commits a plan: inventory, events and mailboxes in one transaction.
 
-        The first plan of a fresh ledger is the baseline and makes no events. Whoever waits for them
-        should not wait for the log, too: call `checkpoint` when they are told.
+        The first plan of a fresh ledger is the baseline and makes no events. The commit does not
+        move a long log into the database, so that the delivery need not wait for that; call
+        `checkpoint` afterwards.
 
         Args:
-            plan: What a scan amounts to.
+            plan: What a scan found.
             known: The inventory before it.
             vault_config_path: Subject of a vault config event.
             at: Time of the scan (RFC 3339, UTC).
-            consumers: Whose mailboxes to fill, and what each may see.
+            consumers: Names of the mailboxes to fill, and what each consumer may see.
 
         Returns:
             The events, in order.
@@ -187,44 +173,41 @@ class Ledger:
                 set_meta(db, baseline=at)
             else:
                 events = events_of(plan, known, vault_config_path, at, last_sequence(db) + 1)
-            self._store_inventory(db, plan, known)
+            store_inventory(db, plan, known)
             self._append(db, events, consumers)
         self.fresh = False
         return events
 
     def append(self, event: Event, consumers: Mapping[str, Grant]) -> Event:
-        """Commits one more event, at the next sequence whatever `event.sequence` says."""
+        """Commits one more event, at the next sequence; `event.sequence` is ignored."""
         with self._file.transaction() as db:
             event = msgspec.structs.replace(event, sequence=last_sequence(db) + 1)
             self._append(db, [event], consumers)
         return event
 
     def follow(self, stream: str, last: int) -> int:
-        """Tells where the past of a stream ends; in another stream positions begin anew.
+        """Begins or goes on to follow a stream, and returns where its past ends.
+
+        What the first stream of a ledger holds already is the past, and is not passed on. A stream
+        that takes the place of another one has no past.
 
         Args:
-            stream: Names one life of a stream: one that is deleted and made again is another.
-            last: Its newest position; what there is when a ledger follows its first stream is the
-                past, and not to be told.
+            stream: Identity of a stream; one that was deleted and made again has another.
+            last: Its newest position.
 
         Returns:
-            The position that the past ends with; 0 where there is none.
+            The last position of the past; 0 where there is none.
         """
         with self._file.transaction() as db:
-            followed = meta(db, "stream")
-            if followed != stream:
-                db.execute("UPDATE received SET position = 0")
-                past = last if followed is None else 0
-                set_meta(db, stream=stream, stream_past=str(past))
-            return int(meta(db, "stream_past") or 0)
+            return received.follow(db, stream, last)
 
     def receive(self, arrivals: Iterable[Arrival], consumers: Mapping[str, Grant]) -> list[Event]:
-        """Commits events of other installations, with sequences of our own.
+        """Commits events of other installations, with new sequences.
 
-        What was received before is left out, and so is what comes late: older, in the stream, than
-        what is known of the same secret. An event whose `previous_version` is not the one received
-        last (the stream dropped what lay between) is told against that one, so that a mailbox
-        always knows what its consumer acknowledged.
+        Duplicates are left out, and so are events that come late: older, in the stream, than what
+        is known of the same secret. Where the stream dropped what lay between, `previous_version`
+        becomes the version received last, so that a mailbox always knows what its consumer
+        acknowledged.
 
         Returns:
             The events that are new.
@@ -232,72 +215,25 @@ class Ledger:
         with self._file.transaction() as db:
             events: list[Event] = []
             for arrival in arrivals:
-                event = self._admit(db, arrival)
+                event = received.admit(db, arrival)
                 if event is not None:
                     sequence = last_sequence(db) + 1
                     events.append(msgspec.structs.replace(event, sequence=sequence))
                     self._append(db, events[-1:], consumers)
         return events
 
-    def _admit(self, db: sqlite3.Connection, arrival: Arrival) -> Event | None:
-        event, origin = arrival.event, arrival.event.origin
-        assert origin is not None
-        secret = isinstance(event.data, SecretData)
-        slot = event.slot if secret else f"event:{origin.source} {origin.id}"
-        known = db.execute("SELECT id, position, data FROM received WHERE slot = ?", (slot,))
-        for id_, position, data in known:
-            if id_ == origin.id or arrival.position <= position:
-                return None
-            event = event.since(_decode_secret(data).version)
-        db.execute(
-            "INSERT OR REPLACE INTO received VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                *(slot, origin.id, arrival.position, event.time, origin.source),
-                msgspec.json.encode(event.data).decode() if secret else None,
-            ),
-        )
-        return event
-
     def received(self) -> dict[str, Known]:
         """What is known of other installations' secrets, by `Entry.key`."""
-        rows = self._file.read("SELECT time, source, data FROM received WHERE data IS NOT NULL")
-        everything = (known_of(time, source, _decode_secret(data)) for time, source, data in rows)
-        return {known.entry.key: known for known in everything}
-
-    def _store_inventory(
-        self, db: sqlite3.Connection, plan: Plan, known: Mapping[str, Known]
-    ) -> None:
-        rows, updates = [], []
-        for name in plan.touched:
-            item, before = plan.inventory[name], known.get(name)
-            seen = (item.state.value, item.version, item.problem, item.changed_at)
-            if before is not None and (before.entry is item.entry or before.entry == item.entry):
-                updates.append((*seen, name))
-            else:
-                scopes = msgspec.json.encode(item.entry.scopes).decode()
-                rows.append((name, item.entry.path, scopes, *seen))
-        db.executemany(
-            "UPDATE secret SET state = ?, version = ?, problem = ?, changed_at = ? WHERE name = ?",
-            updates,
-        )
-        db.executemany("INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-        db.executemany("DELETE FROM secret WHERE name = ?", [(name,) for name in plan.dropped])
+        with self._file.held() as db:
+            return received.received_secrets(db)
 
     def _append(
         self, db: sqlite3.Connection, events: Sequence[Event], consumers: Mapping[str, Grant]
     ) -> None:
-        encode = msgspec.json.encode
-        db.executemany(
-            "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    *(e.sequence, e.time, e.type, e.subject, encode(e.data), encode(e.told_to)),
-                    None if e.origin is None else encode(e.origin),
-                )
-                for e in events
-            ],
-        )
+        insert_events(db, events)
         for consumer, grant in consumers.items():
+            # On a conflict an older event of the slot is pending: the newer one takes its place and
+            # keeps `acknowledged`, which is still what the consumer knows.
             db.executemany(
                 "INSERT INTO pending VALUES (?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET sequence = excluded.sequence",
@@ -309,19 +245,20 @@ class Ledger:
             )
 
     def take(self, consumer: str, grant: Grant, limit: int) -> list[Event]:
-        """The oldest events of a consumer's mailbox, each told against what it acknowledged.
+        """The oldest events of a mailbox, each as a change from what its consumer acknowledged.
 
-        What the consumer may not see any more, since its scope was narrowed, is dropped.
+        Events that the consumer may no longer see, since its scope was narrowed, are dropped.
         """
         while True:
             rows = self._file.read(
-                f"SELECT {_EVENT}, pending.acknowledged FROM pending JOIN event USING (sequence)"  # noqa: S608 - constant
+                f"SELECT {EVENT_COLUMNS}, pending.acknowledged"  # noqa: S608 - constant
+                " FROM pending JOIN event USING (sequence)"
                 " WHERE consumer = ? ORDER BY pending.sequence LIMIT ?",
                 (consumer, limit),
             )
             events, hidden = [], []
             for *columns, acknowledged in rows:
-                event = _event(columns)
+                event = event_of(columns)
                 seen = event.seen_by(grant)
                 if seen is None:
                     hidden.append(event)
@@ -329,15 +266,12 @@ class Ledger:
                     events.append(seen.since(acknowledged))
             if hidden:
                 self.acknowledge(consumer, hidden)
+            # A whole batch that was dropped says nothing of what comes after it.
             if events or not hidden:
                 return events
 
     def acknowledge(self, consumer: str, events: Iterable[Event]) -> None:
-        """Takes delivered events out of a mailbox.
-
-        Where a newer event of the same secret came meanwhile, that one stays and remembers what
-        was just acknowledged.
-        """
+        """Removes delivered events from a mailbox."""
         with self._file.transaction() as db:
             for event in events:
                 at = (consumer, event.slot, event.sequence)
@@ -345,6 +279,8 @@ class Ledger:
                     "DELETE FROM pending WHERE consumer = ? AND slot = ? AND sequence = ?", at
                 )
                 if done.rowcount == 0:
+                    # A newer event took the place of this one during its delivery. It stays
+                    # pending, as a change from the version that the consumer now knows.
                     version = event.data.version if isinstance(event.data, SecretData) else None
                     db.execute(
                         "UPDATE pending SET acknowledged = ? WHERE consumer = ? AND slot = ?",
@@ -352,20 +288,20 @@ class Ledger:
                     )
 
     def pending(self) -> dict[str, dict[str, Pending]]:
-        """Per consumer, what waits for it, by secret name (other events under their slot)."""
-        waiting: dict[str, dict[str, Pending]] = {}
+        """Per consumer, what is pending, by secret name (other events by their slot)."""
+        pending: dict[str, dict[str, Pending]] = {}
         for consumer, slot, sequence, acknowledged in self._file.read("SELECT * FROM pending"):
             name = slot.removeprefix("secret:")
-            waiting.setdefault(consumer, {})[name] = Pending(acknowledged, sequence)
-        return waiting
+            pending.setdefault(consumer, {})[name] = Pending(acknowledged, sequence)
+        return pending
 
     def pending_count(self, consumer: str) -> int:
-        """How many events wait in a mailbox."""
+        """Number of events that are pending for a consumer."""
         rows = self._file.read("SELECT count(*) FROM pending WHERE consumer = ?", (consumer,))
         return int(rows[0][0])
 
     def forget_others(self, consumers: Iterable[str]) -> dict[str, int]:
-        """Drops the mailboxes of all consumers but these; tells how many events each held."""
+        """Drops the mailboxes of all consumers but these; returns how many events each held."""
         kept = set(consumers)
         rows = self._file.read("SELECT consumer, count(*) FROM pending GROUP BY consumer")
         gone = {consumer: count for consumer, count in rows if consumer not in kept}
@@ -377,43 +313,44 @@ class Ledger:
     def events_after(self, sequence: int, limit: int) -> list[Event]:
         """The events that follow a position, oldest first."""
         rows = self._file.read(
-            f"SELECT {_EVENT} FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?",  # noqa: S608 - constant
+            f"SELECT {EVENT_COLUMNS} FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?",  # noqa: S608 - constant
             (sequence, limit),
         )
-        return [_event(row) for row in rows]
+        return list(map(event_of, rows))
 
     def events_of(self, types: Sequence[str]) -> list[Event]:
         """The events of some types that the log holds, oldest first."""
         marks = ", ".join("?" * len(types))
         rows = self._file.read(
-            f"SELECT {_EVENT} FROM event WHERE type IN ({marks}) ORDER BY sequence",  # noqa: S608 - marks
+            f"SELECT {EVENT_COLUMNS} FROM event WHERE type IN ({marks}) ORDER BY sequence",  # noqa: S608 - marks
             tuple(types),
         )
-        return [_event(row) for row in rows]
+        return list(map(event_of, rows))
 
     def span(self) -> tuple[int, int]:
         """The sequence of the newest event that was pruned, and that of the newest of all.
 
-        A subscriber whose position is at least the first can go on without a gap. Older events can
-        still be there, because a mailbox needs them.
+        A subscriber whose position is at least the first can resume without a gap. Older events
+        can still be in the log, because they are pending in a mailbox.
         """
         with self._file.held() as db:
             return int(meta(db, "pruned") or 0), last_sequence(db)
 
     def prune(self, max_events: int, older_than: str) -> int:
-        """Bounds the event log; what a mailbox still needs stays.
+        """Bounds the event log; events that are pending in a mailbox stay.
 
         Args:
-            max_events: How many events to keep at the most.
-            older_than: Time (RFC 3339, UTC) before which events go.
+            max_events: Number of events to keep at most.
+            older_than: Time (RFC 3339, UTC) before which events are deleted.
 
         Returns:
-            How many events went.
+            How many events were deleted.
         """
         doomed = "FROM event WHERE sequence <= ? AND sequence NOT IN (SELECT sequence FROM pending)"
         with self._file.transaction() as db:
             last = last_sequence(db)
-            # times follow sequences but for a clock that was set: what it calls old waits its turn
+            # Times grow with sequences unless the clock was set back. Everything before the first
+            # young event goes, so an old time among younger ones waits for its turn.
             young = db.execute(
                 "SELECT sequence FROM event WHERE time >= ? ORDER BY sequence LIMIT 1",
                 (older_than,),
@@ -422,7 +359,7 @@ class Ledger:
             (newest,) = db.execute(f"SELECT max(sequence) {doomed}", limits).fetchone()
             if newest is None:
                 return 0
-            # never `RETURNING`: the rows of a busy minute would take tens of MiB
+            # Not `RETURNING`: the rows of a busy minute would take tens of MiB.
             gone = db.execute(f"DELETE {doomed}", limits).rowcount
             pruned = max(int(meta(db, "pruned") or 0), newest)
             set_meta(db, pruned=str(pruned))
@@ -431,16 +368,3 @@ class Ledger:
 
 def _previous(event: Event) -> str | None:
     return event.data.previous_version if isinstance(event.data, SecretData) else None
-
-
-def _event(row: Sequence) -> Event:  # type: ignore[type-arg] # sqlite3's rows
-    sequence, time, type_, subject, data, audience, origin = row
-    return Event(
-        sequence,
-        time,
-        type_,
-        subject,
-        _decode_data[type_](data),
-        _decode_audience(audience),
-        None if origin is None else _decode_origin(origin),
-    )

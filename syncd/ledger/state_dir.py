@@ -6,14 +6,17 @@ directory would acknowledge for each other, so the lock is held for as long as t
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import secrets
 
 from syncd.core.errors import StateError
+from syncd.system.files import UnsuitableError, read_file, sync_directory
 
 _KEY_SIZE = 32
+_DISK_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 class StateDir:
@@ -22,7 +25,7 @@ class StateDir:
     Attributes:
         path: The directory.
         key: 32 random bytes, the key of all fingerprints of this installation.
-        key_id: Names the key without telling anything about it.
+        key_id: Names the key and reveals nothing of it.
     """
 
     def __init__(self, path: str, lock: int, key: bytes) -> None:
@@ -41,27 +44,23 @@ class StateDir:
         Raises:
             StateError: It cannot be written, is in use, or its key is damaged.
         """
-        hint = "give this user a writable directory as state_dir"
         try:
             os.makedirs(path, mode=0o700, exist_ok=True)
             lock = os.open(f"{path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StateError(f"cannot write to {path}: {error.strerror}; {hint}") from None
+            remedy = "set state_dir to a directory that this user can write to"
+            raise _state_error(f"cannot write to {path}", error, remedy) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(lock)
             raise StateError(
-                f"cannot use {path}: another syncd runs on it; stop it or set its own state_dir"
+                f"cannot use {path}: another syncd uses it",
+                "stop that one, or set state_dir to another directory",
             ) from None
         try:
             return cls(path, lock, _read_or_make_key(path))
-        except OSError as error:
-            os.close(lock)
-            raise StateError(
-                f"cannot use {path}/fingerprint.key: {error.strerror}; {hint}"
-            ) from None
-        except StateError:
+        except BaseException:
             os.close(lock)
             raise
 
@@ -70,17 +69,27 @@ class StateDir:
         os.close(self._lock)
 
 
+def _state_error(problem: str, error: OSError, remedy: str) -> StateError:
+    if error.errno in _DISK_FULL:
+        remedy = "free disk space"
+    return StateError(f"{problem}: {error.strerror}", remedy)
+
+
 def _read_or_make_key(directory: str) -> bytes:
     path = f"{directory}/fingerprint.key"
     try:
-        with open(path, "rb") as file:
-            key = file.read(_KEY_SIZE + 1)
+        key, _ = read_file(path, _KEY_SIZE)
     except FileNotFoundError:
         return _make_key(directory, path)
+    except UnsuitableError:
+        key = b""
+    except OSError as error:
+        remedy = "make it readable for this user"
+        raise _state_error(f"cannot read {path}", error, remedy) from None
     if len(key) != _KEY_SIZE:
         raise StateError(
-            f"cannot use {path}: it is not {_KEY_SIZE} bytes; restore it, or remove it to start "
-            "from a new baseline"
+            f"cannot use {path}: it is not a file of {_KEY_SIZE} bytes",
+            "restore it from a backup, or remove it to start from a new baseline",
         )
     return key
 
@@ -88,22 +97,19 @@ def _read_or_make_key(directory: str) -> bytes:
 def _make_key(directory: str, path: str) -> bytes:
     key = secrets.token_bytes(_KEY_SIZE)
     temporary = f"{path}.new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.fchmod(descriptor, 0o600)
-        os.write(descriptor, key)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.rename(temporary, path)
-    sync_directory(directory)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)
+            os.write(descriptor, key)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+        # The ledger that is made next holds versions made with this key. After a power cut a
+        # ledger without its key would be a ledger without a memory.
+        sync_directory(directory)
+    except OSError as error:
+        remedy = "make the directory writable for this user"
+        raise _state_error(f"cannot write {path}", error, remedy) from None
     return key
-
-
-def sync_directory(path: str) -> None:
-    """Makes a rename inside a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

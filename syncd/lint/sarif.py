@@ -1,4 +1,4 @@
-"""Findings as SARIF 2.1.0, which code-scanning pages show.
+"""Findings as SARIF 2.1.0, for code scanning.
 
 OASIS, Static Analysis Results Interchange Format 2.1.0: section 3.27 (result), 3.49
 (reportingDescriptor), 3.29 (physicalLocation), 3.33 (logicalLocation).
@@ -52,7 +52,7 @@ def _result(found: Finding, index: int) -> dict[str, Any]:
     location: dict[str, Any] = {
         "physicalLocation": {
             "artifactLocation": {"uri": _uri(found.source)},
-            "region": {"startLine": 1},  # the place is told by its JSON path; a page needs a line
+            "region": {"startLine": 1},  # the JSON path says where; code scanning needs a line
         }
     }
     if found.where:
@@ -70,7 +70,7 @@ def _result(found: Finding, index: int) -> dict[str, Any]:
 
 
 def _uri(source: str) -> str:
-    """A URL as it is, a file relative to where the command runs if it lies below."""
+    """A URL as it is; a file relative to the working directory if it lies below."""
     if "://" in source:
         return source
     if not source.startswith("/"):

@@ -1,4 +1,4 @@
-"""What a linter wants to know of a mount beyond the secrets that the vault config names.
+"""What the linter needs of a mount beyond the secrets that the vault config names.
 
 Nothing here opens a secret: files are listed, links resolved, mounts looked up.
 """
@@ -10,32 +10,33 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.mountinfo import Mount, parse_mountinfo
+from syncd.system.files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _MOUNTINFO: Final = "/proc/self/mountinfo"
+_LARGEST: Final = 16 << 20
 
 
 def mounts() -> tuple[Mount, ...]:
-    """The mounts that this process sees; none where the kernel does not tell."""
+    """The mounts that this process sees; none where they cannot be listed."""
     try:
-        with open(_MOUNTINFO, "rb") as file:
-            return parse_mountinfo(file.read())
+        return parse_mountinfo(read_file(_MOUNTINFO, _LARGEST)[0])
     except OSError:
         return ()
 
 
 def unclaimed_files(roots: Iterable[str], claimed: Iterable[str], *, most: int) -> list[str]:
-    """Files under the roots that nobody claims.
+    """Files under the roots that are not claimed.
 
-    The AtomicWriter's own names, which start with `..`, are skipped; what they hold is met through
-    the visible links. Directories of other file systems are not entered.
+    The AtomicWriter's own names, which start with `..`, are skipped; what they hold is found
+    through the visible links. Directories of other file systems are not entered.
 
     Args:
         roots: Directories.
-        claimed: Paths of files that are spoken for, by any of their names.
-        most: How many files of a root to look at: it may be as wide as `/`.
+        claimed: Paths of files that are used, by any of their names.
+        most: How many files of a root to look at, since a root may be as wide as `/`.
 
     Returns:
         Paths as a vault config would name them, sorted.

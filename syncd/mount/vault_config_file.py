@@ -1,14 +1,14 @@
-"""The vault config as a file that changes: read again when it may have, last good one kept.
+"""The vault config as a file that changes: read again when it may have changed.
 
-Aidbox loads the file once; syncd follows it, so that a changed name, scope or path is noticed, said
-and acted upon, and a broken edit does not stop what worked.
+Aidbox loads the file once; syncd follows it, so that a changed name, scope or path takes effect and
+is reported. After a broken edit the last valid vault config stays in force.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import stat
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +18,7 @@ import anyio.to_thread
 from syncd.core.errors import ConfigurationError
 from syncd.core.findings import Finding, finding
 from syncd.core.vault_config import VaultConfig, decode_vault_config
+from syncd.system.files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,12 +28,36 @@ if TYPE_CHECKING:
 _LARGEST: Final = 64 << 20
 
 
+def read_vault_config(path: str) -> tuple[bytes, os.stat_result]:
+    """Reads a vault config.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The content, and the file's status from before it was read.
+
+    Raises:
+        ConfigurationError: It cannot be read, is not a regular file, or is larger than 64 MiB.
+    """
+    try:
+        return read_file(path, _LARGEST)
+    except OSError as error:
+        hint = "set vault_config or BOX_VAULT_CONFIG to the JSON file that Aidbox reads"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            hint = f"let uid {os.geteuid()} read it and enter its directories"
+        message = f"cannot be read: {error.strerror}"
+        raise ConfigurationError(
+            [finding("vault-config-unreadable", path, "", message, hint)]
+        ) from None
+
+
 class VaultConfigFile:
     """A vault config and the findings of its last reading.
 
     Attributes:
         path: Where Aidbox reads it.
-        config: The last good one.
+        config: The last valid one, which is in force.
         findings: What the last reading found, errors and warnings.
         valid: Whether the file as it is now is the one in force.
         postponed: Whether the last reading left the file alone because it is being written.
@@ -72,13 +97,14 @@ class VaultConfigFile:
             Whether the reading came out differently from the last one.
         """
         self.postponed = False
-        # one trip to a thread: cancelled between opening and closing, it would leak the file
-        text = await anyio.to_thread.run_sync(self._read, at_rest)
+        # One trip to a thread: a cancellation between opening and closing would leak the file.
+        try:
+            text = await anyio.to_thread.run_sync(self._read, at_rest)
+        except ConfigurationError as error:
+            return self._reject(error.findings)
         if text is None:
             self.postponed = True
             return False
-        if isinstance(text, str):
-            return self._reject("vault-config-unreadable", text)
         digest = hashlib.sha256(text).digest()
         if digest == self._digest:
             return False
@@ -90,30 +116,20 @@ class VaultConfigFile:
             self.config = config
         return True
 
-    def _read(self, at_rest: bool) -> bytes | str | None:  # noqa: FBT001 - run_sync's
-        """The content, or why there is none, or None for a file that is being written."""
-        try:
-            with open(self.path, "rb", opener=_open_at_once) as file:
-                status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    return "is not a file"
-                if status.st_size > _LARGEST:
-                    return "is larger than 64 MiB"
-                if at_rest and 0 <= time.time() - status.st_mtime < self._settle:
-                    return None
-                return file.read()
-        except OSError as error:
-            return f"cannot be read: {error.strerror}"
+    def _read(self, at_rest: bool) -> bytes | None:  # noqa: FBT001 - run_sync's
+        """The content, or None for a file that is being written.
 
-    def _reject(self, code: str, message: str) -> bool:
-        hint = "set vault_config or BOX_VAULT_CONFIG to the JSON file that Aidbox reads"
-        found = finding(code, self.path, "", message, hint)
-        if self.findings == (found,):
+        Raises:
+            ConfigurationError: It cannot be read.
+        """
+        text, status = read_vault_config(self.path)
+        if at_rest and 0 <= time.time() - status.st_mtime < self._settle:
+            return None
+        return text
+
+    def _reject(self, findings: tuple[Finding, ...]) -> bool:
+        if self.findings == findings:
             return False
-        self._digest, self.valid, self.findings = b"", False, (found,)
+        # no digest: the same content is read and reported again once the file can be read
+        self._digest, self.valid, self.findings = b"", False, findings
         return True
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Opens a file; a FIFO would keep others waiting for its writer."""
-    return os.open(path, flags | os.O_NONBLOCK)

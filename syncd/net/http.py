@@ -1,34 +1,34 @@
-"""HTTP as consumers speak it: one request at a time, credentials that rotate, answers bounded.
+"""HTTP to consumers: one request at a time, credentials that rotate, answers bounded.
 
 Requests go through httpx2's transport, not through its client: what must not happen here
 (following a redirect with credentials, cookies, a proxy or a `.netrc` from the environment, a log
 line with the URL) is the client's doing, and the transport has none of it. Connections are kept
-alive, and given up when the certificates change.
+alive, and closed when the certificates change.
 
-A foreign exception never leaves: its class and error number become a short reason, its text, which
-may quote what was sent or received, is dropped.
+No exception of httpx2 leaves this module: see `syncd.net.reasons`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
-import socket as sockets
 import ssl
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import httpx2
+import anyio.to_thread
 
 from syncd.core.errors import TemporaryError
+from syncd.net.lean_httpx2 import AsyncHTTPTransport, Limits, TimeoutException, TransportError
+from syncd.net.reasons import CHECK_SERVER, reason_of
+from syncd.system.files import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from syncd.net.credentials import Credentials, Keyring
+    from syncd.net.lean_httpx2 import Request, Response
+    from syncd.net.tls import RotatingContext
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds within which a connection must be accepted; less if the timeout is less."""
@@ -37,7 +37,7 @@ KEEP_ALIVE: Final = 60.0
 """Seconds for which an idle connection is used again."""
 
 TRY_AGAIN: Final = frozenset((408, 425, 429))
-"""Statuses below 500 that say: not now."""
+"""Statuses below 500 of a server that may accept the same request later."""
 
 UNAUTHORIZED: Final = frozenset((401, 403))
 """Statuses that may mean that credentials have been rotated a moment ago."""
@@ -48,12 +48,12 @@ _DRAIN_SIZE: Final = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back.
+    """A response.
 
     Attributes:
         status: HTTP status.
         retry_after: The header `Retry-After`, or None.
-        body: As far as it was asked for.
+        body: Empty unless asked for.
     """
 
     status: int
@@ -62,24 +62,35 @@ class Answer:
 
 
 class Connection:
-    """The way to one server, or to several that share credentials.
+    """A client of one server, or of several that share credentials.
 
     Args:
-        keyring: The credentials.
+        keyring: The secrets.
+        tls: The TLS configuration; None for plain connections, which load no certificate.
         timeout: Seconds that an exchange may take, from reading the credentials to the answer.
+        url_option: The option that holds the URL, for messages.
         socket: Path of a Unix socket to connect to instead of the URL's host.
         parallel: How many connections are kept alive.
     """
 
     def __init__(
-        self, keyring: Keyring, *, timeout: float, socket: str | None = None, parallel: int = 1
+        self,
+        keyring: Keyring,
+        tls: RotatingContext | None = None,
+        *,
+        timeout: float,
+        url_option: str = "url",
+        socket: str | None = None,
+        parallel: int = 1,
     ) -> None:
         self.keyring = keyring
+        self._tls = tls
         self._timeout = timeout
+        self._url_option = url_option
         self._socket = socket
         self._parallel = parallel
-        self._transport: httpx2.AsyncHTTPTransport | None = None
-        self._tls: ssl.SSLContext | None = None
+        self._transport: AsyncHTTPTransport | None = None
+        self._context: ssl.SSLContext | None = None
 
     @property
     def extensions(self) -> dict[str, object]:
@@ -93,7 +104,7 @@ class Connection:
     async def exchange(
         self,
         failed: str,
-        make: Callable[[Credentials], httpx2.Request],
+        make: Callable[[Credentials], Request],
         *,
         reread: bool = False,
         body_limit: int = 0,
@@ -104,8 +115,7 @@ class Connection:
             failed: How an error's message begins, such as `cannot deliver to ADDRESS`.
             make: The request, from the credentials as they are now.
             reread: Read secrets again in any case, because they were not accepted.
-            body_limit: Bytes of the answer to return; with 0 it is read only to free the
-                connection, up to a bound, and thrown away.
+            body_limit: Bytes that the answer may have; with 0 it is dropped.
 
         Raises:
             TemporaryError: There was no answer, or a credential file is missing.
@@ -113,22 +123,25 @@ class Connection:
         """
         try:
             with anyio.fail_after(self._timeout):
-                credentials = await self.keyring.current(reread=reread)
-                transport = await self._transport_with(credentials.tls)
+                credentials, context = await self._read_files(again=reread)
+                transport = await self._transport_with(context)
                 response = await transport.handle_async_request(make(credentials))
                 body = await _read(response, body_limit) if body_limit else b""
         except TimeoutError:
-            reason = f"no answer within {self._timeout:g} s"
-        except httpx2.TimeoutException:
-            reason = f"no connection within {self._connect_timeout:g} s"
+            problem, remedy = f"no answer within {self._timeout:g} s", CHECK_SERVER
+        except TimeoutException:
+            problem, remedy = f"no connection within {self._connect_timeout:g} s", CHECK_SERVER
         except _TooLargeError:
-            reason = f"its answer is larger than {body_limit >> 10} KiB"
-        except (httpx2.TransportError, OSError) as error:
-            reason = reason_of(error)
+            problem = f"the answer is larger than {size_text(body_limit)}"
+            remedy = f"check that {self._url_option} is the right address"
+        except (TransportError, OSError) as error:
+            reason = reason_of(error, address=self._url_option)
+            problem, remedy = reason.problem, reason.remedy
         else:
             await _discard(response)
             return Answer(response.status_code, response.headers.get("retry-after"), body)
-        raise TemporaryError(f"{failed}: {reason}")
+        # outside of the handlers: the foreign exception must not hang on to this one
+        raise TemporaryError(f"{failed}: {problem}", remedy)
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -136,49 +149,38 @@ class Connection:
         if transport is not None:
             await transport.aclose()
 
-    async def _transport_with(self, tls: ssl.SSLContext | None) -> httpx2.AsyncHTTPTransport:
+    async def _read_files(self, *, again: bool) -> tuple[Credentials, ssl.SSLContext | None]:
+        """Secrets and certificates, in one trip to a worker thread, or none if there is no file."""
+
+        def read() -> tuple[Credentials, ssl.SSLContext | None]:
+            return self.keyring.read(again=again), self._tls.current() if self._tls else None
+
+        if not self.keyring.secret_files and (self._tls is None or self._tls.is_fixed):
+            return read()
+        return await anyio.to_thread.run_sync(read)
+
+    async def _transport_with(self, context: ssl.SSLContext | None) -> AsyncHTTPTransport:
         """The transport; a new one when certificates changed, so that no old connection is used."""
-        if self._transport is not None and tls is not self._tls:
+        if self._transport is not None and context is not self._context:
             await self.aclose()
         if self._transport is None:
-            # a context of our own where there is no TLS: the default loads every CA of the system
-            self._transport = httpx2.AsyncHTTPTransport(
-                verify=tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            # an empty context where there is no TLS: the default loads every CA of the system
+            self._transport = AsyncHTTPTransport(
+                verify=context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
                 uds=self._socket,
-                limits=httpx2.Limits(
+                limits=Limits(
                     max_keepalive_connections=self._parallel, keepalive_expiry=KEEP_ALIVE
                 ),
             )
-            self._tls = tls
+            self._context = context
         return self._transport
 
 
-def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Seconds to wait, from `Retry-After` (RFC 9110, section 10.2.3: seconds or a date).
-
-    Args:
-        value: The header's value.
-        now: Seconds since the epoch.
-
-    Returns:
-        At least 0, or None for a missing or malformed value.
-    """
-    if value is None:
-        return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:15])
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, OverflowError):
-        return None
-
-
 class _TooLargeError(Exception):
-    """An answer is larger than anybody asked for."""
+    """An answer is larger than its limit."""
 
 
-async def _read(response: httpx2.Response, limit: int) -> bytes:
+async def _read(response: Response, limit: int) -> bytes:
     body = bytearray()
     try:
         async for chunk in response.stream:  # type: ignore[union-attr] # a transport's is async
@@ -186,54 +188,22 @@ async def _read(response: httpx2.Response, limit: int) -> bytes:
             if len(body) > limit:
                 raise _TooLargeError
     finally:
-        with anyio.CancelScope(shield=True), contextlib.suppress(httpx2.TransportError):
+        with anyio.CancelScope(shield=True), contextlib.suppress(TransportError):
             await response.aclose()
     return bytes(body)
 
 
-async def _discard(response: httpx2.Response) -> None:
-    """Reads what is left of an answer, which the verdict no longer depends on."""
+async def _discard(response: Response) -> None:
+    """Reads the rest of an answer, so that its connection can be used again."""
     if response.is_closed:
         return
     size = 0
     try:
-        with anyio.move_on_after(_DRAIN_TIME), contextlib.suppress(httpx2.TransportError):
+        with anyio.move_on_after(_DRAIN_TIME), contextlib.suppress(TransportError):
             async for chunk in response.stream:  # type: ignore[union-attr] # a transport's is async
                 size += len(chunk)
                 if size > _DRAIN_SIZE:
                     break
     finally:
-        with contextlib.suppress(httpx2.TransportError):
+        with contextlib.suppress(TransportError):
             await response.aclose()
-
-
-def reason_of(error: BaseException) -> str:
-    """What went wrong with a connection, in words of ours or of the system's."""
-    causes = _causes(error)
-    for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not valid: {cause.verify_message}; mend it, or set ca_file"
-        if isinstance(cause, ssl.SSLError):
-            said = getattr(cause, "reason", None) or "unexpected end"
-            return f"TLS failed: {said.lower().replace('_', ' ')}"
-        if isinstance(cause, sockets.gaierror):
-            return "its name cannot be resolved; mend url or the DNS"
-        if isinstance(cause, OSError) and cause.errno is not None:
-            hint = {errno.ENOENT: "; start it, or mend socket", errno.ECONNREFUSED: "; start it"}
-            return os.strerror(cause.errno) + hint.get(cause.errno, "")
-    return "the connection was closed before an answer"
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """An exception and all that led to it, outermost first."""
-    found: list[BaseException] = []
-    waiting = [error]
-    while waiting:
-        one = waiting.pop()
-        if one in found:
-            continue
-        found.append(one)
-        if isinstance(one, BaseExceptionGroup):
-            waiting += one.exceptions
-        waiting += [cause for cause in (one.__context__, one.__cause__) if cause is not None]
-    return found

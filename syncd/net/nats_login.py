@@ -1,4 +1,4 @@
-"""What a connection to NATS presents, read from its files in the moment of use.
+"""What a connection to NATS presents, read from its files when used.
 
 NKeys (https://docs.nats.io/running-a-nats-service/configuration/securing_nats/auth_intro/nkey_auth)
 are Ed25519 keys written in base32 with a type and a CRC-16; credentials files hold a JWT and such a
@@ -15,65 +15,25 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
 
 from syncd.core.errors import RefusedError
-from syncd.net.credentials import CredentialFiles, SecretFile, TlsFiles
+from syncd.net.credentials import SecretFile
+from syncd.net.tls import RotatingContext, Trust
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from syncd.config.settings import NatsServer
 
 _SEED_PREFIX: Final = 18 << 3
 _USER_PREFIX: Final = 20 << 3
 _JWT: Final = re.compile(r"-BEGIN NATS USER JWT-+\s+([\w.-]+)\s+-+END NATS USER JWT-")
 _SEED: Final = re.compile(r"-BEGIN USER NKEY SEED-+\s+(\w+)\s+-+END USER NKEY SEED-")
-
-
-class Server(Protocol):
-    """How to reach NATS, and as whom (`syncd.config.settings.NatsServer`)."""
-
-    @property
-    def urls(self) -> Sequence[str]:
-        """`nats://host:port`, or `tls://` to insist on TLS; any of one cluster."""
-
-    @property
-    def user(self) -> str | None:
-        """A user with a password."""
-
-    @property
-    def password_file(self) -> str | None:
-        """Holds the password."""
-
-    @property
-    def token_file(self) -> str | None:
-        """Holds a token."""
-
-    @property
-    def nkey_seed_file(self) -> str | None:
-        """Holds the seed of a user's NKey (`SU…`)."""
-
-    @property
-    def credentials_file(self) -> str | None:
-        """Holds a JWT and the seed it was issued for, as `nsc` writes them."""
-
-    @property
-    def ca_file(self) -> str | None:
-        """Certificates to trust instead of the system's."""
-
-    @property
-    def client_cert(self) -> str | None:
-        """For mutual TLS."""
-
-    @property
-    def client_key(self) -> str | None:
-        """Its private key."""
-
-    @property
-    def timeout(self) -> float:
-        """Seconds that an attempt may take."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -102,23 +62,20 @@ class Login:
 
     def sign(self, nonce: str) -> bytes:
         """The signature that proves possession of the seed, in base64."""
+        return base64.b64encode(self._private_key().sign(nonce.encode()))
+
+    def public_key(self) -> str:
+        """The NKey that belongs to the seed (`U…`)."""
+        public = self._private_key().public_key().public_bytes_raw()
+        return _with_checksum(bytes((_USER_PREFIX,)) + public)
+
+    def _private_key(self) -> Ed25519PrivateKey:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415 - rarely used
             Ed25519PrivateKey,
         )
 
         assert self.seed is not None
-        key = Ed25519PrivateKey.from_private_bytes(self.seed)
-        return base64.b64encode(key.sign(nonce.encode()))
-
-    def public_key(self) -> str:
-        """The NKey that belongs to the seed (`U…`)."""
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415
-            Ed25519PrivateKey,
-        )
-
-        assert self.seed is not None
-        public = Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
-        return _with_checksum(bytes((_USER_PREFIX,)) + public)
+        return Ed25519PrivateKey.from_private_bytes(self.seed)
 
 
 class LoginFiles:
@@ -132,7 +89,7 @@ class LoginFiles:
         tls: Whether the connection must be encrypted.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: NatsServer) -> None:
         self._user = server.user
         named = {
             option: getattr(server, option)
@@ -140,13 +97,9 @@ class LoginFiles:
         }
         self._files = {o: SecretFile(o, path) for o, path in named.items() if path is not None}
         self.paths = tuple(file.path for file in self._files.values())
-        asked = (server.ca_file, server.client_cert, *(u.startswith("tls:") for u in server.urls))
-        self.tls = any(asked)
-        self._tls = TlsFiles(
-            CredentialFiles(
-                ca=server.ca_file, client_cert=server.client_cert, client_key=server.client_key
-            )
-        )
+        by_scheme = any(url.startswith("tls:") for url in server.urls)
+        self.tls = by_scheme or any((server.ca_file, server.client_cert))
+        self._context = RotatingContext(Trust.of(server))
 
     async def read(self, *, again: bool = False) -> Login:
         """Reads what has changed.
@@ -170,30 +123,34 @@ class LoginFiles:
         if seed is not None:
             raw = _decode_seed(seed)
             if raw is None or jwt == "":
-                option = "credentials_file" if jwt is not None else "nkey_seed_file"
-                what = "a user's JWT and seed" if jwt is not None else "a user's seed (SU…)"
-                raise self._refused(option, f"it does not hold {what}; write the file nsc makes")
+                if jwt is not None:
+                    option, what = "credentials_file", "a user's JWT and seed"
+                    remedy = "write the file that `nsc generate creds` makes"
+                else:
+                    option, what = "nkey_seed_file", "a user's seed (SU…)"
+                    remedy = "write the seed that `nsc generate nkey --user` makes"
+                raise self._refused(option, f"it does not hold {what}", remedy)
         return Login(
             self._user,
             texts.get("password_file"),
             texts.get("token_file"),
             jwt,
             raw,
-            self._tls.context() if self.tls else None,
+            self._context.current() if self.tls else None,
         )
 
     def _text(self, option: str, *, again: bool) -> str:
         try:
             return self._files[option].read(again=again).decode()
         except UnicodeDecodeError:
-            raise self._refused(option, "it is not UTF-8 text; write the secret alone") from None
+            raise self._refused(option, "it is not UTF-8 text", "write the secret alone") from None
 
-    def _refused(self, option: str, problem: str) -> RefusedError:
-        return RefusedError(f"cannot use {option} {self._files[option].path}: {problem}")
+    def _refused(self, option: str, problem: str, remedy: str) -> RefusedError:
+        return RefusedError(f"cannot use {option} {self._files[option].path}: {problem}", remedy)
 
 
 def _decode_seed(text: str) -> bytes | None:
-    """The private key in a user's seed, or None if it is no such seed."""
+    """The private key in a user's seed, or None if the text is not such a seed."""
     text = text.strip()
     try:
         raw = base64.b32decode(text + "=" * (-len(text) % 8))

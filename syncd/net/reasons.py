@@ -1,90 +1,135 @@
-"""Why a vault could not be reached, in words of ours.
+"""Why a connection failed, in syncd's words, and how long a server asked to wait.
 
-The exceptions of requests, urllib3 and the SDKs wrap each other in many ways, and their texts can
-hold what was sent or received. So they are only searched for a cause that is known here.
+The exceptions of HTTP clients, SDKs and nats-py wrap each other in many ways, and their texts can
+hold what was sent or received. So an exception and its causes are only searched for a cause that
+is known here: its class and error number become the reason, its text is dropped.
+
+This module imports no client: a sidecar that fetches nothing must not pay for one.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from enum import Enum, auto
 from typing import Final
 
-import requests
-import urllib3
+CHECK_SERVER: Final = "check that the server is up and reachable"
+"""The remedy where nothing better is known."""
 
-from syncd.core.errors import RefusedError, TemporaryError
 
+class Fault(Enum):
+    """What kind of thing went wrong."""
+
+    CERTIFICATE_EXPIRED = auto()
+    CERTIFICATE_UNTRUSTED = auto()
+    CERTIFICATE_FOR_OTHER_NAME = auto()
+    CERTIFICATE_INVALID = auto()
+    TLS = auto()
+    HOST_UNKNOWN = auto()
+    SYSTEM = auto()
+    """The operating system reports an error number."""
+    TIMEOUT = auto()
+    UNKNOWN = auto()
+    """Nothing above; most often the connection was closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a connection failed.
+
+    Attributes:
+        fault: What kind of thing went wrong.
+        problem: The same as a clause, such as `Connection refused`.
+        remedy: What a person can do about it.
+    """
+
+    fault: Fault
+    problem: str
+    remedy: str
+
+    @property
+    def is_certificate(self) -> bool:
+        """Whether the server was reached and its certificate is not accepted."""
+        return self.fault in _CERTIFICATE_FAULTS
+
+
+_CERTIFICATE_FAULTS: Final = frozenset(
+    (
+        Fault.CERTIFICATE_EXPIRED,
+        Fault.CERTIFICATE_UNTRUSTED,
+        Fault.CERTIFICATE_FOR_OTHER_NAME,
+        Fault.CERTIFICATE_INVALID,
+    )
+)
+
+# X509_V_ERR_* of OpenSSL's x509_vfy.h
 _CERTIFICATE_PROBLEMS: Final = {
-    10: "has expired",
-    18: "is self-signed and not trusted",
-    19: "is signed by a CA that is not trusted",
-    20: "is signed by a CA that is not trusted",
-    21: "is signed by a CA that is not trusted",
-    62: "is for another host name",
-    64: "is for another IP address",
+    10: (Fault.CERTIFICATE_EXPIRED, "has expired"),
+    18: (Fault.CERTIFICATE_UNTRUSTED, "is self-signed and not trusted"),
+    19: (Fault.CERTIFICATE_UNTRUSTED, "is signed by a CA that is not trusted"),
+    20: (Fault.CERTIFICATE_UNTRUSTED, "is signed by a CA that is not trusted"),
+    21: (Fault.CERTIFICATE_UNTRUSTED, "is signed by a CA that is not trusted"),
+    62: (Fault.CERTIFICATE_FOR_OTHER_NAME, "is for another host name"),
+    64: (Fault.CERTIFICATE_FOR_OTHER_NAME, "is for another IP address"),
 }
-_TIMEOUTS: Final = (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError)
-_BAD_ADDRESS: Final = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
 
 
-def explain(
-    error: BaseException, *, what: str, server: str, trust_remedy: str, address_remedy: str
-) -> TemporaryError | RefusedError:
-    """The error to raise for what went wrong on the way to a server.
+def reason_of(
+    error: BaseException,
+    *,
+    address: str,
+    ca: str = "ca_file",
+    server_name: str | None = None,
+    timeouts: tuple[type[BaseException], ...] = (),
+) -> Reason:
+    """Why a connection failed.
 
     Args:
-        error: What requests, urllib3, the socket or an SDK raised.
-        what: What the request was for, as it shall stand in a message: `read client-secret`.
-        server: Its address.
-        trust_remedy: What to do about a certificate that is not valid.
-        address_remedy: What to do about an address that is none.
+        error: What a client raised.
+        address: The option that holds the server's address, for remedies.
+        ca: The option that names CAs to trust.
+        server_name: The option that names the server in its certificate, where there is one.
+        timeouts: Exceptions of the client that stand for a time limit, besides `TimeoutError`.
     """
-    causes = _causes(error)
-    for cause in causes:
+    found = causes(error)
+    for cause in found:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            problem = _CERTIFICATE_PROBLEMS.get(cause.verify_code, "is not valid")
-            message = f"cannot {what}: the certificate of {server} {problem}; {trust_remedy}"
-            return RefusedError(message)
-        said = _said(cause)
-        if said is not None:
-            return unavailable(what, server, said)
-    if any(isinstance(cause, _BAD_ADDRESS) for cause in causes):
-        return RefusedError(f"cannot {what}: {server} is not a usable address; {address_remedy}")
-    late = any(isinstance(cause, _TIMEOUTS) for cause in causes)
-    return unavailable(what, server, "does not answer in time" if late else "broke off the answer")
+            unknown = (Fault.CERTIFICATE_INVALID, f"is not valid: {cause.verify_message}")
+            fault, problem = _CERTIFICATE_PROBLEMS.get(cause.verify_code, unknown)
+            remedies = {
+                Fault.CERTIFICATE_UNTRUSTED: f"name its CA by {ca}",
+                Fault.CERTIFICATE_FOR_OTHER_NAME: f"correct {server_name or address}, or replace "
+                "the certificate",
+            }
+            remedy = remedies.get(fault, "replace the certificate")
+            return Reason(fault, f"the certificate {problem}", remedy)
+        if isinstance(cause, ssl.SSLError):
+            # a constant of OpenSSL's, such as WRONG_VERSION_NUMBER; absent at an unexpected end
+            detail = (getattr(cause, "reason", None) or "unexpected end").lower().replace("_", " ")
+            remedy = f"check that {address} is a TLS address and that both sides share a version"
+            return Reason(Fault.TLS, f"TLS failed: {detail}", remedy)
+        if isinstance(cause, socket.gaierror):
+            remedy = f"correct {address} or the DNS"
+            return Reason(Fault.HOST_UNKNOWN, "the host name cannot be resolved", remedy)
+        if isinstance(cause, OSError) and cause.errno:
+            is_missing_socket = cause.errno == errno.ENOENT  # connect(2) to a Unix socket
+            remedy = "start the server, or correct socket" if is_missing_socket else CHECK_SERVER
+            return Reason(Fault.SYSTEM, os.strerror(cause.errno), remedy)
+    if any(isinstance(cause, (TimeoutError, *timeouts)) for cause in found):
+        return Reason(Fault.TIMEOUT, "no answer in time", CHECK_SERVER)
+    return Reason(Fault.UNKNOWN, "the connection was closed before an answer", CHECK_SERVER)
 
 
-def _said(cause: BaseException) -> str | None:
-    if isinstance(cause, ssl.SSLError):
-        return "does not speak TLS with us as configured"
-    if isinstance(cause, socket.gaierror):
-        return "has a name that is not known"
-    if isinstance(cause, OSError) and cause.errno:
-        return f"cannot be reached ({os.strerror(cause.errno)})"
-    return None
-
-
-def unavailable(what: str, server: str, said: str) -> TemporaryError:
-    """A server that did not do its part; arguments as for `explain`."""
-    return TemporaryError(
-        f"cannot {what}: the server at {server} {said}; check that it is up and reachable"
-    )
-
-
-def gone(what: str, server: str) -> TemporaryError:
-    """A request that syncd itself broke off; arguments as for `explain`."""
-    return TemporaryError(
-        f"cannot {what}: {server} did not answer before syncd had to stop waiting;"
-        " check that it is up and reachable"
-    )
-
-
-def _causes(error: BaseException) -> list[BaseException]:
+def causes(error: BaseException) -> list[BaseException]:
     """The exception and what it wraps, outermost first.
 
-    requests and urllib3 wrap in `args` and `reason`, azure-core in `inner_exception`.
+    requests and urllib3 wrap in `args` and `reason`, azure-core in `inner_exception`, anyio in
+    groups: one exception for each address of a host, of which the last is tried last.
     """
     found: list[BaseException] = []
     waiting: list[object] = [error]
@@ -93,6 +138,29 @@ def _causes(error: BaseException) -> list[BaseException]:
         if not isinstance(cause, BaseException) or cause in found:
             continue
         found.append(cause)
+        if isinstance(cause, BaseExceptionGroup):
+            waiting += reversed(cause.exceptions)
         waiting += [cause.__cause__, cause.__context__, *cause.args]
         waiting += [getattr(cause, name, None) for name in ("reason", "inner_exception")]
     return found
+
+
+def parse_retry_after(value: str | None, now: float) -> float | None:
+    """Seconds to wait, from `Retry-After` (RFC 9110, section 10.2.3: seconds or a date).
+
+    Args:
+        value: The header's value.
+        now: Seconds since the epoch.
+
+    Returns:
+        At least 0, or None for a missing or malformed value.
+    """
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:15])
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None

@@ -1,8 +1,9 @@
-"""The replicas of a server, each of which must be told by itself.
+"""The replicas of a server, each of which gets its own requests.
 
 A host name may stand for one server or, as a headless service of Kubernetes does, for as many as it
-has addresses. Then each address is asked under the name all the same: it is in the header `Host`,
-and TLS verifies it. The DNS is asked each time, so that a replica that left it is not waited for.
+has addresses. A request to one of the addresses still carries the name, in the header `Host`, and
+TLS verifies the name. The name is resolved each time, so a replica that left the DNS is not waited
+for.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import httpx2
 
 from syncd.core.errors import RefusedError, TemporaryError
+from syncd.net.lean_httpx2 import URL, InvalidURL, Request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ class Replica:
         address: IP address to connect to, or None to let the connection resolve the name.
     """
 
-    url: httpx2.URL
+    url: URL
     address: str | None = None
 
     def __str__(self) -> str:
@@ -46,7 +47,7 @@ class Replica:
         headers: Mapping[str, str],
         content: bytes | None,
         extensions: Mapping[str, object],
-    ) -> httpx2.Request:
+    ) -> Request:
         """A request to this replica.
 
         Args:
@@ -59,10 +60,10 @@ class Replica:
         path = self.url.raw_path.rstrip(b"/") + target.encode()
         url = self.url.copy_with(raw_path=path)
         if self.address is None:
-            return httpx2.Request(
+            return Request(
                 method, url, headers=headers, content=content, extensions=dict(extensions)
             )
-        return httpx2.Request(
+        return Request(
             method,
             url.copy_with(host=self.address),
             headers={"host": self.url.netloc.decode(), **headers},
@@ -96,21 +97,21 @@ class Replicas:
         resolve: Callable[[str, int], Awaitable[Sequence[str]]] = _addresses,
     ) -> None:
         try:
-            self._urls = [httpx2.URL(url) for url in urls]
-        except httpx2.InvalidURL:
+            self._urls = [URL(url) for url in urls]
+        except InvalidURL:
             raise RefusedError(
-                "cannot use a url of Aidbox: it is malformed; write http://host:port"
+                "cannot use urls: one of them is malformed", "write http://host:port"
             ) from None
         self._expand = expand
         self._resolve = resolve
 
     @property
     def has_tls(self) -> bool:
-        """Whether any of them is asked over TLS."""
+        """Whether any of them is reached over TLS."""
         return any(url.scheme == "https" for url in self._urls)
 
     async def current(self) -> tuple[Replica, ...]:
-        """Those that there are now, at least one.
+        """The replicas that exist now, at least one.
 
         Raises:
             TemporaryError: A name cannot be resolved.
@@ -127,8 +128,8 @@ class Replicas:
                 addresses = ()
             if not addresses:
                 raise TemporaryError(
-                    f"cannot resolve {url.host}: the DNS has no address for it; start Aidbox, or "
-                    "mend urls or the DNS"
+                    f"cannot resolve {url.host}: the DNS has no address for it",
+                    "start Aidbox, or correct urls or the DNS",
                 )
             found |= dict.fromkeys(Replica(url, address) for address in sorted(addresses))
         return tuple(found)

@@ -13,11 +13,8 @@ Traps of requests that this module keeps shut (requests 2.34, urllib3 2.8):
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
-import ssl
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -27,123 +24,128 @@ from requests.utils import get_environ_proxies
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from syncd.core.errors import RefusedError
+from syncd.core.errors import RefusedError, TemporaryError
+from syncd.net.reasons import CHECK_SERVER, Fault, causes, reason_of
+from syncd.net.tls import RotatingContext
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
+    from syncd.net.tls import Trust
 
 LONGEST_ANSWER = 32 << 20
 """Bytes, unpacked; Vault takes no larger request itself (`max_request_size`)."""
+
+
+_TIMEOUTS = (requests.Timeout, urllib3.exceptions.TimeoutError)
+_INVALID_ADDRESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
 
 
 class TooLongError(Exception):
     """An answer that went on beyond `LONGEST_ANSWER`, and was cut off; its text says so."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """Whom to trust, and who to be, in TLS.
+class RotatingSession:
+    """A session for one server, made anew when a file of its TLS configuration changes. Blocks.
 
-    Attributes:
-        ca_file: PEM file of CAs; wins over `ca_directory` (upstream: `vaultCACertPath`).
-        ca_directory: Directory of PEM files; without both the system's CAs are trusted.
-        server_name: Name expected in the server's certificate, or None for the address's.
-        client_cert: PEM file of the client certificate, or None.
-        client_key: PEM file of its key, or None.
-        skip_verify: Takes any certificate.
-    """
-
-    ca_file: str | None = None
-    ca_directory: str | None = None
-    server_name: str | None = None
-    client_cert: str | None = None
-    client_key: str | None = None
-    skip_verify: bool = False
-
-    def files(self) -> list[str]:
-        """Every file that the context is made of."""
-        named = [self.ca_file, self.client_cert, self.client_key]
-        files = [name for name in named if name is not None]
-        if self.ca_directory is not None and self.ca_file is None:
-            with os.scandir(self.ca_directory) as entries:
-                files += sorted(entry.path for entry in entries if entry.is_file())
-        return files
-
-    def context(self) -> ssl.SSLContext:
-        """Reads the files.
-
-        Raises:
-            RefusedError: One of them is missing or is not what it should be.
-        """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        reading = "the system's CAs"
-        try:
-            if self.skip_verify:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            elif self.ca_file is None and self.ca_directory is None:
-                context.load_default_certs()
-            else:
-                for reading in self.files():
-                    if reading not in (self.client_cert, self.client_key):
-                        context.load_verify_locations(reading)
-            if self.client_cert is not None:
-                reading = self.client_cert
-                # an empty password, since otherwise OpenSSL would ask on the terminal for one
-                context.load_cert_chain(self.client_cert, self.client_key, password="")
-        except ssl.SSLError:
-            raise RefusedError(
-                f"cannot use {reading} for TLS: it is not PEM, or the key is not the"
-                " certificate's; mend that file"
-            ) from None
-        except OSError as error:
-            raise RefusedError(
-                f"cannot read {reading} for TLS: {error.strerror}; make it readable for this user"
-            ) from None
-        return context
-
-    def fingerprint(self) -> tuple[tuple[str, int, int, int], ...]:
-        """Changes when one of the files does.
-
-        Raises:
-            RefusedError: One of them is missing.
-        """
-        found = []
-        try:
-            for name in self.files():
-                status = os.stat(name)
-                found.append((name, status.st_mtime_ns, status.st_size, status.st_ino))
-        except OSError as error:
-            raise RefusedError(
-                f"cannot read {error.filename} for TLS: {error.strerror};"
-                " make it readable for this user"
-            ) from None
-        return tuple(found)
-
-
-def new_session(address: str, trust: Trust, sockets: Sockets) -> requests.Session:
-    """A session for one server, with no retries of its own.
+    It has no retries of its own.
 
     Args:
         address: URL of the server; decides about the proxies of the environment.
-        trust: How TLS is done; its files are read now.
-        sockets: Knows every socket that the session opens.
-
-    Raises:
-        RefusedError: A file of the TLS configuration cannot be used.
+        trust: How TLS is done.
+        sockets: Knows every socket that a session opens.
     """
-    session = requests.Session()
-    session.trust_env = False
-    session.proxies = get_environ_proxies(address)
-    session.verify = not trust.skip_verify
-    if trust.skip_verify:  # `syncd check` and the start of the daemon say so, once and in the log
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-    session.mount("http://", _Adapter(sockets, None, None))
-    if address.startswith("https:"):  # the system's CAs take a megabyte of memory
-        session.mount("https://", _Adapter(sockets, trust.context(), trust.server_name))
-    return session
+
+    def __init__(self, address: str, trust: Trust, sockets: Sockets) -> None:
+        self._address = address
+        self._trust = trust
+        self._sockets = sockets
+        # the system's CAs take a megabyte of memory
+        self._tls = RotatingContext(trust) if address.startswith("https:") else None
+        self._context: ssl.SSLContext | None = None
+        self._session: requests.Session | None = None
+
+    def current(self) -> requests.Session:
+        """The session; another one when a file has changed since, and the one before is closed.
+
+        Raises:
+            RefusedError: A file of the TLS configuration cannot be used.
+        """
+        try:
+            context = self._tls.current() if self._tls else None
+        except TemporaryError as error:
+            # a provider reports a file that is missing as a person's task
+            raise RefusedError(error.problem, error.remedy) from None
+        if self._session is None or context is not self._context:
+            self.close()
+            self._session, self._context = self._make(context), context
+        return self._session
+
+    def close(self) -> None:
+        """Closes its connections; `current` opens it again."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def _make(self, context: ssl.SSLContext | None) -> requests.Session:
+        session = requests.Session()
+        session.trust_env = False
+        session.proxies = get_environ_proxies(self._address)
+        session.verify = not self._trust.skip_verify
+        if self._trust.skip_verify:  # `syncd check` and the log of the daemon's start report it
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        session.mount("http://", _Adapter(self._sockets, None, None))
+        if context is not None:
+            adapter = _Adapter(self._sockets, context, self._trust.server_name)
+            session.mount("https://", adapter)
+        return session
+
+
+def explain(
+    error: BaseException,
+    *,
+    what: str,
+    server: str,
+    address: str,
+    ca: str = "ca_file",
+    server_name: str | None = None,
+) -> TemporaryError | RefusedError:
+    """The error to raise for a request without an answer.
+
+    Args:
+        error: What requests, urllib3, the socket or an SDK raised.
+        what: What the request was for, as it shall stand in a message: `read client-secret`.
+        server: The server's address.
+        address: The option that holds the address, for remedies; so are the others.
+        ca: The option that names CAs to trust.
+        server_name: The option that names the server in its certificate, where there is one.
+    """
+    reason = reason_of(error, address=address, ca=ca, server_name=server_name, timeouts=_TIMEOUTS)
+    if reason.fault is Fault.UNKNOWN and any(
+        isinstance(cause, _INVALID_ADDRESS) for cause in causes(error)
+    ):
+        return RefusedError(f"cannot {what}: invalid address ({server})", f"correct {address}")
+    # only a person can change a certificate, or whom to trust
+    kind = RefusedError if reason.is_certificate else TemporaryError
+    return kind(f"cannot {what}: {reason.problem} ({server})", reason.remedy)
+
+
+def unavailable(what: str, server: str, problem: str) -> TemporaryError:
+    """The error for a server that answers without doing its part, or not in time.
+
+    Args:
+        what: As for `explain`, and so is `server`.
+        server: The server's address.
+        problem: What the server does, such as `does not finish`.
+    """
+    return TemporaryError(f"cannot {what}: the server at {server} {problem}", CHECK_SERVER)
+
+
+def interrupted(what: str, server: str) -> TemporaryError:
+    """The error for a request that syncd itself ended; arguments as for `explain`."""
+    problem = f"cannot {what}: no answer before syncd stopped waiting ({server})"
+    return TemporaryError(problem, CHECK_SERVER)
 
 
 class Sockets:

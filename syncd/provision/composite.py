@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from syncd.provision.refresh import Provider
 
 
-class CombinedProvider:
+class CompositeProvider:
     """Fetches from several providers what one target holds."""
 
     def __init__(self, name: str, providers: Sequence[Provider]) -> None:

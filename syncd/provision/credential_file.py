@@ -1,36 +1,50 @@
-"""Files that hold a credential: read when it is used, because credentials rotate too."""
+"""The files that `auth` names: read at every login, because credentials rotate too."""
 
 from __future__ import annotations
 
 from syncd.core.errors import RefusedError
+from syncd.system.files import read_file
 
-LONGEST = 1 << 16
-"""Bytes; tokens, ids and passwords are far shorter."""
+LARGEST = 64 << 10
+"""Bytes; tokens, ids, passwords and certificates are far smaller."""
 
 
-def read_credential(path: str) -> str:
-    """Reads a credential, without the white space around it.
+def read_credential(option: str, path: str) -> str:
+    """Reads a token, id or password, without the white space around it.
 
     Blocks: for worker threads.
 
+    Args:
+        option: The key of `auth` that names the file, for messages.
+        path: The file.
+
     Raises:
-        RefusedError: The file cannot be read, or what it holds cannot be a credential: nothing,
-            several words, or bytes that a header cannot carry.
+        RefusedError: The file cannot be read, is empty, or holds more than one word of visible
+            ASCII characters, which no header can carry.
     """
-    try:
-        with open(path, "rb") as file:
-            content = file.read(LONGEST + 1)
-    except OSError as error:
-        raise RefusedError(
-            f"cannot read the credential in {path}: {error.strerror};"
-            " make it readable for this user"
-        ) from None
-    text = content.decode("ascii", "replace").strip()
+    text = read_bytes(option, path).decode("ascii", "replace").strip()
     if not text:
-        raise RefusedError(f"cannot use the credential in {path}: it is empty; write it there")
-    if len(content) > LONGEST or not text.isprintable() or " " in text or not text.isascii():
         raise RefusedError(
-            f"cannot use the credential in {path}: it is not one word of plain ASCII;"
-            " leave nothing else there"
+            f"cannot use auth.{option} {path}: the file is empty", "write the credential into it"
+        )
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise RefusedError(
+            f"cannot use auth.{option} {path}: it is not one word of visible ASCII characters",
+            "write the credential into it and nothing else",
         )
     return text
+
+
+def read_bytes(option: str, path: str) -> bytes:
+    """Reads a credential of any kind as it is; arguments and blocking as for `read_credential`.
+
+    Raises:
+        RefusedError: The file cannot be read or is too large.
+    """
+    try:
+        return read_file(path, LARGEST)[0]
+    except OSError as error:
+        raise RefusedError(
+            f"cannot read auth.{option} {path}: {error.strerror}",
+            f"set {option} to a file that syncd's user may read",
+        ) from None

@@ -1,16 +1,15 @@
 """The manifest: the Secrets Store CSI driver's `SecretProviderClass`, read without Kubernetes.
 
-Takes the very file that is applied to a cluster. What the API server would refuse is an error here
+Takes the same file that is applied to a cluster. What the API server would refuse is an error here
 (wrong types, values of parameters that are not strings); what it would prune or a provider ignore
-is a warning, because a key that does nothing was meant to do something. What the parameters mean is
-each provider's own module (`syncd.provision.vault.objects`).
+is a warning, because a key that does nothing was meant to do something. Each provider's own module
+decodes the parameters (`syncd.provision.vault.objects`, `syncd.provision.azure.objects`).
 
 Source: the CRD of secrets-store.csi.x-k8s.io, v1 and v1alpha1.
 """
 
 from __future__ import annotations
 
-import difflib
 import os.path
 import re
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from syncd.core.decode import Problem, Text, decode
+from syncd.core.decode import Problem, Text, decode, did_you_mean
 from syncd.core.findings import finding, key_path
 from syncd.core.payload import path_problem
 from syncd.core.tree import Node, Scalar, TreeError, parse_yaml
@@ -45,8 +44,8 @@ class Report:
 
     Attributes:
         source: The manifest's file.
-        prefix: Where in a file of several documents, such as `document 2: `; else empty.
-        findings: What was found so far.
+        prefix: Which document of a file with several, such as `document 2: `; else empty.
+        findings: The findings so far.
     """
 
     source: str
@@ -54,11 +53,11 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
 
     def error(self, path: Path, message: str, hint: str, code: str = "manifest-invalid") -> None:
-        """Adds what keeps the manifest from working."""
+        """Adds an error: the manifest cannot be used."""
         self._add(code, path, message, hint)
 
     def warn(self, path: Path, message: str, hint: str, code: str = "manifest-ignored") -> None:
-        """Adds what will surprise someone."""
+        """Adds a warning."""
         self._add(code, path, message, hint)
 
     def problems(self, base: Path, problems: Iterable[Problem]) -> None:
@@ -66,16 +65,22 @@ class Report:
         for problem in problems:
             self.error((*base, *problem.path), problem.message, problem.hint)
 
-    def unknown(self, path: Path, known: Collection[str]) -> None:
-        """Warns of a key that nobody reads."""
-        close = difflib.get_close_matches(str(path[-1]), list(known), n=1)
-        hint = f"did you mean {close[0]}?" if close else "remove it"
-        self.warn(path, "is not a known key and does nothing", hint)
+    def duplicates(self, base: Path, node: Node) -> None:
+        """Adds an error for each key that a mapping has twice."""
+        for key in node.duplicates:
+            self.error((*base, key), "is written twice", "keep one of them")
+
+    def unknown(self, base: Path, keys: Iterable[str], known: Collection[str]) -> None:
+        """Adds a warning for each key that is not among the known ones."""
+        for key in keys:
+            if key not in known:
+                hint = did_you_mean(key, known, otherwise="remove it")
+                self.warn((*base, key), "is not a known key and does nothing", hint)
 
     @property
-    def failed(self) -> bool:
-        """Whether an error was found."""
-        return any(item.is_error for item in self.findings)
+    def errors(self) -> int:
+        """How many errors were found."""
+        return sum(item.is_error for item in self.findings)
 
     def _add(self, code: str, path: Path, message: str, hint: str) -> None:
         where = (self.prefix + key_path(*path)).removesuffix(": ")
@@ -88,10 +93,10 @@ class Manifest:
 
     Attributes:
         source: The file that it stands in.
-        prefix: Which document of the file, for findings; see `Report`.
-        name: `metadata.name`, else the file's name without its ending.
+        prefix: As in `Report`.
+        name: `metadata.name`, else the file's name without its extension.
         provider: `azure`, `openbao` or `vault`.
-        parameters: `spec.parameters`, as written; not shown, for arguments may stand in it.
+        parameters: `spec.parameters`, as written; not in `repr`, since `secretArgs` can be secret.
     """
 
     source: str
@@ -101,7 +106,7 @@ class Manifest:
     parameters: Mapping[str, str] = field(repr=False)
 
     def report(self) -> Report:
-        """A report that places its findings in this manifest."""
+        """A new report about this manifest."""
         return Report(self.source, self.prefix)
 
 
@@ -126,13 +131,13 @@ def decode_manifests(text: bytes, source: str) -> tuple[tuple[Manifest, ...], li
         source: The file's path, for findings.
 
     Returns:
-        The manifests that are whole, and everything that is wrong or odd, errors and warnings.
+        The manifests without errors, and all findings.
     """
     report = Report(source)
     try:
         documents = [tree for tree in parse_yaml(text, raw=True) if not _empty(tree)]
     except TreeError as error:
-        report.error((), str(error), "mend the YAML there", "manifest-malformed")
+        report.error((), error.problem, "fix the YAML there", "manifest-malformed")
         return (), report.findings
     manifests = []
     for number, tree in enumerate(documents, 1):
@@ -141,9 +146,9 @@ def decode_manifests(text: bytes, source: str) -> tuple[tuple[Manifest, ...], li
         if manifest is not None:
             manifests.append(manifest)
     report.prefix = ""
-    if not manifests and not report.failed:
-        hint = "start with kind: SecretProviderClass"
-        report.error((), "holds no SecretProviderClass", hint, "manifest-malformed")
+    if not manifests and not report.errors:
+        hint = "add a document with kind: SecretProviderClass"
+        report.error((), "contains no SecretProviderClass", hint, "manifest-malformed")
     return tuple(manifests), report.findings
 
 
@@ -152,16 +157,17 @@ def _empty(tree: object) -> bool:
 
 
 def _manifest(tree: object, report: Report) -> Manifest | None:
-    before = len([item for item in report.findings if item.is_error])
+    before = report.errors
     if not isinstance(tree, Node):
         hint = "start with kind: SecretProviderClass"
         report.error((), "is not a mapping", hint, "manifest-malformed")
         return None
     kind = tree.get("kind")
     if isinstance(kind, Scalar) and kind and kind != "SecretProviderClass":
-        report.warn(("kind",), "is not SecretProviderClass: skipped", "keep such objects elsewhere")
+        message = "is not SecretProviderClass, so the document is ignored"
+        report.warn(("kind",), message, "move it to another file")
         return None
-    _keys(tree, (), ("apiVersion", "kind", "metadata", "spec", "status"), report)
+    _check_keys(tree, (), ("apiVersion", "kind", "metadata", "spec", "status"), report)
     if kind is None:
         report.error(("kind",), "is missing", "write kind: SecretProviderClass")
     if tree.get("apiVersion") not in (f"{API_GROUP}/v1", f"{API_GROUP}/v1alpha1"):
@@ -170,25 +176,21 @@ def _manifest(tree: object, report: Report) -> Manifest | None:
     spec = tree.get("spec")
     if not isinstance(spec, Node):
         message = "is not a mapping" if "spec" in tree else "is missing"
-        report.error(("spec",), message, "give it provider and parameters")
+        report.error(("spec",), message, "write spec: with provider and parameters below it")
         return None
-    _keys(spec, ("spec",), ("provider", "parameters", "secretObjects"), report)
+    _check_keys(spec, ("spec",), ("provider", "parameters", "secretObjects"), report)
     provider = _provider(spec, report)
     parameters = _parameters(spec, report)
     _secret_objects(spec, report)
     name = _name(tree, report)
-    after = len([item for item in report.findings if item.is_error])
-    if after > before or provider is None or parameters is None:
+    if report.errors > before or provider is None or parameters is None:
         return None
     return Manifest(report.source, report.prefix, name, provider, parameters)
 
 
-def _keys(node: Node, path: Path, known: Collection[str], report: Report) -> None:
-    for key in node.duplicates:
-        report.error((*path, key), "is written twice", "keep one of them")
-    for key in node:
-        if key not in known:
-            report.unknown((*path, key), known)
+def _check_keys(node: Node, path: Path, known: Collection[str], report: Report) -> None:
+    report.duplicates(path, node)
+    report.unknown(path, node, known)
 
 
 def _name(tree: Node, report: Report) -> str:
@@ -199,8 +201,12 @@ def _name(tree: Node, report: Report) -> str:
     name = None if metadata is None else metadata.get("name")
     if name is None or name == "":
         return os.path.splitext(os.path.basename(report.source))[0]
-    if not isinstance(name, Scalar) or not isinstance(name.value, str) or not name.isprintable():
-        report.error(("metadata", "name"), "is not a string", "put quotes around it")
+    if not isinstance(name, Scalar) or not isinstance(name.value, str):
+        report.error(("metadata", "name"), "must be a string", "put quotes around it")
+        return ""
+    if not name.isprintable():
+        message = "holds a character that cannot be printed"
+        report.error(("metadata", "name"), message, "write a name such as aidbox-secrets")
         return ""
     return str(name)
 
@@ -209,7 +215,7 @@ def _provider(spec: Node, report: Report) -> str | None:
     provider = spec.get("provider")
     if isinstance(provider, Scalar) and provider in PROVIDERS:
         return str(provider)
-    message = "is not supported here" if "provider" in spec else "is missing"
+    message = "is not a supported provider" if "provider" in spec else "is missing"
     report.error(("spec", "provider"), message, "use one of " + ", ".join(PROVIDERS))
     return None
 
@@ -218,11 +224,12 @@ def _parameters(spec: Node, report: Report) -> dict[str, str] | None:
     node = spec.get("parameters")
     if not isinstance(node, Node):
         message = "is not a mapping" if "parameters" in spec else "is missing"
-        report.error(("spec", "parameters"), message, "write key: value, every value a string")
+        report.error(
+            ("spec", "parameters"), message, "write key: value lines, every value a string"
+        )
         return None
     parameters = {}
-    for key in node.duplicates:
-        report.error(("spec", "parameters", key), "is written twice", "keep one of them")
+    report.duplicates(("spec", "parameters"), node)
     for key, value in node.items():
         if isinstance(value, Scalar) and isinstance(value.value, str):
             parameters[key] = str(value)
@@ -244,17 +251,40 @@ def _secret_objects(spec: Node, report: Report) -> None:
     _, problems = decode(tree, tuple[_SecretObject, ...])
     report.problems(path, problems)
     if len(report.findings) == before:
-        hint = "Aidbox reads files; remove it or keep it for the cluster"
-        report.warn(path, "makes Kubernetes Secrets, which do not exist here", hint)
+        hint = "remove it, or keep it for the cluster"
+        report.warn(path, "does nothing here: syncd creates no Kubernetes Secrets", hint)
 
 
-def without_unknown(tree: Any, path: Path, known: Collection[str], report: Report) -> Any:  # noqa: ANN401 - a tree has no narrower type
-    """An object of `objects` without the keys that nobody reads, each warned about."""
+def parse_block(text: str | None, path: Path, hint: str, report: Report) -> Any:  # noqa: ANN401 - a tree has no narrower type
+    """Parses the YAML document that a string of the manifest holds.
+
+    Args:
+        text: The string, or None where the manifest has none.
+        path: Where it is written.
+        hint: What to write there.
+        report: Takes the findings.
+
+    Returns:
+        The tree, or None after an error.
+    """
+    try:
+        documents = parse_yaml((text or "").encode("utf-8", "replace"), raw=True)
+    except TreeError as error:
+        report.error(path, error.problem, "fix the YAML in this block")
+        return None
+    if len(documents) == 1:
+        return documents[0]
+    message = "holds several documents" if documents else "is empty"
+    report.error(path, "is missing" if text is None else message, hint)
+    return None
+
+
+def without_unknown(tree: Any, path: Path, type_: type[msgspec.Struct], report: Report) -> Any:  # noqa: ANN401 - a tree has no narrower type
+    """One of `objects` without the keys that its structure does not have, each warned about."""
     if not isinstance(tree, Node):
         return tree
-    for key in tree:
-        if key not in known:
-            report.unknown((*path, key), known)
+    known = [field.encode_name for field in msgspec.structs.fields(type_)]
+    report.unknown(path, tree, known)
     kept = Node([(key, value) for key, value in tree.items() if key in known])
     kept.duplicates = [key for key in tree.duplicates if key in known]
     return kept
@@ -263,8 +293,8 @@ def without_unknown(tree: Any, path: Path, known: Collection[str], report: Repor
 def check_paths(paths: Iterable[tuple[Path, str]], report: Report) -> None:
     """Checks the paths of a target's files, each alone and all together.
 
-    Reports what `path_problem` says, duplicates, and a path that would have to be a file and a
-    directory at once (`a` and `a/b`).
+    Reports the findings of `path_problem`, duplicates, and a path that would have to be a file and
+    a directory at once (`a` and `a/b`).
 
     Args:
         paths: Where each path is written, and the path.
@@ -276,7 +306,8 @@ def check_paths(paths: Iterable[tuple[Path, str]], report: Report) -> None:
         if problem is not None:
             report.error(where, problem, "write a relative path such as db/password")
         elif path in good:
-            report.error(where, f"is the file {path!r} again", "give every object its own file")
+            message = f"names the file {path!r}, which is another object's"
+            report.error(where, message, "give each object a file of its own")
         else:
             good[path] = where
     for path, where in good.items():
@@ -289,14 +320,14 @@ def check_paths(paths: Iterable[tuple[Path, str]], report: Report) -> None:
 
 
 def go_bool(text: str, path: Path, report: Report) -> bool:
-    """Reads a parameter as Go's `strconv.ParseBool` does; empty is false, else is an error."""
+    """Reads a parameter as Go's `strconv.ParseBool` does; an empty one is false."""
     if text and text not in _GO_TRUE | _GO_FALSE:
         report.error(path, "is not a boolean", 'write "true" or "false"')
     return text in _GO_TRUE
 
 
 def octal_permission(text: str) -> int | None:
-    """Reads permission bits written in octal (`0600`, `600`, `0o600`); None where they are none."""
+    """Reads permission bits in octal (`0600`, `600`, `0o600`); None for anything else."""
     digits = text.removeprefix("0o")
     if not re.fullmatch("[0-7]{1,4}", digits):
         return None
@@ -305,10 +336,10 @@ def octal_permission(text: str) -> int | None:
 
 
 def number_permission(scalar: Scalar) -> int | None:
-    """Reads permission bits that are a number: as Go does without quotes, in octal within them.
+    """Reads permission bits: without quotes as Go reads a number, with quotes in octal.
 
     Go (`yaml.v3`, `strconv.ParseInt` with base 0) takes `0600` and `0o600` as octal, `0x180` as
-    hexadecimal and `384` as decimal. Returns None where the text is none of these or beyond 0777.
+    hexadecimal and `384` as decimal. Returns None for anything else, and above 0777.
     """
     if not scalar.plain:
         return octal_permission(scalar)

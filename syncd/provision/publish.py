@@ -1,25 +1,22 @@
-"""The atomic publisher: a complete generation of files, or the one before, and never a mixture.
+"""The atomic publisher: readers see one complete generation of files, never a mixture of two.
 
 It writes the layout of the Secrets Store CSI driver and the kubelet's AtomicWriter:
 
     target/..2026_11_23_20_40_28.k3xw9f/   a generation: the files themselves
-    target/..data -> ..2026_11_23_…        the one that counts
+    target/..data -> ..2026_11_23_…        the current generation
     target/client-secret -> ..data/client-secret
 
-Its promises:
+It guarantees:
 
-- the rename of `..data_tmp` over `..data` is the one step that counts. Before it a reader finds
-  every file of the old generation and nothing of the new; after it the other way round. For that,
-  links for new names are made before it (until then they lead nowhere, which to a reader is a
-  missing file) and links of old names are removed after it; the AtomicWriter makes new links
-  after the rename, and a crash between the two hides files that exist;
-- what a crash or a failure leaves behind (`..data_tmp`, generations that do not count, links that
-  lead nowhere) the next pass removes;
-- nothing is written when nothing changed in content, permissions or owner;
+- the rename of `..data_tmp` over `..data` is the only step that readers notice. Before it they find
+  every file of the old generation and nothing of the new; after it the other way round;
+- the next pass removes what a crash or a failure leaves behind: `..data_tmp`, generations that are
+  not current, dangling links;
+- nothing is written when content, permissions and owners are unchanged;
 - files and directories are synced to disk before the rename, and the rename after it;
-- what syncd did not write it neither overwrites nor removes.
+- files that syncd did not write are neither overwritten nor removed.
 
-When to publish, and what, is the refresh loop's matter.
+The refresh loop decides when to publish, and what.
 """
 
 from __future__ import annotations
@@ -27,9 +24,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import grp
 import os
-import pwd
 import re
 import shutil
 import stat
@@ -38,7 +33,10 @@ import time
 from typing import TYPE_CHECKING
 
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
+from syncd.core.mountinfo import parse_mountinfo
 from syncd.core.payload import path_problem
+from syncd.system.accounts import group_id, user_id
+from syncd.system.files import read_file, sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -46,16 +44,27 @@ if TYPE_CHECKING:
     from syncd.core.payload import File
 
 DIRECTORY_MODE = 0o750
+IN_MEMORY = frozenset(("tmpfs", "ramfs"))
+"""File systems that do not keep secrets over a power cut."""
 _DATA, _DATA_TMP = "..data", "..data_tmp"
 _GENERATION = re.compile(r"\.\.\d{4}_\d\d_\d\d_\d\d_\d\d_\d\d\.")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_REMEDIES = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "raise the quota of syncd's user there",
+    errno.EROFS: "mount the file system read-write, or set target to another directory",
+    errno.EACCES: "let syncd's user write there",
+    errno.EPERM: "let syncd's user write there and change the owner of files",
+    errno.EEXIST: "set target to a directory",
+    errno.ENOTDIR: "set target to a directory",
+}
+_LARGEST_MOUNTINFO = 16 << 20
+"""Bytes; a node with 10,000 mounts has about 2 MiB."""
 
 
 class Publisher:
     """Writes generations into one target.
 
-    Every method blocks and belongs into a worker thread.
+    Every method blocks: for worker threads.
     """
 
     def __init__(
@@ -66,13 +75,14 @@ class Publisher:
         group: str | None = None,
         step: Callable[[str], None] = lambda _name: None,
     ) -> None:
-        """Prepares; touches nothing.
+        """Prepares; writes nothing.
 
         Args:
             target: Absolute path of the directory; made where it does not exist.
-            owner: Name or number of the user that gets files and directories; None leaves them.
+            owner: Name or number of the user that shall own files and directories; None for the
+                user that syncd runs as.
             group: The same for the group.
-            step: Called with its name before every step, for tests that break in there.
+            step: Called with the name of every step before it; tests fail or stop there.
         """
         self.target = target
         self._owner = owner
@@ -86,14 +96,16 @@ class Publisher:
             Whether anything had to be written.
 
         Raises:
-            TemporaryError: The disk is full, or cannot be written to now.
-            RefusedError: A path, an owner or something in the target makes it impossible.
+            TemporaryError: The target cannot be written now: its disk is full, for example.
+            RefusedError: A path is invalid, owner or group do not exist, or a file that syncd did
+                not write has the name of a new one.
         """
         for file in files:
             problem = path_problem(file.path)
             if problem is not None:
                 raise RefusedError(
-                    f"cannot publish into {self.target}: a path {problem}; mend objectName"
+                    f"cannot publish into {self.target}: the path of a file {problem}",
+                    "correct the object's name in the manifest",
                 )
         try:
             with self._locked():
@@ -105,22 +117,25 @@ class Publisher:
         uid, gid = self._ids()
         current = self._clean()
         names = {file.path.partition("/")[0] for file in files}
-        self._refuse_strangers(names)
+        self._refuse_foreign(names)
         changed = current is None or not self._holds(current, files, uid, gid)
         if changed:
             current = self._write(files, uid, gid)
+        # New links come before the rename, where they dangle: for readers a missing file. Old ones
+        # go after it. The AtomicWriter makes new links after the rename, and a crash in between
+        # hides files that exist.
         self._link(names)
         if changed:
             self._step("swap")
             os.rename(f"{self.target}/{_DATA_TMP}", f"{self.target}/{_DATA}")
-            self._sync(self.target)
+            sync_directory(self.target)
         self._unlink(names)
         self._clean()
         return changed
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keeps another syncd, such as `run --once` beside the daemon, from cleaning up in here."""
+        """Keeps other processes, such as `run --once` beside the daemon, from cleaning up here."""
         if not os.path.isdir(self.target):
             os.makedirs(self.target, exist_ok=True)
             os.chmod(self.target, DIRECTORY_MODE)
@@ -131,39 +146,41 @@ class Publisher:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise TemporaryError(
-                    f"cannot publish into {self.target}: another syncd is at it; keep one of them"
+                    f"cannot publish into {self.target}: another syncd is publishing into it",
+                    "stop one of them",
                 ) from None
             try:
                 yield
             finally:
-                # a process that another thread is just starting has the descriptor, too
+                # explicitly, since a child that another thread is starting holds the descriptor
+                # until it executes its program, and closing ours would not unlock
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
         finally:
             os.close(descriptor)
 
     def _ids(self) -> tuple[int, int]:
-        """Owner and group as numbers, -1 for leaving it: looked up each time, they may appear."""
+        """Owner and group as numbers; -1 leaves them as they are (chown(2))."""
         uid = gid = -1
         if self._owner is not None:
             try:
-                uid = int(self._owner) if self._owner.isdecimal() else pwd.getpwnam(self._owner)[2]
-            except KeyError:
+                uid = user_id(self._owner)
+            except LookupError:
                 raise RefusedError(
-                    f"cannot publish into {self.target}: there is no user {self._owner};"
-                    " create it or change owner"
+                    f"cannot publish into {self.target}: there is no user {self._owner}",
+                    "create the user, or correct owner",
                 ) from None
         if self._group is not None:
             try:
-                gid = int(self._group) if self._group.isdecimal() else grp.getgrnam(self._group)[2]
-            except KeyError:
+                gid = group_id(self._group)
+            except LookupError:
                 raise RefusedError(
-                    f"cannot publish into {self.target}: there is no group {self._group};"
-                    " create it or change group"
+                    f"cannot publish into {self.target}: there is no group {self._group}",
+                    "create the group, or correct group",
                 ) from None
         return uid, gid
 
     def _clean(self) -> str | None:
-        """Removes what does not count; returns the generation that does, as an absolute path."""
+        """Removes leftovers; returns the absolute path of the current generation, if any."""
         current = self._current()
         for name in os.listdir(self.target):
             path = f"{self.target}/{name}"
@@ -184,19 +201,20 @@ class Publisher:
             raise
         return name if _GENERATION.match(name) and "/" not in name else None
 
-    def _refuse_strangers(self, names: set[str]) -> None:
+    def _refuse_foreign(self, names: set[str]) -> None:
         for name in (_DATA, *sorted(names)):
             path = f"{self.target}/{name}"
-            ours = self._current() if name == _DATA else self._leads(path) == name
-            if os.path.lexists(path) and not ours:
+            is_ours = self._current() if name == _DATA else self._published_name(path) == name
+            if os.path.lexists(path) and not is_ours:
                 raise RefusedError(
-                    f"cannot publish {name} into {self.target}: something that syncd did not write"
-                    " is in its place; move it away"
+                    f"cannot publish {name} into {self.target}: there is a {name} that syncd did"
+                    " not write",
+                    "move it out of the target",
                 )
 
     @staticmethod
-    def _leads(path: str) -> str | None:
-        """The name below `..data` that a visible link leads to, or None if it is no such link."""
+    def _published_name(path: str) -> str | None:
+        """The name below `..data` that a link points to; None where it is not such a link."""
         try:
             link = os.readlink(path)
         except OSError:
@@ -239,7 +257,7 @@ class Publisher:
                 self._step("sync directory")
                 os.chown(directory, uid, gid)
                 os.chmod(directory, DIRECTORY_MODE)
-                self._sync(directory)
+                sync_directory(directory)
             self._step("link data_tmp")
             os.symlink(os.path.basename(generation), f"{self.target}/{_DATA_TMP}")
         except OSError:
@@ -253,46 +271,33 @@ class Publisher:
             self._step("link name")
             os.symlink(f"{_DATA}/{name}", f"{self.target}/{name}")
         if missing:
-            self._sync(self.target)
+            sync_directory(self.target)
 
     def _unlink(self, names: set[str]) -> None:
         for name in os.listdir(self.target):
             path = f"{self.target}/{name}"
-            if name not in names and self._leads(path) == name:
+            if name not in names and self._published_name(path) == name:
                 self._step("unlink name")
                 os.unlink(path)
 
-    @staticmethod
-    def _sync(directory: str) -> None:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
     def _explain(self, error: OSError) -> SyncdError:
         reason = os.strerror(error.errno) if error.errno else "I/O error"
-        where = f"cannot publish into {self.target}: {reason}"
-        if error.errno in _NO_ROOM:
-            return TemporaryError(f"{where}; make room there, the files before stay")
-        if error.errno in _DENIED:
-            return TemporaryError(f"{where}; let this user write there and give files away")
-        return TemporaryError(f"{where}; look at the file system, the files before stay")
+        return TemporaryError(
+            f"cannot publish into {self.target}: {reason}",
+            _REMEDIES.get(error.errno or 0, "check the file system"),
+        )
 
 
 def filesystem(path: str) -> str | None:
     """The type of the file system that a directory is on, such as `tmpfs`; None if unknown."""
     try:
         device = os.stat(path).st_dev
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-            wanted = f"{os.major(device)}:{os.minor(device)}"
-            for line in mounts:
-                fields, _, source = line.partition(" - ")
-                if fields.split(" ")[2] == wanted:
-                    return source.split(" ")[0]
+        text, _ = read_file("/proc/self/mountinfo", _LARGEST_MOUNTINFO)
     except OSError:
-        pass
-    return None
+        return None
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    found = (mount.filesystem for mount in parse_mountinfo(text) if mount.device == wanted)
+    return next(found, None)
 
 
 def _raise(error: OSError) -> None:

@@ -1,22 +1,21 @@
 """The refresh loop: every provision entry is fetched, published and fetched again, on its own.
 
-It promises:
+It guarantees:
 
-- a provider that fails, hangs or is denied delays no other one and nothing else: each has a loop
-  and a worker thread of its own;
-- a failure leaves the files that are there untouched, shows in health, metrics and log, and is
-  tried again with backoff until it succeeds: recovery needs nobody;
-- a fleet does not arrive at once: intervals and backoff are jittered;
-- whoever watches the target learns of a publication as of any other change of a mount.
+- a provider that fails, hangs or is denied delays neither other providers nor notifications: each
+  entry has a loop and a worker thread of its own;
+- a failure leaves the published files untouched, shows in health, metrics and log, and is tried
+  again with backoff until it succeeds: no restart is needed;
+- a fleet does not arrive at once: intervals and backoff are jittered.
 
-How a vault is asked is the provider's part, how files are written the publisher's.
+How a vault is read is the provider's part, how files are written the publisher's. A publication is
+noticed as any other change of a mount.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -24,15 +23,18 @@ import anyio.lowlevel
 import anyio.to_thread
 import structlog
 
+from syncd.core.attempts import Attempts
 from syncd.core.errors import RefusedError, TemporaryError
-from syncd.core.timing import Backoff, jittered, rfc3339
-from syncd.provision.publish import filesystem
+from syncd.core.health import ProviderHealth
+from syncd.core.timing import Backoff, jittered
+from syncd.provision.publish import IN_MEMORY, filesystem
 from syncd.telemetry.log import describe
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
     from random import Random
 
+    from syncd.core.attempts import Failure
     from syncd.core.payload import Payload
     from syncd.provision.publish import Publisher
     from syncd.telemetry.metrics import Metrics
@@ -42,8 +44,7 @@ BACKOFF_CAP = 300.0
 """Seconds between attempts while a provider fails, at most (specification, "Writing the files")."""
 MAX_RETRY_AFTER = 3600.0
 SOONEST = 1.0
-"""Seconds between two passes at least, however short a lease is."""
-IN_MEMORY = frozenset(("tmpfs", "ramfs"))
+"""Seconds between two passes, at least: a lease may be shorter."""
 
 log = structlog.get_logger()
 
@@ -53,54 +54,31 @@ class Provider(Protocol):
 
     @property
     def name(self) -> str:
-        """What status, metrics and log call this provider."""
+        """Its name in status, metrics and log."""
 
     def fetch(self) -> Payload:
         """Fetches every file of the target; called in a worker thread, never two at a time.
 
-        Blocks, with time limits of its own on every request.
+        Blocks, within the provider's own time limits for every request.
 
         Returns:
-            All files: the fetch of a part is a failure.
+            All files; a provider that cannot fetch one of them raises.
 
         Raises:
-            TemporaryError: The vault or the way to it is in the way; carries `retry_after` where
-                the vault said when to come back.
-            RefusedError: The vault said no, or the answer does not fit the manifest: only a
-                person can change that.
+            TemporaryError: The vault cannot be reached or cannot answer now; carries `retry_after`
+                where it sent one.
+            RefusedError: The vault refused, or its answer does not fit the manifest: only a person
+                can change that.
         """
 
     def interrupt(self) -> None:
-        """Ends the fetch under way by an error, and others until `resume`. Any thread, at once."""
+        """Ends a running fetch by an error, and later ones until `resume`. For any thread."""
 
     def resume(self) -> None:
-        """Fetches again after an interruption."""
+        """Allows fetches again after `interrupt`."""
 
     def close(self) -> None:
-        """Lets go of connections and of what is kept in memory. The provider is not used again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How a provider is doing.
-
-    Attributes:
-        target: Where its files go.
-        files: How many there were in the last fetch; None before the first.
-        last_success_at: When everything was last fetched and in place (RFC 3339, UTC), or None.
-        last_change_at: When a fetch last changed something, in this process, or None.
-        last_error: Why the last attempt failed, one line, or None if it did not.
-        failures: Attempts that failed since the last success.
-        next_attempt_at: When the next one is due, or None when none is (or one is under way).
-    """
-
-    target: str
-    files: int | None
-    last_success_at: str | None
-    last_change_at: str | None
-    last_error: str | None
-    failures: int
-    next_attempt_at: str | None
+        """Closes connections and forgets credentials and leases; the provider is not used again."""
 
 
 class Refresher:
@@ -112,7 +90,8 @@ class Refresher:
         interval: Seconds between fetches; 0 fetches once.
         metrics: Where to count.
         rng: Source of the jitter.
-        key: What the provider was made of, to tell whether another loop may take it over.
+        key: Entry and manifest that the provider was made of: a loop with an equal key may take it
+            over.
         clock: Seconds since the epoch.
         sleep: Waits for some seconds.
 
@@ -142,40 +121,37 @@ class Refresher:
         self._clock = clock
         self._sleep = sleep
         self._limiter = anyio.CapacityLimiter(1)
-        self._backoff = Backoff(BACKOFF_FIRST, BACKOFF_CAP)
-        self._refusals: set[str] = set()
+        self._attempts = Attempts(Backoff(BACKOFF_FIRST, BACKOFF_CAP))
         self._woken = anyio.Event()
         self._attempted = anyio.Event()
         self._stopping = False
         self._files: int | None = None
-        self._last_success_at: str | None = None
         self._last_change_at: str | None = None
-        self._last_error: str | None = None
-        self._next_attempt_at: str | None = None
 
     @property
-    def health(self) -> Health:
+    def health(self) -> ProviderHealth:
         """How the provider is doing now."""
-        return Health(
-            self._publisher.target,
-            self._files,
-            self._last_success_at,
-            self._last_change_at,
-            self._last_error,
-            self._backoff.failures,
-            self._next_attempt_at,
+        attempts = self._attempts
+        return ProviderHealth(
+            attempts.last_success_at,
+            attempts.last_error,
+            attempts.failures,
+            attempts.next_attempt_at,
+            target=self._publisher.target,
+            files=self._files,
+            last_change_at=self._last_change_at,
         )
 
     def wake(self) -> None:
-        """Asks for a fetch now, whatever the interval or the backoff. From the event loop."""
+        """Starts the next fetch now, regardless of interval and backoff. From the event loop."""
         self._woken.set()
 
     def has_files(self) -> bool:
-        """Whether the target holds a generation, perhaps of an earlier process. Blocks a little."""
+        """Whether the target holds a generation, perhaps of an earlier process. Blocks briefly."""
         return os.path.isdir(f"{self._publisher.target}/..data")
 
     async def attempted(self) -> None:
-        """Returns when the first attempt has ended, well or not."""
+        """Returns when the first attempt has ended, successfully or not."""
         await self._attempted.wait()
 
     async def run(self) -> None:
@@ -190,23 +166,28 @@ class Refresher:
                 await self._rest(delay)
 
     async def run_once(self) -> bool:
-        """Fetches and publishes once, trying again while that may help; whether it succeeded."""
+        """Fetches and publishes once; whether it succeeded.
+
+        Tries again after a temporary failure, not after a refusal.
+        """
         self.provider.resume()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._interrupt_when_cancelled, False)
             while True:
                 delay = await self._attempt()
-                if self._last_error is None or self._last_error in self._refusals:
+                if self._attempts.last_error is None or self._attempts.is_refused:
                     break
                 await self._rest(delay)
             tasks.cancel_scope.cancel()
-        return self._last_error is None
+        return self._attempts.last_error is None
 
     async def _interrupt_when_cancelled(self, silent: bool) -> None:  # noqa: FBT001 - for start_soon
-        """A worker thread cannot be cancelled: whoever cancels must not wait for a dead vault.
+        """Ends a fetch when the loop is cancelled, since a worker thread cannot be cancelled.
+
+        Without it the end of the daemon would wait for a vault that hangs.
 
         Args:
-            silent: Whether the pass that is cut off is nobody's failure.
+            silent: Whether an interrupted pass is not to be counted as a failure.
         """
         try:
             await anyio.sleep_forever()
@@ -216,34 +197,36 @@ class Refresher:
 
     async def _rest(self, delay: float | None) -> None:
         if delay is not None:
-            self._next_attempt_at = rfc3339(self._clock() + delay)
+            self._attempts.schedule(self._clock(), delay)
         async with anyio.create_task_group() as tasks:
             if delay is not None:
                 tasks.start_soon(self._set_after, delay)
             await self._woken.wait()
             tasks.cancel_scope.cancel()
         self._woken = anyio.Event()
-        self._next_attempt_at = None
+        self._attempts.next_attempt_at = None
 
     async def _set_after(self, delay: float) -> None:
         await self._sleep(delay)
         self._woken.set()
 
     async def _attempt(self) -> float | None:
-        """One fetch and publication; returns how long to wait for the next, or None for ever."""
+        """Fetches and publishes; returns the seconds until the next attempt, None for no other."""
         try:
             payload, changed, kind = await anyio.to_thread.run_sync(
                 self._pass, limiter=self._limiter
             )
         except TemporaryError as error:
             if self._stopping:
-                await anyio.lowlevel.checkpoint()  # cancelled: no failure of the provider's
-            return self._retry(str(error), min(error.retry_after or 0.0, MAX_RETRY_AFTER))
+                # the provider did not fail: raise the cancellation that interrupted it
+                await anyio.lowlevel.checkpoint()
+            at_least = min(error.retry_after or 0.0, MAX_RETRY_AFTER)
+            return self._retry(str(error), at_least)
         except RefusedError as error:
             return self._refuse(str(error))
         except Exception as error:  # noqa: BLE001 - a bug in one provider must not stop the others
-            return self._refuse(f"{describe(error)}, a bug in syncd; please report it")
-        if self._last_success_at is None:
+            return self._refuse(f"internal error: {describe(error)}; please report it")
+        if self._attempts.last_success_at is None:
             self._warn_of_disk(kind)
         self._succeed(payload, changed=changed)
         if not self._interval:
@@ -252,29 +235,26 @@ class Refresher:
         return delay if payload.due is None else min(delay, max(SOONEST, payload.due))
 
     def _pass(self) -> tuple[Payload, bool, str | None]:
-        """Does the work, in a worker thread; the target's file system only the first time."""
+        """Runs in a worker thread; looks up the target's file system until the first success."""
         payload = self.provider.fetch()
         changed = self._publisher.publish(payload.files)
-        first = self._last_success_at is None
+        first = self._attempts.last_success_at is None
         return payload, changed, filesystem(self._publisher.target) if first else None
 
     def _succeed(self, payload: Payload, *, changed: bool) -> None:
-        now = rfc3339(self._clock())
-        (log.info if changed or self._backoff.failures else log.debug)(
+        failures = self._attempts.succeed(self._clock())
+        self._files = len(payload.files)
+        if changed:
+            self._last_change_at = self._attempts.last_success_at
+        self._metrics.succeeded()
+        report = log.info if changed or failures else log.debug
+        report(
             "provision.published" if changed else "provision.unchanged",
             provider=self.provider.name,
             target=self._publisher.target,
-            files=len(payload.files),
-            after_failures=self._backoff.failures,
+            files=self._files,
+            after_failures=failures,
         )
-        self._backoff.reset()
-        self._refusals.clear()
-        self._files = len(payload.files)
-        self._last_error = None
-        self._last_success_at = now
-        if changed:
-            self._last_change_at = now
-        self._metrics.succeeded()
 
     def _warn_of_disk(self, kind: str | None) -> None:
         if kind is not None and kind not in IN_MEMORY:
@@ -283,34 +263,28 @@ class Refresher:
                 provider=self.provider.name,
                 target=self._publisher.target,
                 filesystem=kind,
-                hint="secrets outlive a power cut there; mount a tmpfs",
+                hint="secrets stay on disk after a power cut; mount a tmpfs at the target",
             )
 
-    def _retry(self, reason: str, at_least: float = 0.0) -> float:
-        """Notes a failure that may heal; the warnings grow rarer as it lasts."""
-        delay = self._backoff.next(self._rng, at_least=at_least)
-        self._last_error = reason
+    def _retry(self, reason: str, at_least: float) -> float:
+        failure = self._attempts.retry(reason, self._rng, at_least=at_least)
         self._metrics.failed()
-        failures = self._backoff.failures
-        report = log.warning if failures & (failures - 1) == 0 else log.debug
-        report("provision.failed", **self._failure(reason, delay))
-        return delay
+        report = log.warning if failure.is_news else log.debug
+        report("provision.failed", **self._fields(reason, failure))
+        return failure.delay
 
     def _refuse(self, reason: str) -> float:
-        """Notes what only a person can change: an error once per reason."""
-        delay = self._backoff.next(self._rng)
-        self._last_error = reason
+        failure = self._attempts.refuse(reason, self._rng)
         self._metrics.refused()
-        report = log.debug if reason in self._refusals else log.error
-        self._refusals.add(reason)
-        report("provision.refused", **self._failure(reason, delay))
-        return delay
+        report = log.error if failure.is_news else log.debug
+        report("provision.refused", **self._fields(reason, failure))
+        return failure.delay
 
-    def _failure(self, reason: str, delay: float) -> dict[str, str | int | float | None]:
+    def _fields(self, reason: str, failure: Failure) -> dict[str, str | int | float | None]:
         return {
             "provider": self.provider.name,
             "reason": reason,
-            "failures": self._backoff.failures,
-            "last_success_at": self._last_success_at,
-            "retry_in": round(delay, 1),
+            "failures": self._attempts.failures,
+            "last_success_at": self._attempts.last_success_at,
+            "retry_in": round(failure.delay, 1),
         }

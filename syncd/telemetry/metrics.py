@@ -1,17 +1,18 @@
-"""The metrics that syncd exposes, under the names that its contract promises.
+"""The metrics that syncd exposes.
 
 One `Metrics` owns one registry; nothing is registered globally. Every series whose labels are
-known beforehand exists from the start at zero, so that `rate()` and alerts see the first
-increment. Names of consumers and providers are labels, names of secrets only where asked for.
+known in advance exists from the start at zero, so that `rate()` and alerts see the first
+increment. Names of consumers and providers are labels, names of secrets only if configured.
 
-Besides ours there are the usual `process_*` series of prometheus-client, which read `/proc` when
-scraped: so `exposition` belongs in a worker thread.
+The registry also has the `process_*` series of prometheus-client, which read `/proc` when
+scraped: call `exposition` in a worker thread.
 """
 
 from __future__ import annotations
 
 from collections import Counter as Tally
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from syncd import __version__
 from syncd.core.model import ChangeKind, State
@@ -22,7 +23,10 @@ import prometheus_client  # noqa: E402 - see lean_import
 from prometheus_client.exposition import choose_encoder  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from prometheus_client import Counter, Gauge, Histogram
+    from prometheus_client.metrics import MetricWrapperBase
 
     from syncd.core.model import Change, Known
 
@@ -41,16 +45,47 @@ _LATENCY_BUCKETS = (
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
+_M = TypeVar("_M", bound="MetricWrapperBase")
+
+
+@dataclass(frozen=True, slots=True)
+class _Family(Generic[_M]):
+    """A metric with a series for each name, and for each outcome of a name.
+
+    Attributes:
+        metric: Labelled with a name, and with an outcome if there are any.
+        outcomes: The values of the second label; empty without one.
+    """
+
+    metric: _M
+    outcomes: Sequence[str] = ()
+
+    def open(self, name: str) -> list[_M]:
+        """The series of a name, which exist from now on."""
+        return [self.metric.labels(*labels) for labels in self._labels(name)]
+
+    def forget(self, name: str) -> None:
+        """Removes the series of a name, if there are any."""
+        for labels in self._labels(name):
+            self.metric.remove(*labels)
+
+    def _labels(self, name: str) -> list[tuple[str, ...]]:
+        return [(name, outcome) for outcome in self.outcomes] or [(name,)]
+
+
 class ConsumerMetrics:
     """The series of one consumer."""
 
-    def __init__(self, metrics: Metrics, consumer: str) -> None:
-        outcomes = metrics.deliveries
-        self._delivered, self._retried, self._rejected = (
-            outcomes.labels(consumer, outcome) for outcome in OUTCOMES
-        )
-        self._latency = metrics.delivery_latency.labels(consumer)
-        self._pending = metrics.delivery_pending.labels(consumer)
+    def __init__(
+        self,
+        deliveries: _Family[Counter],
+        latency: _Family[Histogram],
+        pending: _Family[Gauge],
+        name: str,
+    ) -> None:
+        self._delivered, self._retried, self._rejected = deliveries.open(name)
+        (self._latency,) = latency.open(name)
+        (self._pending,) = pending.open(name)
 
     def delivered(self, latency: float) -> None:
         """Counts an acknowledged event, `latency` seconds after the scan that detected it."""
@@ -58,7 +93,7 @@ class ConsumerMetrics:
         self._latency.observe(latency)
 
     def retried(self) -> None:
-        """Counts an attempt that failed and is going to be repeated."""
+        """Counts an attempt that failed and will be repeated."""
         self._retried.inc()
 
     def rejected(self) -> None:
@@ -66,37 +101,35 @@ class ConsumerMetrics:
         self._rejected.inc()
 
     def set_pending(self, count: int) -> None:
-        """Tells how many events wait in the mailbox."""
+        """Sets the number of events in the mailbox."""
         self._pending.set(count)
 
 
 class AdoptionMetrics:
     """The series of one consumer that verifies adoption."""
 
-    def __init__(self, metrics: Metrics, consumer: str) -> None:
-        self._adopted, self._rejected = (
-            metrics.adoptions.labels(consumer, outcome) for outcome in ADOPTION_OUTCOMES
-        )
-        self._seconds = metrics.adoption_seconds.labels(consumer)
+    def __init__(self, adoptions: _Family[Counter], seconds: _Family[Histogram], name: str) -> None:
+        self._adopted, self._rejected = adoptions.open(name)
+        (self._seconds,) = seconds.open(name)
 
     def adopted(self, seconds: float) -> None:
-        """Counts a version that every replica took, `seconds` after the scan that saw it."""
+        """Counts a version that every replica uses, `seconds` after the scan that detected it."""
         self._adopted.inc()
         self._seconds.observe(seconds)
 
     def rejected(self) -> None:
-        """Counts a version that some replica did not take within the time it had."""
+        """Counts a version that a replica did not use within its time."""
         self._rejected.inc()
 
 
 class ProviderMetrics:
     """The series of one provider."""
 
-    def __init__(self, metrics: Metrics, provider: str) -> None:
-        self._success, self._failed, self._refused = (
-            metrics.provision.labels(provider, outcome) for outcome in PROVISION_OUTCOMES
-        )
-        self._last_success = metrics.provision_last_success.labels(provider)
+    def __init__(
+        self, provision: _Family[Counter], last_success: _Family[Gauge], name: str
+    ) -> None:
+        self._success, self._failed, self._refused = provision.open(name)
+        (self._last_success,) = last_success.open(name)
 
     def succeeded(self) -> None:
         """Counts a pass after which every file is as the vault has it."""
@@ -108,7 +141,7 @@ class ProviderMetrics:
         self._failed.inc()
 
     def refused(self) -> None:
-        """Counts a pass that cannot succeed before a person does something."""
+        """Counts a pass that only a person can make succeed."""
         self._refused.inc()
 
 
@@ -120,7 +153,7 @@ class Metrics:
             (`api.metrics_secret_names`).
 
     Attributes:
-        registry: Holds them all.
+        registry: Holds all metrics.
     """
 
     def __init__(self, *, secret_names: bool = False) -> None:
@@ -154,56 +187,60 @@ class Metrics:
         self._changes = prometheus_client.Counter(
             "syncd_changes", "Changes of secrets", ["change"], registry=registry
         )
-        self.deliveries = prometheus_client.Counter(
+        consumer = ("consumer",)
+        deliveries = prometheus_client.Counter(
             "syncd_deliveries",
             "Events delivered, and attempts that failed",
             ["consumer", "outcome"],
             registry=registry,
         )
-        self.delivery_pending = prometheus_client.Gauge(
-            "syncd_delivery_pending",
-            "Events that a consumer has not acknowledged",
-            ["consumer"],
-            registry=registry,
-        )
-        self.delivery_latency = prometheus_client.Histogram(
+        latency = prometheus_client.Histogram(
             "syncd_delivery_latency_seconds",
             "From the scan that detected a change to the consumer's acknowledgement",
-            ["consumer"],
+            consumer,
             registry=registry,
             buckets=_LATENCY_BUCKETS,
         )
-        self.adoptions = prometheus_client.Counter(
+        pending = prometheus_client.Gauge(
+            "syncd_delivery_pending",
+            "Events that a consumer has not acknowledged",
+            consumer,
+            registry=registry,
+        )
+        self._consumer = (_Family(deliveries, OUTCOMES), _Family(latency), _Family(pending))
+        adoptions = prometheus_client.Counter(
             "syncd_adoptions",
-            "Versions of secrets that Aidbox was asked to prove that it took",
+            "Verified versions of secrets by outcome",
             ["consumer", "outcome"],
             registry=registry,
         )
-        self.adoption_seconds = prometheus_client.Histogram(
+        seconds = prometheus_client.Histogram(
             "syncd_adoption_seconds",
             "From the scan that detected a change to its adoption by the last replica",
-            ["consumer"],
+            consumer,
             registry=registry,
             buckets=_LATENCY_BUCKETS,
         )
+        self._adoption = (_Family(adoptions, ADOPTION_OUTCOMES), _Family(seconds))
         self._subscribers = prometheus_client.Gauge(
             "syncd_subscribers", "Open event streams", registry=registry
         )
-        self.provision = prometheus_client.Counter(
+        provision = prometheus_client.Counter(
             "syncd_provision",
             "Fetches from a vault by outcome",
             ["provider", "outcome"],
             registry=registry,
         )
-        self.provision_last_success = prometheus_client.Gauge(
+        last_success = prometheus_client.Gauge(
             "syncd_provision_last_success_timestamp_seconds",
             "When all secrets of a provider were last fetched",
             ["provider"],
             registry=registry,
         )
+        self._provider = (_Family(provision, PROVISION_OUTCOMES), _Family(last_success))
         self._credentials = prometheus_client.Counter(
             "syncd_credentials",
-            "Credentials that systemd asked for by outcome",
+            "Credentials that systemd requested by outcome",
             ["outcome"],
             registry=registry,
         )
@@ -216,7 +253,7 @@ class Metrics:
         self.set_inventory(())
 
     def set_inventory(self, known: Iterable[Known]) -> None:
-        """Tells the state of every secret."""
+        """Sets the state of every secret."""
         if self._secret_names:
             self._secrets.clear()
             for item in known:
@@ -227,15 +264,15 @@ class Metrics:
             self._secrets.labels(state.value).set(tally[state])
 
     def set_vault_config_valid(self, *, valid: bool) -> None:
-        """Tells whether the vault config on disk could be taken into use."""
+        """Sets whether the vault config on disk is the one in use."""
         self._vault_config_valid.set(valid)
 
     def scanned(self, reason: str, seconds: float) -> None:
         """Counts a scan that has just ended.
 
         Args:
-            reason: What caused it, such as one of `SCAN_REASONS`.
-            seconds: How long it took.
+            reason: Its cause, one of `SCAN_REASONS`.
+            seconds: Its duration.
         """
         self._scans.labels(reason).inc()
         self._scan_duration.observe(seconds)
@@ -248,45 +285,38 @@ class Metrics:
 
     def consumer(self, name: str) -> ConsumerMetrics:
         """The series of a consumer, which exist from now on."""
-        return ConsumerMetrics(self, name)
+        return ConsumerMetrics(*self._consumer, name)
 
     def forget_consumer(self, name: str) -> None:
         """Drops the series of a consumer that left the configuration."""
-        for outcome in OUTCOMES:
-            self.deliveries.remove(name, outcome)
-        self.delivery_pending.remove(name)
-        self.delivery_latency.remove(name)
+        _forget(self._consumer, name)
 
     def adoption(self, consumer: str) -> AdoptionMetrics:
         """The series of a consumer that verifies adoption, which exist from now on."""
-        return AdoptionMetrics(self, consumer)
+        return AdoptionMetrics(*self._adoption, consumer)
 
     def forget_adoption(self, consumer: str) -> None:
-        """Drops the series of a consumer that verifies adoption no more."""
-        for outcome in ADOPTION_OUTCOMES:
-            self.adoptions.remove(consumer, outcome)
-        self.adoption_seconds.remove(consumer)
+        """Drops the series of a consumer that no longer verifies adoption."""
+        _forget(self._adoption, consumer)
 
     def set_subscribers(self, count: int) -> None:
-        """Tells how many event streams are open."""
+        """Sets the number of open event streams."""
         self._subscribers.set(count)
 
     def credential(self, outcome: str) -> None:
-        """Counts an answer to systemd, by one of `CREDENTIAL_OUTCOMES`."""
+        """Counts an answer to systemd; the outcome is one of `CREDENTIAL_OUTCOMES`."""
         self._credentials.labels(outcome).inc()
 
     def provider(self, name: str) -> ProviderMetrics:
         """The series of a provider, which exist from now on."""
-        return ProviderMetrics(self, name)
+        return ProviderMetrics(*self._provider, name)
 
     def forget_provider(self, name: str) -> None:
         """Drops the series of a provider that left the configuration."""
-        for outcome in PROVISION_OUTCOMES:
-            self.provision.remove(name, outcome)
-        self.provision_last_success.remove(name)
+        _forget(self._provider, name)
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
-        """Everything, in the format that a scraper's `Accept` header asks for.
+        """All metrics, in the format that a scraper's `Accept` header requests.
 
         Blocks on `/proc`: call it in a worker thread.
 
@@ -295,3 +325,8 @@ class Metrics:
         """
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
+
+
+def _forget(families: Iterable[_Family[Any]], name: str) -> None:
+    for family in families:
+        family.forget(name)

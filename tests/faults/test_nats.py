@@ -188,6 +188,6 @@ def test_credentials_are_rotated_in_a_storm(tmp_path: Path, count: Callable[[str
 
 def refusal(server: NatsServer, path: Path) -> str:
     return (
-        f"cannot use NATS at 127.0.0.1:{server.port}: it does not accept the credentials; put what "
-        f"it accepts into {path}"
+        f"cannot use NATS at 127.0.0.1:{server.port}: the credentials are not accepted; replace "
+        f"them in {path}"
     )

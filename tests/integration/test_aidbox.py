@@ -350,7 +350,7 @@ def test_a_missing_policy_is_named(world: World) -> None:
             said = daemon.wait_for("delivery.rejected")
     assert said["reason"] == (
         f"cannot drop the caches at {aidbox.urls[0]}: it answered 403; give Client/syncd an "
-        "AccessPolicy for it, as docs/aidbox.md shows"
+        "AccessPolicy for this request, as docs/aidbox.md shows"
     )
 
 
@@ -365,7 +365,7 @@ def test_wrong_credentials_are_named(world: World) -> None:
             world.publish(a=secret("1"))
             said = daemon.wait_for("delivery.rejected")
         assert len(aidbox.requests("/$drop-cache")) == 2
-    assert f"put the secret of Client/syncd into {world.directory}/own" in said["reason"]
+    assert f"write the secret of Client/syncd into {world.directory}/own" in said["reason"]
 
 
 def test_metrics(world: World) -> None:
@@ -417,7 +417,7 @@ def test_a_replica_that_is_down_holds_up_no_other(world: World) -> None:
 def test_who_does_not_use_it_does_not_pay_for_it() -> None:
     """Nothing of it is imported for a daemon without a consumer of kind `aidbox`."""
     script = (
-        "import sys, syncd.daemon.daemon;"
+        "import sys, syncd.daemon.daemon, syncd.daemon.engine;"
         "print([m for m in sys.modules if 'aidbox' in m or m == 'syncd.consumers.aidbox.verify'])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)

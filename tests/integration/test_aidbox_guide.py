@@ -22,7 +22,7 @@ from support.world import World, secret
 
 from syncd.commands.schema import schema_of
 from syncd.config.settings import Aidbox as Consumer, Settings
-from syncd.config.validation import contradictions
+from syncd.config.validation import check_section
 from syncd.core.decode import decode
 from syncd.core.findings import CODES
 from syncd.core.tree import parse_yaml
@@ -76,7 +76,7 @@ def test_every_example_is_linked_and_parses() -> None:
     assert not findings
     with open(f"{EXAMPLES}/aidbox-syncd.yaml", "rb") as file:
         (tree,) = parse_yaml(file.read())
-    settings, problems = decode(tree, Settings, contradictions)
+    settings, problems = decode(tree, Settings, check_section)
     assert settings is not None
     assert not problems
     (shown,) = yaml.safe_load(blocks("yaml")[0])["consumers"]

@@ -42,7 +42,7 @@ from syncd.config.auth import (
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.payload import File, Payload
 from syncd.net import requests_session as transport
-from syncd.net.requests_session import Trust
+from syncd.net.tls import Trust
 from syncd.provision.azure import http as azure_http
 from syncd.provision.azure.objects import decode_azure
 from syncd.provision.azure.provider import AzureProvider
@@ -579,7 +579,7 @@ def test_a_login_that_makes_no_sense(
 def test_a_login_file_that_is_not_there(open_provider: Open) -> None:
     """It is named."""
     auth = ClientSecret(client_id=CLIENT, client_secret_file="/nowhere", tenant_id=TENANT)
-    with pytest.raises(RefusedError, match="cannot read the credential in /nowhere"):
+    with pytest.raises(RefusedError, match=r"cannot read auth\.client_secret_file /nowhere"):
         open_provider(auth=auth).fetch()
 
 

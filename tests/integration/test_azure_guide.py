@@ -14,7 +14,7 @@ from syncd.config.auth import AzureAuth
 from syncd.config.settings import Provision
 from syncd.core.decode import decode
 from syncd.core.tree import parse_yaml
-from syncd.provision.azure.objects import _CLOUDS, _KEYS, _PARAMETERS
+from syncd.provision.azure.objects import _CLOUDS, _PARAMETERS, _Object
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +58,8 @@ def test_every_example_of_an_identity_is_valid(text: str) -> None:
 
 def test_every_key_is_explained() -> None:
     """Object keys, parameters, clouds, and keys of the entry and the identities."""
-    names = [*_KEYS, *_PARAMETERS, *_CLOUDS, *Provision.__struct_fields__]
+    names = [*_Object.__struct_encode_fields__, *_PARAMETERS, *_CLOUDS]
+    names += Provision.__struct_fields__
     for method in AzureAuth.__args__:
         names += [str(method.__struct_config__.tag), *method.__struct_fields__]
     assert [name for name in names if f"`{name}`" not in REFERENCE] == []

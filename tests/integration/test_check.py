@@ -117,6 +117,28 @@ def test_exit_codes(tmp_path: Path, plain: Path) -> None:
     assert syncd_check(environ=environ).returncode == 2
 
 
+def test_a_vault_config_over_its_limit_is_one_error_everywhere(tmp_path: Path) -> None:
+    """`check`, `wait` and the daemon refuse it with the same words, and none reads it."""
+    environ = vault_config(tmp_path, {})
+    environ["SYNCD_STATE_DIR"] = str(tmp_path / "state")
+    os.truncate(environ["BOX_VAULT_CONFIG"], (64 << 20) + 1)
+    expected = (
+        f"{environ['BOX_VAULT_CONFIG']}: cannot be read: larger than 64 MiB; set vault_config or"
+        " BOX_VAULT_CONFIG to the JSON file that Aidbox reads [vault-config-unreadable]"
+    )
+    for command, code in ((["check"], 2), (["wait", "--timeout", "0"], 1), (["run"], 2)):
+        done = subprocess.run(
+            [sys.executable, "-m", "syncd", *command],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, **environ},
+            check=False,
+        )
+        assert expected in done.stdout + done.stderr
+        assert done.returncode == code, command
+
+
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare(1)")
 def test_a_bind_mount_of_one_file_will_never_update(tmp_path: Path, plain: Path) -> None:
     """What a subPath volume is to the kernel is found in the mount table."""

@@ -173,7 +173,7 @@ def test_once_fails_when_the_vault_cannot_be_asked(
     configure(world, bao, receiver, auth={"method": "token", "token_file": "/nowhere"})
     done = world.run("run", "--once", "--timeout", "1h", "-c", world.config)  # it does not wait
     assert done.returncode == 1
-    assert "cannot read the credential in /nowhere" in done.stderr
+    assert "cannot read auth.token_file /nowhere" in done.stderr
     assert content(world) == secret("1")
 
 
@@ -251,10 +251,10 @@ def test_a_target_that_cannot_be_written_is_told_and_heals(
         with open(f"{world.target}/client-secret", "wb") as file:
             file.write(secret("by hand"))
         configure(world, bao, receiver, interval="200ms")
-        says = "something that syncd did not write is in its place; move it away"
+        says = "there is a client-secret that syncd did not write; move it out of the target"
     else:
         configure(world, bao, receiver, interval="200ms", owner="nobody-of-that-name")
-        says = "there is no user nobody-of-that-name; create it or change owner"
+        says = "there is no user nobody-of-that-name; create the user, or correct owner"
     with world.daemon() as daemon:
         assert says in daemon.wait_for("provision.refused")["reason"]
         if what == "target":
@@ -365,12 +365,30 @@ def test_check_covers_manifests_and_what_they_leave_out(world: World, bao: OpenB
     assert not [code for code in found if code.startswith(("manifest", "provision"))]
     world.map_target("other")
     found = findings(world)
-    assert "other is made by no object of" in found["provision-unproduced"]
-    assert "client-secret is used by no entry of" in found["provision-unused"]
+    assert (
+        f"no object of {world.manifest} writes {world.target}/other"
+        in (found["provision-unproduced"])
+    )
+    assert f"uses {world.target}/client-secret" in found["provision-unused"]
     with open(world.manifest, "a") as file:
         file.write("      - {objectName: client-secret, secretPath: x, filePermission: 0999}\n")
     found = findings(world)
     assert "objects[1]" in found["manifest-invalid"]
+
+
+def test_a_manifest_over_the_limit_publishes_nothing(world: World, bao: OpenBao) -> None:
+    """`check` and the daemon name file and limit; the file's beginning alone would be valid."""
+    world.configure(provision=[entry(world, bao)])
+    padding = "      #".ljust((4 << 20) - len(AIDBOX_MANIFEST), "x") + "\n"
+    last = "      - {objectName: last, secretPath: secret/data/aidbox/client}\n"
+    with open(world.manifest, "w") as file:
+        file.write(AIDBOX_MANIFEST + padding + last)
+    for command in (["check"], ["run", "--once"], ["run"]):
+        done = world.run(*command, "-c", world.config)
+        assert done.returncode == 2
+        said = f"{world.manifest}: cannot be read: larger than 4 MiB; split it"
+        assert said in done.stdout + done.stderr
+    assert not os.path.exists(world.target)
 
 
 def findings(world: World) -> dict[str, str]:
@@ -383,8 +401,11 @@ def findings(world: World) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"auth": None}, r"provision\[0\].auth: is missing: a manifest for Vault does not say how"),
-        ({"auth": {"method": "managed_identity"}}, r"provision\[0\].auth.method: is not one of"),
+        ({"auth": None}, r"provision\[0\].auth: is missing: a manifest does not say how"),
+        (
+            {"auth": {"method": "managed_identity"}},
+            r"provision\[0\].auth.method: is not a login of Vault",
+        ),
         ({"auth": {"method": "cert"}}, "has no client certificate; set client_cert and client_key"),
         ({"manifest": "/nowhere"}, "/nowhere: cannot be read: No such file or directory"),
     ],
@@ -402,7 +423,8 @@ def test_what_entry_and_manifest_say_only_together_is_checked_at_the_start(
 def test_a_sidecar_does_not_load_the_sdk(world: World) -> None:
     """Without `provision` neither hvac nor requests is imported."""
     script = (
-        "import sys; import syncd.daemon.daemon, syncd.lint.check, syncd.commands.main;"
+        "import sys; import syncd.daemon.daemon, syncd.daemon.engine;"
+        "import syncd.lint.check, syncd.commands.main;"
         "sys.exit(any(m in sys.modules for m in ('hvac', 'requests', 'urllib3', 'azure')))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

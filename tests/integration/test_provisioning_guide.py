@@ -12,7 +12,7 @@ from syncd.config.auth import VaultAuth
 from syncd.config.settings import Provision
 from syncd.core.decode import decode
 from syncd.core.tree import parse_yaml
-from syncd.provision.vault.objects import _KEYS, _PREFIXED
+from syncd.provision.vault.objects import _PREFIXED, _Object
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,8 @@ def test_every_example_of_a_login_is_valid(text: str) -> None:
 
 def test_every_key_is_explained() -> None:
     """Object keys, parameters, and keys of the entry and the logins."""
-    names = [*_KEYS, *(f"vault{name}" for name in _PREFIXED), "roleName", "audience", "objects"]
+    names = [*_Object.__struct_encode_fields__, *(f"vault{name}" for name in _PREFIXED)]
+    names += ["roleName", "audience", "objects"]
     for method in VaultAuth.__args__:
         names += [method.__struct_config__.tag, *method.__struct_fields__]
     azure_only = {"api_version", "verify_challenge_resource"}

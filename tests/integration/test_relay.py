@@ -240,6 +240,9 @@ def test_subscribers_of_a_relay(nats: NatsServer, name: str) -> None:
         ("/syncd/other", "a"),
     ]
     assert (status["watch_mode"], status["attention"], status["sequence"]) == ("nats", [], 2)
+    assert (status["vault_config"], status["vault_config_valid"]) == (None, None)
+    assert status["relay"] == {"subject": f"{name}.>"}
+    assert f"relaying {name}.>" in text.stdout
     assert "/syncd/other a" in text.stdout
     assert text.returncode == 0
     assert (first.event["id"], second.event["source"]) == ("0a0a0a0a-1", "/syncd/other")
@@ -257,7 +260,7 @@ def test_a_relay_without_a_server_says_so(name: str) -> None:
         settings = {"api": {"listen": f"127.0.0.1:{probes}"}, "consumers": [hook(receiver)]}
         with world.relay(*options, **settings) as relay:
             failing = relay.wait_for("relay.failing")
-            assert failing["reason"].endswith(f"127.0.0.1:{server.port}: Connection refused")
+            assert f"127.0.0.1:{server.port}: Connection refused; " in failing["reason"]
             status, body = get(f"http://127.0.0.1:{probes}/readyz")
             assert (status, body["reasons"]) == (503, [failing["reason"]])
             server.start()
@@ -302,16 +305,20 @@ def test_another_relays_consumer_is_not_taken(nats: NatsServer, name: str) -> No
 @pytest.mark.parametrize(
     ("content", "options", "problems"),
     [
-        ({}, [], ["relay: is missing"]),
+        ({}, [], ["relay: is missing; add relay, or give --nats and --subject"]),
         ({"relay": {"urls": []}}, ["--subject", "s"], ["relay.urls: is empty"]),
-        ({"relay": {"urls": []}}, [], ["relay.subject: is missing"]),
+        (
+            {"relay": {"urls": []}},
+            [],
+            ["relay.subject: is missing; add subject, or give --subject", "relay.urls: is empty"],
+        ),
         (
             {},
             ["--nats", "http://h", "--subject", "a b"],
-            ["relay.urls[0]: is no URL", "relay.subject"],
+            ["command line: --nats: is not the URL", "command line: --subject: "],
         ),
         ({"vault_config": "/v"}, ["--nats", "nats://h", "--subject", "s"], ["vault_config"]),
-        ({}, ["--nats", "nats://u:p@h", "--subject", "s"], ["relay.urls[0]: holds credentials"]),
+        ({}, ["--nats", "nats://u:p@h", "--subject", "s"], ["--nats: holds credentials"]),
     ],
 )
 def test_a_configuration_that_cannot_be_used(

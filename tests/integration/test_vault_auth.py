@@ -17,7 +17,7 @@ from support.openbao import ROOT, Clock, OpenBao, contents
 
 from syncd.config.auth import AppRole, CertLogin, JwtLogin, KubernetesLogin, TokenFile
 from syncd.core.errors import RefusedError, TemporaryError
-from syncd.net.requests_session import Trust
+from syncd.net.tls import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -325,13 +325,13 @@ def test_a_token_that_ends_and_cannot_be_renewed_is_warned_about(
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "No such file or directory; make it readable"),
-        (b"", "it is empty"),
-        (b" \n", "it is empty"),
+        (None, "No such file or directory; set token_file"),
+        (b"", "the file is empty"),
+        (b" \n", "the file is empty"),
         (b"two words CANARY", "not one word"),
         (b"CANARY\x00x", "not one word"),
         ("CANARYé".encode(), "not one word"),
-        (b"CANARY" * 20_000, "not one word"),
+        (b"CANARY" * 20_000, "larger than 64 KiB"),
     ],
 )
 def test_a_file_that_holds_no_credential_is_named(
@@ -342,7 +342,7 @@ def test_a_file_that_holds_no_credential_is_named(
     if content is not None:
         file.write_bytes(content)
     provider = openbao.provider(OBJECTS, TokenFile(token_file=str(file)))
-    with pytest.raises(RefusedError, match=f"credential in {file}: .*{says}") as caught:
+    with pytest.raises(RefusedError, match=f"auth.token_file {file}: .*{says}") as caught:
         provider.fetch()
     assert "CANARY" not in str(caught.value)
 

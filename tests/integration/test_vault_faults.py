@@ -27,7 +27,7 @@ from support.waiting import DEADLINE
 from syncd.config.auth import AppRole, AzureLogin
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.net import requests_session as transport
-from syncd.net.requests_session import Trust
+from syncd.net.tls import Trust
 from syncd.provision.vault import http as vault_http
 from syncd.provision.vault.auth import Login
 
@@ -478,12 +478,12 @@ def test_a_write_with_a_duration_and_no_lease_is_kept(openbao: OpenBao, server: 
         ({}, "certificate of https.* is signed by a CA that is not trusted; name its CA by"),
         ({"ca_file": "wrong"}, "is signed by a CA that is not trusted"),
         ({"ca_file": "right", "server_name": "vault.example"}, "is for another host name"),
-        ({"ca_file": "/nowhere"}, "cannot read /nowhere for TLS: No such file"),
-        ({"ca_directory": "/nowhere"}, "cannot read /nowhere for TLS: No such file"),
-        ({"ca_file": "garbage"}, "cannot use .*garbage for TLS: it is not PEM"),
+        ({"ca_file": "/nowhere"}, "cannot read ca_file /nowhere: No such file"),
+        ({"ca_directory": "/nowhere"}, "cannot read ca_directory /nowhere: No such file"),
+        ({"ca_file": "garbage"}, "cannot use ca_file .*garbage: no certificate"),
         (
             {"ca_file": "right", "client_cert": "right", "client_key": "garbage"},
-            "cannot use .* for TLS: it is not PEM, or the key is not",
+            "cannot use client_cert .* with client_key .*garbage: ",
         ),
     ],
 )

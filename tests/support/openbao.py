@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Self
 from support.waiting import DEADLINE, wait_until
 
 from syncd.config.auth import TokenFile, VaultAuth
-from syncd.net.requests_session import Trust
+from syncd.net.tls import Trust
 from syncd.provision.manifest import decode_manifests
 from syncd.provision.vault.objects import VaultClass, decode_vault
 from syncd.provision.vault.provider import VaultProvider

@@ -13,7 +13,7 @@ from support.documents import commands
 from support.machine import step
 
 from syncd.config.settings import Settings
-from syncd.config.validation import contradictions
+from syncd.config.validation import check_section
 from syncd.core.decode import decode
 from syncd.core.tree import parse_yaml
 from syncd.core.vault_config import lint_vault_config
@@ -133,7 +133,7 @@ def check_configuration(objects: list[dict[str, Any]]) -> None:
     maps = [item["data"] for item in objects if item["kind"] == "ConfigMap"]
     data = {name: text for item in maps for name, text in item.items()}
     (tree,) = parse_yaml(data["syncd.yaml"].encode())
-    settings, problems = decode(tree, Settings, contradictions)
+    settings, problems = decode(tree, Settings, check_section)
     assert not problems
     assert settings is not None
     entries, findings = lint_vault_config(data["vault-config.json"].encode(), "vault-config.json")

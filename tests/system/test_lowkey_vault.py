@@ -17,7 +17,7 @@ from integration.test_azure import (
 from support.lowkey import API_VERSION, Lowkey, UnavailableError, fetch
 from unit.provision.azure.test_content import bundle, chain
 
-from syncd.net.requests_session import Trust
+from syncd.net.tls import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

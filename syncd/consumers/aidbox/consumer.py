@@ -22,6 +22,7 @@ from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.event_data import SecretData
 from syncd.net.credentials import CredentialFiles
 from syncd.net.replicas import Replicas
+from syncd.net.tls import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,13 +51,10 @@ def open_session(settings: Aidbox, replicas: Replicas) -> Session:
         CredentialFiles(
             username=settings.client_id,
             password=settings.client_secret_file,
-            ca=settings.ca_file,
-            client_cert=settings.client_cert,
-            client_key=settings.client_key,
             password_option="client_secret_file",  # noqa: S106 - the name of an option
         ),
+        Trust.of(settings) if replicas.has_tls else None,
         use_token=settings.grant_type == "client_credentials",
-        tls=replicas.has_tls,
         timeout=float(settings.timeout),
     )
 

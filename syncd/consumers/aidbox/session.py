@@ -1,8 +1,8 @@
-"""Requests to Aidbox as a Client: HTTP Basic or a token, read again when it is not accepted.
+"""Requests to Aidbox as a Client: HTTP Basic or a token, renewed when it is not accepted.
 
-Aidbox answers 401 to credentials that it does not know and 403 where no AccessPolicy lets the
-Client through. A 401 has the credential file read again and the request made once more at once:
-the Client's own secret may have been rotated a moment ago. A token
+Aidbox answers 401 to credentials that it does not know and 403 where no AccessPolicy permits the
+Client's request. After a 401 the credential file is read again and the request is repeated once, at
+once: the Client's own secret may have been rotated a moment ago. A token
 (`POST /auth/token`, https://www.health-samurai.io/docs/aidbox/tutorials/security-access-control-tutorials/client-credentials-grant)
 is a session in Aidbox's database, so one serves all replicas; it is kept until it expires, or for a
 Client without `access_token_expiration`, until it is not accepted.
@@ -22,15 +22,16 @@ import msgspec
 from syncd import __version__
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.net.credentials import CredentialFiles, Keyring
-from syncd.net.http import TRY_AGAIN, Connection, parse_retry_after
+from syncd.net.http import TRY_AGAIN, Connection
+from syncd.net.reasons import parse_retry_after
+from syncd.net.tls import RotatingContext, Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import httpx2
-
     from syncd.net.credentials import Credentials
     from syncd.net.http import Answer
+    from syncd.net.lean_httpx2 import Request
     from syncd.net.replicas import Replica
 
 UNAUTHORIZED: Final = 401
@@ -38,8 +39,8 @@ FORBIDDEN: Final = 403
 NOT_FOUND: Final = 404
 
 STALE: Final = 300.0
-"""Seconds after a change of the credential file for which a 401 is taken for a cache of Aidbox's:
-its time to live is short, but how short is not published."""
+"""Seconds after a change of the credential file for which a 401 is ascribed to Aidbox's cache: its
+time to live is short, but how short is not published."""
 
 _PARALLEL: Final = 16
 _TOKEN_SIZE: Final = 64 << 10
@@ -54,30 +55,33 @@ class _Token(msgspec.Struct):
 
 
 class Session:
-    """One Client's way to Aidbox.
+    """Requests to Aidbox as one Client.
 
     Args:
         client_id: Id of the Client.
-        files: Its secret, and certificates.
+        files: Its secret.
+        trust: The TLS configuration; None where no replica is reached over TLS.
         use_token: Ask for a token instead of sending the secret with each request.
-        tls: Whether any replica is asked over TLS.
         timeout: Seconds that a request may take.
-        clock: Seconds that only grow.
+        clock: Monotonic, seconds.
     """
 
     def __init__(
         self,
         client_id: str,
         files: CredentialFiles,
+        trust: Trust | None = None,
         *,
         use_token: bool,
-        tls: bool,
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client_id = client_id
         self._secret_file = files.password
-        self._connection = Connection(Keyring(files, tls=tls), timeout=timeout, parallel=_PARALLEL)
+        tls = None if trust is None else RotatingContext(trust)
+        self._connection = Connection(
+            Keyring(files), tls, timeout=timeout, url_option="urls", parallel=_PARALLEL
+        )
         self._use_token = use_token
         self._clock = clock
         self._token: str | None = None
@@ -106,7 +110,7 @@ class Session:
 
         Args:
             failed: How an error's message begins, such as `cannot read Client`.
-            replica: Who is asked.
+            replica: Where to send it.
             method: Of HTTP.
             target: Path and query.
             headers: More headers.
@@ -117,8 +121,8 @@ class Session:
             The answer, a 2xx.
 
         Raises:
-            TemporaryError: There was no answer, one that may be another one later, or the
-                credential file is missing.
+            TemporaryError: There was no answer, a later one may differ, or the credential file is
+                missing.
             RefusedError: Any other answer.
         """
         failed = f"{failed} at {replica}"
@@ -126,7 +130,7 @@ class Session:
         for reread in (False, True):
             token = await self._current_token(failed, replica, reread=reread)
 
-            def make(credentials: Credentials, token: str | None = token) -> httpx2.Request:
+            def make(credentials: Credentials, token: str | None = token) -> Request:
                 authorization = credentials.authorization if token is None else f"Bearer {token}"
                 sent = {**_ABOUT, **(headers or {}), "authorization": authorization or ""}
                 extensions = self._connection.extensions
@@ -146,7 +150,7 @@ class Session:
         pair = client_id.encode() + b":" + value
         authorization = "Basic " + base64.b64encode(pair).decode()
 
-        def make(_: Credentials) -> httpx2.Request:
+        def make(_: Credentials) -> Request:
             headers = {**_ABOUT, "authorization": authorization}
             extensions = self._connection.extensions
             return replica.request("GET", "/fhir/Patient?_count=0", headers, None, extensions)
@@ -164,7 +168,7 @@ class Session:
             return self._token
 
     async def _ask_for_token(self, failed: str, replica: Replica, *, reread: bool) -> str:
-        def make(credentials: Credentials) -> httpx2.Request:
+        def make(credentials: Credentials) -> Request:
             headers = {**_ABOUT, **_FORM, "authorization": credentials.authorization or ""}
             content = b"grant_type=client_credentials"
             extensions = self._connection.extensions
@@ -183,48 +187,51 @@ class Session:
             token = msgspec.json.decode(answer.body, type=_Token)
         except msgspec.DecodeError:
             raise RefusedError(
-                f"{failed}: its token cannot be read; use grant_type: basic"
+                f"{failed}: the answer holds no token", "set grant_type: basic"
             ) from None
         lifetime = float("inf") if token.expires_in is None else token.expires_in * _EARLY
         self._expires = started + lifetime
         return token.access_token
 
     async def _require_success(self, failed: str, answer: Answer) -> None:
-        """Raises what an answer means to whoever needs a 2xx."""
+        """Raises the error for an answer that is not a 2xx."""
         status = answer.status
         if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
             return
-        failed = f"{failed}: it answered {status}"
+        problem = f"{failed}: it answered {status}"
         if status in TRY_AGAIN or status >= 500:  # noqa: PLR2004 - RFC 9110, section 15.6
             retry_after = parse_retry_after(answer.retry_after, time.time())
-            raise TemporaryError(failed, retry_after=retry_after)
+            raise TemporaryError(problem, retry_after=retry_after)
         client = f"Client/{self._client_id}"
         if status == UNAUTHORIZED:
             age = await anyio.to_thread.run_sync(_age, self._secret_file)
             if age < STALE:
                 raise TemporaryError(
-                    f"{failed}; it may still have the old secret of {client} in its cache: "
-                    f"{self._secret_file} changed {age:.0f} s ago"
+                    f"{problem}, and may still have the old secret of {client} in its cache "
+                    f"({self._secret_file} changed {age:.0f} s ago)",
+                    "wait for Aidbox's cache to expire",
                 )
-            hint = f"put the secret of {client} into {self._secret_file}, and allow its grant type"
+            remedy = (
+                f"write the secret of {client} into {self._secret_file}, and allow its grant type"
+            )
         elif status == FORBIDDEN:
-            hint = f"give {client} an AccessPolicy for it, as docs/aidbox.md shows"
+            remedy = f"give {client} an AccessPolicy for this request, as docs/aidbox.md shows"
         elif status == NOT_FOUND:
-            hint = "mend urls: this is no Aidbox, or one that does not know this"
+            remedy = "correct urls: this is not an Aidbox, or one that lacks this operation"
         else:
-            hint = "see its log for the reason, and mend urls or Aidbox"
-        raise RejectedError(f"{failed}; {hint}", status)
+            remedy = "see Aidbox's log, and correct urls or Aidbox"
+        raise RejectedError(problem, remedy, status=status)
 
 
 class RejectedError(RefusedError):
-    """Aidbox said no.
+    """Aidbox answered that it does not accept a request.
 
     Attributes:
-        status: How it said it.
+        status: HTTP status of the answer.
     """
 
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
+    def __init__(self, problem: str, remedy: str, *, status: int) -> None:
+        super().__init__(problem, remedy)
         self.status = status
 
 

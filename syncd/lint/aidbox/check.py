@@ -12,7 +12,7 @@ import msgspec
 from syncd.config.settings import Aidbox
 from syncd.core.errors import ConfigurationError, SyncdError
 from syncd.core.findings import finding
-from syncd.lint.aidbox.reading import read_live
+from syncd.lint.aidbox.reading import read_live, unreadable
 from syncd.lint.aidbox.rotations import rotations
 from syncd.lint.aidbox.rules import check_live
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Which Aidbox to read, as the command line says it.
+    """The Aidbox to read, as given on the command line.
 
     Attributes:
-        urls: Of its replicas; resources are read from the first.
-        client_id: Of the Client to read as; None for that of the configuration's consumer.
+        urls: One per replica; resources are read from the first.
+        client_id: The Client to read as; None for that of the configuration's consumer.
         client_secret_file: Holds its secret; None as for `client_id`.
         ca_file: Certificates to trust instead of the system's; None for the consumer's.
     """
@@ -42,22 +42,21 @@ class Target:
 
 
 def lint_aidbox(settings: Settings, entries: Mapping[str, Entry], target: Target) -> list[Finding]:
-    """Everything that is wrong between Aidbox, vault config and files. Blocks.
+    """Every finding about Aidbox, vault config and files together. Blocks.
 
     Args:
         settings: The configuration.
-        entries: Those of the vault config.
-        target: Which Aidbox.
+        entries: Those of the vault config, by name.
+        target: The Aidbox.
 
     Raises:
-        ConfigurationError: There are no credentials to read as.
+        ConfigurationError: There are no credentials to read Aidbox with.
     """
     aidbox = _as_consumer(settings, target)
     try:
         live, findings = anyio.run(read_live, aidbox)
     except SyncdError as error:
-        message, _, hint = str(error).partition("; ")
-        return [finding("aidbox-unreadable", target.urls[0], "", message, hint)]
+        return [unreadable(target.urls[0], error)]
     try:
         changed = os.stat(settings.vault_config).st_mtime
     except OSError:
@@ -82,7 +81,7 @@ def _as_consumer(settings: Settings, target: Target) -> Aidbox:
         )
     if target.client_id is None or secret_file is None:
         missing = "client-id" if target.client_id is None else "client-secret-file"
-        message = "does not say which Client to read Aidbox as"
+        message = "names no Client to read Aidbox as"
         hint = f"give --{missing}, or configure a consumer of kind aidbox"
         raise ConfigurationError([finding("config-invalid", "command line", "", message, hint)])
     return Aidbox(

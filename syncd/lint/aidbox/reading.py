@@ -1,9 +1,8 @@
 """Reading a live Aidbox: pages of resources, `$status` of destinations, `/health` of replicas.
 
 There is no search parameter for a secret reference, and whether `_elements` keeps the sibling of a
-primitive is not documented; so whole resources are read. The link to the next page is followed to
-the same server, whatever host it names: a page may be wrong about that, and credentials go nowhere
-else.
+primitive is not documented; so whole resources are read. Of the link to the next page only path and
+query are used: behind a proxy it can name another host, and credentials must not go there.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from syncd.net.replicas import Replica
 
 PAGE: Final = 100
-"""Resources that are asked for at once."""
+"""Resources in one page."""
 
 _PAGE_SIZE: Final = 32 << 20
 _MOST_PAGES: Final = 10_000
@@ -85,10 +84,10 @@ async def read_live(settings: Aidbox) -> tuple[Live, list[Finding]]:
     """Reads what the rules need.
 
     Args:
-        settings: Whom to ask, and as whom; resources are read from the first replica.
+        settings: Replicas and credentials; resources are read from the first replica.
 
     Returns:
-        What was read, and what could not be.
+        What was read, and a finding for each part that could not be.
     """
     replicas = await open_replicas(settings).current()
     session = open_session(settings, open_replicas(settings))
@@ -97,6 +96,17 @@ async def read_live(settings: Aidbox) -> tuple[Live, list[Finding]]:
         return await reader.read(), reader.findings
     finally:
         await session.aclose()
+
+
+def unreadable(source: str, error: SyncdError) -> Finding:
+    """The finding that something of Aidbox cannot be read.
+
+    Args:
+        source: Its URL.
+        error: Why.
+    """
+    hint = error.remedy or "start Aidbox, or correct the URL"
+    return finding("aidbox-unreadable", source, "", error.problem, hint)
 
 
 class _Reader:
@@ -123,12 +133,9 @@ class _Reader:
         return Live(url, resources, unread, destinations, started)
 
     def _report(self, source: str, error: SyncdError) -> None:
-        message, _, hint = str(error).partition("; ")
-        hint = hint or "start Aidbox, or mend the URL"
-        self.findings.append(finding("aidbox-unreadable", source, "", message, hint))
+        self.findings.append(unreadable(source, error))
 
     async def _started(self) -> dict[str, float]:
-        """When each replica started."""
         found: dict[str, float] = {}
         for replica in self._replicas:
             try:
@@ -140,7 +147,7 @@ class _Reader:
         return found
 
     async def _all(self, type_: str) -> tuple[Resource, ...]:
-        """All resources of a type; none where Aidbox does not know the type."""
+        """All resources of a type; none where this Aidbox has no such type."""
         target: str | None = f"/fhir/{type_}?_count={PAGE}"
         seen: set[str] = set()
         found: dict[object, Resource] = {}
@@ -167,7 +174,7 @@ class _Reader:
         return f"{path}?{parts.query}" if parts.query else path
 
     async def _destinations(self, resources: Sequence[Resource]) -> dict[str, Destination]:
-        """The state of those that refer to secrets."""
+        """The state of each destination that refers to a secret, by id."""
         found: dict[str, Destination] = {}
         limiter = anyio.CapacityLimiter(_PARALLEL)
 
@@ -195,7 +202,8 @@ class _Reader:
             return msgspec.json.decode(answer.body, type=type_)
         except msgspec.DecodeError:
             raise RefusedError(
-                f"{failed} at {replica}: its answer is not what Aidbox documents; mend the URL"
+                f"{failed} at {replica}: the response is not what Aidbox documents",
+                "correct the URL",
             ) from None
 
 

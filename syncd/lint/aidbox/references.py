@@ -2,7 +2,7 @@
 
 A resource refers to a secret in an extension of the primitive that would hold it (release 2602,
 "External Secrets"), and where that primitive stands depends on the resource type; so every branch
-of a resource is walked. What a field holds is never kept: it is looked at, and its place is told.
+of a resource is walked. The value of a field is never kept, only its place.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Steps = tuple[str | int, ...]
 
 _FIELDS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "Client": (("secret",),),
-    # `client.certificate` can be a reference too, but a certificate is no secret
+    # `client.certificate` can be a reference too, but a certificate is not a secret
     "IdentityProvider": (("client", "secret"), ("client", "private-key")),
     "TokenIntrospector": (
         ("jwt", "secret"),
@@ -52,7 +52,7 @@ class Reference:
     Attributes:
         name: Of the secret.
         resource: Type and id of the resource that refers to it.
-        where: The way to the name.
+        where: The path to the name inside the resource.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Reference:
 
 
 def references_in(resource: Mapping[str, object], of: Scope) -> Iterator[Reference]:
-    """Every reference in a resource, wherever it stands.
+    """Every reference in a resource, at any depth.
 
     Args:
         resource: As Aidbox returns it.
@@ -84,9 +84,9 @@ def _walk(tree: object, at: Steps) -> Iterator[tuple[str, Steps]]:
 
 
 def stored_secrets(resource: Mapping[str, object], type_: str) -> Iterator[Steps]:
-    """Where a resource holds a secret itself, in a field that could be a reference.
+    """The places where a resource holds a secret itself, in a field that could be a reference.
 
-    A header of a destination counts if its name says that it is confidential: `User-Agent` is not.
+    A header of a destination counts if its name is one of a credential: `User-Agent` is not.
     """
     for path in _FIELDS.get(type_, ()):
         yield from _values(resource, path, ())
@@ -103,7 +103,7 @@ def stored_secrets(resource: Mapping[str, object], type_: str) -> Iterator[Steps
 
 
 def _values(tree: object, path: tuple[str, ...], at: Steps) -> Iterator[Steps]:
-    """The ways to what a path leads to, through every element of the lists on it."""
+    """The places that a path leads to, through every element of the lists on it."""
     if isinstance(tree, list):
         for index, item in enumerate(tree):
             yield from _values(item, path, (*at, index))

@@ -1,4 +1,4 @@
-"""The linter's rules: what is wrong with resources, vault config and running Aidbox together."""
+"""The linter's rules about resources, vault config and a running Aidbox."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ Resource = Mapping[str, object]
 
 _CLOCK_ERROR: Final = 2.0
 _NAME: Final = 128
-_NO_DESTINATION: Final = "DELETE it and POST it again (a PUT is answered by 405), or restart Aidbox"
+_RECREATE: Final = "DELETE it and POST it again (a PUT returns 405), or restart Aidbox"
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """What Aidbox says of a running AidboxTopicDestination (`$status`).
+    """The `$status` of a running AidboxTopicDestination.
 
     Attributes:
-        started: When its sender started, seconds since the epoch, or None if it is not said.
-        queued: Messages that have yet to be delivered, or None if it is not said.
+        started: When its sender started, seconds since the epoch, or None if not reported.
+        queued: Messages that are not delivered yet, or None if not reported.
     """
 
     started: float | None
@@ -51,7 +51,7 @@ class Live:
         url: Its base URL.
         resources: By type.
         unread: Types whose resources could not be read.
-        destinations: The state of those that refer to secrets, by id.
+        destinations: The status of each destination that refers to a secret, by id.
         started: When each replica started, seconds since the epoch, by URL.
     """
 
@@ -68,7 +68,7 @@ class Live:
                 yield Scope(type_, str(resource.get("id", ""))), resource
 
     def place(self, of: Scope) -> str:
-        """Where a resource is."""
+        """URL of a resource."""
         return f"{self.url}/fhir/{of.resource_type}/{of.id}"
 
 
@@ -80,14 +80,14 @@ def check_live(
     vault_config_changed: float | None,
     rotated: Mapping[str, float],
 ) -> list[Finding]:
-    """Everything that is wrong.
+    """Applies every rule.
 
     Args:
         live: What was read of Aidbox.
-        entries: Those of the vault config, by name.
-        vault_config: Its path.
+        entries: The vault config's, by name.
+        vault_config: Path of the vault config.
         vault_config_changed: When it last changed, seconds since the epoch, or None.
-        rotated: When a secret's content last changed, as far as it is known, by name.
+        rotated: When each secret's content last changed, where that is known, by name.
     """
     found = [reference for of, resource in live.each() for reference in references_in(resource, of)]
     return [
@@ -104,27 +104,26 @@ def _names(live: Live, found: list[Reference], entries: Mapping[str, Entry]) -> 
         place, where = live.place(reference.resource), json_path(*reference.where)
         entry, name = entries.get(reference.name), _quoted(reference.name)
         if entry is None:
-            message = f"refers to {name}, which the vault config does not name"
-            hint = (
-                f"add it there and restart Aidbox, or mend the name; {_closest(reference, entries)}"
-            )
+            message = f"refers to {name}, which is not in the vault config"
+            closest = _closest(reference, entries)
+            hint = f"add it there and restart Aidbox, or correct the name; {closest}"
             yield finding("reference-unknown", place, where, message, hint)
         elif entry.scopes and not any(s.covers(reference.resource) for s in entry.scopes):
             allowed = ", ".join(map(str, entry.scopes))
             message = f"refers to {name}, which is for {allowed} only"
-            hint = f"add an entry of another name with the scope {reference.resource}"
+            hint = f"add an entry with another name and the scope {reference.resource}"
             yield finding("reference-out-of-scope", place, where, message, hint)
 
 
 def _quoted(name: str) -> str:
-    """A name from Aidbox, unless it is something else that was put in the place of one."""
+    """A name from Aidbox, unless it may be a value that was written in place of a name."""
     return f"the secret {name}" if name.isprintable() and len(name) <= _NAME else "a secret"
 
 
 def _closest(reference: Reference, entries: Mapping[str, Entry]) -> str:
     fitting = [n for n, e in entries.items() if any(s.covers(reference.resource) for s in e.scopes)]
     if not fitting:
-        return f"it has no entry for {reference.resource}"
+        return f"the vault config has no entry for {reference.resource}"
     return did_you_mean(reference.name, fitting)
 
 
@@ -135,9 +134,9 @@ def _unreferenced(
     for name, entry in entries.items():
         types = {scope.resource_type for scope in entry.scopes}
         if name in used or not types or types & live.unread or not types <= set(live.resources):
-            continue  # who refers to it was not looked at
-        message = "is referred to by no resource of Aidbox"
-        hint = "refer to it, or remove the entry and the file"
+            continue  # not all resources that could refer to it were read
+        message = "is not used by any resource of Aidbox"
+        hint = "refer to it from a resource, or remove the entry and the file"
         yield finding("entry-unreferenced", vault_config, json_path("secret", name), message, hint)
 
 
@@ -151,11 +150,11 @@ def _stale_destinations(
         if state is None or state.started is None or rotated[reference.name] <= state.started:
             continue
         message = (
-            f"started at {_time(state.started)} and keeps the secret {reference.name} as it was "
-            f"then; it was rotated at {_time(rotated[reference.name])}"
+            f"has used the secret {reference.name} as it was at its start at "
+            f"{_time(state.started)}, before the rotation at {_time(rotated[reference.name])}"
         )
         queued = "unknown" if state.queued is None else state.queued
-        hint = f"{_NO_DESTINATION}; messagesQueued is {queued}, and those can be lost"
+        hint = f"{_RECREATE}; messagesQueued is {queued}, and those messages can be lost"
         place, where = live.place(reference.resource), json_path(*reference.where)
         yield finding("destination-stale", place, where, message, hint)
 
@@ -164,7 +163,7 @@ def _stored(live: Live) -> Iterator[Finding]:
     for of, resource in live.each():
         for where in stored_secrets(resource, of.resource_type):
             message = "holds a secret in Aidbox's database"
-            hint = "put it into a file, name that in the vault config, and refer to it"
+            hint = "write it to a file, add an entry to the vault config, and refer to that"
             place = live.place(of)
             yield finding("secret-stored", place, json_path(*where), message, hint)
 
@@ -173,10 +172,11 @@ def _restart(live: Live, vault_config: str, changed: float | None) -> Iterator[F
     for url, started in live.started.items():
         if changed is not None and started < changed - _CLOCK_ERROR:
             message = (
-                f"has been running since {_time(started)} with the vault config as it was then; "
-                f"{vault_config} changed at {_time(changed)}"
+                f"has been running since {_time(started)}, but {vault_config} changed at "
+                f"{_time(changed)}"
             )
-            yield finding("aidbox-restart-needed", url, "", message, "restart it: it loads it once")
+            hint = "restart Aidbox: it loads the vault config only when it starts"
+            yield finding("aidbox-restart-needed", url, "", message, hint)
 
 
 def _time(seconds: float) -> str:

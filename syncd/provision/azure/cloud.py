@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from syncd.core.errors import RefusedError
+from syncd.system.files import read_file
 
 _LARGEST: Final = 1 << 20
 
@@ -66,12 +67,14 @@ def find_cloud(name: str, environment_file: str | None) -> Cloud:
     """
     if environment_file is None:
         return _CLOUDS[name]
-    problem = "does not name activeDirectoryEndpoint (https) and keyVaultDNSSuffix"
     try:
-        with open(environment_file, "rb") as file:
-            written = msgspec.json.decode(file.read(_LARGEST), type=_Environment)
+        text, _ = read_file(environment_file, _LARGEST)
+        written = msgspec.json.decode(text, type=_Environment)
     except OSError as error:
-        problem = f"cannot be read: {error.strerror}"
+        raise RefusedError(
+            f"cannot read {environment_file}: {error.strerror}",
+            "set cloudEnvFileName to a file that syncd's user may read",
+        ) from None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         pass
     else:
@@ -80,5 +83,7 @@ def find_cloud(name: str, environment_file: str | None) -> Cloud:
         if urlsplit(authority).scheme == "https" and urlsplit(authority).hostname and suffix:
             return Cloud(suffix, authority)
     raise RefusedError(
-        f"cannot use {environment_file}: it {problem}; mend the file that cloudEnvFileName names"
-    ) from None
+        f"cannot use {environment_file}: it is not JSON with activeDirectoryEndpoint (https://…)"
+        " and keyVaultDNSSuffix",
+        "correct the file, or set cloudEnvFileName to the right one",
+    )

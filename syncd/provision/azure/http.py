@@ -19,13 +19,18 @@ from azure.core.exceptions import AzureError
 from azure.core.pipeline.transport import RequestsTransport
 
 from syncd.core.errors import RefusedError, TemporaryError
-from syncd.net.reasons import gone, unavailable
-from syncd.net.requests_session import Sockets, TooLongError, new_session
+from syncd.net.requests_session import (
+    RotatingSession,
+    Sockets,
+    TooLongError,
+    interrupted,
+    unavailable,
+)
 
 if TYPE_CHECKING:
     import requests
 
-    from syncd.net.requests_session import Trust
+    from syncd.net.tls import Trust
 
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 15.0
@@ -80,25 +85,24 @@ class Transport(RequestsTransport):
         super().__init__(use_env_settings=False)
         self.session: requests.Session | None = None
         self._address = address
-        self._trust = trust
+        self._sessions = RotatingSession(address, trust, interruption.sockets)
         self._interruption = interruption
         self.status = 0
         """The status of the last answer, for errors of the SDK that do not say."""
-        self._loaded: object = None
 
     def open(self) -> None:
-        """Sees to it that the session has the TLS configuration of the files as they are now.
+        """Uses the TLS configuration of the files as they are now.
 
         Raises:
             RefusedError: One of them cannot be used.
         """
-        state = self._trust.fingerprint()
-        if self.session is None or state != self._loaded:
-            session = new_session(self._address, self._trust, self._interruption.sockets)
-            if self.session is not None:
-                self.session.close()
-            self.session, self._loaded = session, state
+        self.session = self._sessions.current()
         super().open()
+
+    def close(self) -> None:
+        """Closes its connections."""
+        super().close()
+        self._sessions.close()
 
     def send(self, request: Any, **options: Any) -> Any:  # noqa: ANN401 - azure-core's overloads
         """Sends a request and reads the whole answer.
@@ -109,7 +113,7 @@ class Transport(RequestsTransport):
         """
         interruption = self._interruption
         if interruption.requested:
-            raise gone(interruption.what, self._address)
+            raise interrupted(interruption.what, self._address)
         limit = threading.Timer(REQUEST_LIMIT, interruption.sockets.shut)
         limit.daemon = True
         limit.start()
@@ -118,11 +122,11 @@ class Transport(RequestsTransport):
         try:
             response = super().send(request, **options)
         except TooLongError as error:
-            said = f"cannot {interruption.what}: {self._address} {error}"
-            raise RefusedError(f"{said}; check that it is a Key Vault") from None
+            problem = f"cannot {interruption.what}: {self._address} {error}"
+            raise RefusedError(problem, "check that it is a Key Vault") from None
         except AzureError:
             if interruption.requested:
-                raise gone(interruption.what, self._address) from None
+                raise interrupted(interruption.what, self._address) from None
             if time.monotonic() - started >= REQUEST_LIMIT:
                 said = f"did not finish within {REQUEST_LIMIT:.0f} s"
                 raise unavailable(interruption.what, self._address, said) from None
@@ -140,10 +144,10 @@ class Transport(RequestsTransport):
         """
         what = self._interruption.what
         if duration > LONGEST_PAUSE:
-            message = f"cannot {what}: {self._address} asks for fewer requests; raise the interval"
-            raise TemporaryError(message, retry_after=duration)
+            problem = f"cannot {what}: {self._address} asks for fewer requests"
+            raise TemporaryError(problem, "raise the interval", retry_after=duration)
         if self._interruption.wait(duration):
-            raise gone(what, self._address)
+            raise interrupted(what, self._address)
 
 
 def pipeline_options(transport: Transport) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from azure.core.exceptions import AzureError
 
 from syncd.config.auth import ClientCertificate, ClientSecret, ManagedIdentity, WorkloadIdentity
 from syncd.core.errors import RefusedError, TemporaryError
-from syncd.net.reasons import explain, unavailable
+from syncd.net.requests_session import explain, unavailable
 from syncd.provision.azure.http import pipeline_options
-from syncd.provision.credential_file import LONGEST, read_credential
+from syncd.provision.credential_file import read_bytes, read_credential
 from syncd.provision.imds import identity_token, imds_address
 
 if TYPE_CHECKING:
@@ -133,17 +133,12 @@ class ServicePrincipal:
     def _judge(self, error: AzureError, what: str) -> TemporaryError | RefusedError:
         status = self._transport.status
         if not status:
-            return explain(
-                error,
-                what=what,
-                server=self._authority,
-                trust_remedy="name its CA by ca_file",
-                address_remedy="mend cloudName",
-            )
+            return explain(error, what=what, server=self._authority, address="cloudName")
         if status == 429 or status >= 500:  # noqa: PLR2004 - RFC 6585, RFC 9110
             return unavailable(what, self._authority, f"is not able to answer now ({status})")
         if status >= 400:  # noqa: PLR2004 - RFC 9110, section 15.5
-            remedy = f"check tenantID, client_id and {self._file}"
+            option, path = self._file
+            remedy = f"check tenantID, client_id and auth.{option} {path}"
             return RefusedError(f"cannot {what}: refused ({status}); {remedy}")
         said = "the answer is not Microsoft Entra ID's; check tenantID and cloudName"
         return TemporaryError(f"cannot {what}: {said}")
@@ -163,13 +158,14 @@ class ServicePrincipal:
         self._transport.close()
 
     @property
-    def _file(self) -> str:
+    def _file(self) -> tuple[str, str]:
+        """The key of `auth` that names the credential's file, and the file."""
         auth = self._auth
         if isinstance(auth, ClientSecret):
-            return auth.client_secret_file
-        return (
-            auth.token_file if isinstance(auth, WorkloadIdentity) else auth.client_certificate_file
-        )
+            return "client_secret_file", auth.client_secret_file
+        if isinstance(auth, WorkloadIdentity):
+            return "token_file", auth.token_file
+        return "client_certificate_file", auth.client_certificate_file
 
     def _current(self) -> SupportsTokenInfo:
         """The credential that fits what the file holds now."""
@@ -181,16 +177,10 @@ class ServicePrincipal:
         return self._credential
 
     def _content(self) -> bytes:
-        if not isinstance(self._auth, ClientCertificate):
-            return read_credential(self._file).encode()
-        try:
-            with open(self._file, "rb") as file:
-                return file.read(LONGEST)
-        except OSError as error:
-            raise RefusedError(
-                f"cannot read the credential in {self._file}: {error.strerror};"
-                " make it readable for this user"
-            ) from None
+        option, path = self._file
+        if isinstance(self._auth, ClientCertificate):
+            return read_bytes(option, path)
+        return read_credential(option, path).encode()
 
     def _make(self, content: bytes) -> SupportsTokenInfo:
         from azure.identity import (  # noqa: PLC0415 - 20 MiB
@@ -212,9 +202,11 @@ class ServicePrincipal:
         try:
             return CertificateCredential(tenant, client_id, certificate_data=content, **options)
         except (TypeError, ValueError):
+            option, path = self._file
             raise RefusedError(
-                f"cannot use {self._file}: it is not an RSA key with its certificate, PEM or"
-                " PKCS#12 without a password; write that there"
+                f"cannot use auth.{option} {path}: it is not an RSA key with its certificate, as"
+                " PEM or as PKCS#12 without a password",
+                "write both into it",
             ) from None
 
 

@@ -2,7 +2,8 @@
 
 Source: Azure/secrets-store-csi-driver-provider-azure 1.8, `pkg/provider`. Where syncd is stricter:
 names are checked against Key Vault's rule, an invalid permission is an error (upstream: mode 0),
-what would fail at the first mount fails now, and what only a cluster has is refused with a reason.
+what would fail at the first mount is an error at the start, and what works in a cluster only is
+refused.
 """
 
 from __future__ import annotations
@@ -15,8 +16,15 @@ import msgspec
 
 from syncd.core.decode import Text, decode
 from syncd.core.payload import DEFAULT_MODE, ENCODINGS
-from syncd.core.tree import Node, Scalar, TreeError, parse_yaml
-from syncd.provision.manifest import Path, check_paths, go_bool, octal_permission, without_unknown
+from syncd.core.tree import Node, Scalar
+from syncd.provision.manifest import (
+    Path,
+    check_paths,
+    go_bool,
+    octal_permission,
+    parse_block,
+    without_unknown,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +39,8 @@ DEFAULT_CLOUD: Final = "AzurePublicCloud"
 CUSTOM_CLOUD: Final = "AzureStackCloud"
 LONGEST_HISTORY: Final = 1000
 
-_OBJECTS: Path = ("spec", "parameters", "objects")
+_PARAMETERS_PATH: Path = ("spec", "parameters")
+_OBJECTS: Path = (*_PARAMETERS_PATH, "objects")
 _PARAMETERS: Final = (
     "keyvaultName",
     "tenantID",
@@ -45,19 +54,9 @@ _PARAMETERS: Final = (
     "useAzureTokenProxy",
     "objects",
 )
-_KEYS: Final = (
-    "objectName",
-    "objectAlias",
-    "objectType",
-    "objectVersion",
-    "objectVersionHistory",
-    "objectFormat",
-    "objectEncoding",
-    "filePermission",
-)
 _CLUSTER_ONLY: Final = {
-    "usePodIdentity": "is for pods in a cluster; use useVMManagedIdentity",
-    "useAzureTokenProxy": "is a proxy of AKS; use useVMManagedIdentity or auth",
+    "usePodIdentity": 'set useVMManagedIdentity: "true" instead',
+    "useAzureTokenProxy": 'set useVMManagedIdentity: "true" instead, or auth in the configuration',
 }
 _CLOUDS: Final = (
     DEFAULT_CLOUD,
@@ -70,7 +69,7 @@ _CLOUDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class AzureObject:
-    """One object of a vault, and the file or files that are made of it.
+    """One object of a vault, and the file or files that it is written to.
 
     Attributes:
         path: The file, relative to the target; a directory where `history` asks for several.
@@ -78,7 +77,7 @@ class AzureObject:
         kind: `secret`, `key` (its public part) or `cert` (without its key).
         version: Which version; empty for the newest.
         history: How many versions, from `version` back; 0 for one file.
-        pfx: Whether a PKCS#12 stays one (`objectFormat: pfx`), else it becomes PEM.
+        pfx: Whether a PKCS#12 is written as it is (`objectFormat: pfx`) instead of as PEM.
         encoding: How a secret's value is decoded: one of `syncd.core.payload.ENCODINGS`.
         mode: Permission bits of the file.
     """
@@ -94,7 +93,7 @@ class AzureObject:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files that it makes; with a history, as many as there may be."""
+        """The files that are written; with a history, as many as there can be."""
         if not self.history:
             return (self.path,)
         return tuple(f"{self.path}/{index}" for index in range(self.history))
@@ -109,7 +108,7 @@ class AzureClass:
         cloud: `cloudName`, in its usual spelling.
         environment_file: `cloudEnvFileName`, which describes a custom cloud, or None.
         tenant: `tenantID`, or empty.
-        managed_identity: Whether the machine's identity is to be used.
+        managed_identity: Whether to log in by the machine's identity (`useVMManagedIdentity`).
         assigned_identity: Client id of the user-assigned one; empty for the system-assigned one.
         client_id: `clientID` of a workload identity, or empty.
         objects: What to fetch, in order.
@@ -126,7 +125,7 @@ class AzureClass:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files that it makes, relative to the target."""
+        """The files that are written, relative to the target."""
         return tuple(path for item in self.objects for path in item.paths)
 
 
@@ -145,34 +144,32 @@ def decode_azure(manifest: Manifest) -> tuple[AzureClass | None, list[Finding]]:
     """Decodes the parameters of a manifest for Azure Key Vault.
 
     Returns:
-        The class, or None when an error was found; and every finding, warnings among them.
+        The class, or None where there is an error, and all findings.
     """
     report, parameters = manifest.report(), manifest.parameters
-    for key in parameters:
-        if key not in _PARAMETERS:
-            report.unknown((*_OBJECTS[:2], key), _PARAMETERS)
+    report.unknown(_PARAMETERS_PATH, parameters, _PARAMETERS)
     flags = {
-        key: go_bool(parameters.get(key, ""), (*_OBJECTS[:2], key), report)
+        key: go_bool(parameters.get(key, ""), (*_PARAMETERS_PATH, key), report)
         for key in ("useVMManagedIdentity", *_CLUSTER_ONLY)
     }
-    for key, reason in _CLUSTER_ONLY.items():
+    for key, hint in _CLUSTER_ONLY.items():
         if flags[key]:
-            report.error((*_OBJECTS[:2], key), "does not work outside of a cluster", reason)
+            report.error((*_PARAMETERS_PATH, key), "works in a cluster only", hint)
     vault = parameters.get("keyvaultName", "")
     if not re.fullmatch("[-A-Za-z0-9]{3,24}", vault):
         message = "is not the name of a Key Vault" if vault else "is missing"
         hint = "write its name alone: 3 to 24 letters, digits and -"
-        report.error((*_OBJECTS[:2], "keyvaultName"), message, hint)
+        report.error((*_PARAMETERS_PATH, "keyvaultName"), message, hint)
     cloud = _cloud(parameters.get("cloudName", ""), report)
     file = parameters.get("cloudEnvFileName", "")
     if cloud == CUSTOM_CLOUD and not file.startswith("/"):
         message = "is missing" if not file else "is not an absolute path"
-        hint = f"{CUSTOM_CLOUD} needs the file that describes the cloud"
-        report.error((*_OBJECTS[:2], "cloudEnvFileName"), message, hint)
-    objects = _objects(parameters.get("objects", ""), report)
+        hint = "set it to the JSON file that describes the cloud"
+        report.error((*_PARAMETERS_PATH, "cloudEnvFileName"), message, hint)
+    objects = _objects(parameters.get("objects"), report)
     managed = flags["useVMManagedIdentity"]
     _check_identity(parameters, report, managed=managed)
-    if report.failed:
+    if report.errors:
         return None, report.findings
     azure_class = AzureClass(
         vault=vault,
@@ -190,49 +187,48 @@ def decode_azure(manifest: Manifest) -> tuple[AzureClass | None, list[Finding]]:
 def _check_identity(parameters: Mapping[str, str], report: Report, *, managed: bool) -> None:
     upper, lower = parameters.get("tenantID", ""), parameters.get("tenantId", "")
     if upper and lower and upper != lower:
-        report.error((*_OBJECTS[:2], "tenantId"), "contradicts tenantID", "keep tenantID")
+        report.error((*_PARAMETERS_PATH, "tenantId"), "contradicts tenantID", "keep one of them")
     if not managed and not re.fullmatch("[-.0-9A-Za-z]*", upper or lower):
         hint = "write the tenant's id or domain"
-        report.error((*_OBJECTS[:2], "tenantID"), "is not a tenant", hint)
+        report.error((*_PARAMETERS_PATH, "tenantID"), "is not a tenant", hint)
     if parameters.get("userAssignedIdentityID") and not managed:
         hint = 'set useVMManagedIdentity: "true", or remove it'
-        where = (*_OBJECTS[:2], "userAssignedIdentityID")
+        where = (*_PARAMETERS_PATH, "userAssignedIdentityID")
         report.warn(where, "does nothing without useVMManagedIdentity", hint)
     if parameters.get("clientID") and managed:
-        hint = "keep clientID for a workload identity, or useVMManagedIdentity"
-        report.error((*_OBJECTS[:2], "clientID"), "contradicts useVMManagedIdentity", hint)
+        hint = "keep one of them: clientID is for a workload identity"
+        report.error((*_PARAMETERS_PATH, "clientID"), "contradicts useVMManagedIdentity", hint)
 
 
 def _cloud(text: str, report: Report) -> str:
-    """The usual spelling of a cloud's name, which go-autorest compares in capitals."""
+    """The usual spelling of a cloud's name; go-autorest ignores case."""
     if not text:
         return DEFAULT_CLOUD
     found = {name.upper(): name for name in _CLOUDS}.get(text.upper())
     if found is None:
         hint = "use one of " + ", ".join(_CLOUDS)
-        report.error((*_OBJECTS[:2], "cloudName"), "is not a known cloud", hint)
+        report.error((*_PARAMETERS_PATH, "cloudName"), "is not a known cloud", hint)
     return found or DEFAULT_CLOUD
 
 
-def _objects(text: str, report: Report) -> tuple[AzureObject, ...]:
-    tree = _parse(text, _OBJECTS, report)
+def _objects(text: str | None, report: Report) -> tuple[AzureObject, ...]:
+    hint = "write objects: | and below it array: with a - | block for each object"
+    tree = parse_block(text, _OBJECTS, hint, report)
+    if tree is None:
+        return ()
     array = tree.get("array") if isinstance(tree, Node) else None
     if not isinstance(array, list) or not array:
-        if not report.failed or tree is not None:
-            hint = "write objects: | and below it array: with a - | block for each object"
-            report.error(_OBJECTS, "names no object", hint)
+        report.error(_OBJECTS, "contains no objects", hint)
         return ()
     assert isinstance(tree, Node)
-    for key in tree:
-        if key != "array":
-            report.unknown((*_OBJECTS, key), ("array",))
+    report.unknown(_OBJECTS, tree, ("array",))
     objects = []
     for index, element in enumerate(array):
         path = (*_OBJECTS, "array", index)
         if not isinstance(element, Scalar):
             report.error(path, "must be a string", "write - | and indent the object below it")
             continue
-        inner = _parse(element, path, report)
+        inner = parse_block(element, path, "write objectName: and objectType: below - |", report)
         item = _object(inner, path, report) if inner is not None else None
         if item is not None:
             objects.append((path, item))
@@ -241,21 +237,8 @@ def _objects(text: str, report: Report) -> tuple[AzureObject, ...]:
     return tuple(item for _, item in objects)
 
 
-def _parse(text: str, path: Path, report: Report) -> Any:  # noqa: ANN401 - a tree
-    """The one YAML document of a text; None, with a finding, where it is none."""
-    try:
-        documents = parse_yaml(text.encode("utf-8", "replace"), raw=True)
-    except TreeError as error:
-        report.error(path, str(error), "mend the YAML in that block")
-        return None
-    if len(documents) == 1:
-        return documents[0]
-    report.error(path, "is empty" if not documents else "holds several documents", "write one")
-    return None
-
-
 def _object(tree: Any, path: Path, report: Report) -> AzureObject | None:  # noqa: ANN401 - a tree
-    tree = without_unknown(tree, path, _KEYS, report)
+    tree = without_unknown(tree, path, _Object, report)
     fields, problems = decode(tree, _Object)
     report.problems(path, problems)
     if fields is None:
@@ -290,7 +273,7 @@ def _object(tree: Any, path: Path, report: Report) -> AzureObject | None:  # noq
 
 
 def _one_of(text: str, key: str, known: tuple[str, ...], path: Path, report: Report) -> str:
-    """A choice, in small letters; the first one where nothing is written."""
+    """A choice, in lower case; the first one is the default."""
     choice = text.lower() or known[0]
     if choice not in known:
         report.error((*path, key), "is not known", "use one of " + ", ".join(known))
@@ -298,7 +281,7 @@ def _one_of(text: str, key: str, known: tuple[str, ...], path: Path, report: Rep
 
 
 def _history(text: str, path: Path, report: Report) -> int:
-    """How many versions; upstream makes a plain file for 0 and 1."""
+    """How many versions; 0 for a plain file, which upstream writes for 0 and 1."""
     if not re.fullmatch("[0-9]{0,9}", text) or int(text or 0) > LONGEST_HISTORY:
         hint = "write how many versions to keep, such as 3"
         message = f"is not a number up to {LONGEST_HISTORY}"

@@ -30,7 +30,8 @@ from azure.core.exceptions import (
 
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.payload import File, Payload, decode_value
-from syncd.net.reasons import explain
+from syncd.net.reasons import parse_retry_after
+from syncd.net.requests_session import explain
 from syncd.provision.azure.content import PKCS12, pem_of_certificate, pem_of_key, pem_of_pkcs12
 from syncd.provision.azure.http import Interruption, Transport, pipeline_options
 from syncd.provision.azure.login import open_login
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from azure.keyvault.secrets import KeyVaultSecret
 
     from syncd.config.auth import AzureAuth
-    from syncd.net.requests_session import Trust
+    from syncd.net.tls import Trust
     from syncd.provision.azure.content import PublicJwk
     from syncd.provision.azure.objects import AzureClass, AzureObject
 
@@ -251,8 +252,7 @@ class AzureProvider:
                 error,
                 what=what,
                 server=self._url,
-                trust_remedy="name its CA by ca_file",
-                address_remedy="mend keyvaultName or vault_url",
+                address="keyvaultName or vault_url",
             ) from None
         except (AttributeError, KeyError, TypeError, ValueError):
             if self._transport.status == 401:  # noqa: PLR2004 - Unauthorized: the challenge
@@ -347,5 +347,4 @@ def _code(error: HttpResponseError) -> str:
 
 def _retry_after(error: HttpResponseError) -> float | None:
     headers = getattr(error.response, "headers", {})
-    text = str(headers.get("Retry-After", ""))
-    return float(text) if text.isascii() and text.isdigit() and len(text) <= 6 else None  # noqa: PLR2004
+    return parse_retry_after(headers.get("Retry-After"), time.time())

@@ -163,7 +163,7 @@ class Login:
         return answer.status == _OK
 
     def _take_file(self, auth: TokenFile) -> None:
-        token = read_credential(auth.token_file)
+        token = read_credential("token_file", auth.token_file)
         if token == self._token:
             return
         answer = self._ask("GET", "auth/token/lookup-self", "look up the token", token)
@@ -224,9 +224,9 @@ class Login:
         auth = self._auth
         role = (getattr(auth, "role", None) or self._vault.role) or ""
         if isinstance(auth, AppRole):
-            body = {"role_id": read_credential(auth.role_id_file)}
+            body = {"role_id": read_credential("role_id_file", auth.role_id_file)}
             if auth.secret_id_file is not None:
-                secret_id = read_credential(auth.secret_id_file)
+                secret_id = read_credential("secret_id_file", auth.secret_id_file)
                 body["secret_id"] = (
                     self._unwrap(secret_id, auth) if auth.secret_id_wrapped else secret_id
                 )
@@ -234,7 +234,8 @@ class Login:
         if isinstance(auth, KubernetesLogin | JwtLogin):
             default = DEFAULT_LOGIN_MOUNT if isinstance(auth, KubernetesLogin) else "jwt"
             mount = auth.mount or self._vault.login_mount or default
-            return f"auth/{mount}/login", {"role": role, "jwt": read_credential(auth.jwt_file)}
+            jwt = read_credential("jwt_file", auth.jwt_file)
+            return f"auth/{mount}/login", {"role": role, "jwt": jwt}
         if isinstance(auth, AzureLogin):
             return f"auth/{auth.mount}/login", azure_login_body(auth, role, self._imds)
         assert isinstance(auth, CertLogin)

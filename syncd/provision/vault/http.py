@@ -26,11 +26,18 @@ from hvac.adapters import RawAdapter
 
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.timing import Backoff
-from syncd.net.reasons import explain, gone, unavailable
-from syncd.net.requests_session import Sockets, TooLongError, new_session
+from syncd.net.reasons import parse_retry_after
+from syncd.net.requests_session import (
+    RotatingSession,
+    Sockets,
+    TooLongError,
+    explain,
+    interrupted,
+    unavailable,
+)
 
 if TYPE_CHECKING:
-    from syncd.net.requests_session import Trust
+    from syncd.net.tls import Trust
 
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 15.0
@@ -72,10 +79,9 @@ class Connection:
         """
         self.address = address
         self._namespace = namespace
-        self._trust = trust
-        self._loaded: object = None
-        self._client: Any = None
         self._sockets = Sockets()
+        self._session = RotatingSession(address, trust, self._sockets)
+        self._client: Any = None
         self._interrupted = threading.Event()
 
     def request(
@@ -138,12 +144,11 @@ class Connection:
     def close(self) -> None:
         """Lets go of idle connections too."""
         self.interrupt()
-        if self._client is not None:
-            self._client.session.close()
+        self._session.close()
 
     def _once(self, method: str, url: str, what: str, body: str | None, token: str) -> Answer:
         if self._interrupted.is_set():
-            raise gone(what, self.address)
+            raise interrupted(what, self.address)
         client = self._ready()
         client.token = token
         limit = threading.Timer(REQUEST_LIMIT, self._sockets.shut)
@@ -160,10 +165,12 @@ class Connection:
                 raise_exception=False,
             )
         except TooLongError as error:
-            raise RefusedError(f"cannot {what}: {self.address} {error}; check secretPath") from None
+            raise RefusedError(
+                f"cannot {what}: {self.address} {error}", "check secretPath"
+            ) from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             if self._interrupted.is_set():
-                raise gone(what, self.address) from None
+                raise interrupted(what, self.address) from None
             if time.monotonic() - started >= REQUEST_LIMIT:
                 said = f"did not finish within {REQUEST_LIMIT:.0f} s"
                 raise unavailable(what, self.address, said) from None
@@ -171,22 +178,20 @@ class Connection:
                 error,
                 what=what,
                 server=self.address,
-                trust_remedy="name its CA by ca_file or vaultCACertPath, its name by"
-                " vaultTLSServerName",
-                address_remedy="mend vaultAddress",
+                address="vaultAddress or vault_url",
+                ca="ca_file or vaultCACertPath",
+                server_name="vaultTLSServerName",
             ) from None
         finally:
             limit.cancel()
             client.token = ""
-        return Answer(response.status_code, response.content, _retry_after(response.headers))
+        retry_after = parse_retry_after(response.headers.get("Retry-After"), time.time())
+        return Answer(response.status_code, response.content, retry_after)
 
     def _ready(self) -> Any:  # noqa: ANN401 - hvac has no types
-        """The client, made anew when a file of its TLS configuration has changed."""
-        state = self._trust.fingerprint()
-        if self._client is None or state != self._loaded:
-            session = new_session(self.address, self._trust, self._sockets)
-            if self._client is not None:
-                self._client.session.close()
+        """The client over the current session; the session changes with the files of TLS."""
+        session = self._session.current()
+        if self._client is None or self._client.session is not session:
             self._client = hvac.Client(
                 url=self.address,
                 token="",
@@ -198,7 +203,6 @@ class Connection:
                 adapter=RawAdapter,
                 proxies=session.proxies,
             )
-            self._loaded = state
         return self._client
 
     def _unable(self, answer: Answer, what: str) -> TemporaryError:
@@ -219,8 +223,3 @@ _RNG = random.Random()  # noqa: S311 - jitter
 def _may_pass(status: int) -> bool:
     """412 (a replica behind), 429 and 5xx are worth another try; 501 (not initialised) is not."""
     return status in (412, 429) or (status >= 500 and status != 501)  # noqa: PLR2004
-
-
-def _retry_after(headers: Any) -> float | None:  # noqa: ANN401 - requests has no types here
-    text = headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() and len(text) <= 6 else None  # noqa: PLR2004

@@ -1,8 +1,8 @@
 """A manifest of `provider: vault` or `openbao`: its parameters and objects, decoded. Pure.
 
 Sources: hashicorp/vault-csi-provider 1.7 and openbao/openbao-csi-provider, `internal/config`. Where
-syncd is stricter: unknown keys are warned about, and a permission or encoding that upstream would
-find out at the first mount is an error now.
+syncd is stricter: unknown keys are warned about, and an invalid permission or encoding, which
+upstream notices at the first mount, is an error at the start.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import msgspec
 
 from syncd.core.decode import Text, decode
 from syncd.core.payload import DEFAULT_MODE, ENCODINGS
-from syncd.core.tree import Scalar, TreeError, parse_yaml
+from syncd.core.tree import Scalar
 from syncd.provision.manifest import (
     Path,
     check_paths,
     go_bool,
     number_permission,
     octal_permission,
+    parse_block,
     without_unknown,
 )
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from syncd.provision.manifest import Manifest, Report
 
 DEFAULT_ADDRESS = "https://127.0.0.1:8200"
-"""Where upstream looks when nothing says otherwise (`api.DefaultConfig`)."""
+"""Upstream's default (`api.DefaultConfig`)."""
 DEFAULT_LOGIN_MOUNT = "kubernetes"
 
 _PREFIXED = (
@@ -48,16 +49,8 @@ _PREFIXED = (
 )
 _PLAIN = ("roleName", "audience", "objects")
 _PREFIXES = {"vault": ("vault",), "openbao": ("vault", "openbao", "bao")}
-_OBJECTS: Path = ("spec", "parameters", "objects")
-_KEYS = (
-    "objectName",
-    "secretPath",
-    "secretKey",
-    "method",
-    "secretArgs",
-    "filePermission",
-    "encoding",
-)
+_PARAMETERS: Path = ("spec", "parameters")
+_OBJECTS: Path = (*_PARAMETERS, "objects")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +59,11 @@ class VaultObject:
 
     Attributes:
         path: The file, relative to the target (`objectName`).
-        secret_path: What is asked for below `/v1/`, without a query.
+        secret_path: What to read below `/v1/`, without a query.
         query: The query, as written after `?`; or empty.
         key: Which value of the response; empty for the whole of it (`secretKey`).
         method: HTTP verb, in capitals.
-        arguments: `secretArgs` as a JSON object, or None. May hold what nobody should see.
+        arguments: `secretArgs` as a JSON object, or None; can be secret.
         mode: Permission bits of the file.
         encoding: How the value is decoded: one of `ENCODINGS`.
     """
@@ -89,7 +82,7 @@ class VaultObject:
 
     @property
     def request(self) -> tuple[str, str, str, str | None]:
-        """What tells one request from another: one response serves all objects that share it."""
+        """Identifies the request: objects with the same one share its response."""
         return (self.method, self.secret_path, self.query, self.arguments)
 
 
@@ -101,14 +94,14 @@ class VaultClass:
         address: The server's URL, without a slash at its end.
         namespace: The namespace, or empty.
         role: `roleName`, or empty.
-        login_mount: Where the auth method is mounted, or None if the manifest does not say.
+        login_mount: Where the auth method is mounted, or None if not set.
         ca_file: PEM file of the CA to trust, or None.
         ca_directory: Directory of PEM files to trust, or None.
         server_name: Name expected in the server's certificate instead of the address's, or None.
         client_cert: PEM file of the client certificate, or None.
         client_key: PEM file of its key, or None.
-        skip_verify: Whether the server's certificate is taken unseen.
-        objects: The files to make, in order.
+        skip_verify: Whether any certificate of the server is accepted.
+        objects: The files to write, in order.
     """
 
     address: str
@@ -125,7 +118,7 @@ class VaultClass:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files that it makes, relative to the target."""
+        """The files that are written, relative to the target."""
         return tuple(item.path for item in self.objects)
 
 
@@ -136,44 +129,73 @@ class _Object(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields
     method: Text = Text()
     secret_args: dict[str, Any] | None = None
     encoding: Text = Text()
+    file_permission: Any = None  # taken out before decoding, which would lose quotes and base
+
+
+class _Parameters:
+    """The parameters by their names without `vault`, `openbao` or `bao`."""
+
+    def __init__(self, manifest: Manifest, report: Report) -> None:
+        known = {name: name for name in _PLAIN}
+        for prefix in _PREFIXES[manifest.provider]:
+            known |= {prefix + name: name for name in _PREFIXED}
+        report.unknown(_PARAMETERS, manifest.parameters, known)
+        self._values: dict[str, str] = {}
+        self._keys = {name: key for key, name in reversed(known.items())}
+        for key, value in manifest.parameters.items():
+            name = known.get(key)
+            if name is None:
+                continue
+            if self._values.setdefault(name, value) != value:
+                message = f"contradicts {self._keys[name]}"
+                report.error((*_PARAMETERS, key), message, "keep one of them")
+            else:
+                self._keys[name] = key
+
+    def get(self, name: str) -> str:
+        """A value; empty where it is not set."""
+        return self._values.get(name, "")
+
+    def key(self, name: str) -> str:
+        """How the manifest spells a name."""
+        return self._keys[name]
+
+    def path(self, name: str) -> Path:
+        """Where it is written, or where it is missing."""
+        return (*_PARAMETERS, self._keys[name])
 
 
 def decode_vault(manifest: Manifest) -> tuple[VaultClass | None, list[Finding]]:
     """Decodes the parameters of a manifest for Vault or OpenBao.
 
     Returns:
-        The class, or None when an error was found; and every finding, warnings among them.
+        The class, or None where there is an error, and all findings.
     """
     report = manifest.report()
-    parameters = _unprefixed(manifest, report)
-    where = ("spec", "parameters", "vaultSkipTLSVerify")
-    skip_verify = go_bool(parameters.get("SkipTLSVerify", ""), where, report)
-    address = _address(parameters.get("Address", "") or DEFAULT_ADDRESS, report)
+    parameters = _Parameters(manifest, report)
+    skip_verify = go_bool(parameters.get("SkipTLSVerify"), parameters.path("SkipTLSVerify"), report)
     if skip_verify:
-        hint = "name the CA by vaultCACertPath instead"
-        message = "TLS is not verified: anybody on the way can read the secrets"
-        report.warn(("spec", "parameters"), message, hint, "manifest-insecure")
-    namespace = parameters.get("Namespace", "").strip("/")
+        message = "TLS certificates are not verified: the secrets can be read on the way"
+        hint = f"set {parameters.key('CACertPath')} instead"
+        report.warn(parameters.path("SkipTLSVerify"), message, hint, "manifest-insecure")
+    address = _address(parameters, report)
+    namespace = parameters.get("Namespace").strip("/")
     if not (namespace.isascii() and namespace.isprintable()):
-        path = ("spec", "parameters", "vaultNamespace")
-        report.error(path, "is not a namespace", "write plain ASCII")
-    if bool(parameters.get("TLSClientCertPath")) != bool(parameters.get("TLSClientKeyPath")):
-        message = "a client certificate needs its key, and a key its certificate"
-        report.error(("spec", "parameters"), message, "set both TLSClientCertPath and ...KeyPath")
-    if parameters.get("KubernetesMountPath") and parameters.get("AuthMountPath"):
-        message = "KubernetesMountPath and AuthMountPath are both set"
-        report.error(("spec", "parameters"), message, "keep AuthMountPath")
+        message = "holds a character that is not printable ASCII"
+        report.error(parameters.path("Namespace"), message, "write a namespace such as team/app")
+    _check_pairs(parameters, report)
     if parameters.get("audience"):
-        hint = "the token's own audience counts"
-        report.warn(("spec", "parameters", "audience"), "does nothing without Kubernetes", hint)
-    objects = _objects(parameters.get("objects", ""), report)
-    if report.failed:
+        hint = "remove it, or keep it for the cluster"
+        message = "does nothing here: the token in jwt_file has its own audience"
+        report.warn(parameters.path("audience"), message, hint)
+    objects = _objects(manifest.parameters.get("objects"), report)
+    if report.errors:
         return None, report.findings
     mount = parameters.get("AuthMountPath") or parameters.get("KubernetesMountPath")
     vault_class = VaultClass(
         address=address,
         namespace=namespace,
-        role=parameters.get("roleName", ""),
+        role=parameters.get("roleName"),
         login_mount=mount.strip("/") if mount else None,
         ca_file=parameters.get("CACertPath") or None,
         ca_directory=parameters.get("CADirectory") or None,
@@ -186,25 +208,19 @@ def decode_vault(manifest: Manifest) -> tuple[VaultClass | None, list[Finding]]:
     return vault_class, report.findings
 
 
-def _unprefixed(manifest: Manifest, report: Report) -> dict[str, str]:
-    """The parameters by their names without `vault`, `openbao` or `bao`."""
-    known = {name: name for name in _PLAIN}
-    for prefix in _PREFIXES[manifest.provider]:
-        known |= {prefix + name: name for name in _PREFIXED}
-    found: dict[str, str] = {}
-    for key, value in manifest.parameters.items():
-        name = known.get(key)
-        if name is None:
-            report.unknown(("spec", "parameters", key), known)
-        elif name in found and found[name] != value:
-            message = f"contradicts another spelling of {name}"
-            report.error(("spec", "parameters", key), message, "keep one of them")
-        else:
-            found[name] = value
-    return found
+def _check_pairs(parameters: _Parameters, report: Report) -> None:
+    pair = ("TLSClientCertPath", "TLSClientKeyPath")
+    for name, other in (pair, pair[::-1]):
+        if parameters.get(other) and not parameters.get(name):
+            hint = f"set it beside {parameters.key(other)}: certificate and key are used together"
+            report.error(parameters.path(name), "is missing", hint)
+    if parameters.get("KubernetesMountPath") and parameters.get("AuthMountPath"):
+        message = f"is set beside {parameters.key('AuthMountPath')}"
+        report.error(parameters.path("KubernetesMountPath"), message, "keep one of them")
 
 
-def _address(address: str, report: Report) -> str:
+def _address(parameters: _Parameters, report: Report) -> str:
+    address = parameters.get("Address") or DEFAULT_ADDRESS
     try:
         url = urlsplit(address)
         usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
@@ -213,20 +229,17 @@ def _address(address: str, report: Report) -> str:
         usable = False
     if not usable:
         hint = "write https://host:8200"
-        report.error(("spec", "parameters", "vaultAddress"), "is not the URL of a server", hint)
+        report.error(parameters.path("Address"), "is not the URL of a server", hint)
     return address.rstrip("/")
 
 
-def _objects(text: str, report: Report) -> tuple[VaultObject, ...]:
-    try:
-        documents = parse_yaml(text.encode("utf-8", "replace"), raw=True)
-    except TreeError as error:
-        report.error(_OBJECTS, str(error), "mend the YAML in that block")
+def _objects(text: str | None, report: Report) -> tuple[VaultObject, ...]:
+    hint = "write objects: | and below it a list of - objectName: …"
+    tree = parse_block(text, _OBJECTS, hint, report)
+    if tree is None:
         return ()
-    tree = documents[0] if len(documents) == 1 else None
     if not isinstance(tree, list) or not tree:
-        hint = "write objects: | and below it a list of - objectName: …"
-        report.error(_OBJECTS, "names no object", hint)
+        report.error(_OBJECTS, "contains no objects", hint)
         return ()
     objects = [_object(item, (*_OBJECTS, index), report) for index, item in enumerate(tree)]
     named = [
@@ -237,7 +250,7 @@ def _objects(text: str, report: Report) -> tuple[VaultObject, ...]:
 
 
 def _object(tree: Any, path: Path, report: Report) -> VaultObject | None:  # noqa: ANN401 - a tree
-    tree = without_unknown(tree, path, _KEYS, report)
+    tree = without_unknown(tree, path, _Object, report)
     mode = DEFAULT_MODE
     if isinstance(tree, dict) and "filePermission" in tree:
         mode = _mode(tree.pop("filePermission"), (*path, "filePermission"), report)
@@ -251,7 +264,7 @@ def _object(tree: Any, path: Path, report: Report) -> VaultObject | None:  # noq
     if encoding not in ENCODINGS:
         report.error((*path, "encoding"), "is not known", "use one of " + ", ".join(ENCODINGS))
     elif encoding != "utf-8" and not fields.secret_key:
-        message = "does nothing without secretKey: the whole response is JSON"
+        message = "does nothing without secretKey: the whole response is written as JSON"
         report.warn((*path, "encoding"), message, "add secretKey or remove encoding")
     method = fields.method.upper() or "GET"
     if not (method.isascii() and method.isalpha()):
@@ -276,8 +289,8 @@ def _mode(value: object, path: Path, report: Report) -> int:
         report.error(path, "is not a permission up to 0777", "write it in octal, such as 0600")
         return DEFAULT_MODE
     if value.plain and value.isdecimal() and not value.startswith("0"):
-        message = f"is decimal, so it means {mode:04o}"
+        message = f"is a decimal number, {mode:04o} in octal"
         octal = octal_permission(value)
-        hint = "write it in octal" if octal is None else f"write {octal:04o} if that was meant"
+        hint = "write it in octal" if octal is None else f"write {octal:04o} if you mean octal"
         report.warn(path, message, hint, "manifest-permission")
     return mode or DEFAULT_MODE

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from syncd.config.auth import VaultAuth
     from syncd.core.payload import File
-    from syncd.net.requests_session import Trust
+    from syncd.net.tls import Trust
     from syncd.provision.vault.http import Answer
     from syncd.provision.vault.objects import VaultClass, VaultObject
     from syncd.provision.vault.response import Response

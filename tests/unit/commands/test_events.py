@@ -12,6 +12,11 @@ from syncd.commands.events import Block, Journal, as_text, blocks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+ATTRIBUTES = (
+    '"specversion": "1.0", "id": "x-1", "source": "/syncd/h", "time": "t",'
+    ' "datacontenttype": "application/json"'
+)
+
 
 def test_blocks() -> None:
     """Comments are dropped, lines of data joined, and an id without data is a position."""
@@ -67,7 +72,7 @@ def test_a_daemon_that_was_never_there(follow: bool) -> None:
 def test_a_name_that_would_move_the_cursor() -> None:
     """Control characters reach a terminal as text."""
     event = (
-        '{"id": "x-1", "type": "io.syncd.vault_config.changed", "subject": "/c", "time": "t",'
+        f'{{"type": "io.syncd.vault_config.changed", "subject": "/c", {ATTRIBUTES},'
         ' "data": {"added": ["a\\u001b[2J"], "removed": [], "rescoped": [], "repointed": []}}'
     )
     assert as_text(Block("t", event, "x-1")) == "t  vault config /c  added a\\x1b[2J  x-1"
@@ -91,7 +96,7 @@ def test_a_name_that_would_move_the_cursor() -> None:
 def test_adoption_in_a_line(type_: str, adopted: str, line: str) -> None:
     """Whose secret, by which replicas, and after how long."""
     event = (
-        f'{{"id": "x-1", "type": "{type_}", "subject": "a", "time": "t", "data": {{"secret": "a",'
+        f'{{"type": "{type_}", "subject": "a", {ATTRIBUTES}, "data": {{"secret": "a",'
         ' "scope": {"resource_type": "Client", "id": "c"}, "version": "k1:00", "consumer": "x",'
         f' "seconds": 0.2, "replicas": [{{"address": "http://h", "adopted": {adopted},'
         ' "seconds": null, "reason": null}]}}'

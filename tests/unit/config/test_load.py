@@ -221,6 +221,7 @@ class TestWhichFile:
             ("a: [", "config-malformed", "not valid YAML at line 1"),
             ("a: 1\n---\nb: 1", "config-malformed", "holds several documents"),
             ("[]", "config-malformed", "is not a mapping"),
+            ("#" * ((1 << 20) + 1), "config-unreadable", "cannot be read: larger than 1 MiB"),
         ],
     )
     def test_one_that_is_no_configuration_says_why(
@@ -236,8 +237,51 @@ class TestWhichFile:
         assert (found.code, found.source) == (code, str(file))
         assert message in found.message
 
+    def test_the_remedy_for_a_wrong_path_names_what_gave_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The option, the variable, or the default that this user cannot read."""
+        absent = str(tmp_path / "absent.yaml")
+        directory = tmp_path / "directory.yaml"
+        directory.mkdir()
+        monkeypatch.setattr(configuration, "DEFAULT_FILE", str(directory))
+        access = "make the file readable for this user"
+        for file, environ, hint in (
+            (absent, {"SYNCD_CONFIG": "/other"}, f"correct the path after -c, or {access}"),
+            (None, {"SYNCD_CONFIG": absent}, f"correct $SYNCD_CONFIG, or {access}"),
+            (None, {}, f"{access}, or give another path by -c or $SYNCD_CONFIG"),
+        ):
+            with pytest.raises(ConfigurationError) as raised:
+                load(file, environ)
+            (found,) = raised.value.findings
+            assert (found.code, found.hint) == ("config-unreadable", hint)
+
+    def test_a_relays_file_has_the_same_limit(self, tmp_path: Path) -> None:
+        """It is refused, not cut off: what its end says would be lost."""
+        file = tmp_path / "relay.yaml"
+        file.write_text("#" * ((1 << 20) + 1))
+        with pytest.raises(ConfigurationError, match="larger than 1 MiB; correct the path"):
+            load_relay(str(file), {}, {})
+
 
 class TestProblems:
+    def test_a_bad_name_does_not_hide_a_bad_url(self, tmp_path: Path) -> None:
+        """All problems of a section come at once, and those between sections too."""
+        broken = "{name: 'a b', kind: webhook, url: ftp://x, timeout: 0, client_cert: /c}"
+        text = f"consumers: [{HOOK}, {broken}, {HOOK}, {{kind: webhok}}]\nlog: {{level: inf}}"
+        assert told(text, tmp_path) == [
+            (
+                "consumers[1].name",
+                "is a string, but must be a name of letters, digits, ., _ and -, 63 at most",
+            ),
+            ("consumers[1].url", "is not an http or https URL"),
+            ("consumers[1].client_key", "is missing"),
+            ("consumers[1].timeout", "must be above zero"),
+            ("consumers[3].kind", "must be one of aidbox, nats, webhook"),
+            ("log.level", "must be one of debug, error, info, warning"),
+            ("consumers[2].name", "is used twice"),
+        ]
+
     def test_all_are_told_at_once_with_their_key_paths(self, tmp_path: Path) -> None:
         """Unknown keys, wrong types and contradictions of one file come in one report."""
         text = f"""
@@ -258,7 +302,9 @@ log: {{level: loud}}
             "consumers[1].url",
             "consumers[2].kind",
             "api.socket_mode",
+            "api.listen",
             "log.level",
+            "consumers[1].name",
         ]
 
     def test_a_missing_vault_config_says_both_ways_to_set_it(self, tmp_path: Path) -> None:
@@ -342,15 +388,19 @@ log: {{level: loud}}
         [
             ("urls: []", "urls", "is empty"),
             ("actions: []", "actions", "is empty"),
-            ("actions: [restart]", "actions[0]", "but must be one of the known values"),
+            ("actions: [restart]", "actions[0]", "must be one of audit_event, drop_cache, verify"),
             ("urls: [x]", "urls[0]", "is not an http or https URL"),
             ("urls: ['http://u:hunter2@x']", "urls[0]", "holds credentials"),
-            ("urls: ['http://x?a=b']", "urls[0]", "has more than a path"),
+            ("urls: ['http://x?a=b']", "urls[0]", "has a query or a fragment"),
             ("urls: ['http://x', 'http://x']", "urls[1]", "is written twice"),
-            ("resolve: some", "resolve", "but must be one of the known values"),
-            ("client_id: ''", "client_id", "is no id of a Client"),
-            ("client_id: 'a:b'", "client_id", "is no id of a Client"),
-            ("grant_type: password", "grant_type", "but must be one of the known values"),
+            ("resolve: some", "resolve", "must be one of all, one"),
+            ("client_id: ''", "client_id", "is not the id of a Client"),
+            ("client_id: 'a:b'", "client_id", "is not the id of a Client"),
+            (
+                "grant_type: password",
+                "grant_type",
+                "must be one of basic, client_credentials",
+            ),
             ("client_cert: /c", "client_key", "is missing"),
             ("timeout: 0", "timeout", "must be above zero"),
             ("verify_timeout: 0", "verify_timeout", "must be above zero"),
@@ -448,9 +498,9 @@ NATS = {"name": "bus", "kind": "nats", "urls": ["nats://h:4222"]}
         ({}, []),
         ({"urls": ["tls://a:4222", "nats://b"]}, []),
         ({"urls": []}, ["urls: is empty"]),
-        ({"urls": ["http://h"]}, ["urls[0]: is no URL"]),
-        ({"urls": ["nats://h", "nats://h/path"]}, ["urls[1]: is no URL"]),
-        ({"urls": ["nats://h:x"]}, ["urls[0]: is no URL"]),
+        ({"urls": ["http://h"]}, ["urls[0]: is not the URL"]),
+        ({"urls": ["nats://h", "nats://h/path"]}, ["urls[1]: is not the URL"]),
+        ({"urls": ["nats://h:x"]}, ["urls[0]: is not the URL"]),
         ({"urls": ["nats://u:p@h"]}, ["urls[0]: holds credentials"]),
         ({"user": "u"}, ["password_file: is missing"]),
         ({"password_file": "/p"}, ["user: is missing"]),

@@ -41,11 +41,11 @@ def test_busy_or_broken_is_temporary(status: int) -> None:
 
 @pytest.mark.parametrize("status", [300, 301, 302, 307, 308, 400, 401, 403, 404, 409, 410, 422])
 def test_everything_else_is_a_rejection(status: int) -> None:
-    """A redirect or any other answer is for a person to mend."""
+    """Only a person can change a redirect or any other answer."""
     error = webhook()._judge(status, "120")
     assert isinstance(error, RefusedError)
     assert str(status) in str(error)
-    assert "; " in str(error)
+    assert error.remedy
 
 
 def test_errors_name_the_origin_only() -> None:
@@ -64,7 +64,7 @@ def test_unusable_url_is_refused() -> None:
 
 
 def test_unauthorized_names_the_files() -> None:
-    """Whoever must mend credentials is told where they are."""
+    """The remedy names the files to replace."""
     auth = BasicAuth(username="u", password_file="/etc/syncd/password")
     assert "/etc/syncd/password" in str(webhook(basic_auth=auth)._judge(401, None))
     assert "configure credentials" in str(webhook()._judge(401, None))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from syncd.core.attempts import Attempts, Health
+from syncd.core.attempts import Attempts
+from syncd.core.health import Health
 from syncd.core.timing import Backoff
 
 

@@ -161,8 +161,10 @@ class TestBad:
             ("colour: red", ("colour",), "unknown key", "did you mean color?"),
             ("a: 1\na: 2", ("a",), "is written twice", "keep one of them"),
             ("labels: {a: x, a: y}", ("labels", "a"), "is written twice", "keep one of them"),
-            ("color: green", ("color",), "one of the known values", "use one of blue, red"),
-            ("only: two", ("only",), "one of the known values", "use one of one"),
+            ("color: green", ("color",), "must be one of blue, red", "one of these values"),
+            ("color: bleu", ("color",), "must be one of blue, red", "did you mean blue?"),
+            ("color: 1", ("color",), "must be one of blue, red", "one of these values"),
+            ("only: two", ("only",), "must be one of one", "one of these values"),
             ("open: yes", ("open",), "must be a boolean", "write true or false"),
             ("weight: x", ("weight",), "must be a number", "in digits"),
             ("code: y", ("code",), "is a string, but must be an x", "write it like xy"),
@@ -171,8 +173,8 @@ class TestBad:
             ("cat: {kind: cat, lives: 10}", ("cat", "lives"), "from 1 to 9", "in digits"),
             ("cat: x", ("cat",), "must be a mapping, not a string", "start with kind:"),
             ("pets: [{}]", ("pets", 0, "kind"), "is missing", "use one of cat, dog"),
-            ("pets: [{kind: cow}]", ("pets", 0, "kind"), "not a known value", "one of cat, dog"),
-            ("pets: [{kind: [a]}]", ("pets", 0, "kind"), "not a known value", "one of cat, dog"),
+            ("pets: [{kind: dgo}]", ("pets", 0, "kind"), "must be one of cat, dog", "mean dog?"),
+            ("pets: [{kind: [a]}]", ("pets", 0, "kind"), "must be one of cat, dog", "one of these"),
             ("pets: [~]", ("pets", 0), "must be a mapping, not empty", "start with kind:"),
         ],
     )
@@ -210,26 +212,53 @@ class TestBad:
 
 
 class TestCheck:
-    def test_is_asked_about_every_structure_that_could_be_built(self) -> None:
-        """Unknown keys hide no contradiction; a structure with a bad value is not judged."""
+    def test_is_called_for_every_structure(self) -> None:
+        """Neither an unknown key nor a bad value hides a contradiction."""
 
         def check(value: object, path: Path) -> list[Problem]:
-            return [Problem(path, f"judged {type(value).__name__}", "none")]
+            return [Problem(path, f"checked {type(value).__name__}", "none")]
 
         tree = parse_yaml(b"pets: [{kind: dog, name: a, x: 1}, {kind: cat, lives: 0}]")[0]
         box, problems = decode(tree, Box, check)
         assert box is None
         assert [(p.path, p.message) for p in problems] == [
             (("pets", 0, "x"), "unknown key"),
-            (("pets", 0), "judged Dog"),
+            (("pets", 0), "checked Dog"),
             (("pets", 1, "lives"), "is a number, but must be an integer from 1 to 9"),
+            (("pets", 1), "checked Cat"),
+            ((), "checked Box"),
         ]
+
+    @pytest.mark.parametrize(
+        ("yaml", "found"),
+        [
+            ("[{kind: dog}, {kind: dog, name: 3}, {kind: dgo, name: a}, 7]", []),
+            ("[{kind: dog, name: a}, 7, {kind: dog, name: a}]", [("pets", 2, "name")]),
+        ],
+    )
+    def test_a_stand_in_contradicts_nothing(self, yaml: str, found: list[Path]) -> None:
+        """Only what was written is checked: two names that cannot be read are not one name."""
+
+        def check(value: object, path: Path) -> list[Problem]:
+            if not isinstance(value, Box):
+                return []
+            names = [getattr(pet, "name", None) for pet in value.pets]
+            return [
+                Problem((*path, "pets", index, "name"), "is used twice", "none")
+                for index, name in enumerate(names)
+                if name is not None and name in names[:index]
+            ]
+
+        problems = decode(parse_yaml(f"pets: {yaml}".encode())[0], Box, check)[1]
+        assert [p.path for p in problems if p.message == "is used twice"] == found
 
 
 def test_did_you_mean_offers_the_closest_word_or_all() -> None:
     """A slip of the pen is recognised; anything else gets the list."""
     assert did_you_mean("timeuot", ["timeout", "url"]) == "did you mean timeout?"
     assert did_you_mean("zzz", ["url", "timeout"]) == "known here: timeout, url"
+    assert did_you_mean("zzz", ["url"], otherwise="remove it") == "remove it"
+    assert did_you_mean("ulr", ["url"], otherwise="remove it") == "did you mean url?"
 
 
 class TestSchema:

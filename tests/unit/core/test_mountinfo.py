@@ -12,7 +12,7 @@ ROOT = Mount("/", "/")
 
 
 def test_lines_of_the_kernel_are_parsed() -> None:
-    """Root and mount point are taken, optional fields and the rest are skipped."""
+    """Root, mount point, device and type are taken; any number of optional fields is skipped."""
     text = (
         b"22 1 0:21 / / rw,relatime shared:1 - overlay overlay rw\n"
         b"36 22 0:32 /..data\\040x/a\\134b /run/se\\011cret\\012s rw master:1 - tmpfs tmpfs rw\n"
@@ -20,9 +20,9 @@ def test_lines_of_the_kernel_are_parsed() -> None:
         b"garbage\n"
     )
     assert parse_mountinfo(text) == (
-        Mount("/", "/"),
-        Mount("/..data x/a\\b", "/run/se\tcret\ns"),
-        Mount("/", "/café\udcff"),
+        Mount("/", "/", "0:21", "overlay"),
+        Mount("/..data x/a\\b", "/run/se\tcret\ns", "0:32", "tmpfs"),
+        Mount("/", "/café\udcff", "0:33", "tmpfs"),
     )
 
 

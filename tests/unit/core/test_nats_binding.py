@@ -193,9 +193,9 @@ def test_what_is_sent_is_what_is_received(event: Event, mode: ContentMode) -> No
 
 
 def test_structured_mode_without_headers() -> None:
-    """A publisher without headers sends the JSON format alone; more attributes do no harm."""
+    """A publisher without headers sends the JSON format alone; other attributes are ignored."""
     content = msgspec.json.decode(STAMP.encode(EVENTS[0]))
-    payload = msgspec.json.encode({**content, "traceparent": "00-1"})
+    payload = msgspec.json.encode({**content, "traceparent": "00-1", "datacontenttype": None})
     assert decode(None, payload).origin == Origin("5f0c2a91-42", "/syncd/node-1")
 
 

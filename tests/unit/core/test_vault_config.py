@@ -7,10 +7,16 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from jsonschema import Draft202012Validator
 
 from syncd.core.findings import CODES
 from syncd.core.model import Entry, Scope
-from syncd.core.vault_config import RESOURCE_TYPES, decode_vault_config, lint_vault_config
+from syncd.core.vault_config import (
+    RESOURCE_TYPES,
+    decode_vault_config,
+    lint_vault_config,
+    schema,
+)
 
 SOURCE = "/etc/aidbox/vault-config.json"
 SCOPE = {"resource_type": "Client", "id": "my-client"}
@@ -314,6 +320,17 @@ def check_promises(text: bytes) -> None:
         assert entry.scopes
         assert all(scope.resource_type and scope.id != "" for scope in entry.scopes)
         entry.path.encode()
+
+
+VALIDATOR = Draft202012Validator(schema())
+
+
+@settings(max_examples=200)
+@given(CONFIGS)
+def test_what_is_decoded_fits_the_schema(config: Any) -> None:
+    """The published schema refuses nothing that the decoder accepts."""
+    if decode_vault_config(json.dumps(config).encode(), SOURCE)[0] is not None:
+        assert VALIDATOR.is_valid(config)
 
 
 @settings(max_examples=200)

@@ -15,7 +15,8 @@ from support.mail import Mail, change, version
 from syncd.core.event_data import VAULT_CONFIG_CHANGED, SecretData, VaultConfigData
 from syncd.core.events import Event, Origin
 from syncd.core.model import Grant, Scope, State
-from syncd.ledger.ledger import Arrival, Ledger
+from syncd.ledger.ledger import Ledger
+from syncd.ledger.received import Arrival
 from syncd.ledger.state_dir import StateDir
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -72,15 +73,46 @@ def test_a_key_of_another_length_is_refused(tmp_path: Path, content: bytes) -> N
     """A damaged key is never used, never replaced behind one's back, and releases the lock."""
     (tmp_path / "fingerprint.key").write_bytes(content)
     for _ in range(2):
-        with pytest.raises(StateError, match="is not 32 bytes"):
+        with pytest.raises(StateError, match="is not a file of 32 bytes; restore it"):
             StateDir.open(str(tmp_path))
     assert (tmp_path / "fingerprint.key").read_bytes() == content
+
+
+def test_a_key_that_is_not_a_file_is_refused_without_waiting(tmp_path: Path) -> None:
+    """A FIFO has no writer, and a directory no content."""
+    path = tmp_path / "fingerprint.key"
+    path.mkdir()
+    with pytest.raises(StateError, match="is not a file of 32 bytes"):
+        StateDir.open(str(tmp_path))
+    path.rmdir()
+    os.mkfifo(path)
+    with pytest.raises(StateError, match="is not a file of 32 bytes"):
+        StateDir.open(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "free disk space"), (errno.EROFS, "make the directory writable")],
+)
+def test_a_key_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
+    """The remedy is for the reason; the lock is released, and the next start makes the key."""
+
+    def refuse(_descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(StateError, match=remedy):
+            StateDir.open(str(tmp_path))
+    StateDir.open(str(tmp_path)).close()
 
 
 def test_two_daemons_cannot_share_a_directory(tmp_path: Path) -> None:
     """The second one is told so; after the first one is gone it may."""
     state = StateDir.open(str(tmp_path))
-    assert "another syncd runs on it" in open_elsewhere(tmp_path)
+    assert "another syncd uses it; stop that one" in open_elsewhere(tmp_path)
     state.close()
     assert open_elsewhere(tmp_path) == ""
 
@@ -93,15 +125,14 @@ def test_what_may_not_be_written_is_refused_with_the_right_reason(tmp_path: Path
             directory.chmod(0o755)
     closed = tmp_path / "closed"
     closed.mkdir()
-    assert "Permission denied; give this user" in open_elsewhere(closed, 65534)
+    assert "Permission denied; set state_dir" in open_elsewhere(closed, 65534)
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     foreign.chmod(0o777)
     (foreign / "fingerprint.key").write_bytes(b"x" * 32)
     (foreign / "fingerprint.key").chmod(0o600)
     told = open_elsewhere(foreign, 65534)
-    assert "fingerprint.key: Permission denied" in told
-    assert "another syncd" not in told
+    assert told.endswith("fingerprint.key: Permission denied; make it readable for this user")
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import pytest
 import trustme
 from support.world import CANARY, World
 
-from syncd.core.findings import CODES, Finding, finding
+from syncd.core.findings import CODES, Finding
 from syncd.core.mountinfo import Mount
 from syncd.lint import check
-from syncd.lint.check import as_json, as_text, exit_code, run_checks
+from syncd.lint.check import run_checks
+from syncd.lint.render import as_json, as_text, exit_code
 
 GENERATION = "..2026_11_23_20_40_28.123456789"
 _ELSEWHERE = (
@@ -178,7 +179,7 @@ class TestMount:
             world.write(f"stray{number}")
         findings = world.check()
         assert len(findings) == 21
-        assert "10 files more" in findings[-1].message
+        assert "and 10 more files" in findings[-1].message
 
     def test_a_mount_that_will_never_update_is_told(
         self, world: Place, monkeypatch: pytest.MonkeyPatch
@@ -296,56 +297,6 @@ class TestInputs:
             ("config-invalid", "vault_config")
         ]
         assert exit_code(findings, strict=False) == 1
-
-
-class TestOutput:
-    ERROR = finding("secret-missing", "vc.json", "$.secret.a.path", "there is no file", "create it")
-    WARNING = finding("file-unmapped", "/s/x", "", "is named by no entry", "add one")
-
-    def test_text_is_a_line_for_each_finding_and_one_that_sums_up(self) -> None:
-        """Severity, place, message, remedy and code; then the numbers."""
-        assert as_text([self.ERROR, self.WARNING]).splitlines() == [
-            "error: vc.json: $.secret.a.path: there is no file; create it [secret-missing]",
-            "warning: /s/x: is named by no entry; add one [file-unmapped]",
-            "1 error, 1 warning",
-        ]
-        assert as_text([]) == "0 errors, 0 warnings"
-
-    def test_json_is_the_documented_object(self) -> None:
-        """Every attribute of a finding, and a summary."""
-        assert json.loads(as_json([self.ERROR, self.WARNING, self.WARNING])) == {
-            "findings": [
-                {
-                    "code": "secret-missing",
-                    "severity": "error",
-                    "source": "vc.json",
-                    "where": "$.secret.a.path",
-                    "message": "there is no file",
-                    "hint": "create it",
-                },
-                *[
-                    {
-                        "code": "file-unmapped",
-                        "severity": "warning",
-                        "source": "/s/x",
-                        "where": "",
-                        "message": "is named by no entry",
-                        "hint": "add one",
-                    }
-                ]
-                * 2,
-            ],
-            "summary": {"errors": 1, "warnings": 2},
-        }
-
-    @pytest.mark.parametrize(
-        ("findings", "lenient", "strict"),
-        [([], 0, 0), ([WARNING], 0, 1), ([ERROR], 1, 1), ([WARNING, ERROR], 1, 1)],
-    )
-    def test_exit_code(self, findings: list[Finding], lenient: int, strict: int) -> None:
-        """Errors fail, warnings only with --strict."""
-        assert exit_code(findings, strict=False) == lenient
-        assert exit_code(findings, strict=True) == strict
 
 
 def test_a_grant_of_no_secret(world: Place) -> None:

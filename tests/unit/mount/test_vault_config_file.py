@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import anyio
 import pytest
 
 from syncd.core.errors import ConfigurationError
+from syncd.mount import vault_config_file
 from syncd.mount.vault_config_file import VaultConfigFile
 
 if TYPE_CHECKING:
@@ -76,8 +78,19 @@ def replace(path: Path, kind: str) -> None:
         os.truncate(path, (64 << 20) + 1)
 
 
-@pytest.mark.parametrize("kind", ["gone", "directory", "fifo", "loop", "large"])
-async def test_what_is_no_file_is_rejected_without_waiting(path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("gone", "cannot be read: No such file or directory"),
+        ("directory", "cannot be read: not a regular file"),
+        ("fifo", "cannot be read: not a regular file"),
+        ("loop", "cannot be read: Too many levels of symbolic links"),
+        ("large", "cannot be read: larger than 64 MiB"),
+    ],
+)
+async def test_what_is_no_file_is_rejected_without_waiting(
+    path: Path, kind: str, reason: str
+) -> None:
     """The reason is a finding with the path; the last good one stays."""
     file = await loaded(path)
     replace(path, kind)
@@ -86,8 +99,22 @@ async def test_what_is_no_file_is_rejected_without_waiting(path: Path, kind: str
         assert await file.refresh() is False
     (found,) = file.findings
     assert (found.code, found.source, file.valid) == ("vault-config-unreadable", str(path), False)
+    assert found.message == reason
+    assert found.hint == "set vault_config or BOX_VAULT_CONFIG to the JSON file that Aidbox reads"
     assert set(file.entries) == {"a"}
-    with pytest.raises(ConfigurationError, match="vault-config-unreadable"):
+    with pytest.raises(ConfigurationError) as raised:
+        await loaded(path)
+    assert raised.value.findings == file.findings
+
+
+async def test_a_file_of_another_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy is a permission, not another path."""
+
+    def refuse(_path: str, _limit: int) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(vault_config_file, "read_file", refuse)
+    with pytest.raises(ConfigurationError, match=f"let uid {os.geteuid()} read it"):
         await loaded(path)
 
 

@@ -77,9 +77,14 @@ SECRET_OBJECTS = "  secretObjects: {}\n  parameters:"
         ("apiVersion: secrets-store.csi.x-k8s.io/v1\n", "", "error apiVersion: is missing; write"),
         ("/v1\n", "/v2\n", "error apiVersion: is not a known version; write"),
         ("metadata:\n  name: app\n", "metadata: app\n", "error metadata: is not a mapping"),
-        ("name: app", "name: 5", "error metadata.name: is not a string; put quotes"),
-        ("name: app", "name: [app]", "error metadata.name: is not a string"),
-        ("provider: vault", "provider: gcp", "error spec.provider: is not supported here; use one"),
+        ("name: app", "name: 5", "error metadata.name: must be a string; put quotes"),
+        ("name: app", 'name: "a\\nb"', "error metadata.name: holds a character that"),
+        ("name: app", "name: [app]", "error metadata.name: must be a string"),
+        (
+            "provider: vault",
+            "provider: gcp",
+            "error spec.provider: is not a supported provider; use one",
+        ),
         ("  provider: vault\n", "", "error spec.provider: is missing; use one of azure, openbao"),
         ('"app"', "5", "error spec.parameters.roleName: must be a string; put quotes around it"),
         ('"app"', "true", "error spec.parameters.roleName: must be a string; put quotes"),
@@ -94,7 +99,7 @@ SECRET_OBJECTS = "  secretObjects: {}\n  parameters:"
         (
             "  parameters:",
             SECRET_OBJECTS.replace("{}", "[]"),
-            "warning spec.secretObjects: makes Kubernetes Secrets, which do not exist here",
+            "warning spec.secretObjects: does nothing here: syncd creates no Kubernetes Secrets",
         ),
         (
             "  parameters:",
@@ -127,8 +132,8 @@ def test_all_mistakes_are_reported_at_once() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "error : holds no SecretProviderClass"),
-        ("---\n---\n", "error : holds no SecretProviderClass"),
+        ("", "error : contains no SecretProviderClass"),
+        ("---\n---\n", "error : contains no SecretProviderClass"),
         ("- a\n", "error : is not a mapping"),
         ("text", "error : is not a mapping"),
         ("a: [", "error : not valid YAML at line"),
@@ -158,7 +163,7 @@ def test_several_documents() -> None:
     text = "---\n".join([account, GOOD, GOOD.replace("app\n", "other\n").replace('"app"', "5")])
     manifests, findings = decode(text)
     assert [manifest.prefix for manifest in manifests] == ["document 2: "]
-    assert findings[0].startswith("warning document 1: kind: is not SecretProviderClass: skipped")
+    assert findings[0].startswith("warning document 1: kind: is not SecretProviderClass, so")
     assert findings[1].startswith("error document 3: spec.parameters.roleName: must be a string")
 
 
@@ -233,7 +238,7 @@ def test_a_permission_is_never_beyond_all_bits(text: str) -> None:
         (["a\nb"], ["cannot be printed"]),
         (["a\x00b"], ["cannot be printed"]),
         (["\ud800"], ["not valid Unicode"]),
-        (["a", "a"], ["is the file 'a' again"]),
+        (["a", "a"], ["names the file 'a'"]),
         (["a", "a/b"], ["needs a directory 'a'"]),
         (["a/b/c", "a"], ["needs a directory 'a'"]),
         (["a/b", "a/b/c", "a/b/c/d"], ["needs a directory 'a/b'", "'a/b'", "'a/b/c'"]),

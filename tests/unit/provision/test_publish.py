@@ -187,7 +187,7 @@ def test_an_unknown_owner_is_refused_by_name(
     target: Path, owner: str | None, group: str | None
 ) -> None:
     """The message names the missing user or group, and nothing is written."""
-    with pytest.raises(RefusedError, match="nobody-of-that-name; create it"):
+    with pytest.raises(RefusedError, match=r"nobody-of-that-name; create the (user|group)"):
         Publisher(str(target), owner=owner, group=group).publish(OLD)
     assert view(target) == {} if target.exists() else True
 
@@ -197,6 +197,16 @@ def test_a_path_that_leaves_the_layout_is_refused(target: Path, path: str) -> No
     """Whatever a provider says, nothing is written outside the generation."""
     with pytest.raises(RefusedError, match="cannot publish"):
         Publisher(str(target)).publish([File(path, b"x")])
+
+
+def test_a_target_that_is_a_file_is_refused(target: Path) -> None:
+    """The remedy is about `target`, not about permissions."""
+    target.write_bytes(b"mine")
+    with pytest.raises(TemporaryError, match="File exists; set target to a directory"):
+        Publisher(str(target)).publish(OLD)
+    with pytest.raises(TemporaryError, match="Not a directory; set target to a directory"):
+        Publisher(str(target / "below")).publish(OLD)
+    assert target.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
@@ -210,7 +220,7 @@ def test_what_others_wrote_is_not_touched(target: Path, kind: str) -> None:
         (target / "a").mkdir()
     else:
         os.symlink("bystander", target / "a")
-    with pytest.raises(RefusedError, match=r"cannot publish a into .*; move it away"):
+    with pytest.raises(RefusedError, match=r"cannot publish a into .*; move it out of the target"):
         Publisher(str(target)).publish(OLD)
     os.rename(target / "a", target / "moved")
     assert Publisher(str(target)).publish(OLD)
@@ -351,9 +361,9 @@ def test_everything_is_on_disk_before_it_counts(
 @pytest.mark.parametrize(
     ("number", "says"),
     [
-        (errno.ENOSPC, "No space left on device; make room"),
-        (errno.EROFS, "Read-only file system; let this user write"),
-        (errno.EIO, "Input/output error; look at"),
+        (errno.ENOSPC, "No space left on device; free space"),
+        (errno.EROFS, "Read-only file system; mount the file system read-write"),
+        (errno.EIO, "Input/output error; check the file system"),
     ],
 )
 def test_a_pass_that_fails_at_any_step_leaves_the_old_generation(
@@ -388,7 +398,7 @@ def test_a_full_disk_leaves_the_old_files(tmp_path: Path) -> None:
     try:
         publisher = Publisher(str(mount / "secrets"))
         publisher.publish(OLD)
-        with pytest.raises(TemporaryError, match="No space left on device; make room"):
+        with pytest.raises(TemporaryError, match="No space left on device; free space"):
             publisher.publish([File("a", b"x" * 100_000)])
         assert_tidy(mount / "secrets", OLD)
         assert publisher.publish(NEW)

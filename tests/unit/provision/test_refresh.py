@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.payload import File, Payload
-from syncd.provision.composite import CombinedProvider
+from syncd.provision.composite import CompositeProvider
 from syncd.provision.publish import Publisher
 from syncd.provision.refresh import BACKOFF_CAP, MAX_RETRY_AFTER, Refresher
 from syncd.telemetry.metrics import Metrics
@@ -346,11 +346,11 @@ def test_several_classes_are_one_payload() -> None:
     one = FakeProvider(Payload((File("a", b"1"),), 50.0))
     two = FakeProvider(Payload((File("b", b"2"),), 20.0))
     three = FakeProvider(Payload((File("c", b"3"),)))
-    combined = CombinedProvider("all", [one, two, three])
+    combined = CompositeProvider("all", [one, two, three])
     payload = combined.fetch()
     assert [file.path for file in payload.files] == ["a", "b", "c"]
     assert payload.due == 20.0
-    assert CombinedProvider("none", [three]).fetch().due is None
+    assert CompositeProvider("none", [three]).fetch().due is None
     combined.interrupt()
     assert one.interrupted
     assert two.interrupted

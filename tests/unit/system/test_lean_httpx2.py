@@ -7,7 +7,7 @@ import sys
 
 _PROGRAM = """
 import sys
-import syncd.daemon.daemon
+import syncd.daemon.daemon, syncd.daemon.engine
 print("importlib.metadata" in sys.modules, "httpcore2" in sys.modules)
 import importlib.metadata
 print(importlib.metadata.version("httpx2")[0].isdigit())

@@ -8,8 +8,9 @@ import sys
 _PROGRAM = """
 import sys
 import syncd.telemetry.metrics as metrics
-import syncd.daemon.daemon
-unwanted = {"http.server", "wsgiref.simple_server", "syncd.provision.factory"}
+import syncd.daemon.daemon, syncd.daemon.engine
+unwanted = {"http.server", "wsgiref.simple_server"}
+unwanted |= {"syncd.provision.factory", "syncd.provision.plan"}
 print(sorted(unwanted & sys.modules.keys()))
 import http.server, wsgiref.simple_server
 assert issubclass(wsgiref.simple_server.WSGIServer, http.server.HTTPServer)

@@ -51,9 +51,7 @@ def session(secret: Path, clock: Clock | None = None, *, use_token: bool = False
     files = CredentialFiles(
         username="syncd", password=str(secret), password_option="client_secret_file"
     )
-    return Session(
-        "syncd", files, use_token=use_token, tls=False, timeout=5, clock=clock or Clock()
-    )
+    return Session("syncd", files, use_token=use_token, timeout=5, clock=clock or Clock())
 
 
 def replica(receiver: Receiver) -> Replica:
@@ -127,11 +125,11 @@ async def test_a_rotated_secret_is_read(
 @pytest.mark.parametrize(
     ("status", "kind", "said"),
     [
-        (401, RefusedError, "put the secret of Client/syncd into {secret}"),
+        (401, RefusedError, "write the secret of Client/syncd into {secret}"),
         (403, RefusedError, "give Client/syncd an AccessPolicy"),
-        (404, RefusedError, "this is no Aidbox"),
-        (422, RefusedError, "see its log"),
-        (302, RefusedError, "see its log"),
+        (404, RefusedError, "this is not an Aidbox"),
+        (422, RefusedError, "see Aidbox's log"),
+        (302, RefusedError, "see Aidbox's log"),
         (429, TemporaryError, "it answered 429"),
         (500, TemporaryError, "it answered 500"),
     ],
@@ -167,7 +165,7 @@ async def test_no_token(secret: Path, receiver: Receiver, body: bytes) -> None:
     """An answer without one is for a person to look at."""
     receiver.script(reply(200, body))
     asked = session(secret, use_token=True)
-    with pytest.raises(RefusedError, match="its token cannot be read"):
+    with pytest.raises(RefusedError, match="the answer holds no token"):
         await ask(asked, receiver)
     await asked.aclose()
 
@@ -176,7 +174,7 @@ async def test_an_answer_without_end(secret: Path, receiver: Receiver) -> None:
     """It is given up at the limit."""
     receiver.default = reply(200, b"x" * 3000)
     asked = session(secret)
-    with pytest.raises(TemporaryError, match="its answer is larger than 2 KiB"):
+    with pytest.raises(TemporaryError, match="the answer is larger than 2 KiB"):
         await asked.request("cannot try", replica(receiver), "GET", "/", body_limit=2048)
     answer = await asked.request("cannot try", replica(receiver), "GET", "/", body_limit=3000)
     assert answer.body == b"x" * 3000

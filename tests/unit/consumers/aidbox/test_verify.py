@@ -40,7 +40,7 @@ class Box(Session):
     """Answers as a function of replica, Client and value says, and records who was tried."""
 
     def __init__(self, answer: Callable[[str, str, bytes], int]) -> None:
-        super().__init__("syncd", CredentialFiles(), use_token=False, tls=False, timeout=5)
+        super().__init__("syncd", CredentialFiles(), use_token=False, timeout=5)
         self._answer = answer
         self.tried: list[tuple[str, str, bytes]] = []
         self.at_once = self.most = 0

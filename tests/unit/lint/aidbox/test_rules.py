@@ -54,7 +54,7 @@ def test_the_hint_for_an_unknown_name() -> None:
     assert "did you mean app?" in hint
     provider = {"id": "x", "client": {"_secret": reference("app2")}}
     ((_, hint),) = found({"IdentityProvider": (provider,)})
-    assert "it has no entry for IdentityProvider/x" in hint
+    assert "the vault config has no entry for IdentityProvider/x" in hint
 
 
 @pytest.mark.parametrize("name", ["a\x1b[2J", "x" * 200])

@@ -93,7 +93,9 @@ def test_skipping_verification_is_warned_about(value: str) -> None:
     decoded, (finding,) = decode(vaultSkipTLSVerify=value)
     assert decoded is not None
     assert decoded.skip_verify
-    assert finding.startswith("warning spec.parameters: TLS is not verified")
+    assert finding.startswith(
+        "warning spec.parameters.vaultSkipTLSVerify: TLS certificates are not verified"
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,22 +106,23 @@ def test_skipping_verification_is_warned_about(value: str) -> None:
         ("vault", {"vaultAddress": "unix:///agent.sock"}, "error .vaultAddress: is not the URL"),
         ("vault", {"vaultAddress": "http://u:CANARY@v"}, "error .vaultAddress: is not the URL"),
         ("vault", {"vaultAddress": "http://v:99999"}, "error .vaultAddress: is not the URL"),
-        ("vault", {"vaultNamespace": "ü"}, "error .vaultNamespace: is not a namespace"),
-        ("vault", {"vaultTLSClientCertPath": "/c"}, "error: a client certificate needs its key"),
-        ("vault", {"vaultTLSClientKeyPath": "/c"}, "error: a client certificate needs its key"),
+        ("openbao", {"baoAddress": "v:8200"}, "error .baoAddress: is not the URL"),
+        ("vault", {"vaultNamespace": "ü"}, "error .vaultNamespace: holds a character"),
+        ("vault", {"vaultTLSClientCertPath": "/c"}, "error .vaultTLSClientKeyPath: is missing"),
+        ("openbao", {"baoTLSClientKeyPath": "/c"}, "error .vaultTLSClientCertPath: is missing"),
         (
             "vault",
             {"vaultKubernetesMountPath": "a", "vaultAuthMountPath": "b"},
-            "error: KubernetesMountPath and AuthMountPath are both set",
+            "error .vaultKubernetesMountPath: is set beside vaultAuthMountPath",
         ),
         (
             "openbao",
             {"baoAddress": "http://a", "openbaoAddress": "http://b"},
-            "error .openbaoAddress: contradicts another spelling of Address",
+            "error .openbaoAddress: contradicts baoAddress",
         ),
         ("vault", {"baoAddress": "http://a"}, "warning .baoAddress: is not a known key"),
         ("vault", {"vaultAdress": "http://a"}, "warning .vaultAdress: is not a known key"),
-        ("vault", {"audience": "vault"}, "warning .audience: does nothing without Kubernetes"),
+        ("vault", {"audience": "vault"}, "warning .audience: does nothing here"),
     ],
 )
 def test_parameters_that_are_wrong_or_do_nothing(
@@ -188,10 +191,10 @@ def test_defaults_of_an_object() -> None:
 @pytest.mark.parametrize(
     ("objects", "expected"),
     [
-        ("", "error: names no object"),
-        ("[]", "error: names no object"),
-        ("objectName: f", "error: names no object"),
-        ("- f\n---\n- g", "error: names no object"),
+        ("", "error: is empty"),
+        ("[]", "error: contains no objects"),
+        ("objectName: f", "error: contains no objects"),
+        ("- f\n---\n- g", "error: holds several documents"),
         ("- [", "error: not valid YAML"),
         ("- text", "error [0]: must be a mapping"),
         ("- {secretPath: p}", "error [0].objectName: is empty"),
@@ -209,7 +212,7 @@ def test_defaults_of_an_object() -> None:
         ("- {objectName: f, secretPath: p, filePermission: 400}", "warning [0].filePermission: is"),
         ("- {objectName: f, secretPath: p, secretkey: k}", "warning [0].secretkey: is not a known"),
         ("- {objectName: f, objectName: g, secretPath: p}", "error [0].objectName: is written"),
-        (f"{OBJECT}\n{OBJECT}", "error [1].objectName: is the file 'f' again"),
+        (f"{OBJECT}\n{OBJECT}", "error [1].objectName: names the file 'f'"),
         (f"{OBJECT}\n{OBJECT.replace('f,', 'f/g,')}", "error [1].objectName: needs a directory"),
     ],
 )
@@ -226,7 +229,7 @@ def test_a_decimal_permission_says_what_it_means() -> None:
     decoded, (finding,) = decode("- {objectName: f, secretPath: p, filePermission: 400}")
     assert decoded is not None
     assert decoded.objects[0].mode == 0o620
-    assert finding.endswith("is decimal, so it means 0620")
+    assert finding.endswith("is a decimal number, 0620 in octal")
 
 
 def test_what_tells_requests_apart() -> None:

@@ -1,0 +1,49 @@
+"""How something that is tried again and again is doing, for status reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How something that is tried again and again is doing.
+
+    Attributes:
+        last_success_at: When an attempt last succeeded (RFC 3339, UTC), or None.
+        last_error: Why the last attempt failed, one line, or None if it did not.
+        failures: Attempts that failed since the last success.
+        next_attempt_at: When the next one is due (RFC 3339, UTC), or None when nothing is due.
+    """
+
+    last_success_at: str | None = None
+    last_error: str | None = None
+    failures: int = 0
+    next_attempt_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerHealth(Health):
+    """How a consumer is doing; an attempt succeeds when the consumer acknowledges events.
+
+    Attributes:
+        pending: Events that it has not acknowledged.
+    """
+
+    pending: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderHealth(Health):
+    """How a provider is doing; an attempt succeeds when everything is fetched and in place.
+
+    Attributes:
+        target: Directory of its files.
+        files: How many there were in the last fetch; None before the first.
+        last_change_at: When a fetch last changed something, in this process (RFC 3339, UTC), or
+            None.
+    """
+
+    target: str = ""
+    files: int | None = None
+    last_change_at: str | None = None

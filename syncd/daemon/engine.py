@@ -1,0 +1,312 @@
+"""The engine of `syncd run`: provisioning, watching a mount, verification, delivery."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final, Literal
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from syncd.api.status import DaemonStatus, MountStatus
+from syncd.api.systemd_credentials import CredentialSource
+from syncd.config.settings import Aidbox, grant
+from syncd.consumers.factory import open_verifier
+from syncd.core.errors import StateError
+from syncd.core.events import Commit
+from syncd.daemon.pipeline import Pipeline
+from syncd.daemon.resources import open_resources
+from syncd.lint.check import log_findings
+from syncd.mount.reconcile import Reconciler
+from syncd.mount.value import read_value
+from syncd.mount.vault_config_file import VaultConfigFile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anyio.abc import TaskStatus
+
+    from syncd.config.settings import Settings
+    from syncd.consumers.aidbox.verify import Verifier
+    from syncd.consumers.delivery import Delivery
+    from syncd.core.events import Event
+    from syncd.core.model import Known
+    from syncd.daemon.resources import Resources
+    from syncd.provision.refresh import Refresher
+
+_SETTLE_LIMIT: Final = 5.0
+_FIRST_FETCH_LIMIT: Final = 5.0
+log = structlog.get_logger()
+
+
+async def open_engine(
+    settings: Settings, resources: Resources, previous: MountEngine | None
+) -> MountEngine:
+    """Makes an engine, and reads what it needs before it can run.
+
+    Args:
+        settings: The configuration.
+        resources: What outlives a reload.
+        previous: The engine that this one replaces; its vault clients are taken over.
+
+    Raises:
+        ConfigurationError: The vault config or a manifest cannot be used.
+    """
+    engine = MountEngine(settings, resources, "start" if previous is None else "reload")
+    await engine.prepare(previous)
+    return engine
+
+
+async def run_once(settings: Settings, limit: float) -> bool:
+    """Makes one pass and delivers it (`syncd run --once`).
+
+    Args:
+        settings: The configuration.
+        limit: Seconds for fetching, and then for delivery, at most.
+
+    Returns:
+        Whether all providers succeeded and all consumers acknowledged in time.
+
+    Raises:
+        ConfigurationError: The vault config or a manifest cannot be used.
+        StateError: The state directory cannot be used.
+    """
+    async with open_resources(settings) as resources:
+        engine = await open_engine(settings, resources, None)
+        return await engine.run_once(limit)
+
+
+class MountEngine:
+    """Everything that one configuration calls for, running.
+
+    Args:
+        settings: The configuration.
+        resources: What outlives a reload.
+        reason: Of the first scan.
+
+    Attributes:
+        pipeline: The consumers.
+        credentials: The secrets that systemd's units get.
+        refreshers: The loops of the providers.
+        verifiers: What verifies adoption, by the name of the consumer.
+    """
+
+    def __init__(
+        self, settings: Settings, resources: Resources, reason: Literal["start", "reload"]
+    ) -> None:
+        self._settings = settings
+        self._resources = resources
+        self._reason = reason
+        self.pipeline = Pipeline(settings, resources)
+        self._vault_config = VaultConfigFile(settings.vault_config, settings.watch.settle)
+        self._reconciler = Reconciler(
+            settings.watch,
+            self._vault_config,
+            key=resources.state.key,
+            ledger=resources.ledger,
+            consumers=self.pipeline.grants,
+            metrics=resources.metrics,
+            on_commit=self._committed,
+        )
+        self.verifiers = self._open_verifiers()
+        self.refreshers: list[Refresher] = []
+        granted = settings.credentials.grants
+        self.credentials = CredentialSource(
+            settings.credentials.socket,
+            {(item.unit, item.credential): item.secret for item in granted},
+            lambda secret: read_value(secret, self._vault_config.entries, settings.watch),
+        )
+
+    def _open_verifiers(self) -> dict[str, Verifier]:
+        verifiers = {
+            item.name: open_verifier(
+                item,
+                ledger=self._resources.ledger,
+                metrics=self._resources.metrics,
+                rng=self.pipeline.rng,
+                read=self._reconciler.read_value,
+                publish=self._publish,
+            )
+            for item in self._settings.consumers
+        }
+        return {name: item for name, item in verifiers.items() if item is not None}
+
+    async def prepare(self, previous: MountEngine | None) -> None:
+        """Loads the vault config and the manifests; see `open_engine`."""
+        await self._vault_config.load()
+        if self._settings.provision:
+            reuse = () if previous is None else previous.refreshers
+            self.refreshers = await anyio.to_thread.run_sync(self._open_refreshers, reuse)
+
+    def _open_refreshers(self, reuse: Sequence[Refresher]) -> list[Refresher]:
+        from syncd.provision.factory import open_refreshers  # noqa: PLC0415 - only where configured
+
+        return open_refreshers(
+            self._settings.provision, self._resources.metrics, self.pipeline.rng, reuse
+        )
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Runs until cancelled; reports as started after the first scan.
+
+        Raises:
+            StateError: The ledger cannot be used at the start.
+        """
+        try:
+            async with anyio.create_task_group() as tasks:
+                for refresher in self.refreshers:
+                    tasks.start_soon(refresher.run)
+                await self._first_fetch()
+                await self._start()
+                for worker in self._workers:
+                    tasks.start_soon(worker.run)
+                tasks.start_soon(log_findings, self._settings, self._vault_config)
+                task_status.started()
+                await self._reconciler.run()
+        finally:
+            self._reconciler.watcher.close()
+
+    async def run_once(self, limit: float) -> bool:
+        """Fetches, scans once and delivers; see the function `run_once`."""
+        provisioned = await self._fetch_once(limit)
+        try:
+            async with anyio.create_task_group() as tasks:
+                await self._start()
+                await self._reconciler.settle(_SETTLE_LIMIT)
+                for worker in self._workers:
+                    tasks.start_soon(worker.run)
+                with anyio.move_on_after(limit):
+                    for worker in self._workers:
+                        await worker.drained()
+                tasks.cancel_scope.cancel()
+        finally:
+            self._reconciler.watcher.close()
+        delivered = True
+        for name in self.pipeline.grants:
+            left = await anyio.to_thread.run_sync(self._resources.ledger.pending_count, name)
+            if left:
+                delivered = False
+                hint = "they will be delivered on the next run"
+                log.error("delivery.unfinished", consumer=name, pending=left, hint=hint)
+        return provisioned and delivered
+
+    async def _first_fetch(self) -> None:
+        """Waits for the first fetch where a target is still empty, for a short time.
+
+        A scan before the first generation would record every secret as removed. An unavailable
+        vault must not delay watching files that are there.
+        """
+        with anyio.move_on_after(_FIRST_FETCH_LIMIT):
+            for refresher in self.refreshers:
+                if not await anyio.to_thread.run_sync(refresher.has_files):
+                    await refresher.attempted()
+
+    async def _fetch_once(self, limit: float) -> bool:
+        succeeded = [False] * len(self.refreshers)
+
+        async def fetch(index: int) -> None:
+            succeeded[index] = await self.refreshers[index].run_once()
+
+        with anyio.move_on_after(limit):
+            async with anyio.create_task_group() as tasks:
+                for index in range(len(self.refreshers)):
+                    tasks.start_soon(fetch, index)
+        return all(succeeded)
+
+    async def _start(self) -> None:
+        try:
+            await self.pipeline.forget_removed()
+        except StateError:
+            # after a reload the engine runs without it: the next start deletes the mailboxes
+            if self._reason == "start":
+                raise
+        await self._reconciler.start(self._reason)
+        self.pipeline.inventory = self._reconciler.inventory
+
+    @property
+    def _workers(self) -> Sequence[Delivery | Verifier]:
+        # verifiers first: `run_once` drains in this order, and what they publish is delivered, too
+        return (*self.verifiers.values(), *self.pipeline.deliveries.values())
+
+    def summary(self) -> dict[str, object]:
+        """The number of secrets and the watch mode, for the log."""
+        return {
+            "secrets": len(self._vault_config.entries),
+            "watch": self._reconciler.watcher.mode,
+        }
+
+    def status(self, inventory: Mapping[str, Known], *, ready: bool) -> DaemonStatus:
+        """The state of the engine now.
+
+        Args:
+            inventory: Every secret, as of the last commit.
+            ready: Whether the first scan is done.
+        """
+        reconciler = self._reconciler
+        return DaemonStatus(
+            ready=ready,
+            inventory=inventory,
+            source=MountStatus(
+                scanned_at=reconciler.scanned_at,
+                watch_mode=reconciler.watcher.mode,
+                watch_problem=reconciler.watcher.degraded,
+                vault_config=self._vault_config.path,
+                vault_config_valid=self._vault_config.valid,
+                rescan_interval=self._settings.watch.rescan_interval,
+            ),
+            failure=reconciler.failure,
+            consumers=self.pipeline.health(),
+            providers={item.provider.name: item.health for item in self.refreshers},
+            refresh=self.refresh if self.refreshers else None,
+            adoptions={name: item.adoptions for name, item in self.verifiers.items()},
+        )
+
+    def refresh(self) -> int:
+        """Starts a fetch by every provider, regardless of interval and backoff.
+
+        In the event loop only.
+
+        Returns:
+            How many providers there are.
+        """
+        for refresher in self.refreshers:
+            refresher.wake()
+        return len(self.refreshers)
+
+    def release(self, following: MountEngine | None = None) -> None:
+        """Closes the vault clients that the following engine does not take over.
+
+        Ends the metrics of consumers and providers that the following engine does not have.
+        """
+        kept = [item.provider for item in following.refreshers] if following else []
+        for refresher in self.refreshers:
+            if refresher.provider not in kept:
+                refresher.provider.close()
+        if following is None:
+            return
+        metrics = self._resources.metrics
+        for name in {item.provider.name for item in self.refreshers} - {p.name for p in kept}:
+            metrics.forget_provider(name)
+        for name in self.verifiers.keys() - following.verifiers.keys():
+            metrics.forget_adoption(name)
+        self.pipeline.release(following.pipeline)
+
+    def _committed(self, commit: Commit) -> None:
+        if commit.events:
+            for verifier in self.verifiers.values():
+                verifier.wake()
+        self.pipeline.committed(commit)
+
+    async def _publish(self, event: Event) -> None:
+        """Commits the result of a verification, for all consumers but those of kind `aidbox`.
+
+        Raises:
+            StateError: The ledger cannot be used.
+        """
+        audience = {
+            item.name: grant(item.scope)
+            for item in self._settings.consumers
+            if not isinstance(item, Aidbox)
+        }
+        event = await anyio.to_thread.run_sync(self._resources.ledger.append, event, audience)
+        self._committed(Commit((event,), self._reconciler.inventory, time.monotonic()))

@@ -1,0 +1,52 @@
+"""A look into a ledger from another process: read-only, whether or not a daemon has it open."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sqlite3
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from syncd.core.timing import seconds_of
+from syncd.ledger.schema import FILE_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Rotations:
+    """When the daemon saw secrets change.
+
+    Attributes:
+        baseline: When it first looked, seconds since the epoch; infinite where it never did.
+        changed: When it last saw the content of each secret change, seconds since the epoch, by
+            name; without those that it never saw change.
+    """
+
+    baseline: float = math.inf
+    changed: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_rotations(state_dir: str) -> Rotations:
+    """Reads when secrets changed; empty where there is no ledger, or it cannot be read.
+
+    Args:
+        state_dir: Of a daemon, which may be running.
+    """
+    path = f"{state_dir}/{FILE_NAME}"
+    # SQLite opens a WAL database by creating -wal and -shm where they are missing. Run as another
+    # user, that would leave files that the daemon cannot open. Without -wal the database is closed,
+    # so it can be read as immutable, which creates nothing.
+    mode = "mode=ro" if os.path.exists(f"{path}-wal") else "mode=ro&immutable=1"
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(path)}?{mode}", uri=True)) as db:
+            baseline = db.execute("SELECT value FROM meta WHERE key = 'baseline'").fetchone()
+            rows = db.execute("SELECT name, changed_at FROM secret WHERE changed_at IS NOT NULL")
+            changed = {name: seconds_of(at) for name, at in rows}
+    except sqlite3.Error:
+        return Rotations()
+    return Rotations(seconds_of(baseline[0]) if baseline else math.inf, changed)

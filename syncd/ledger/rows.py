@@ -1,0 +1,92 @@
+"""Rows of the ledger's tables, from and to the core's types."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from syncd.core.event_data import DATA_TYPES
+from syncd.core.events import Event, Origin
+from syncd.core.model import Entry, Known, Scope, State
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from syncd.core.changes import Plan
+
+EVENT_COLUMNS: Final = (
+    "event.sequence, event.time, event.type, event.subject, event.data, event.audience,"
+    " event.origin"
+)
+"""What a statement selects for `event_of`."""
+
+INVENTORY_COLUMNS: Final = "name, path, scopes, state, version, problem, changed_at"
+"""What a statement selects for `known_of`."""
+
+_encode = msgspec.json.encode
+_decode_audience = msgspec.json.Decoder(dict[str, tuple[Scope, ...]] | None).decode
+_decode_origin = msgspec.json.Decoder(Origin).decode
+_decode_scopes = msgspec.json.Decoder(tuple[Scope, ...]).decode
+_decode_data = {name: msgspec.json.Decoder(type_).decode for name, type_ in DATA_TYPES.items()}
+
+
+def event_of(row: Sequence) -> Event:  # type: ignore[type-arg] # sqlite3's rows
+    """The event of a row of `EVENT_COLUMNS`."""
+    sequence, time, type_, subject, data, audience, origin = row
+    return Event(
+        sequence,
+        time,
+        type_,
+        subject,
+        _decode_data[type_](data),
+        _decode_audience(audience),
+        None if origin is None else _decode_origin(origin),
+    )
+
+
+def insert_events(db: sqlite3.Connection, events: Iterable[Event]) -> None:
+    """Appends events to the log, at the sequences that they have."""
+    db.executemany(
+        "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                *(e.sequence, e.time, e.type, e.subject, _encode(e.data), _encode(e.told_to)),
+                None if e.origin is None else _encode(e.origin),
+            )
+            for e in events
+        ],
+    )
+
+
+def known_of(row: Sequence) -> Known:  # type: ignore[type-arg] # sqlite3's rows
+    """The secret of a row of `INVENTORY_COLUMNS`."""
+    name, path, scopes, state, version, problem, changed_at = row
+    entry = Entry(name, path, _decode_scopes(scopes))
+    return Known(entry, State(state), version, problem, changed_at)
+
+
+def store_inventory(db: sqlite3.Connection, plan: Plan, known: Mapping[str, Known]) -> None:
+    """Writes what a plan changes of the inventory.
+
+    Args:
+        db: In a transaction.
+        plan: Its `touched` and `dropped` names are written.
+        known: The inventory before the plan.
+    """
+    rows, updates = [], []
+    for name in plan.touched:
+        item, before = plan.inventory[name], known.get(name)
+        seen = (item.state.value, item.version, item.problem, item.changed_at)
+        # Most often the content changed and the entry did not: its scopes need no encoding then.
+        if before is not None and (before.entry is item.entry or before.entry == item.entry):
+            updates.append((*seen, name))
+        else:
+            rows.append((name, item.entry.path, _encode(item.entry.scopes).decode(), *seen))
+    db.executemany(
+        "UPDATE secret SET state = ?, version = ?, problem = ?, changed_at = ? WHERE name = ?",
+        updates,
+    )
+    db.executemany("INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    db.executemany("DELETE FROM secret WHERE name = ?", [(name,) for name in plan.dropped])

@@ -1,0 +1,76 @@
+"""The findings of `syncd check` as text and JSON, and the exit code that they amount to.
+
+SARIF is in `syncd.lint.sarif`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from syncd.core.findings import Finding
+
+NO_INPUT: Final = frozenset(
+    (
+        "aidbox-unreadable",
+        "config-malformed",
+        "config-unreadable",
+        "manifest-malformed",
+        "manifest-unreadable",
+        "vault-config-malformed",
+        "vault-config-unreadable",
+    )
+)
+"""Codes that mean that an input could not be read at all."""
+
+
+def exit_code(findings: Iterable[Finding], *, strict: bool) -> int:
+    """The exit code of `syncd check`.
+
+    Returns:
+        0 when there is no error (with `strict`: no finding), 2 when an input could not be read at
+        all, else 1.
+    """
+    findings = tuple(findings)
+    if any(found.code in NO_INPUT for found in findings):
+        return 2
+    return int(any(strict or found.is_error for found in findings))
+
+
+def as_text(findings: Iterable[Finding]) -> str:
+    """One line per finding, and a line with their numbers."""
+    findings = tuple(findings)
+    errors, warnings = _count(findings)
+    return "\n".join(
+        [f"{found.severity}: {found}" for found in findings]
+        + [f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"]
+    )
+
+
+def as_json(findings: Iterable[Finding]) -> str:
+    """The findings and their numbers as one JSON object."""
+    findings = tuple(findings)
+    errors, warnings = _count(findings)
+    document = {
+        "findings": [
+            {
+                "code": found.code,
+                "severity": found.severity,
+                "source": found.source,
+                "where": found.where,
+                "message": found.message,
+                "hint": found.hint,
+            }
+            for found in findings
+        ],
+        "summary": {"errors": errors, "warnings": warnings},
+    }
+    return json.dumps(document, indent=2)
+
+
+def _count(findings: tuple[Finding, ...]) -> tuple[int, int]:
+    errors = sum(found.is_error for found in findings)
+    return errors, len(findings) - errors

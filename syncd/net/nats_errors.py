@@ -1,0 +1,150 @@
+"""Errors of one connection to NATS, as syncd's.
+
+Texts of nats-py's errors are the server's and may hold anything, so each becomes one of syncd's by
+its class, by a number of JetStream's API, or by a known phrase that it contains.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import nats.errors
+import nats.js.errors
+
+from syncd.core.errors import RefusedError, SyncdError, TemporaryError
+from syncd.net.reasons import CHECK_SERVER, Fault, reason_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_AUTH_PHRASES: Final = ("authorization violation", "authentication", "user not found", "revoked")
+_LIMIT_PHRASES: Final = ("maximum connections exceeded", "maximum account active connections")
+
+# err_code of JetStream's API (nats-server, server/errors.json)
+_STORE_FAILED: Final = 10077
+_NO_RESOURCES: Final = frozenset((10002, 10023, 10028, 10047))
+_MESSAGE_TOO_LARGE: Final = 10054
+_NOT_ENABLED: Final = frozenset((10035, 10039, 10076))
+
+_PROBLEMS: Final = {
+    nats.errors.UnexpectedEOF: "the connection was lost",
+    nats.errors.StaleConnectionError: "pings are not answered",
+    nats.errors.ConnectionClosedError: "the connection was lost",
+}
+
+
+class NatsErrors:
+    """Makes the errors of one connection.
+
+    Args:
+        address: Hosts and ports of its servers.
+        credential_files: Paths of the files that hold its credentials.
+    """
+
+    def __init__(self, address: str, credential_files: Sequence[str]) -> None:
+        self._address = address
+        self._credential_files = credential_files
+
+    def temporary(self, problem: str, remedy: str = CHECK_SERVER) -> TemporaryError:
+        """An error that trying again may resolve."""
+        return TemporaryError(f"cannot use NATS at {self._address}: {problem}", remedy)
+
+    def refused(self, problem: str, remedy: str) -> RefusedError:
+        """An error that only a person can resolve."""
+        return RefusedError(f"cannot use NATS at {self._address}: {problem}", remedy)
+
+    def lost(self) -> TemporaryError:
+        """The connection was lost."""
+        return self.temporary("the connection was lost")
+
+    def no_stream(self, subject: str) -> TemporaryError:
+        """No stream stores a subject."""
+        return self.temporary(
+            f"no stream takes subject {subject}",
+            "create one that does, unless it is just electing a leader",
+        )
+
+    def of_api(self, status: int, code: int, subject: str) -> SyncdError:
+        """An error of JetStream's API.
+
+        Args:
+            status: Its `code`, like a status of HTTP.
+            code: Its `err_code`.
+            subject: What the request was about.
+        """
+        if code == _STORE_FAILED:
+            return self.temporary(
+                f"the stream of subject {subject} is full or cannot store",
+                "raise its limits or let it discard old messages",
+            )
+        if code in _NO_RESOURCES:
+            return self.temporary(
+                "JetStream has no room or no quorum", "add storage or start servers"
+            )
+        if code in _NOT_ENABLED:
+            return self.refused("JetStream is not enabled", "enable it for this account")
+        if code == _MESSAGE_TOO_LARGE:
+            return RefusedError(
+                f"cannot publish to {subject}: the message is larger than the stream allows",
+                "raise its max_msg_size",
+            )
+        return self.temporary(f"JetStream answered {status}, error {code}", "see the server's log")
+
+    def of_request(self, error: BaseException, subject: str) -> SyncdError:
+        """An exception of a request to JetStream.
+
+        Args:
+            error: What nats-py or a socket raised.
+            subject: What the request was about.
+        """
+        if isinstance(error, nats.js.errors.APIError):
+            return self.of_api(error.code or 0, error.err_code or 0, subject)
+        if isinstance(error, nats.errors.NoRespondersError):
+            return self.temporary(
+                "JetStream does not answer", "enable it there, or start its servers"
+            )
+        return self.of_connection(error)
+
+    def of_connection(self, error: BaseException, subjects: Sequence[str] = ()) -> SyncdError:
+        """An exception of the connection itself.
+
+        Args:
+            error: What nats-py or a socket raised.
+            subjects: Those that were published to just now.
+        """
+        text = str(error).lower() if isinstance(error, nats.errors.Error) else ""
+        return self._refusal(error, text, subjects) or self._outage(error, text)
+
+    def _refusal(
+        self, error: BaseException, text: str, subjects: Sequence[str]
+    ) -> RefusedError | None:
+        if isinstance(error, nats.errors.AuthorizationError) or any(
+            phrase in text for phrase in _AUTH_PHRASES
+        ):
+            files = " or ".join(self._credential_files)
+            remedy = f"replace them in {files}" if files else "configure credentials"
+            return self.refused("the credentials are not accepted", remedy)
+        if "permissions violation" in text:
+            own = [subject for subject in subjects if f'"{subject.lower()}"' in text]
+            what = "subscribe to _INBOX.>" if "subscription" in text else "publish to its subject"
+            what = f"publish to {own[0]}" if own else what
+            return self.refused(f"this user may not {what}", "grant this permission")
+        if isinstance(error, nats.errors.SecureConnRequiredError):
+            return self.refused(
+                "the server does not offer TLS",
+                "enable TLS there, or use nats:// and no certificates",
+            )
+        return None
+
+    def _outage(self, error: BaseException, text: str) -> TemporaryError:
+        if any(phrase in text for phrase in _LIMIT_PHRASES):
+            return self.temporary(
+                "the server has too many connections", "raise max_connections there"
+            )
+        for kind, problem in _PROBLEMS.items():
+            if isinstance(error, kind):
+                return self.temporary(problem)
+        reason = reason_of(error, address="urls")
+        if reason.fault is Fault.UNKNOWN:
+            return self.temporary(f"the connection failed ({type(error).__name__})")
+        return self.temporary(reason.problem, reason.remedy)

@@ -1,0 +1,61 @@
+"""A look into a ledger from outside: right whether or not it is open, and without a trace."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from syncd.core.changes import plan
+from syncd.core.model import Entry, Observation, Scope, State
+from syncd.core.timing import rfc3339
+from syncd.ledger.ledger import Ledger
+from syncd.ledger.peek import Rotations, read_rotations
+from syncd.ledger.state_dir import StateDir
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENTRIES = {name: Entry(name, f"/m/{name}", (Scope("Client"),)) for name in ("same", "changed")}
+
+
+def record(ledger: Ledger, at: float, **versions: str) -> None:
+    known = ledger.inventory()
+    seen = {name: Observation(State.PRESENT, f"k1:{v}") for name, v in versions.items()}
+    ledger.record(
+        plan(known, ENTRIES, seen, rfc3339(at)), known, "/vc.json", rfc3339(at), consumers={}
+    )
+
+
+def test_an_open_and_a_closed_ledger(tmp_path: Path) -> None:
+    """Baseline and times are the same in both, and a closed ledger gets no files beside it."""
+    state = StateDir.open(str(tmp_path))
+    ledger = Ledger.open(state, "boot")
+    record(ledger, 100.0, same="1", changed="1")
+    record(ledger, 200.0, same="1", changed="2")
+    expected = Rotations(100.0, {"same": 100.0, "changed": 200.0})
+    assert read_rotations(str(tmp_path)) == expected
+    ledger.close()
+    state.close()
+    before = sorted(os.listdir(tmp_path))
+    assert read_rotations(str(tmp_path)) == expected
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_before_the_baseline(tmp_path: Path) -> None:
+    """A daemon that has not scanned yet saw nothing."""
+    state = StateDir.open(str(tmp_path))
+    ledger = Ledger.open(state, "boot")
+    assert read_rotations(str(tmp_path)) == Rotations(math.inf, {})
+    ledger.close()
+    state.close()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a database" * 100])
+def test_no_ledger(tmp_path: Path, content: bytes | None) -> None:
+    """A file that is missing, empty or something else is the same as no ledger."""
+    if content is not None:
+        (tmp_path / "ledger.sqlite3").write_bytes(content)
+    assert read_rotations(str(tmp_path)) == Rotations()

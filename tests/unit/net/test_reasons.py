@@ -1,0 +1,152 @@
+"""Why a connection failed, and how long a server asked to wait."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from support.mail import NOW
+
+from syncd.net.reasons import Fault, parse_retry_after, reason_of
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("0", 0.0),
+        (" 17 ", 17.0),
+        ("999999999999999999999", 999999999999999.0),
+        ("Mon, 23 Nov 2026 20:42:30 GMT", 120.0),
+        ("Monday, 23-Nov-26 20:42:30 GMT", 120.0),
+        ("Mon Nov 23 20:42:30 2026", 120.0),
+        ("Mon, 23 Nov 2026 20:00:00 GMT", 0.0),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("", None),
+        ("Mon, 99 Nov 2026 20:42:30 GMT", None),
+        ("\u0661\u0662", None),
+    ],
+)
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    """Seconds or any of the three date forms of RFC 9110; anything else is ignored."""
+    assert parse_retry_after(value, NOW) == seconds
+
+
+def _wrapped(error: BaseException) -> Exception:
+    outer = ConnectionError("canary")
+    outer.__cause__ = ExceptionGroup("canary", [OSError("canary")])
+    outer.__cause__.__context__ = error
+    return outer
+
+
+def certificate_error(code: int, message: str = "") -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "canary")
+    error.verify_code, error.verify_message = code, message
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "fault", "text"),
+    [
+        (
+            OSError(errno.ECONNREFUSED, "canary"),
+            Fault.SYSTEM,
+            "Connection refused; check that the server is up and reachable",
+        ),
+        (
+            OSError(errno.ENOENT, "canary"),
+            Fault.SYSTEM,
+            "No such file or directory; start the server, or correct socket",
+        ),
+        (
+            socket.gaierror(socket.EAI_NONAME, "canary"),
+            Fault.HOST_UNKNOWN,
+            "the host name cannot be resolved; correct url or the DNS",
+        ),
+        (ssl.SSLError(1, "canary"), Fault.TLS, "TLS failed: unexpected end; check that url is"),
+        (
+            certificate_error(10),
+            Fault.CERTIFICATE_EXPIRED,
+            "the certificate has expired; replace the certificate",
+        ),
+        (
+            certificate_error(20),
+            Fault.CERTIFICATE_UNTRUSTED,
+            "the certificate is signed by a CA that is not trusted; name its CA by ca_file",
+        ),
+        (
+            certificate_error(62),
+            Fault.CERTIFICATE_FOR_OTHER_NAME,
+            "the certificate is for another host name; correct url, or replace the certificate",
+        ),
+        (
+            certificate_error(9, "certificate is not yet valid"),
+            Fault.CERTIFICATE_INVALID,
+            "the certificate is not valid: certificate is not yet valid; replace the certificate",
+        ),
+        (TimeoutError("canary"), Fault.TIMEOUT, "no answer in time; check that the server is up"),
+        (ValueError("canary"), Fault.UNKNOWN, "the connection was closed before an answer; check"),
+    ],
+)
+def test_a_reason_is_made_of_class_and_number(error: Exception, fault: Fault, text: str) -> None:
+    """However deep the cause, never of its text."""
+    reason = reason_of(_wrapped(error), address="url")
+    assert reason.fault is fault
+    assert f"{reason.problem}; {reason.remedy}".startswith(text)
+    assert reason.is_certificate == fault.name.startswith("CERTIFICATE")
+
+
+def test_remedies_name_the_options_of_the_caller() -> None:
+    """A manifest has other names than a configuration."""
+    names: dict[str, Any] = {
+        "address": "vaultAddress",
+        "ca": "vaultCACertPath",
+        "server_name": "vaultTLSServerName",
+    }
+    untrusted = reason_of(certificate_error(19), **names)
+    assert untrusted.remedy == "name its CA by vaultCACertPath"
+    other_name = reason_of(certificate_error(64), **names)
+    assert other_name.remedy == "correct vaultTLSServerName, or replace the certificate"
+
+
+def test_clients_wrap_in_their_own_ways() -> None:
+    """In `args`, in `reason`, in `inner_exception`, in each other."""
+    cause = OSError(errno.ECONNRESET, "canary")
+    in_args = ValueError("canary", cause)
+    in_attribute = ValueError("canary")
+    in_attribute.inner_exception = in_args  # type: ignore[attr-defined]
+    in_attribute.__context__ = in_attribute
+    assert reason_of(in_attribute, address="url").problem == "Connection reset by peer"
+
+
+def test_the_address_that_is_tried_last_counts() -> None:
+    """A machine without IPv6 fails at it first, which is not news."""
+    tried = [OSError(errno.ENETUNREACH, "canary"), OSError(errno.ECONNREFUSED, "canary")]
+    assert reason_of(ExceptionGroup("", tried), address="url").problem == "Connection refused"
+
+
+def test_a_client_has_timeouts_of_its_own() -> None:
+    """They count where nothing else is known."""
+
+    class SlowError(Exception):
+        pass
+
+    assert reason_of(SlowError(), address="url").fault is Fault.UNKNOWN
+    assert reason_of(SlowError(), address="url", timeouts=(SlowError,)).fault is Fault.TIMEOUT
+
+
+def test_no_client_is_imported() -> None:
+    """Whatever asks for a reason does not pay for the client of another."""
+    program = "import sys, syncd.net.reasons; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert not loaded & {"requests", "urllib3", "httpx2", "httpcore2", "azure", "hvac", "nats"}
