@@ -22,6 +22,7 @@ from support.mail import (
     subjects,
     version,
 )
+from support.waiting import DEADLINE
 
 from syncd.consumers import delivery as engine
 from syncd.consumers.delivery import Delivery
@@ -359,7 +360,7 @@ async def test_shutdown_waits_no_longer_than_the_grace(
     listener = Listener()
     listener.gate = anyio.Event()
     await mail.put(change("a", 2, 1))
-    with anyio.fail_after(5):
+    with anyio.fail_after(DEADLINE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(delivery(listener, mail).run)
             await listener.begun.wait()
@@ -373,7 +374,7 @@ async def test_shutdown_while_waiting_is_immediate(mail: Mail) -> None:
     naps = Naps(held=True)
     loop = delivery(Listener(TemporaryError("down")), mail, naps=naps)
     await mail.put(change("a", 2, 1))
-    with anyio.fail_after(1):
+    with anyio.fail_after(DEADLINE):
         async with running(loop):
             await naps.begun()
 
@@ -389,7 +390,7 @@ async def test_health_tells_what_is_going_on(mail: Mail) -> None:
         before = loop.health
         await mail.put(change("b", 2, 1))
         loop.wake()
-        with anyio.fail_after(5):
+        with anyio.fail_after(DEADLINE):
             while loop.health.pending < 2:
                 await anyio.lowlevel.checkpoint()
         assert sample(metrics, "syncd_delivery_pending", {"consumer": "hook"}) == 2
