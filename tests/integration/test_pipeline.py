@@ -292,7 +292,7 @@ def test_several_mounts_and_nested_paths(world: World, receiver: Receiver) -> No
     [
         (os.mkfifo, "a FIFO"),
         (os.mkdir, "a directory"),
-        (lambda path: os.symlink("nowhere", path), "a symlink to nothing"),
+        (lambda path: os.symlink("nowhere", path), "is a dangling symlink"),
         (lambda path: os.symlink(os.path.basename(path), path), "a loop of symlinks"),
         (lambda path: os.symlink("/etc/hostname", path), "outside the watch roots"),
         (lambda path: os.symlink("/dev/zero", path), "outside the watch roots"),

@@ -96,7 +96,9 @@ def test_a_vault_that_denies_leaves_the_files_and_recovers_by_itself(
         with world.daemon(AZURE_POD_IDENTITY_AUTHORITY_HOST=azure.imds) as daemon:
             azure.fault(*[answer(403, "Forbidden", "ForbiddenByRbac")] * 2)
             refused = daemon.wait_for("provision.refused")
-            assert refused["reason"].endswith("assign it the role Key Vault Secrets User")
+            assert refused["reason"].endswith(
+                "assign the role Key Vault Secrets User to the identity"
+            )
             assert pathlib.Path(path).read_bytes() == secret("1")
             azure.set_secret("client-secret", secret("2").decode())
             receiver.wait(1)

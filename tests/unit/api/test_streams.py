@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from support.mail import APP, Mail, change
+from support.waiting import DEADLINE
 
 from syncd.api import streams as broadcasting
 from syncd.api.streams import HEARTBEAT, Broadcast, Stream
@@ -50,7 +51,7 @@ class Peer:
 
     async def wait(self, text: bytes, count: int) -> None:
         """Waits until a text has come that many times."""
-        with anyio.fail_after(15):
+        with anyio.fail_after(DEADLINE):
             while self.received.count(text) < count:
                 await self._arrived.wait()
 

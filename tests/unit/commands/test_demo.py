@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from support.waiting import DEADLINE
 
 from syncd.commands.demo import _Demo
 
@@ -29,7 +30,7 @@ async def test_all_that_the_daemon_says_is_read(
     ):
         tasks.start_soon(demo._read_log, process)
         assert await demo._await_ready() is ready
-        with anyio.fail_after(30):
+        with anyio.fail_after(DEADLINE):
             await process.wait()
     said = capsys.readouterr().err
     assert ("syncd: cannot start" in said) is not ready

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+from support.waiting import DEADLINE, until
+from support.world import World
 
+from syncd.commands import wait as module
 from syncd.commands.wait import wait
 from syncd.config.settings import Settings, Watch
 from syncd.core.decode import Duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-DEADLINE = 20.0
 
 
 @pytest.fixture
@@ -28,12 +28,9 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 
 def configure(root: Path, *names: str) -> Settings:
-    entries = {
-        name: {"path": f"{root}/{name}", "scope": {"resource_type": "Client"}} for name in names
-    }
-    path = root.parent / "vault-config.json"
-    path.write_text(json.dumps({"secret": entries}))
-    return Settings(vault_config=str(path), watch=Watch(settle=Duration(0.02)))
+    world = World(root.parent)
+    world.map(*names)
+    return Settings(vault_config=world.vault_config, watch=Watch(settle=Duration(0.02)))
 
 
 def make(root: Path) -> None:
@@ -62,10 +59,20 @@ async def test_what_is_not_there_is_named_even_without_any_time(root: Path) -> N
     assert line.startswith(f"{root}/a: secret a is missing")
 
 
-async def test_it_returns_when_the_last_file_appears(root: Path) -> None:
+async def test_it_returns_when_the_last_file_appears(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From no mount at all to the last file; an empty or half-written file is not there yet."""
     settings = configure(root, "a", "b")
     result: list[list[str]] = []
+    scanned, scan = 0, module._scan_all
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal scanned
+        scanned += 1
+        return scan(*arguments)
+
+    monkeypatch.setattr(module, "_scan_all", counted)
 
     async def run() -> None:
         with anyio.fail_after(DEADLINE):
@@ -76,7 +83,8 @@ async def test_it_returns_when_the_last_file_appears(root: Path) -> None:
         make(root)
         write(root / "a", b"x")
         write(root / "b", b"")
-        await anyio.sleep(0.1)  # time to go wrong in
+        before = scanned
+        await until(lambda: scanned >= before + 2)  # one of them began after the write
         assert result == []
         write(root / "b", b"x")
     assert result == [[]]

@@ -510,8 +510,8 @@ NATS = {"name": "bus", "kind": "nats", "urls": ["nats://h:4222"]}
         ),
         ({"client_cert": "/c"}, ["client_key: is missing"]),
         ({"timeout": 0}, ["timeout: must be above zero"]),
-        ({"subject": "a.<b>"}, ["subject: has a placeholder"]),
-        ({"subject": "a.>"}, ["subject: has wildcards"]),
+        ({"subject": "a.<b>"}, ["subject: has an unknown placeholder"]),
+        ({"subject": "a.>"}, ["subject: has a wildcard"]),
         ({"content_mode": "batch"}, ["content_mode: "]),
     ],
 )

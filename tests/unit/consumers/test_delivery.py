@@ -22,6 +22,7 @@ from support.mail import (
     subjects,
     version,
 )
+from support.waiting import DEADLINE
 
 from syncd.consumers import delivery as engine
 from syncd.consumers.delivery import Delivery
@@ -234,6 +235,20 @@ async def test_a_bug_is_survived_and_its_text_not_logged(mail: Mail) -> None:
     assert 30 <= naps.taken[0] <= 60
 
 
+async def test_a_bug_is_an_error_once(mail: Mail) -> None:
+    """As every failure that only a person can end; it is counted each time."""
+    metrics = Metrics()
+    loop = delivery(Listener(*[ValueError("canary")] * 3), mail, metrics=metrics)
+    await mail.put(change("a", 2, 1))
+    with capture_logs() as logs:
+        async with running(loop):
+            await drained(loop)
+    levels = [entry["log_level"] for entry in logs if entry["event"] == "delivery.failed"]
+    assert levels == ["error", "debug", "debug"]
+    labels = {"consumer": "hook", "outcome": "retried"}
+    assert sample(metrics, "syncd_deliveries_total", labels) == 3
+
+
 async def test_one_consumer_delays_no_other(mail: Mail) -> None:
     """While one consumer hangs, fails or is broken, another gets everything."""
     stuck = Listener(name="other")
@@ -258,7 +273,7 @@ async def test_acknowledgement_that_fails_is_delivered_again(
 
     def failing(consumer: str, events: Sequence[Event]) -> None:
         if next(failures, False):
-            raise StateError("cannot use the ledger: disk full; free or mend state_dir")
+            raise StateError("cannot use the ledger: disk full; free space in state_dir")
         acknowledge(consumer, events)
 
     monkeypatch.setattr(mail.ledger, "acknowledge", failing)
@@ -282,7 +297,7 @@ async def test_ledger_that_cannot_be_read_is_tried_again(
 
     def failing(consumer: str, grant: Grant, limit: int) -> list[Event]:
         if next(failures, False):
-            raise StateError("cannot use the ledger: ioerr; free or mend state_dir")
+            raise StateError("cannot use the ledger: ioerr; free space in state_dir")
         return take(consumer, grant, limit)
 
     monkeypatch.setattr(mail.ledger, "take", failing)
@@ -345,7 +360,7 @@ async def test_shutdown_waits_no_longer_than_the_grace(
     listener = Listener()
     listener.gate = anyio.Event()
     await mail.put(change("a", 2, 1))
-    with anyio.fail_after(5):
+    with anyio.fail_after(DEADLINE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(delivery(listener, mail).run)
             await listener.begun.wait()
@@ -355,11 +370,11 @@ async def test_shutdown_waits_no_longer_than_the_grace(
 
 
 async def test_shutdown_while_waiting_is_immediate(mail: Mail) -> None:
-    """Nobody waits for a backoff at shutdown."""
+    """A backoff does not delay the shutdown."""
     naps = Naps(held=True)
     loop = delivery(Listener(TemporaryError("down")), mail, naps=naps)
     await mail.put(change("a", 2, 1))
-    with anyio.fail_after(1):
+    with anyio.fail_after(DEADLINE):
         async with running(loop):
             await naps.begun()
 
@@ -375,7 +390,7 @@ async def test_health_tells_what_is_going_on(mail: Mail) -> None:
         before = loop.health
         await mail.put(change("b", 2, 1))
         loop.wake()
-        with anyio.fail_after(5):
+        with anyio.fail_after(DEADLINE):
             while loop.health.pending < 2:
                 await anyio.lowlevel.checkpoint()
         assert sample(metrics, "syncd_delivery_pending", {"consumer": "hook"}) == 2

@@ -9,6 +9,7 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 from support.mail import Mail, change
+from support.waiting import DEADLINE
 
 from syncd.config.settings import EventLog
 from syncd.core.decode import Duration
@@ -49,9 +50,9 @@ async def test_it_prunes_after_commits(mail: Mail) -> None:
         for count in (2, 4):
             events = await mail.put(change("a", 1, 0), change("a", 2, 1))
             retention.committed(Commit(tuple(events), {}, 0.0))
-            with anyio.fail_after(10):
-                while await anyio.to_thread.run_sync(mail.ledger.span) != (count - 1, count):  # noqa: ASYNC110 - the ledger tells nobody
-                    await anyio.sleep(0.01)
+            with anyio.fail_after(DEADLINE):
+                while await anyio.to_thread.run_sync(mail.ledger.span) != (count - 1, count):
+                    pass
         tasks.cancel_scope.cancel()
 
 
@@ -70,6 +71,6 @@ async def test_a_failed_pruning_is_tried_again(mail: Mail, monkeypatch: pytest.M
     bounds = EventLog(prune_interval=Duration(0.01))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(Retention(mail.ledger, lambda: bounds).run)
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE):
             await again.wait()
         tasks.cancel_scope.cancel()

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from support.waiting import DEADLINE
 
 from syncd.core.errors import StateError
 from syncd.ledger.state_dir import StateDir
@@ -38,7 +39,7 @@ def open_elsewhere(path: Path, uid: int = 0) -> str:
         [sys.executable, "-c", OPEN, str(path), str(uid), os.getcwd()],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=DEADLINE,
         check=True,
     )
     return done.stdout.strip()

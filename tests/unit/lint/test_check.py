@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import trustme
+from support.world import CANARY, World
 
 from syncd.core.findings import CODES, Finding
 from syncd.core.mountinfo import Mount
@@ -15,44 +16,31 @@ from syncd.lint import check
 from syncd.lint.check import run_checks
 from syncd.lint.render import as_json, as_text, exit_code
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 GENERATION = "..2026_11_23_20_40_28.123456789"
-CANARY = "hunter2-canary"
 _ELSEWHERE = (
     *("credential-", "grant-", "manifest-", "provision-"),
     *("aidbox-", "destination-", "entry-", "reference-", "secret-stored"),
 )
 
 
-class World:
-    """A CSI mount, a directory of plain files and a vault config, each without a mistake at first.
+class Place(World):
+    """A world and a directory of plain files, each without a mistake at first.
 
     Files hold the canary, so that whatever quotes a secret is noticed.
     """
 
     def __init__(self, directory: Path) -> None:
-        self.csi = directory / "csi"
+        super().__init__(directory)
         self.plain = directory / "plain"
-        self.vault_config = directory / "vault-config.json"
-        self.config = directory / "syncd.yaml"
         self.plain.mkdir()
-        (self.csi / GENERATION).mkdir(parents=True)
-        (self.csi / "..data").symlink_to(GENERATION)
         self.entries: dict[str, object] = {}
 
-    def publish(self, name: str, content: bytes = CANARY.encode()) -> str:
-        """Adds a file to the CSI mount."""
-        file = self.csi / GENERATION / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(content)
-        first = name.partition("/")[0]
-        if not (self.csi / first).is_symlink():
-            (self.csi / first).symlink_to(f"..data/{first}")
-        return str(self.csi / name)
+    def add(self, name: str, content: bytes = CANARY) -> str:
+        """Adds a file to the mount."""
+        self.publish({name: content})
+        return f"{self.mount}/{name}"
 
-    def write(self, name: str, content: bytes = CANARY.encode(), mode: int = 0o600) -> str:
+    def write(self, name: str, content: bytes = CANARY, mode: int = 0o600) -> str:
         """Adds a plain file."""
         file = self.plain / name
         file.write_bytes(content)
@@ -68,12 +56,13 @@ class World:
 
     def check(self, config: str | None = None) -> list[Finding]:
         """Writes the vault config and checks everything."""
-        if not self.vault_config.exists():
-            self.vault_config.write_text(json.dumps({"secret": self.entries}))
+        if not os.path.exists(self.vault_config):
+            self.write_vault_config(json.dumps({"secret": self.entries}))
         if config is None:
-            return run_checks(None, {"BOX_VAULT_CONFIG": str(self.vault_config)})
-        self.config.write_text(f"vault_config: {self.vault_config}\n{config}")
-        return run_checks(str(self.config), {})
+            return run_checks(None, {"BOX_VAULT_CONFIG": self.vault_config})
+        with open(self.config, "w") as file:
+            file.write(f"vault_config: {self.vault_config}\n{config}")
+        return run_checks(self.config, {})
 
     def told(self, config: str | None = None) -> list[tuple[str, str]]:
         """Codes and places of all findings."""
@@ -81,20 +70,20 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Place:
+    return Place(tmp_path)
 
 
-def test_a_world_without_mistakes_has_no_findings(world: World) -> None:
+def test_a_world_without_mistakes_has_no_findings(world: Place) -> None:
     """A CSI mount with nested paths and a private plain file are fine."""
-    world.enter(world.publish("a"))
-    world.enter(world.publish("db/password"))
+    world.enter(world.add("a"))
+    world.enter(world.add("db/password"))
     world.enter(world.write("b"))
     assert world.check() == []
 
 
 class TestFiles:
-    def test_each_file_that_cannot_be_used_says_why(self, world: World) -> None:
+    def test_each_file_that_cannot_be_used_says_why(self, world: Place) -> None:
         """Every way in which a path does not lead to a usable file has its own code."""
         plain = world.plain
         os.mkfifo(plain / "fifo")
@@ -105,7 +94,7 @@ class TestFiles:
         big = world.write("big", b"x" * (1 << 20) + b"x")
         expected = [
             ("secret-missing", world.enter(str(plain / "none"))),
-            ("secret-missing", world.enter(str(world.csi / "none"))),
+            ("secret-missing", world.enter(str(Path(world.mount) / "none"))),
             ("secret-not-a-file", world.enter(str(plain / "fifo"))),
             ("secret-not-a-file", world.enter(str(plain / "directory"))),
             ("secret-link-dangling", world.enter(str(plain / "dangling"))),
@@ -114,18 +103,18 @@ class TestFiles:
             ("secret-too-large", world.enter(big)),
             ("secret-not-a-file", world.enter("/dev/null", "device")),
         ]
-        roots = f"watch: {{roots: [{world.plain}, {world.csi}, /dev]}}"
+        roots = f"watch: {{roots: [{world.plain}, {world.mount}, /dev]}}"
         told = [item for item in world.told(roots) if item[0] != "file-unmapped"]
         assert sorted(told) == sorted(expected)
 
-    def test_a_path_outside_the_configured_roots_is_told(self, world: World) -> None:
+    def test_a_path_outside_the_configured_roots_is_told(self, world: Place) -> None:
         """A root that is configured is a limit."""
         place = world.enter(world.write("a"))
-        roots = f"watch: {{roots: [{world.csi}]}}"
+        roots = f"watch: {{roots: [{world.mount}]}}"
         assert world.told(roots) == [("secret-outside-roots", place)]
 
     def test_a_file_that_may_not_be_read_is_told(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
+        self, world: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A refusal by the kernel is told; root is refused nothing, so the refusal is staged."""
         from syncd.system import beneath
@@ -137,27 +126,27 @@ class TestFiles:
         monkeypatch.setattr(beneath, "open_file", refuse)
         assert world.told() == [("secret-unreadable", place)]
 
-    def test_a_trailing_newline_is_told_in_either_layout(self, world: World) -> None:
+    def test_a_trailing_newline_is_told_in_either_layout(self, world: Place) -> None:
         """Nobody knows whether Aidbox trims."""
-        first = world.enter(world.publish("a", b"x\n"))
+        first = world.enter(world.add("a", b"x\n"))
         second = world.enter(world.write("b", b"x\n"))
         assert sorted(world.told()) == [("secret-newline", first), ("secret-newline", second)]
 
-    def test_an_empty_file_is_told_once_in_either_layout(self, world: World) -> None:
+    def test_an_empty_file_is_told_once_in_either_layout(self, world: Place) -> None:
         """An empty secret is hardly meant."""
-        first = world.enter(world.publish("a", b""))
+        first = world.enter(world.add("a", b""))
         second = world.enter(world.write("b", b""))
         assert sorted(world.told()) == [("secret-empty", first), ("secret-empty", second)]
 
-    def test_a_world_readable_file_is_told_outside_a_csi_mount_only(self, world: World) -> None:
+    def test_a_world_readable_file_is_told_outside_a_csi_mount_only(self, world: Place) -> None:
         """The CSI driver writes 0644 into a mount that others do not see."""
-        world.enter(world.publish("a"))
+        world.enter(world.add("a"))
         place = world.enter(world.write("b", mode=0o644))
         assert world.told() == [("secret-world-readable", place)]
 
 
 class TestMount:
-    def test_two_names_on_one_file_are_told_however_they_get_there(self, world: World) -> None:
+    def test_two_names_on_one_file_are_told_however_they_get_there(self, world: Place) -> None:
         """Equal paths, and paths that a symlink makes equal, are one file."""
         path = world.write("a")
         (world.plain / "alias").symlink_to("a")
@@ -166,24 +155,24 @@ class TestMount:
         linked = world.enter(str(world.plain / "alias"))
         assert world.told() == [("path-shared", equal), ("path-shared", linked)]
 
-    def test_files_that_no_entry_names_are_told(self, world: World) -> None:
+    def test_files_that_no_entry_names_are_told(self, world: Place) -> None:
         """Unmapped files are found in both layouts and in subdirectories."""
-        world.enter(world.publish("a"))
+        world.enter(world.add("a"))
         world.enter(world.write("b"))
         (world.plain / "sub").mkdir()
-        unmapped = [world.publish("stray"), world.publish("db/stray")]
+        unmapped = [world.add("stray"), world.add("db/stray")]
         unmapped += [world.write("stray"), world.write("sub/stray")]
         assert sorted(world.told()) == sorted(("file-unmapped", path) for path in unmapped)
 
-    def test_files_that_syncd_itself_uses_are_mapped(self, world: World) -> None:
+    def test_files_that_syncd_itself_uses_are_mapped(self, world: Place) -> None:
         """A consumer's password and the vault config may lie in the mount."""
-        world.enter(world.publish("a"))
-        password = world.publish("syncd")
+        world.enter(world.add("a"))
+        password = world.add("syncd")
         auth = f"{{username: u, password_file: {password}}}"
         consumer = f"{{name: a, kind: webhook, url: 'http://x', basic_auth: {auth}}}"
         assert world.check(f"consumers: [{consumer}]") == []
 
-    def test_many_unmapped_files_are_summed_up(self, world: World) -> None:
+    def test_many_unmapped_files_are_summed_up(self, world: Place) -> None:
         """A root as wide as a home directory does not flood the terminal."""
         world.enter(world.write("a"))
         for number in range(30):
@@ -193,7 +182,7 @@ class TestMount:
         assert "and 10 more files" in findings[-1].message
 
     def test_a_mount_that_will_never_update_is_told(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
+        self, world: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A subPath mount of a secret, or of the vault config, is found in the mount table."""
         path = world.write("a")
@@ -201,14 +190,14 @@ class TestMount:
         frozen = (Mount("/", "/"), Mount(f"/{GENERATION}/a", path))
         monkeypatch.setattr(check, "mounts", lambda: frozen)
         assert world.told() == [("mount-frozen", place)]
-        frozen = (Mount("/", "/"), Mount("/vc.json", str(world.vault_config)))
-        assert world.told() == [("mount-frozen", str(world.vault_config))]
+        frozen = (Mount("/", "/"), Mount("/vc.json", world.vault_config))
+        assert world.told() == [("mount-frozen", world.vault_config)]
 
 
 class TestCredentials:
-    def test_every_credential_that_cannot_be_used_is_told(self, world: World) -> None:
+    def test_every_credential_that_cannot_be_used_is_told(self, world: Place) -> None:
         """Each file is read as it will be for use; a wrong one is named by its key path."""
-        world.enter(world.publish("a"))
+        world.enter(world.add("a"))
         wrong, empty = world.write("wrong"), world.write("empty", b"")
         config = f"""
 consumers:
@@ -230,9 +219,9 @@ consumers:
             ("credential-unreadable", "consumers[1].bearer_token_file"),
         ]
 
-    def test_good_credentials_are_not_remarked_upon(self, world: World) -> None:
+    def test_good_credentials_are_not_remarked_upon(self, world: Place) -> None:
         """A well-formed key, token, CA and client certificate pass."""
-        world.enter(world.publish("a"))
+        world.enter(world.add("a"))
         authority = trustme.CA()
         client = authority.issue_cert("syncd.example")
         ca = world.write("ca", authority.cert_pem.bytes())
@@ -255,16 +244,16 @@ consumers:
 
 class TestInputs:
     @pytest.mark.parametrize("text", ["", "{", "\udcff"])
-    def test_a_vault_config_that_is_not_json_stops_the_check(self, world: World, text: str) -> None:
+    def test_a_vault_config_that_is_not_json_stops_the_check(self, world: Place, text: str) -> None:
         """There is nothing to go on with, and that is exit code 2."""
-        world.vault_config.write_bytes(text.encode(errors="surrogateescape"))
+        Path(world.vault_config).write_bytes(text.encode(errors="surrogateescape"))
         findings = world.check()
         assert [found.code for found in findings] == ["vault-config-malformed"]
         assert exit_code(findings, strict=False) == 2
 
     @pytest.mark.parametrize("kind", ["missing", "directory", "fifo"])
     def test_a_vault_config_that_cannot_be_read_stops_the_check(
-        self, world: World, kind: str
+        self, world: Place, kind: str
     ) -> None:
         """A FIFO is not waited for."""
         path = str(world.plain / "x")
@@ -276,22 +265,22 @@ class TestInputs:
         assert [found.code for found in findings] == ["vault-config-unreadable"]
         assert exit_code(findings, strict=False) == 2
 
-    def test_a_vault_config_of_absurd_size_is_not_read(self, world: World) -> None:
+    def test_a_vault_config_of_absurd_size_is_not_read(self, world: Place) -> None:
         """A sparse terabyte does not end up in memory."""
-        with world.vault_config.open("wb") as file:
+        with open(world.vault_config, "wb") as file:
             file.truncate(1 << 40)
-        assert world.told() == [("vault-config-unreadable", str(world.vault_config))]
+        assert world.told() == [("vault-config-unreadable", world.vault_config)]
 
-    def test_a_configuration_that_cannot_be_read_is_exit_code_2(self, world: World) -> None:
+    def test_a_configuration_that_cannot_be_read_is_exit_code_2(self, world: Place) -> None:
         """Missing or malformed, with nothing else known, that is all there is to tell."""
         for text, code in ((None, "config-unreadable"), ("a: [", "config-malformed")):
             if text:
-                world.config.write_text(text)
-            findings = run_checks(str(world.config), {})
+                Path(world.config).write_text(text)
+            findings = run_checks(world.config, {})
             assert [found.code for found in findings] == [code]
             assert exit_code(findings, strict=False) == 2
 
-    def test_the_check_goes_on_after_errors_in_the_configuration(self, world: World) -> None:
+    def test_the_check_goes_on_after_errors_in_the_configuration(self, world: Place) -> None:
         """A wrong key does not hide what is wrong with the vault config and its files."""
         place = world.enter(str(world.plain / "none"))
         told = world.told("log: {level: loud}\nwatch: {settle: 1x}")
@@ -310,7 +299,7 @@ class TestInputs:
         assert exit_code(findings, strict=False) == 1
 
 
-def test_a_grant_of_no_secret(world: World) -> None:
+def test_a_grant_of_no_secret(world: Place) -> None:
     """A unit's credential that the vault config has no secret for is an error."""
     world.write("a", b"x", 0o600)
     world.enter(str(world.plain / "a"), "a")
@@ -327,11 +316,11 @@ def test_a_grant_of_no_secret(world: World) -> None:
     ]
 
 
-def test_every_mistake_is_named_in_one_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_mistake_is_named_in_one_run(world: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A vault config and a mount with all mistakes at once hide none of them, nor show a value."""
     plain = world.plain
     for name, mode in (("a", 0o644), ("b", 0o600), ("frozen", 0o600), ("stray", 0o600)):
-        world.write(name, CANARY.encode() + b"\n", mode)
+        world.write(name, CANARY + b"\n", mode)
     world.write("empty", b"")
     os.mkfifo(plain / "fifo")
     (plain / "dangling").symlink_to("nothing")
@@ -353,7 +342,7 @@ def test_every_mistake_is_named_in_one_run(world: World, monkeypatch: pytest.Mon
     text = text.replace('{"secret": {', '{"secret": {"same": 0, ').replace(
         '"path": 1', '"path": 1, "path": 2'
     )
-    world.vault_config.write_text(text)
+    world.write_vault_config(text)
     findings = world.check("consumers: [{name: a, kind: webhook, url: x}]")
     expected = {code for code in CODES if not code.startswith(_ELSEWHERE)} - {
         "config-malformed",
@@ -367,5 +356,5 @@ def test_every_mistake_is_named_in_one_run(world: World, monkeypatch: pytest.Mon
     documents = as_text(findings), as_json(findings)
     for code in expected:
         assert all(code in document for document in documents)
-    assert CANARY not in "".join(documents)
+    assert CANARY.decode() not in "".join(documents)
     assert exit_code(findings, strict=False) == 1

@@ -6,52 +6,30 @@ import errno
 import os
 import shutil
 import socket
-import subprocess
-import sys
-import textwrap
 import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from support.mount import publish
+from support.waiting import DEADLINE
 
 from syncd.core.model import Entry, Observation, Scope, State
-from syncd.core.payload import File
 from syncd.mount import root_scan
-from syncd.mount.read import Reader, Snapshot
+from syncd.mount.read import Reader
 from syncd.mount.roots import derive_roots, mounts_of, watch_path
-from syncd.provision.publish import Publisher
 from syncd.system import beneath
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from syncd.mount.snapshot import Snapshot
+
 KEY = b"k" * 32
 GRACE = 30.0
 SETTLE = 0.05
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-PUBLISHER = """
-import os, shutil, sys
-target, names = sys.argv[1], sys.argv[2:]
-number = 0
-while True:
-    generation = f"..gen-{number}"
-    os.mkdir(f"{target}/{generation}")
-    for name in names:
-        with open(f"{target}/{generation}/{name}", "w") as file:
-            file.write(f"content {number}")
-    os.symlink(generation, f"{target}/..data_tmp")
-    os.rename(f"{target}/..data_tmp", f"{target}/..data")
-    if number:
-        shutil.rmtree(f"{target}/..gen-{number - 1}")
-    else:
-        for name in names:
-            os.symlink(f"..data/{name}", f"{target}/{name}")
-        print("ready", flush=True)
-    number += 1
-"""
 
 
 @pytest.fixture
@@ -92,10 +70,6 @@ class Looker:
         return self.reader.fingerprint(name, content)
 
 
-def publish(root: Path, **files: bytes) -> None:
-    Publisher(str(root)).publish([File(n.replace("__", "/"), c) for n, c in files.items()])
-
-
 def brief(seen: Observation) -> tuple[State, bool]:
     return seen.state, seen.settled
 
@@ -110,7 +84,7 @@ WRITTEN = (State.PRESENT, False)
 
 def test_a_generation_is_read_through_its_links(mount: Path) -> None:
     """Plain and nested names of an AtomicWriter mount are present at once, however young."""
-    publish(mount, a=b"one", db__user=b"two\n", empty=b"")
+    publish(mount, {"a": b"one", "db/user": b"two\n", "empty": b""})
     looker = Looker(mount)
     seen = looker.scan(entries(mount, "a", "db/user", "empty", "none"), ahead=0.0)
     assert seen.observations["a"] == Observation(State.PRESENT, looker.version("a", b"one"))
@@ -124,7 +98,7 @@ def test_a_generation_is_read_through_its_links(mount: Path) -> None:
 
 def test_a_version_is_keyed_and_bound_to_the_name(mount: Path) -> None:
     """Equal contents of two secrets, or under two keys, have nothing in common."""
-    publish(mount, a=b"same", b=b"same")
+    publish(mount, {"a": b"same", "b": b"same"})
     looker = Looker(mount)
     seen = looker.scan(entries(mount, "a", "b")).observations
     assert seen["a"].version != seen["b"].version
@@ -136,7 +110,7 @@ def test_a_swap_while_the_generation_is_pinned(
     mount: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new generation counts as a whole, however young: its age is not told by the old link."""
-    publish(mount, a=b"1", b=b"1")
+    publish(mount, {"a": b"1", "b": b"1"})
     os.utime(mount / "..data", (1, 1), follow_symlinks=False)
     looker, left = Looker(mount), [True]
     read_link = root_scan._link
@@ -144,7 +118,7 @@ def test_a_swap_while_the_generation_is_pinned(
     def swapped(directory: int, path: str) -> str | None:
         if left:
             left.clear()
-            publish(mount, a=b"2", b=b"2")
+            publish(mount, {"a": b"2", "b": b"2"})
         return read_link(directory, path)
 
     monkeypatch.setattr(root_scan, "_link", swapped)
@@ -155,7 +129,7 @@ def test_a_swap_while_the_generation_is_pinned(
 
 def test_a_path_through_the_data_link_is_read_too(mount: Path) -> None:
     """A vault config may name `..data/a`, or a name whose link does not exist yet."""
-    publish(mount, a=b"one", b=b"two")
+    publish(mount, {"a": b"one", "b": b"two"})
     (mount / "b").unlink()
     seen = Looker(mount).scan(entries(mount, "..data/a", "b"), ahead=0.0)
     assert [brief(o) for o in seen.observations.values()] == [PRESENT, PRESENT]
@@ -198,7 +172,7 @@ def test_a_file_written_while_the_scan_runs_is_not_at_rest(mount: Path) -> None:
 
 def test_a_file_of_a_generation_that_is_written_in_place_must_rest(mount: Path) -> None:
     """Truncated after publication, it is unsettled and then unreadable, never an empty secret."""
-    publish(mount, a=b"one")
+    publish(mount, {"a": b"one"})
     looker = Looker(mount)
     before = (mount / "..data" / "a").stat().st_mtime_ns
     while (mount / "..data" / "a").stat().st_mtime_ns == before:
@@ -245,7 +219,7 @@ def unreadable_kinds(root: Path) -> dict[str, str]:
         server.bind(str(root / "socket"))
     return {
         "outside": "leads outside",
-        "dangling": "symlink to nothing",
+        "dangling": "is a dangling symlink",
         "loop": "loop of symlinks",
         "directory": "a directory",
         "fifo": "a FIFO",
@@ -266,7 +240,7 @@ def test_what_is_no_readable_file_spoils_that_entry_alone(
     if pinning:
         monkeypatch.setattr(beneath, "_open", beneath._open_by_pinning)
     if atomic:
-        publish(mount, good=b"good")
+        publish(mount, {"good": b"good"})
     else:
         (mount / "good").write_bytes(b"good")
     reasons = unreadable_kinds(mount)
@@ -288,52 +262,9 @@ def test_an_entry_outside_all_roots_is_unreadable(mount: Path, tmp_path: Path) -
     ]
 
 
-@ROOT
-def test_a_file_that_may_not_be_read_spoils_that_entry_alone(tmp_path: Path) -> None:
-    """For an unprivileged user, permission denied is a reason of one entry; so is a whole root."""
-    script = textwrap.dedent("""
-        import os, sys, time
-        sys.path.insert(0, sys.argv[2])
-        from syncd.core.model import Entry
-        from syncd.mount.read import Reader
-        base = sys.argv[1]
-        os.setgid(65534); os.setuid(65534)
-        names = ["open/a", "open/denied", "closed/b"]
-        reader = Reader(b"k", [base + "/open", base + "/closed"], max_size=9, settle=0, grace=9)
-        seen = reader.scan({n: Entry(n, f"{base}/{n}", ()) for n in names},
-                           now=time.time(), monotonic=0)
-        for name in names:
-            found = seen.observations[name]
-            print(name, found.state, found.settled, found.problem)
-    """)
-    for name in ("open", "closed"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "open" / "a").write_bytes(b"a")
-    (tmp_path / "open" / "denied").write_bytes(b"d")
-    (tmp_path / "open" / "denied").chmod(0)
-    (tmp_path / "closed" / "b").write_bytes(b"b")
-    (tmp_path / "closed").chmod(0o700)
-    for directory in (tmp_path, *tmp_path.parents[:-1]):
-        if str(directory) != "/tmp":
-            directory.chmod(0o755)
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path), os.getcwd()],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
-        "open/a present True None",
-        "open/denied unreadable True may not be read by uid 65534",
-        "closed/b unreadable True may not be read by uid 65534",
-    ]
-
-
 def test_too_few_descriptors_is_no_verdict(mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """EMFILE leaves what is known as it was, and is tried again soon."""
-    publish(mount, a=b"one")
+    publish(mount, {"a": b"one"})
 
     def short(_directory: int, _path: str) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -367,7 +298,7 @@ def test_a_link_out_of_a_generation_is_read_as_a_plain_file(mount: Path, tmp_pat
     """What a generation only links to can be written in place, so it has to rest."""
     other = tmp_path / "other"
     other.mkdir()
-    publish(mount, a=b"one")
+    publish(mount, {"a": b"one"})
     (other / "real").write_bytes(b"half")
     (mount / "..data" / "b").symlink_to(other / "real")
     looker = Looker(mount, other)
@@ -425,7 +356,7 @@ def test_an_attacker_in_the_mount_gets_nothing_read_from_outside(
     wanted = entries(mount, "door/a", "a", "..data/a")
     inside = {looker.version(name, b"inside") for name in wanted} | {None}
     good = 0
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE
     try:
         while good < 200:
             assert time.monotonic() < deadline
@@ -442,43 +373,11 @@ def test_an_attacker_in_the_mount_gets_nothing_read_from_outside(
 # one generation
 
 
-@pytest.mark.parametrize("pinning", [False, True])
-def test_no_snapshot_mixes_generations(
-    mount: Path, monkeypatch: pytest.MonkeyPatch, *, pinning: bool
-) -> None:
-    """While another process swaps as fast as it can, all files of a scan are of one generation."""
-    if pinning:
-        monkeypatch.setattr(beneath, "_open", beneath._open_by_pinning)
-    names = [f"s{number}" for number in range(12)]
-    wanted = entries(mount, *names)
-    looker = Looker(mount)
-    # a version that shows the content, which says of which generation it is
-    shown = replace(looker.reader._rules, fingerprint=lambda _name, content: content.decode())
-    monkeypatch.setattr(looker.reader, "_rules", shown)
-    command = [sys.executable, "-c", PUBLISHER, str(mount), *names]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as publisher:
-        try:
-            assert publisher.stdout is not None
-            assert publisher.stdout.readline() == b"ready\n"
-            generations: set[str | None] = set()
-            deadline = time.monotonic() + 20
-            while len(generations) < 150:
-                assert time.monotonic() < deadline
-                seen = looker.scan(wanted, ahead=0.0).observations
-                states = {brief(seen[name]) for name in names}
-                versions = {seen[name].version for name in names}
-                assert states in ({PRESENT}, {WRITTEN})
-                assert len(versions) == 1
-                generations |= versions - {None}
-        finally:
-            publisher.kill()
-
-
 def test_a_scan_that_loses_every_race_says_nothing(
     mount: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When each generation goes away in mid-scan, nothing of any of them is told."""
-    publish(mount, a=b"one", b=b"two")
+    publish(mount, {"a": b"one", "b": b"two"})
     looker = Looker(mount)
     number = 0
     original = beneath.open_file
@@ -487,7 +386,7 @@ def test_a_scan_that_loses_every_race_says_nothing(
         nonlocal number
         if path == "b":
             number += 1
-            publish(mount, a=b"one %d" % number, b=b"two")
+            publish(mount, {"a": b"one %d" % number, "b": b"two"})
         return original(directory, path)
 
     monkeypatch.setattr(beneath, "open_file", slow)
@@ -502,14 +401,14 @@ def test_a_lost_race_leaves_nothing_in_the_next_attempt(
     mount: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was found in a generation that went away is not listed twice."""
-    publish(mount, a=b"one\n", b=b"two")
+    publish(mount, {"a": b"one\n", "b": b"two"})
     original, swapped = beneath.open_file, False
 
     def slow(directory: int, path: str) -> int:
         nonlocal swapped
         if path == "b" and not swapped:
             swapped = True
-            publish(mount, a=b"three\n", b=b"two")
+            publish(mount, {"a": b"three\n", "b": b"two"})
         return original(directory, path)
 
     monkeypatch.setattr(beneath, "open_file", slow)
@@ -527,10 +426,10 @@ def settled_states(looker: Looker, wanted: dict[str, Entry]) -> list[tuple[State
 
 def test_a_new_generation_without_a_file_removes_it_at_once(mount: Path) -> None:
     """A publisher that leaves a file out means it."""
-    publish(mount, a=b"one", b=b"two")
+    publish(mount, {"a": b"one", "b": b"two"})
     looker, wanted = Looker(mount), entries(mount, "a", "b")
     looker.scan(wanted)
-    publish(mount, b=b"two")
+    publish(mount, {"b": b"two"})
     assert settled_states(looker, wanted) == [MISSING, PRESENT]
 
 
@@ -549,7 +448,7 @@ def test_a_vanished_mount_has_a_grace_period(mount: Path, *, atomic: bool) -> No
 
     def fill(*names: str) -> None:
         if atomic:
-            publish(mount, **dict.fromkeys(names, b"same"))
+            publish(mount, dict.fromkeys(names, b"same"))
         else:
             for name in names:
                 (mount / name).write_bytes(b"same")
@@ -595,7 +494,7 @@ def test_a_directory_replaced_between_scans_has_a_grace_period(mount: Path) -> N
 @pytest.mark.parametrize("first", ["..data", "a", "generation", "file"])
 def test_a_teardown_of_any_order_removes_nothing(mount: Path, first: str) -> None:
     """While `rm -rf` goes through an AtomicWriter mount, nothing counts as removed."""
-    publish(mount, a=b"one", b=b"two")
+    publish(mount, {"a": b"one", "b": b"two"})
     looker, wanted = Looker(mount), entries(mount, "a", "b")
     looker.scan(wanted)
     generation = mount / os.readlink(mount / "..data")
@@ -616,7 +515,7 @@ def test_a_teardown_of_any_order_removes_nothing(mount: Path, first: str) -> Non
 
 def test_a_wrong_path_is_missing_at_once(mount: Path) -> None:
     """An entry that comes to the vault config without a file need not be waited for."""
-    publish(mount, a=b"one")
+    publish(mount, {"a": b"one"})
     looker = Looker(mount)
     looker.scan(entries(mount, "a"))
     assert settled_states(looker, entries(mount, "a", "typo")) == [PRESENT, MISSING]
@@ -626,13 +525,13 @@ def test_an_empty_mount_at_the_start_is_waited_for(mount: Path) -> None:
     """A daemon that starts before its mount is filled does not announce that all is gone."""
     looker, wanted = Looker(mount), entries(mount, "a")
     assert settled_states(looker, wanted) == [HELD]
-    publish(mount, a=b"one")
+    publish(mount, {"a": b"one"})
     assert settled_states(looker, wanted) == [PRESENT]
 
 
 def test_roots_that_change_keep_their_memory(mount: Path, tmp_path: Path) -> None:
     """A mount that is away stays so when the vault config brings another root."""
-    publish(mount, a=b"one")
+    publish(mount, {"a": b"one"})
     looker, wanted = Looker(mount), entries(mount, "a")
     looker.scan(wanted)
     shutil.rmtree(mount)
@@ -640,59 +539,6 @@ def test_roots_that_change_keep_their_memory(mount: Path, tmp_path: Path) -> Non
     (mount / "lost+found").mkdir()
     looker.reader.set_roots([str(mount), str(tmp_path / "other")])
     assert settled_states(looker, wanted) == [HELD]
-
-
-REMOUNT = """
-import os, subprocess, sys, time
-sys.path.insert(0, sys.argv[2])
-from syncd.core.model import Entry
-from syncd.core.payload import File
-from syncd.provision.publish import Publisher
-from syncd.mount.read import Reader
-root = sys.argv[1]
-def mount(): subprocess.run(["mount", "-t", "tmpfs", "none", root], check=True)
-def umount(): subprocess.run(["umount", root], check=True)
-def publish(*names): Publisher(root).publish([File(n, b"x") for n in names])
-reader = Reader(b"k", [root], max_size=99, settle=0, grace=30)
-wanted = {n: Entry(n, f"{root}/{n}", ()) for n in "ab"}
-def scan(now=0):
-    seen = reader.scan(wanted, now=time.time() + 9, monotonic=now).observations
-    print(*(f"{o.state}{'' if o.settled else '?'}" for o in seen.values()))
-with open(f"{root}/a", "wb") as file: file.write(b"placeholder under the mount")
-mount(); publish("a", "b"); scan()
-umount(); scan()
-mount(); scan()
-publish("a", "b"); scan()
-umount(); scan(); scan(31)
-mount(); publish("a", "b"); scan(32)
-subprocess.run(["mount", "-o", "remount,ro", root], check=True); scan(33)
-umount()
-"""
-
-
-@ROOT
-def test_a_real_remount_removes_nothing(mount: Path) -> None:
-    """tmpfs unmounted, mounted, filled: held, then present; in the end what lies below counts."""
-    done = subprocess.run(
-        ["unshare", "-m", sys.executable, "-c", REMOUNT, str(mount), os.getcwd()],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    if "unshare" in done.stderr:
-        pytest.skip("no mount namespaces here")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
-        "present present",
-        "missing? missing?",
-        "missing? missing?",
-        "present present",
-        "missing? missing?",
-        "present missing",
-        "present present",
-        "present present",
-    ]
 
 
 # roots and watches
@@ -703,7 +549,7 @@ def test_roots_are_the_mounts_that_files_lie_in(mount: Path, tmp_path: Path) -> 
     plain = tmp_path / "plain"
     plain.mkdir()
     wanted = entries(mount, "db/user", "deep/er/x") | entries(plain, "y")
-    publish(mount, db__user=b"x")
+    publish(mount, {"db/user": b"x"})
     assert derive_roots(wanted.values()) == (str(mount), str(plain))
     assert derive_roots(entries(tmp_path, "x", "plain/y").values()) == (str(tmp_path),)
 
@@ -718,7 +564,7 @@ def test_a_mount_that_was_found_stays_a_root_while_it_is_away(tmp_path: Path) ->
 
 def test_what_is_watched(mount: Path) -> None:
     """Root, the root's name in its parent, real directories; nothing inside of a generation."""
-    publish(mount, a=b"x", db__user=b"x")
+    publish(mount, {"a": b"x", "db/user": b"x"})
     (mount / "dir").mkdir()
     wanted = entries(mount, "a", "db/user", "dir/x", "none/deep/x", "..data/a")
     watch = Looker(mount).scan(wanted).watch

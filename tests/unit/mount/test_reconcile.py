@@ -2,84 +2,59 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+from support.waiting import DEADLINE, until
+from support.world import World
 
 from syncd.config.settings import Watch
-from syncd.core.errors import StateError, TemporaryError
+from syncd.core.errors import StateError
 from syncd.core.event_data import SecretData, VaultConfigData
 from syncd.core.model import Grant
-from syncd.core.payload import File
 from syncd.ledger.ledger import Ledger
 from syncd.ledger.state_dir import StateDir
 from syncd.mount import watch
 from syncd.mount.reconcile import Reconciler
 from syncd.mount.vault_config_file import VaultConfigFile
-from syncd.provision.publish import Publisher
 from syncd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from syncd.core.events import Commit, Event
 
-DEADLINE = 15.0
 
-
-class Bench:
-    """A mount, a vault config, a ledger, and a reconciler over them."""
+class Bench(World):
+    """A world, a ledger, and a reconciler over them."""
 
     def __init__(self, directory: Path) -> None:
-        self.mount = directory / "mount"
-        self.mount.mkdir()
-        self.vault_config = directory / "config" / "vault-config.json"
-        self.vault_config.parent.mkdir()
-        self.state = StateDir.open(str(directory / "state"))
-        self.ledger = Ledger.open(self.state, "boot")
+        super().__init__(directory)
+        os.mkdir(self.mount)
+        self.state_dir = StateDir.open(self.state)
+        self.ledger = Ledger.open(self.state_dir, "boot")
         self.commits: list[Commit] = []
         self.woken = anyio.Event()
-        self.publisher = Publisher(str(self.mount))
-        self.values: dict[str, bytes] = {}
 
     def close(self) -> None:
         self.ledger.close()
-        self.state.close()
+        self.state_dir.close()
 
-    def map(self, *names: str) -> None:
-        entries = {
-            name: {"path": f"{self.mount}/{name}", "scope": {"resource_type": "Client"}}
-            for name in names
-        }
-        new = self.vault_config.with_suffix(".new")
-        new.write_text(json.dumps({"secret": entries}))
-        os.utime(new, (1, 1))
-        new.replace(self.vault_config)
+    async def swap(self, values: Mapping[str, bytes] | None = None, /, **named: bytes) -> None:
+        await anyio.to_thread.run_sync(lambda: self.publish(values, **named))
 
-    async def publish(self, **values: bytes) -> None:
-        await anyio.to_thread.run_sync(lambda: self.publish_here(**values))
-
-    def publish_here(self, **values: bytes) -> None:
-        self.values |= values
-        self.publisher.publish([File(name, value) for name, value in self.values.items()])
-
-    async def lay(self, *files: File) -> None:
-        await anyio.to_thread.run_sync(self.publisher.publish, files)
-
-    def events(self) -> list[Event]:
+    def announced(self) -> list[Event]:
         return [event for commit in self.commits for event in commit.events]
 
     def changes(self) -> list[tuple[str, str]]:
         return [
             (event.data.secret, event.data.change.value)
-            for event in self.events()
+            for event in self.announced()
             if isinstance(event.data, SecretData)
         ]
 
@@ -99,12 +74,12 @@ class Bench:
         self.woken = anyio.Event()
         defaults = {"settle": 0.02, "rescan_interval": 600.0, "remount_grace": 600.0}
         wanted = Watch(**{**defaults, **settings})
-        file = VaultConfigFile(str(self.vault_config), wanted.settle)
+        file = VaultConfigFile(self.vault_config, wanted.settle)
         await file.load()
         self.reconciler = Reconciler(
             wanted,
             file,
-            key=self.state.key,
+            key=self.state_dir.key,
             ledger=self.ledger,
             consumers={"hook": Grant()},
             metrics=Metrics(),
@@ -125,13 +100,6 @@ class Bench:
             reconciler.watcher.close()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Waits for a state of the loop that nobody signals."""
-    with anyio.fail_after(DEADLINE):
-        while not condition():  # noqa: ASYNC110 - see above
-            await anyio.sleep(0.005)
-
-
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
@@ -141,20 +109,20 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 async def test_only_what_changed_is_told_and_a_swap_as_a_whole(bench: Bench) -> None:
     """The baseline is quiet; one swap is one commit of one time; the same content is nothing."""
-    await bench.publish(a=b"1", b=b"1", c=b"1")
+    await bench.swap(a=b"1", b=b"1", c=b"1")
     bench.map("a", "b", "c")
     async with bench.running():
-        await bench.lay(*(File(name, b"1", 0o600) for name in "abc"))
-        await bench.publish(c=b"2", a=b"2")
+        await bench.swap()
+        await bench.swap(c=b"2", a=b"2")
         assert await bench.wait(2) == [("a", "modified"), ("c", "modified")]
-        assert len({event.time for event in bench.events()}) == 1
+        assert len({event.time for event in bench.announced()}) == 1
 
 
 async def test_false_events_are_none(bench: Bench) -> None:
     """1-byte steps, truncate and fill, links, modes, times and equal content announce nothing."""
-    path = bench.mount / "a"
+    path, marker = Path(bench.mount) / "a", Path(bench.mount) / "marker"
     path.write_bytes(b"0123456789" * 20)
-    (bench.mount / "marker").write_bytes(b"1")
+    marker.write_bytes(b"1")
     bench.map("a", "marker")
     async with bench.running():
         with path.open("r+b", buffering=0) as file:
@@ -162,18 +130,18 @@ async def test_false_events_are_none(bench: Bench) -> None:
             for number in range(200):
                 file.write(b"%d" % (number % 10))
                 await anyio.lowlevel.checkpoint()
-        os.link(path, bench.mount / "hard")
+        os.link(path, path.parent / "hard")
         path.chmod(0o640)
         os.utime(path, (1, 1))
-        (bench.mount / "new").write_bytes(path.read_bytes())
-        (bench.mount / "new").replace(path)
-        (bench.mount / "marker").write_bytes(b"2")
+        (path.parent / "new").write_bytes(path.read_bytes())
+        (path.parent / "new").replace(path)
+        marker.write_bytes(b"2")
         assert await bench.wait(1) == [("marker", "modified")]
 
 
 async def test_a_slow_writer_is_waited_for(bench: Bench) -> None:
     """A file that is held open half-written is announced once, when it is complete."""
-    path = bench.mount / "a"
+    path = Path(bench.mount) / "a"
     path.write_bytes(b"old")
     bench.map("a")
     async with bench.running() as reconciler:
@@ -185,7 +153,7 @@ async def test_a_slow_writer_is_waited_for(bench: Bench) -> None:
             )
             file.write(b"lf")
         assert await bench.wait(1) == [("a", "modified")]
-        (event,) = bench.events()
+        (event,) = bench.announced()
         assert isinstance(event.data, SecretData)
         assert event.data.version == reconciler._reader.fingerprint("a", b"half")
 
@@ -193,11 +161,11 @@ async def test_a_slow_writer_is_waited_for(bench: Bench) -> None:
 @pytest.mark.parametrize("mode", ["auto", "poll"])
 async def test_every_last_state_arrives(bench: Bench, mode: str) -> None:
     """Swaps as fast as they go: whatever is skipped, the end is told; by polling as well."""
-    await bench.publish(a=b"0")
+    await bench.swap(a=b"0")
     bench.map("a")
     async with bench.running(mode=mode, rescan_interval=0.05 if mode == "poll" else 600) as it:
         for number in range(1, 40):
-            await bench.publish(a=b"%d" % number)
+            await bench.swap(a=b"%d" % number)
         last = it._reader.fingerprint("a", b"39")
         with anyio.fail_after(DEADLINE):
             while it.inventory["a"].version != last:
@@ -207,14 +175,14 @@ async def test_every_last_state_arrives(bench: Bench, mode: str) -> None:
 
 async def test_a_remount_is_no_removal(bench: Bench) -> None:
     """Deleted and recreated, the mount announces only what differs afterwards."""
-    await bench.publish(a=b"1", b=b"1")
+    await bench.swap(a=b"1", b=b"1")
     bench.map("a", "b")
     async with bench.running() as reconciler:
         shutil.rmtree(bench.mount)
         await until(lambda: not (reconciler.settled))
-        await bench.publish(a=b"1", b=b"2")
+        await bench.swap(a=b"1", b=b"2")
         assert await bench.wait(1) == [("b", "modified")]
-        await bench.publish(a=b"3")
+        await bench.swap(a=b"3")
         assert await bench.wait(2) == [("b", "modified"), ("a", "modified")]
 
 
@@ -222,18 +190,17 @@ async def test_a_mount_that_appears_above_nested_files_is_found(bench: Bench) ->
     """Derived roots follow the file system: generations stay whole though the mount came late."""
     bench.map("db/user", "db/password")
     async with bench.running() as reconciler:
-        bench.values = {}
-        await bench.lay(File("db/user", b"1"), File("db/password", b"1"))
+        await bench.swap({"db/user": b"1", "db/password": b"1"})
         await bench.wait(2)
-        await bench.lay(File("db/user", b"2"), File("db/password", b"2"))
+        await bench.swap({"db/user": b"2", "db/password": b"2"})
         changes = await bench.wait(4)
         assert {change for _, change in changes} == {"added", "modified"}
-        assert reconciler._reader.roots == (str(bench.mount),)
+        assert reconciler._reader.roots == (bench.mount,)
 
 
 async def test_the_vault_config_is_followed(bench: Bench) -> None:
     """A new entry, a broken edit that changes nothing, and an entry that goes."""
-    await bench.publish(a=b"1", b=b"1")
+    await bench.swap(a=b"1", b=b"1")
     bench.map("a")
     async with bench.running() as reconciler:
         bench.map("a", "b")
@@ -243,13 +210,13 @@ async def test_the_vault_config_is_followed(bench: Bench) -> None:
         assert set(reconciler.vault_config.entries) == {"a", "b"}
         bench.map("b")
         assert await bench.wait(2) == [("b", "added"), ("a", "removed")]
-        told = [e.data for e in bench.events() if isinstance(e.data, VaultConfigData)]
+        told = [e.data for e in bench.announced() if isinstance(e.data, VaultConfigData)]
         assert [(item.added, item.removed) for item in told] == [(("b",), ()), ((), ("a",))]
 
 
 async def test_a_vault_config_written_before_it_is_watched_is_seen(bench: Bench) -> None:
     """Between loading it and watching it there is no hint; it is read again all the same."""
-    await bench.publish(a=b"1", b=b"1")
+    await bench.swap(a=b"1", b=b"1")
     bench.map("a")
     reconciler = await bench.make()
     bench.map("a", "b")
@@ -267,11 +234,11 @@ async def test_cancellation_in_a_pass_tells_what_was_committed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A commit that is done while the loop is being cancelled is known and told."""
-    await bench.publish(a=b"1")
+    await bench.swap(a=b"1")
     bench.map("a")
     reconciler = await bench.make()
     await reconciler.start()
-    await bench.publish(a=b"2")
+    await bench.swap(a=b"2")
     record = bench.ledger.record
     async with anyio.create_task_group() as tasks:
 
@@ -291,7 +258,7 @@ async def test_a_ledger_that_fails_for_a_while_loses_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pass is made again until the commit succeeds; the failure shows in between."""
-    await bench.publish(a=b"1")
+    await bench.swap(a=b"1")
     bench.map("a")
     record = bench.ledger.record
     failures: list[str | None] = []
@@ -304,7 +271,7 @@ async def test_a_ledger_that_fails_for_a_while_loses_nothing(
             return record(*arguments)
 
         monkeypatch.setattr(bench.ledger, "record", full)
-        await bench.publish(a=b"2")
+        await bench.swap(a=b"2")
         assert await bench.wait(1) == [("a", "modified")]
         assert failures == [None, *["cannot use the ledger: full"] * 2]
 
@@ -313,11 +280,11 @@ async def test_a_reload_while_the_ledger_fails_loses_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first pass after a reload is made again until the commit succeeds; a start refuses."""
-    await bench.publish(a=b"1")
+    await bench.swap(a=b"1")
     bench.map("a")
     async with bench.running():
         pass
-    await bench.publish(a=b"2")
+    await bench.swap(a=b"2")
     record = bench.ledger.record
 
     def full(*_: Any) -> list[Event]:
@@ -344,7 +311,7 @@ async def test_without_inotify_the_rescan_finds_it_and_inotify_comes_back(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """EMFILE at the start: polling, said; later scans arm inotify again."""
-    await bench.publish(a=b"1")
+    await bench.swap(a=b"1")
     bench.map("a")
 
     def fail(**_: object) -> None:
@@ -354,52 +321,40 @@ async def test_without_inotify_the_rescan_finds_it_and_inotify_comes_back(
         patched.setattr(watch, "INotify", fail)
         async with bench.running(rescan_interval=0.05) as reconciler:
             assert reconciler.watcher.mode == "poll"
-            await bench.publish(a=b"2")
+            await bench.swap(a=b"2")
             assert await bench.wait(1) == [("a", "modified")]
             patched.undo()
             await until(lambda: not (reconciler.watcher.degraded is not None))
-            await bench.publish(a=b"3")
+            await bench.swap(a=b"3")
             await bench.wait(2)
 
 
 async def test_a_restart_tells_what_changed_meanwhile_and_nothing_else(bench: Bench) -> None:
     """What the ledger knows is compared with the first scan."""
-    await bench.publish(a=b"1", b=b"1", c=b"1")
+    await bench.swap(a=b"1", b=b"1", c=b"1")
     bench.map("a", "b", "c")
     async with bench.running():
         pass
     bench.values.pop("c")
-    await bench.publish(a=b"2")
+    await bench.swap(a=b"2")
     async with bench.running():
         assert await bench.wait(2) == [("a", "modified"), ("c", "removed")]
-
-
-def publish_when_free(bench: Bench, **values: bytes) -> None:
-    """Publishes as soon as the publisher is done that caused this pass."""
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        try:
-            bench.publish_here(**values)
-        except TemporaryError:
-            assert time.monotonic() < deadline
-        else:
-            return
 
 
 async def test_a_swap_in_the_middle_of_a_pass_is_not_lost(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A change between a scan and the next wait has left its hint in the queue."""
-    await bench.publish(a=b"1")
+    await bench.swap(a=b"1")
     bench.map("a")
     async with bench.running():
         record = bench.ledger.record
 
         def late(*arguments: Any) -> list[Event]:
             monkeypatch.setattr(bench.ledger, "record", record)
-            publish_when_free(bench, a=b"3")
+            bench.publish(a=b"3")
             return record(*arguments)
 
         monkeypatch.setattr(bench.ledger, "record", late)
-        await bench.publish(a=b"2")
+        await bench.swap(a=b"2")
         await bench.wait(2)

@@ -6,15 +6,14 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from support.mount import publish
 
 from syncd.config.settings import Watch
 from syncd.core.decode import Duration, Size
 from syncd.core.errors import RefusedError
 from syncd.core.model import Entry, Scope
-from syncd.core.payload import File
 from syncd.mount.read import Reader
 from syncd.mount.value import read_value, read_version
-from syncd.provision.publish import Publisher
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,9 +27,8 @@ def entries(*paths: object) -> dict[str, Entry]:
 def test_the_current_generation(tmp_path: Path) -> None:
     """The value is what the generation holds now, byte for byte."""
     known = entries(tmp_path / "mount/a", tmp_path / "mount/b")
-    publisher = Publisher(str(tmp_path / "mount"))
     for value in (b"\xffone\n", b"two"):
-        publisher.publish([File("a", value), File("b", b"other")])
+        publish(tmp_path / "mount", {"a": value, "b": b"other"})
         assert read_value("a", known, Watch()) == value
     assert read_value("b", known, Watch()) == b"other"
 
@@ -58,8 +56,7 @@ def test_a_file_being_written(tmp_path: Path) -> None:
 def test_nothing_to_give(tmp_path: Path, name: str, reason: str) -> None:
     """What a scan would not take for a value is none, and neither is an empty one."""
     mount = tmp_path / "mount"
-    files = [File("empty", b""), File("large", b"x" * 11), File("directory/x", b"1")]
-    Publisher(str(mount)).publish(files)
+    publish(mount, {"empty": b"", "large": b"x" * 11, "directory/x": b"1"})
     (tmp_path / "elsewhere").write_bytes(b"another's")
     (mount / "outside").symlink_to(tmp_path / "elsewhere")
     known = entries(*(mount / n for n in ("missing", "empty", "directory", "outside", "large")))
@@ -80,7 +77,7 @@ def read(mount: Path, name: str, version: str, *, path: str = "", limit: int = 6
 @pytest.fixture
 def mount(tmp_path: Path) -> Path:
     path = tmp_path / "mount"
-    Publisher(str(path)).publish([File("a", b"value"), File("b", b"value")])
+    publish(path, {"a": b"value", "b": b"value"})
     return path
 
 

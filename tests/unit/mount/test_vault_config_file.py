@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+from support.waiting import DEADLINE
 
 from syncd.core.errors import ConfigurationError
 from syncd.mount import vault_config_file
@@ -94,7 +95,7 @@ async def test_what_is_no_file_is_rejected_without_waiting(
     """The reason is a finding with the path; the last good one stays."""
     file = await loaded(path)
     replace(path, kind)
-    with anyio.fail_after(10):
+    with anyio.fail_after(DEADLINE):
         assert await file.refresh() is True
         assert await file.refresh() is False
     (found,) = file.findings

@@ -8,6 +8,7 @@ from typing import Any, cast
 import anyio
 import pytest
 from nats.aio.msg import Msg
+from support.waiting import DEADLINE
 
 from syncd.config.settings import NatsServer
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
@@ -56,7 +57,7 @@ async def test_a_late_answer_is_none_to_the_next_message() -> None:
     async def publish(subject: str) -> None:
         answers.append(await link.publish([(subject, {}, b"")]))
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(DEADLINE):
         async with anyio.create_task_group() as tasks:
             published = link.fake.published
             tasks.start_soon(publish, "a")
@@ -96,7 +97,7 @@ async def test_what_answers_mean(answer: bytes, kind: type[SyncdError], text: st
     async def publish() -> None:
         found.extend(await link.publish([("a", {}, b""), ("b", {}, b"")]))
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(DEADLINE):
         async with anyio.create_task_group() as tasks:
             published = link.fake.published
             tasks.start_soon(publish)

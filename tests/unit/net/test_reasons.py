@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.mail import NOW
+from support.waiting import DEADLINE
 
 from syncd.net.reasons import Fault, parse_retry_after, reason_of
 
@@ -92,7 +93,11 @@ def certificate_error(code: int, message: str = "") -> ssl.SSLCertVerificationEr
             "the certificate is not valid: certificate is not yet valid; replace the certificate",
         ),
         (TimeoutError("canary"), Fault.TIMEOUT, "no answer in time; check that the server is up"),
-        (ValueError("canary"), Fault.UNKNOWN, "the connection was closed before an answer; check"),
+        (
+            ValueError("canary"),
+            Fault.UNKNOWN,
+            "the connection ended without a complete answer; check",
+        ),
     ],
 )
 def test_a_reason_is_made_of_class_and_number(error: Exception, fault: Fault, text: str) -> None:
@@ -146,7 +151,11 @@ def test_no_client_is_imported() -> None:
     """Whatever asks for a reason does not pay for the client of another."""
     program = "import sys, syncd.net.reasons; print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=True,
     )
     loaded = set(done.stdout.split())
     assert not loaded & {"requests", "urllib3", "httpx2", "httpcore2", "azure", "hvac", "nats"}

@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from structlog.testing import capture_logs
+from support.waiting import DEADLINE
 
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.payload import File, Payload
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 CANARY = b"CANARY-value"
 FILES = (File("a", CANARY),)
-DEADLINE = 10.0
 
 Step = Payload | Exception
 

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from support.waiting import DEADLINE
 
 from syncd.system import beneath
 
@@ -130,7 +131,7 @@ def test_an_attacker_who_swaps_links_gets_nothing_opened_outside(
     thread = threading.Thread(target=attack)
     thread.start()
     opened = refused = 0
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE
     try:
         while opened < 300 or refused < 300:
             assert time.monotonic() < deadline

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 from support.mail import NOW, Mail, change, sample, version
+from support.waiting import DEADLINE
 
 from syncd.consumers.aidbox import verify as adoption
 from syncd.consumers.aidbox.session import Session
@@ -21,6 +22,7 @@ from syncd.core.adoption import NOT_VERIFIABLE, Adoption, AdoptionState
 from syncd.core.errors import StateError, TemporaryError
 from syncd.core.event_data import AdoptionData
 from syncd.core.model import Grant, Scope
+from syncd.core.timing import Backoff
 from syncd.net.credentials import CredentialFiles
 from syncd.net.replicas import Replica, Replicas
 from syncd.telemetry.metrics import Metrics
@@ -68,6 +70,12 @@ def mail(tmp_path: Path) -> Iterator[Mail]:
     mail.close()
 
 
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts follow each other at once."""
+    monkeypatch.setattr(adoption, "Backoff", lambda **_: Backoff(first=0.001, cap=0.01))
+
+
 class Rig:
     """A verifier over a real mailbox, and what it published."""
 
@@ -78,7 +86,7 @@ class Rig:
         *,
         urls: Sequence[str] = ("http://one", "http://two"),
         resolve: Callable[[str, int], object] | None = None,
-        timeout: float = 10,
+        timeout: float = DEADLINE,
         values: Callable[[str, str, str], bytes | None] = lambda *_: VALUE,
     ) -> None:
         self.mail = mail
@@ -115,7 +123,7 @@ class Rig:
         assert self.box.closed
 
     async def drained(self) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE):
             await self.verifier.drained()
 
     @property
@@ -161,7 +169,7 @@ async def test_it_ends_at_the_deadline(mail: Mail) -> None:
             return 200
         return 401
 
-    rig = Rig(mail, answer, timeout=0.5)
+    rig = Rig(mail, answer, timeout=2.0)
     other = Scope("Client", "other")
     with capture_logs() as logs:
         await mail.put(change("app", 2, 1), change("other", 2, 1, other))
@@ -182,23 +190,23 @@ async def test_what_keeps_it_from_being_tried_is_the_reason(mail: Mail) -> None:
     def away(*_: object) -> int:
         raise TemporaryError("cannot verify at http://one: Connection refused; start it")
 
-    gone = Rig(mail, away, urls=["http://one"], timeout=0.3)
+    gone = Rig(mail, away, urls=["http://one"], timeout=1.0)
     await mail.put(change("app", 2, 1))
     async with gone.running():
         await gone.drained()
     assert "Connection refused" in str(gone.outcome.replicas[0].reason)
-    moved = Rig(mail, lambda *_: 200, urls=["http://one"], timeout=0.3, values=lambda *_: None)
+    moved = Rig(mail, lambda *_: 200, urls=["http://one"], timeout=1.0, values=lambda *_: None)
     await mail.put(change("app", 3, 2))
     async with moved.running():
         await moved.drained()
-    assert moved.outcome.replicas[0].reason == "the file does not hold this version any more"
+    assert moved.outcome.replicas[0].reason == "the file no longer holds this version"
     assert not moved.box.tried
 
 
 async def test_a_name_without_addresses_is_asked_again(
     mail: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever is not in the DNS yet may be there in a moment."""
+    """A replica that is not in the DNS yet may be there in a moment."""
     answers = [TemporaryError("cannot resolve aidbox: it is not there")]
     current = Replicas.current
 
@@ -221,7 +229,7 @@ async def test_a_newer_change_ends_an_older_verification(mail: Mail) -> None:
     rig = Rig(mail, lambda *_: 200 if newer.is_set() else 401, urls=["http://one"])
     await mail.put(change("app", 2, 1))
     async with rig.running():
-        with anyio.fail_after(10):
+        with anyio.fail_after(DEADLINE):
             await rig.box.begun.wait()
         assert rig.verifier.adoptions["app"] == Adoption(AdoptionState.PENDING, version(2))
         await mail.put(change("app", 3, 2))
@@ -266,7 +274,7 @@ async def test_what_was_found_out_before_is_known(mail: Mail) -> None:
 
 
 async def test_many_are_verified_a_few_at_a_time(mail: Mail) -> None:
-    """Aidbox is not asked by everybody at once."""
+    """Aidbox does not get all requests at once."""
     rig = Rig(mail, lambda *_: 200, urls=["http://one"])
     await mail.put(*(change(f"s{number}", 2, 1) for number in range(80)))
     async with rig.running():
