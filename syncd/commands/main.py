@@ -416,7 +416,7 @@ def _print(text: str) -> None:
         raise
     except OSError as error:
         problem = f"cannot write to standard output: {error.strerror}"
-        raise SyncdError(problem, "redirect it to a place with room") from None
+        raise SyncdError(problem, "free space, or redirect it elsewhere") from None
 
 
 def _report(error: SyncdError) -> None:

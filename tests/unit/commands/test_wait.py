@@ -104,7 +104,7 @@ async def test_every_missing_entry_is_one_line(root: Path) -> None:
 
 
 async def test_a_vault_config_that_cannot_be_used_is_what_is_missing(root: Path) -> None:
-    """Its problem is the line; when it is mended in time, all is well."""
+    """Its problem is the line; a correction in time ends the wait."""
     make(root)
     write(root / "a", b"x")
     settings = configure(root, "a")

@@ -141,7 +141,7 @@ def test_forgotten_consumer_leaves_no_series() -> None:
 
 
 def test_adoptions_are_counted_and_timed() -> None:
-    """From zero on, and no longer when nobody verifies."""
+    """From zero on, and absent after verification is no longer configured."""
     metrics = Metrics()
     adoption = metrics.adoption("aidbox")
     labels = {"consumer": "aidbox"}
