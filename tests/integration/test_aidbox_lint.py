@@ -296,7 +296,7 @@ def test_aidbox_cannot_be_read(world: World) -> None:
         (("--aidbox", "http://127.0.0.1:1"), "give --client-id, or configure a consumer"),
         (("--aidbox", "http://a:b@127.0.0.1"), "holds credentials"),
         (("--aidbox", "127.0.0.1:8080"), "is not an http or https URL"),
-        (("--client-id", "syncd"), "give its URL too"),
+        (("--client-id", "syncd"), "add --aidbox URL"),
         (("--aidbox", "http://127.0.0.1:1", "--client-id", "x"), "give --client-secret-file"),
     ],
 )
