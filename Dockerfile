@@ -18,7 +18,7 @@ RUN rm -rf /opt/syncd/bin \
 FROM ${BASE}
 ARG VERSION=0 REVISION=unknown
 LABEL org.opencontainers.image.title="syncd" \
-      org.opencontainers.image.description="Watches mounted secrets for Aidbox and announces changes" \
+      org.opencontainers.image.description="Watches the secret files of Aidbox and reports each change to its consumers" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

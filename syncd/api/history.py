@@ -1,10 +1,10 @@
-"""Events for streams to read: the recent ones in memory, older ones from the ledger.
+"""The events that streams send: recent ones from memory, older ones from the ledger.
 
-Both are kept as items that are encoded once, however many streams send them. The recent ones
-follow the ledger by sequence: whatever does not join on to them (another writer of the ledger,
-a commit while nobody listened) makes them start anew, and the ledger fills the gap. Older ones are
-read in pages that begin at multiples of the page's size, so that a thousand streams that resume
-at a thousand places share them; one is read at a time, so that they slow nobody else down.
+Each is encoded once, however many streams send it. The recent ones are consecutive: an event that
+does not follow the last one (another process wrote to the ledger, or there was a commit without
+streams) starts a new list, and the ledger fills the gap. Older ones are read in pages that begin at
+multiples of the page's size, so that a thousand streams that resume at a thousand positions share
+them; one page is read at a time, so that reading does not slow down other work.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAGE: Final = 256
 """Events in a page of the ledger."""
 
 RECENT: Final = 16_384
-"""Events in memory at the most, and only while a stream has yet to send them."""
+"""Events in memory, at most, and only while a stream has yet to send them."""
 
 _PAGES: Final = 8
 
@@ -43,7 +43,7 @@ class Item:
         self._others: dict[Data, bytes] | None = None
 
     def frame(self, view: View, stamp: Stamp) -> bytes | None:
-        """The event as a view shows it, ready to be sent, or None."""
+        """The event as a view shows it, encoded, or None."""
         seen = view.see(self.event)
         if seen is self.event:
             if self._frame is None:
@@ -70,14 +70,14 @@ def frame(id_: str, type_: str, data: bytes) -> bytes:
 
 
 class History:
-    """The events that a stream can read.
+    """The events that streams can read.
 
     Args:
-        ledger: Where older ones are.
+        ledger: Holds older events.
         last: Sequence of the newest event.
 
     Attributes:
-        last: Sequence of the newest event that streams may know of.
+        last: Sequence of the newest event that streams may send.
     """
 
     def __init__(self, ledger: Ledger, last: int) -> None:
@@ -88,11 +88,11 @@ class History:
         self._reading = anyio.Lock()
 
     def add(self, events: Sequence[Event], *, keep: bool) -> None:
-        """Takes note of events that were committed.
+        """Adds committed events.
 
         Args:
             events: In order.
-            keep: Whether a stream is going to read them from memory.
+            keep: Whether there are streams that will read them from memory.
         """
         if not events or events[-1].sequence <= self.last:
             return
@@ -105,14 +105,14 @@ class History:
         self.last = events[-1].sequence
 
     def forget(self, upto: int) -> None:
-        """Lets go of recent events up to a sequence, and of pages: nobody needs them now."""
+        """Frees recent events up to a sequence, and all pages."""
         if self._recent:
             first = self._recent[0].event.sequence
             del self._recent[: max(0, upto + 1 - first)]
         self._pages.clear()
 
     def at_hand(self, position: int) -> Sequence[Item] | None:
-        """The next events after a position, if they are in memory; empty when there are none."""
+        """The next events after a position; empty if there are none, None if not in memory."""
         if position >= self.last:
             return ()
         if self._recent and position + 1 >= (first := self._recent[0].event.sequence):
@@ -147,12 +147,12 @@ class History:
             while len(self._pages) > _PAGES:
                 self._pages.popitem(last=False)
         else:
-            # nobody is told of an event before the daemon says that it is committed
+            # the ledger can be ahead of `last`: streams send an event only once it was added
             page = tuple(item for item in page if item.event.sequence <= last)
         return self._after(page, position)
 
     def _items(self, begin: int) -> tuple[Item, ...]:
-        """A page, without what stands alone since the log was pruned."""
+        """A page, without events that the pruned log holds only for a consumer."""
         events = self._ledger.events_after(begin - 1, PAGE)
         pruned, _ = self._ledger.span()
         return tuple(Item(e) for e in events if e.sequence < begin + PAGE and e.sequence > pruned)
@@ -161,5 +161,5 @@ class History:
     def _after(page: Sequence[Item], position: int) -> Sequence[Item]:
         if not page:
             return ()
-        # a page has no holes: what was pruned is missing at its beginning
+        # a page has no gaps: pruned events are missing at its beginning
         return page[max(0, position + 1 - page[0].event.sequence) :]

@@ -1,12 +1,12 @@
-"""uvicorn's HTTP/1.1 protocol on sockets of ours, in the daemon's own event loop.
+"""uvicorn's HTTP/1.1 protocol on the daemon's own sockets and event loop.
 
-uvicorn's `Server` is left out: its main loop ticks ten times a second to look at the clock and at
-flags (uvicorn/server.py `main_loop`), takes over the signals, and leaves by `sys.exit`. What is
-left of it is a protocol on listening sockets, limits, and a way to stop. A connection that
-does not finish its request in time is closed: uvicorn itself has a timeout only between requests.
-One too many is answered by 503 and closed as it comes, for it would take a descriptor that a scan
-or a delivery needs; uvicorn itself waits for its request. Nobody's connections crowd out another
-user's: each has a share.
+uvicorn's `Server` is not used: its main loop wakes ten times a second to check the clock and its
+flags (uvicorn/server.py `main_loop`), takes over the signals, and ends with `sys.exit`. This module
+has a protocol on listening sockets, limits, and a way to stop. A connection that does not finish
+its request in time is closed: uvicorn itself has a timeout only between requests. A connection
+above the limit is answered with 503 and closed at once, since it would take a descriptor that a
+scan or a delivery needs; uvicorn itself waits for its request. Each user has a share of the
+connections, so that no user can block another.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import h11
 import structlog
 
 if "uvicorn" not in sys.modules:
-    # its command line would bring multiprocessing, and watchfiles where that is installed: a
-    # fiftieth of a sidecar's memory for what is never called here
+    # its command line imports multiprocessing, and watchfiles if installed: 0.7 MiB of a sidecar's
+    # memory for what is never called here
     _stub = ModuleType("uvicorn.main")
     vars(_stub).update(Server=None, main=None, run=None)
     sys.modules["uvicorn.main"] = _stub
@@ -48,13 +48,13 @@ if TYPE_CHECKING:
     Share = Callable[[socket.socket], tuple[Hashable, int]]
 
 REQUEST_TIMEOUT: Final = 5.0
-"""Seconds that a client has to send a whole request."""
+"""Seconds in which a client must send a whole request."""
 
 LARGEST_HEAD: Final = 16 << 10
-"""Bytes of a request's line and header at the most; more is answered by 400."""
+"""Bytes of a request's line and header, at most; more is answered with 400."""
 
 _AT_ONCE: Final = 64
-"""Connections accepted in one turn of the event loop: a crowd must let others have theirs."""
+"""Connections accepted in one turn of the event loop, so that other tasks get theirs."""
 
 _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -62,7 +62,7 @@ KEEP_ALIVE: Final = 30
 """Seconds between two requests on one connection."""
 
 log = structlog.get_logger()
-# what it has to say is about a client's mistakes, and would let a client fill the log
+# it logs clients' mistakes, by which a client could fill the log
 logging.getLogger("uvicorn").setLevel(logging.CRITICAL + 1)
 
 
@@ -71,47 +71,47 @@ class Connection(H11Protocol):
 
     def __init__(self, config: uvicorn.Config, server_state: _State) -> None:
         super().__init__(config, server_state, {"connection": self})
-        self._room = server_state.room
+        self._limit = server_state.limit
         self.lost = False
         self.on_lost: Callable[[], None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
     @property
     def unsent(self) -> int:
-        """Bytes that the kernel has not taken yet."""
+        """Bytes that the kernel has not accepted yet."""
         return self.transport.get_write_buffer_size()
 
     @property
     def is_broken(self) -> bool:
-        """Whether the client has sent what is not HTTP, perhaps after a request that was."""
+        """Whether the client has sent something that is not HTTP, perhaps after a valid request."""
         return self.conn.their_state is h11.ERROR
 
     def abort(self) -> None:
-        """Closes at once; what is unsent is dropped."""
+        """Closes at once; unsent bytes are dropped."""
         self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
-        """Starts the clock of the first request, if there is room for one more."""
+        """Starts the timeout of the first request, or refuses a connection above the limit."""
         super().connection_made(transport)
-        if self._room.take(self, transport.get_extra_info("socket")):
+        if self._limit.take(self, transport.get_extra_info("socket")):
             self._await_request()
         else:
             transport.write(_FULL)
             transport.close()
 
     def data_received(self, data: bytes) -> None:
-        """Starts the clock with the first byte of a request, and stops it with the last."""
+        """Starts the timeout at the first byte of a request, and stops it at the last."""
         super().data_received(data)
         if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
             self._await_request()
         else:
-            self._stop_clock()
+            self._stop_timeout()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tells the response, if one is under way."""
+        """Notifies the response, if there is one."""
         self.lost = True
-        self._room.give_back(self)
-        self._stop_clock()
+        self._limit.release(self)
+        self._stop_timeout()
         super().connection_lost(exc)
         if self.on_lost is not None:
             self.on_lost()
@@ -120,14 +120,14 @@ class Connection(H11Protocol):
         if self._deadline is None and not self.transport.is_closing():
             self._deadline = self.loop.call_later(REQUEST_TIMEOUT, self.transport.abort)
 
-    def _stop_clock(self) -> None:
+    def _stop_timeout(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
 
-class _Room:
-    """Who takes how much of the connections that there may be at a time."""
+class _Limit:
+    """The limits of simultaneous connections: in total, and for each owner."""
 
     def __init__(self, most: int, share: Share | None) -> None:
         self._most = most
@@ -136,7 +136,7 @@ class _Room:
         self._taken: Counter[Hashable] = Counter()
 
     def take(self, connection: Connection, accepted: socket.socket) -> bool:
-        """Whether there is room for a connection; if so, it is taken."""
+        """Counts a connection; returns False, without counting it, if that exceeds a limit."""
         owner, most = (None, self._most) if self._share is None else self._share(accepted)
         if len(self._owners) >= self._most or self._taken[owner] >= most:
             return False
@@ -144,8 +144,8 @@ class _Room:
         self._taken[owner] += 1
         return True
 
-    def give_back(self, connection: Connection) -> None:
-        """Ends what was taken, if it was."""
+    def release(self, connection: Connection) -> None:
+        """Counts a connection no longer, if it was counted."""
         if connection in self._owners:
             owner = self._owners.pop(connection)
             self._taken[owner] -= 1
@@ -154,11 +154,11 @@ class _Room:
 
 
 class _State(ServerState):
-    """uvicorn's shared state, with the date told when asked for instead of by a timer."""
+    """uvicorn's shared state, with the date made on demand instead of by a timer."""
 
-    def __init__(self, room: _Room) -> None:
+    def __init__(self, limit: _Limit) -> None:
         super().__init__()
-        self.room = room
+        self.limit = limit
         self._date = (0, b"")
 
     @property
@@ -171,7 +171,7 @@ class _State(ServerState):
 
     @default_headers.setter
     def default_headers(self, _headers: list[tuple[bytes, bytes]]) -> None:
-        """Uvicorn sets it to nothing when it makes the state."""
+        """Ignores the empty list that uvicorn sets at the start."""
 
 
 class Server:
@@ -179,8 +179,8 @@ class Server:
 
     Args:
         app: An ASGI application.
-        most: Connections at a time; more of them are answered by 503 and closed.
-        share: Whose a connection is, and how many at a time they may have; None for no shares.
+        most: Simultaneous connections; further ones are answered with 503 and closed.
+        share: Returns the owner of a connection and the owner's limit; None for one limit only.
     """
 
     def __init__(self, app: App, most: int, share: Share | None = None) -> None:
@@ -202,24 +202,24 @@ class Server:
             h11_max_incomplete_event_size=LARGEST_HEAD,
         )
         self._config.load()
-        self._state = _State(_Room(most, share))
+        self._state = _State(_Limit(most, share))
         self._listener: asyncio.Server | None = None
         self._running = 0
         self._idle = anyio.Event()
 
     async def start(self, listening: socket.socket) -> None:
-        """Accepts connections on a listening socket, which stays its owner's to close."""
+        """Accepts connections on a listening socket, which the caller closes."""
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(
             lambda: Connection(self._config, self._state), sock=listening.dup(), backlog=_AT_ONCE
         )
-        listening.listen(BACKLOG)  # asyncio takes one number for the queue and for each turn
+        listening.listen(BACKLOG)  # asyncio uses one number both for the queue and for each turn
 
     async def stop(self, grace: float) -> None:
-        """Accepts no more, lets requests end, and then closes what is left.
+        """Stops accepting, waits for requests to end, and then closes all connections.
 
         Args:
-            grace: Seconds that requests have to end.
+            grace: Seconds to wait.
         """
         if self._listener is not None:
             self._listener.close()
@@ -237,13 +237,13 @@ class Server:
                 await self._idle.wait()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs the application; what it did not expect is logged by class and place."""
+        """Runs the application; logs an unexpected exception by class and place."""
         self._running += 1
         try:
             await self._app(scope, receive, send)
         except Exception as error:  # noqa: BLE001 - a bug in one answer must not stop the daemon
             connection: Connection = scope["state"]["connection"]
-            if not connection.is_broken:  # else a client has spoilt its own answer
+            if not connection.is_broken:  # else the client broke its own connection
                 log.error("api.failed", error=describe(error))
             connection.transport.close()
         finally:

@@ -279,4 +279,5 @@ def _reason(error: OSError) -> str:
 
 
 def _misconfigured(key: str, message: str, hint: str) -> ConfigurationError:
-    return ConfigurationError([finding("config-invalid", "api", f"api.{key}", message, hint)])
+    where = f"api.{key}"
+    return ConfigurationError([finding("config-invalid", "configuration", where, message, hint)])

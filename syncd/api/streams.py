@@ -1,13 +1,13 @@
 """Event streams to subscribers (Server-Sent Events, WHATWG HTML section 9.2).
 
-A stream holds no queue, only its position in the log: what it has not sent is in `History`, which
-all streams share. So what a subscriber costs is bounded by what lies between it and the kernel,
-one chunk and the transport's buffer; and one that does not read can be disconnected at any time,
-since its `Last-Event-ID` is where it resumes.
+A stream has no queue, only its position in the log: events that it has not sent are in `History`,
+which all streams share. So the memory of a subscriber is bounded by one chunk and the transport's
+buffer; and one that does not read can be disconnected at any time, since it resumes by its
+`Last-Event-ID`.
 
 One task, `Broadcast`, wakes all streams, a few at a time, so that a thousand of them take turns
-with everything else that the daemon does. Its only timer is the heartbeat's, and that one runs
-only while there are subscribers.
+with the daemon's other tasks. Its only timer is the heartbeat's, which runs only while there are
+subscribers.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ RETRY: Final = 1000
 """Milliseconds after which a client that lost its stream reconnects (`retry:`)."""
 
 CHUNK: Final = 64 << 10
-"""Bytes that are handed to the transport at once."""
+"""Bytes that are passed to the transport at once."""
 
 BACKLOG: Final = 1000
-"""Events that may come while a subscriber takes nothing, before it is disconnected."""
+"""Events that may arrive while a subscriber reads nothing, before it is disconnected."""
 
 STALLED: Final = 30.0
-"""Seconds that a subscriber may take nothing while something waits for it."""
+"""Seconds that a subscriber may read nothing while data waits for it."""
 
 HEARTBEAT: Final = 15.0
 """Seconds between two comments (WHATWG HTML section 9.2.7 advises "every 15 seconds or so")."""
@@ -78,7 +78,7 @@ class Link(Protocol):
     """The connection under a stream.
 
     Attributes:
-        on_lost: To be called when the peer is gone.
+        on_lost: Called when the peer is gone.
     """
 
     on_lost: Callable[[], None] | None
@@ -100,9 +100,9 @@ class _Blocked:
     """A send that waits for the peer.
 
     Attributes:
-        since: When the peer last took something, seconds.
+        since: When the peer last read something, monotonic seconds.
         last: The newest event at that time.
-        unsent: Bytes that waited at that time.
+        unsent: Unsent bytes at that time.
     """
 
     since: float
@@ -114,14 +114,14 @@ class Stream:
     """An ASGI response that lasts for as long as its subscriber does.
 
     Args:
-        broadcast: Wakes it, and holds what all streams share.
-        view: What it shows.
+        broadcast: Wakes it, and holds the history that all streams share.
+        view: The secrets that it shows.
         link: The connection under it.
-        position: The last event that the subscriber has; None if that one is not known, which
-            begins the stream with a reset.
-        subscriber: What log lines call it.
-        follow: Whether to go on after what is there now.
-        head: Whether to send the header only.
+        position: The last event that the subscriber has; None if the log does not hold that
+            position: the stream then begins with a reset.
+        subscriber: The subscriber's name in the log.
+        follow: Whether to continue with new events.
+        head: Whether to send only the header.
     """
 
     def __init__(
@@ -141,14 +141,14 @@ class Stream:
         self._head = head
         self._follow = follow
         self._end = broadcast.history.last
-        self._told = self._end if position is None else position
+        self._announced = self._end if position is None else position
         self._lost_track = position is None
         self._woken = anyio.Event()
         self._due = False
         self._blocked: _Blocked | None = None
         self._send: Callable[[MutableMapping[str, Any]], Awaitable[None]]
         self.subscriber = subscriber
-        self.position = self._told
+        self.position = self._announced
 
     async def __call__(
         self,
@@ -156,7 +156,7 @@ class Stream:
         _receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
         send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
     ) -> None:
-        """Sends until the subscriber, or the daemon, goes."""
+        """Sends until the subscriber disconnects or the daemon stops."""
         self._send = send
         headers = list(_HEADERS)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -171,20 +171,20 @@ class Stream:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def wake(self, *, heartbeat: bool = False) -> None:
-        """Says that there may be events, or that it is time for a sign of life."""
+        """Wakes the stream: there may be events, or a heartbeat is due."""
         self._due |= heartbeat
         self._woken.set()
 
     @property
     def blocked(self) -> bool:
-        """Whether it waits for its subscriber to take something."""
+        """Whether it waits for its subscriber to read."""
         return self._blocked is not None
 
     def overdue(self, now: float) -> bool:
-        """Whether the subscriber has taken nothing for too long.
+        """Whether the subscriber has read nothing for too long.
 
         Args:
-            now: Seconds that only grow.
+            now: Monotonic seconds.
         """
         blocked, last = self._blocked, self._broadcast.history.last
         if blocked is None:
@@ -209,7 +209,7 @@ class Stream:
         self._link.abort()
 
     async def _run(self) -> None:
-        await self._hello()
+        await self._send_preamble()
         if self._lost_track:
             await self._reset()
         history = self._broadcast.history
@@ -220,8 +220,8 @@ class Stream:
             if items is None:
                 await self._reset()
             elif items:
-                await self._tell(items)
-                # a long backlog must not keep the loop from everybody else
+                await self._send_items(items)
+                # a long backlog must not starve other tasks
                 await anyio.lowlevel.checkpoint()
             elif self._broadcast.closing:
                 return
@@ -231,10 +231,10 @@ class Stream:
                 await self._woken.wait()
                 self._woken = anyio.Event()
 
-    async def _hello(self) -> None:
-        """Tells the reconnection time, and a subscriber without a position where it begins.
+    async def _send_preamble(self) -> None:
+        """Sends the reconnection time and, unless a reset follows, the position.
 
-        A block without data sets the position and is no event (WHATWG HTML section 9.2.6).
+        A block without data sets the position and is not an event (WHATWG HTML section 9.2.6).
         """
         lines = f": syncd\nretry: {RETRY}\n"
         if not self._lost_track:
@@ -242,27 +242,27 @@ class Stream:
         await self._write([f"{lines}\n".encode()])
 
     async def _heartbeat(self) -> None:
-        """A comment; with the position, where events went by that are not shown."""
+        """Sends a comment; with the position, if events were skipped that are not shown."""
         self._due = False
         lines = ": heartbeat\n"
-        if self._told != self.position:
+        if self._announced != self.position:
             lines += f"id: {self._broadcast.stamp.id(self.position)}\n"
-            self._told = self.position
+            self._announced = self.position
         await self._write([f"{lines}\n".encode()])
 
     async def _reset(self) -> None:
         data, position = await self._broadcast.reset(self._view)
         await self._write(data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
-        self.position = self._told = position
+        self.position = self._announced = position
         self._lost_track = False
 
-    async def _tell(self, items: Sequence[Item]) -> None:
+    async def _send_items(self, items: Sequence[Item]) -> None:
         chunk: list[bytes] = []
         size, stamp = 0, self._broadcast.stamp
         for item in items:
             frame = item.frame(self._view, stamp)
             if frame is not None:
-                self._told = item.event.sequence
+                self._announced = item.event.sequence
                 chunk.append(frame)
                 size += len(frame)
             if size >= CHUNK:
@@ -283,13 +283,13 @@ class Stream:
 
 
 class Broadcast:
-    """Wakes streams, and holds what they share.
+    """Wakes streams, and holds their shared history.
 
     Args:
         ledger: Holds the event log.
-        stamp: What goes on each event.
+        stamp: What is written on events.
         metrics: Where open streams are counted.
-        inventory: What is known now; of the same moment as the last `publish`.
+        inventory: Returns every secret, as of the last `publish`.
         last: Sequence of the newest event.
 
     Attributes:
@@ -319,11 +319,11 @@ class Broadcast:
 
     @property
     def count(self) -> int:
-        """How many streams are open."""
+        """The number of open streams."""
         return len(self._streams)
 
     def publish(self, events: Sequence[Event]) -> None:
-        """Tells everybody of committed events. Call it from the event loop."""
+        """Adds committed events and wakes the streams. In the event loop only."""
         if events:
             self._published = events[-1].sequence
         if not self._streams:
@@ -335,9 +335,9 @@ class Broadcast:
 
     @contextmanager
     def joined(self, stream: Stream) -> Iterator[None]:
-        """Wakes a stream for as long as the block runs."""
+        """Registers a stream while the block runs."""
         if not self._streams:
-            self._news.set()  # the heartbeat was asleep
+            self._news.set()  # without streams there was no heartbeat: start it
         self._streams[stream] = None
         self._metrics.set_subscribers(len(self._streams))
         try:
@@ -347,20 +347,15 @@ class Broadcast:
             self._metrics.set_subscribers(len(self._streams))
 
     def close(self) -> None:
-        """Lets every stream end after what it has to send."""
+        """Ends every stream after it has sent its backlog."""
         self.closing = True
         for stream in self._streams:
             stream.wake()
 
-    def cut_all(self) -> None:
-        """Disconnects whoever is left."""
-        for stream in list(self._streams):
-            stream.cut()
-
     async def reset(self, view: View) -> tuple[bytes, int]:
         """An `io.syncd.reset` event for a view, and the position that it stands for."""
         async with self._resetting:
-            # what is committed but not told yet is not in the inventory either
+            # `_published`, not the ledger's newest: the inventory has no later event either
             inventory, last = self._inventory(), self._published
             key = (view.key, last, id(inventory))
             if self._last_reset is None or self._last_reset[0] != key:
@@ -392,17 +387,17 @@ class Broadcast:
                 else:
                     stream.wake(heartbeat=heartbeat)
                 if number % _TURN == 0:
-                    # a loop that is never idle would starve the worker threads, which wait for
-                    # the interpreter's lock: scans, the ledger, and so the webhooks
+                    # a loop that is never idle would starve the worker threads (scans, the
+                    # ledger, and so the webhooks), which wait for the interpreter's lock
                     await anyio.sleep(_PAUSE)
 
     def _needed(self) -> int:
-        """The position up to which no stream that makes progress needs events any more."""
+        """The position up to which all streams that make progress have sent everything."""
         last = self.history.last
         return min((s.position for s in self._streams if not s.blocked), default=last)
 
     async def _tidy(self) -> None:
-        """Forgets what nobody needs, and notices events that nobody announced."""
+        """Frees what no stream needs, and takes note of events that were not published."""
         self._last_reset = None
         if not self._streams:
             self.history.forget(self.history.last)
@@ -411,5 +406,5 @@ class Broadcast:
         try:
             _, last = await anyio.to_thread.run_sync(self._ledger.span)
         except StateError:
-            return  # the reconcile loop says so
+            return  # the reconcile loop reports it
         self.history.last = max(self.history.last, last)

@@ -1,8 +1,8 @@
-"""Who asks, and what they may see: credentials of a Unix socket's peer, grants and filters.
+"""The callers of the API and what they may see: peer credentials, grants and filters.
 
-The kernel vouches for the user behind a connection (`SO_PEERCRED`, unix(7)): it is whoever called
-`connect`, at that time. Root and the daemon's own user could read the mount itself and see
-everything; everybody else sees what `api.subscribers` grants, and without an entry nothing.
+The kernel identifies the user that called `connect` (`SO_PEERCRED`, unix(7)). Root and the daemon's
+own user can read the mount itself, so they see everything; other users see what `api.subscribers`
+grants, and without an entry nothing.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from syncd.core.events import Event
 
     class Socket(Protocol):
-        """As much of a socket as it takes to ask for its peer."""
+        """The part of a socket that reads its options."""
 
         def getsockopt(self, level: int, option: int, size: int, /) -> bytes:
             """One of its options."""
 
 
 MOST_FILTERS: Final = 20
-"""Secrets, and resources, that one stream can be narrowed to."""
+"""Secrets, and resources, that one request can filter by."""
 
 MOST_STRANGERS: Final = 64
-"""Connections at a time of all users together that are not granted anything."""
+"""Simultaneous connections of all users without a grant together."""
 
 _UCRED: Final = struct.Struct("iII")
-_SAY_AGAIN: Final = 60.0
+_LOG_AGAIN: Final = 60.0
 _REMEMBERED: Final = 256
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The process at the other end when it connected."""
+    """The process at the other end, as of when it connected."""
 
     pid: int
     uid: int
@@ -57,9 +57,9 @@ class Caller:
     """A user who may use the API.
 
     Attributes:
-        name: What log lines call them.
-        grant: What they may see.
-        privileged: Root or the daemon's own user.
+        name: The user's name in the log.
+        grant: What the user may see.
+        privileged: Whether this is root or the daemon's own user.
     """
 
     name: str
@@ -68,17 +68,17 @@ class Caller:
 
 
 def peer_of(connection: Socket) -> Peer:
-    """Who connected (`SO_PEERCRED`: pid, uid and gid, in this order)."""
+    """The peer of a connection (`SO_PEERCRED`: pid, uid and gid, in this order)."""
     size = _UCRED.size
     return Peer(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)))
 
 
 class Subscribers:
-    """Tells callers by their uid.
+    """Identifies callers by their uid.
 
     Args:
         granted: Name and grant of the configured users, by uid.
-        clock: Seconds that only grow.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -90,26 +90,26 @@ class Subscribers:
         for uid, name in ((os.geteuid(), "syncd"), (0, "root")):
             self._callers[uid] = Caller(name, Grant(), privileged=True)
         self._clock = clock
-        self._said: dict[int, float] = {}
+        self._logged: dict[int, float] = {}
 
     def caller(self, peer: Peer) -> Caller | None:
-        """Who the peer is, or None with a log line: at the most one a minute for each uid."""
+        """The caller of a peer; None without a grant, logged at most once a minute for each uid."""
         found = self._callers.get(peer.uid)
         if found is None:
             now = self._clock()
-            if now - self._said.get(peer.uid, -_SAY_AGAIN) >= _SAY_AGAIN:
-                if len(self._said) >= _REMEMBERED:
-                    self._said.clear()
-                self._said[peer.uid] = now
+            if now - self._logged.get(peer.uid, -_LOG_AGAIN) >= _LOG_AGAIN:
+                if len(self._logged) >= _REMEMBERED:
+                    self._logged.clear()
+                self._logged[peer.uid] = now
                 hint = "add the uid to api.subscribers"
                 log.warning("api.denied", uid=peer.uid, gid=peer.gid, pid=peer.pid, hint=hint)
         return found
 
     def share(self, connection: Socket, most: int) -> tuple[int | None, int]:
-        """Whose a connection counts as, and how many of `most` at a time they may have.
+        """The owner of a connection, and how many of `most` connections the owner may have.
 
-        A granted user gets half, so that none can crowd out the others; users that are not
-        granted anything share a few, for anybody can have many uids (user_namespaces(7)).
+        A granted user gets half, so that no user can block the others; users without a grant share
+        a few, since every user can have many uids (user_namespaces(7)).
         """
         uid = peer_of(connection).uid
         found = self._callers.get(uid)
@@ -119,13 +119,13 @@ class Subscribers:
 
 
 class View:
-    """What one request shows: what its caller may see, as far as its filters ask for it.
+    """The secrets that one request shows: those of its caller's grant that match its filters.
 
     Args:
         grant: What the caller may see.
-        secrets: Names asked for; empty for all.
-        resources: Resources asked for; empty for all. A secret matches if the resource may use it:
-            `Client/app` matches a secret for all Clients too, and `Client` one of any Client.
+        secrets: Names to show; empty for all.
+        resources: Resources to show; empty for all. A secret matches if the resource may use it:
+            `Client/app` also matches a secret for all Clients, and `Client` one of any Client.
     """
 
     __slots__ = ("_all", "_grant", "_resources", "_secrets")
@@ -155,7 +155,7 @@ class View:
         )
 
     def see(self, event: Event) -> Event | None:
-        """The event as far as it is shown, or None."""
+        """The part of an event that is shown, or None."""
         if self._all:
             return event
         return event.about(
@@ -164,7 +164,7 @@ class View:
 
 
 def resource(text: str) -> Scope | None:
-    """Reads `Type` or `Type/id`; None if it is neither."""
+    """Parses `Type` or `Type/id`; None if it is neither."""
     type_, slash, id_ = text.partition("/")
     if not type_ or (slash and not id_):
         return None

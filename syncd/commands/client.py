@@ -1,7 +1,8 @@
-"""Asks a running daemon over its Unix socket."""
+"""A client of the running daemon's API, over its Unix socket."""
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from contextlib import contextmanager
@@ -20,18 +21,23 @@ if TYPE_CHECKING:
 DEFAULT_SOCKET: Final = "/run/syncd/syncd.sock"
 
 SILENCE: Final = 45.0
-"""Seconds without a byte after which a stream is taken for dead: three heartbeats."""
+"""Seconds without a byte after which a stream counts as dead: three heartbeats."""
 
 _CONNECT: Final = 5.0
 _ANSWER: Final = 30.0
+_REMEDY: Final = "start it with api.socket set, or give its socket by --socket or $SYNCD_SOCKET"
+_REMEDIES: Final = {
+    errno.ECONNREFUSED: "start it",
+    errno.EACCES: "run as root, or as a member of the socket's group (api.socket_group)",
+}
 
 
 class UnreachableError(TemporaryError):
-    """The daemon cannot be asked: it does not run, or not there."""
+    """The daemon cannot be reached: it does not run, or listens elsewhere."""
 
 
 class DeniedError(SyncdError):
-    """The daemon does not answer this question to this user, or at all."""
+    """The daemon refused the request, or its answer cannot be read."""
 
 
 def socket_path(given: str | None, environ: Mapping[str, str] = os.environ) -> str:
@@ -62,15 +68,15 @@ class Client:
         self._http.close()
 
     def get(self, path: str, type_: type[T]) -> T:
-        """Asks once.
+        """Sends a GET request.
 
         Args:
             path: Such as `/v1/status`.
-            type_: What is answered.
+            type_: The type of the answer.
 
         Raises:
-            UnreachableError: The daemon cannot be asked.
-            DeniedError: It does not answer, or in a way that this version does not understand.
+            UnreachableError: The daemon cannot be reached.
+            DeniedError: It refused, or answered what this version cannot read.
         """
         with self._errors():
             answer = self._http.get(path)
@@ -79,18 +85,19 @@ class Client:
             return msgspec.json.decode(answer.content, type=type_)
         except msgspec.MsgspecError:
             raise DeniedError(
-                f"cannot read the answer of {self._path}; use the syncd of the daemon's version"
+                f"cannot read the answer of the daemon at {self._path}",
+                "use the version of syncd that the daemon has",
             ) from None
 
     @contextmanager
     def stream(
         self, path: str, parameters: Mapping[str, str | list[str]], last_event_id: str | None
     ) -> Iterator[Iterator[str]]:
-        """Opens an event stream; the lines of it, without their ends.
+        """Opens an event stream; yields its lines, without their ends.
 
         Raises:
-            UnreachableError: The daemon cannot be asked, or went away.
-            DeniedError: It does not answer this.
+            UnreachableError: The daemon cannot be reached, or closed the connection.
+            DeniedError: It refused.
         """
         headers = {"accept": "text/event-stream"}
         if last_event_id is not None:
@@ -110,23 +117,23 @@ class Client:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         with socket.socket(socket.AF_UNIX) as attempt:
-            # httpx2's own error has no reason in it, and leaves its socket open
+            # tried first, since httpx2's own error has no reason and leaves its socket open
             try:
                 attempt.settimeout(_CONNECT)
                 attempt.connect(self._path)
             except OSError as error:
                 raise UnreachableError(
-                    f"cannot ask the daemon at {self._path}: {error.strerror or error}; start it "
-                    "with api.socket, or name its socket by --socket or $SYNCD_SOCKET"
+                    f"cannot reach the daemon at {self._path}: {error.strerror or error}",
+                    _REMEDIES.get(error.errno or 0, _REMEDY),
                 ) from None
         try:
             yield
         except httpx2.HTTPError as error:
-            kind = (
-                "no answer in time" if isinstance(error, httpx2.TimeoutException) else "it hung up"
-            )
+            reason = "it closed the connection"
+            if isinstance(error, httpx2.TimeoutException):
+                reason = "no answer in time"
             raise UnreachableError(
-                f"cannot ask the daemon at {self._path}: {kind}; see its log"
+                f"cannot reach the daemon at {self._path}: {reason}", "see its log"
             ) from None
 
     def _check(self, answer: httpx2.Response) -> None:
@@ -135,8 +142,8 @@ class Client:
         try:
             reason = msgspec.json.decode(answer.content, type=dict[str, str])["error"]
         except (msgspec.MsgspecError, KeyError):
-            reason = f"it answered {answer.status_code}"
-        message = f"cannot ask the daemon at {self._path}: {reason}"
+            reason = f"status {answer.status_code}"
+        problem = f"the daemon at {self._path} refused the request: {reason}"
         if answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE:
-            raise UnreachableError(message)
-        raise DeniedError(message)
+            raise UnreachableError(problem)
+        raise DeniedError(problem)

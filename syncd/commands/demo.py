@@ -1,7 +1,7 @@
-"""`syncd demo`: the main job on an embedded default, with nothing installed and no rights.
+"""`syncd demo`: rotations from mount to receiver, without root, network or configuration.
 
 A temporary mount in the CSI driver's layout, a vault config over it, the real daemon as a process
-of its own, and a receiver on a Unix socket that verifies and prints each event as it lands.
+of its own, and a receiver on a Unix socket that verifies and prints each event on arrival.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ async def demo(rotations: int | None, interval: float) -> int:
     """Runs the demonstration.
 
     Args:
-        rotations: How many, or None for as many as come until Ctrl-C.
+        rotations: How many; None to rotate until Ctrl-C.
         interval: Seconds between two.
 
     Returns:
-        Exit code: 0 when every event arrived and its signature held; 128 and the signal's number
-        when SIGINT or SIGTERM ended it.
+        Exit code: 0 when every event arrived with a valid signature, 128 plus the signal's number
+        after SIGINT or SIGTERM, 1 otherwise.
     """
     memory = "/dev/shm"  # noqa: S108 - a tmpfs, as the CSI driver mounts one
     with tempfile.TemporaryDirectory(
@@ -70,10 +70,10 @@ class _Demo:
         self._forged = 0
         self._signal = 0
         self._ready = False
-        self._said = anyio.Event()
+        self._log_read = anyio.Event()
 
     async def run(self, rotations: int | None, interval: float) -> int:
-        """Sets the stage, rotates, and tells how it went."""
+        """Prepares, rotates, and prints the result."""
         await anyio.to_thread.run_sync(self._prepare)
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._end_by_signal, tasks.cancel_scope)
@@ -149,20 +149,20 @@ class _Demo:
                 return
 
     async def _read_log(self, daemon: Process) -> None:
-        """Reads all that the daemon says, which would wait for room; shows why it cannot start."""
+        # read to the end: the daemon would block on a full pipe
         if daemon.stderr is None:
             return
         async for text in TextReceiveStream(daemon.stderr):
             if "daemon.ready" in text:
                 self._ready = True
-                self._said.set()
+                self._log_read.set()
             elif not self._ready:
                 click.echo(text, err=True, nl=False)
-        self._said.set()
+        self._log_read.set()
 
     async def _await_ready(self) -> bool:
         with anyio.move_on_after(_PATIENCE):
-            await self._said.wait()
+            await self._log_read.wait()
         if not self._ready:
             click.echo("the daemon did not start", err=True)
         return self._ready
@@ -195,7 +195,7 @@ class _Demo:
             self._swapped = time.perf_counter()
 
     async def _receive(self, stream: ByteStream) -> None:
-        """Serves one keep-alive connection: as little HTTP/1.1 as one sender of ours needs."""
+        # one keep-alive connection, with as much of HTTP/1.1 as the daemon's client needs
         async with stream:
             reader = BufferedByteReceiveStream(stream)
             while True:
@@ -229,7 +229,7 @@ class _Demo:
 
 
 async def _stop(daemon: Process) -> None:
-    with contextlib.suppress(ProcessLookupError):  # Ctrl-C on a terminal ends it too
+    with contextlib.suppress(ProcessLookupError):  # Ctrl-C on a terminal ends the daemon, too
         daemon.terminate()
     with anyio.move_on_after(_PATIENCE, shield=True):
         await daemon.wait()

@@ -1,7 +1,7 @@
-"""`syncd events`: past events and, if asked for, those to come, as `journalctl` shows its own.
+"""`syncd events`: past events and, with `--follow`, new ones.
 
-It reads the daemon's event stream (WHATWG HTML section 9.2), and comes back by itself where it was:
-the last id it saw is what it resumes from.
+It reads the daemon's event stream (WHATWG HTML section 9.2), and reconnects where it stopped: the
+last id is the position that it resumes from.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from syncd.core.event_data import Version
 
 BACKOFF_CAP: Final = 10.0
-"""Seconds between two attempts to come back, at the most."""
+"""Seconds between two attempts to reconnect, at most."""
 
 _SHOWN: Final = 14
 
@@ -72,16 +72,16 @@ def blocks(lines: Iterable[str]) -> Iterator[Block]:
 
 
 @dataclass(slots=True)
-class Journal:
+class EventReader:
     """Reads events from a daemon.
 
     Args:
-        path: Of its socket.
-        follow: Whether to go on with what is to come.
-        after: Id of the last event that is known already; None for all that are held.
+        path: The path of its socket.
+        follow: Whether to go on with new events.
+        after: Id of the event to start after; None for the oldest event in the log.
         secrets: Names to show; empty for all.
         resources: `Type` or `Type/id` to show; empty for all.
-        complain: Told once when the daemon is away, with a line for people.
+        warn: Called once when the daemon becomes unreachable, with a line for people.
     """
 
     path: str
@@ -89,7 +89,7 @@ class Journal:
     after: str | None
     secrets: Sequence[str]
     resources: Sequence[str]
-    complain: Callable[[str], None]
+    warn: Callable[[str], None]
     rng: Random = field(default_factory=Random)
     sleep: Callable[[float], None] = time.sleep
 
@@ -97,8 +97,8 @@ class Journal:
         """The events, oldest first; endless with `follow`.
 
         Raises:
-            UnreachableError: The daemon cannot be asked at the first attempt, or without `follow`.
-            DeniedError: It does not answer this.
+            UnreachableError: The first attempt failed, or any attempt without `follow`.
+            DeniedError: The daemon refused.
         """
         backoff = Backoff(first=0.2, cap=BACKOFF_CAP)
         last: str | None = None
@@ -115,7 +115,7 @@ class Journal:
                 if not self.follow or last is None:
                     raise
                 if not backoff.failures:
-                    self.complain(f"{error}; trying again")
+                    self.warn(f"{error.problem}; trying again")
             self.sleep(backoff.next(self.rng))
 
     def _once(self, last: str | None) -> Iterator[Block]:
@@ -130,7 +130,7 @@ class Journal:
 
 
 def as_text(block: Block) -> str:
-    """One event in a line, or for a reset one for each secret."""
+    """One event in a line, or a reset in a line for each secret."""
     event = msgspec.json.decode(block.data, type=_Envelope)
     prefix = f"{event.time}  "
     if event.type == SECRET_CHANGED:
@@ -141,7 +141,7 @@ def as_text(block: Block) -> str:
         text = _adoption(event.type, msgspec.json.decode(event.data, type=AdoptionData))
     elif event.type == RESET:
         state = msgspec.json.decode(event.data, type=ResetData)
-        lines = [f"{prefix}earlier events are gone; this is so now  {event.id}"]
+        lines = [f"{prefix}earlier events are no longer in the log; present state:  {event.id}"]
         lines += [
             f"{prefix}{s.secret}  {s.state}  {scope_text(s.scope)}  {_short(s.version)}"
             for s in state.secrets
@@ -149,8 +149,8 @@ def as_text(block: Block) -> str:
         return "\n".join(map(printable, lines))
     else:
         config = msgspec.json.decode(event.data, type=VaultConfigData)
-        told: Mapping[str, tuple[str, ...]] = msgspec.structs.asdict(config)
-        changes = "; ".join(f"{how} {', '.join(names)}" for how, names in told.items() if names)
+        parts: Mapping[str, tuple[str, ...]] = msgspec.structs.asdict(config)
+        changes = "; ".join(f"{how} {', '.join(names)}" for how, names in parts.items() if names)
         text = f"vault config {event.subject}  {changes}"
     return printable(f"{prefix}{text}  {event.id}")
 

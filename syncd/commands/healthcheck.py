@@ -31,14 +31,14 @@ def problem(environ: Mapping[str, str] = os.environ) -> str | None:
     listen = environ.get("SYNCD_LISTEN", "")
     address = parse_host_port(listen)
     if address is None:
-        return "cannot query the daemon: set SYNCD_LISTEN to its host:port"
+        return "cannot reach the daemon: set SYNCD_LISTEN to its host:port"
     host, port = address
     connection = http.client.HTTPConnection(_LOOPBACK.get(host, host), port, timeout=TIMEOUT)
     try:
         connection.request("GET", "/healthz")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        return f"cannot query the daemon at {listen}: {type(error).__name__}; see its log"
+        return f"cannot reach the daemon at {listen}: {type(error).__name__}; see its log"
     finally:
         connection.close()
     return None if status == http.client.OK else f"the daemon at {listen} answers {status}"

@@ -1,4 +1,4 @@
-"""The command line: what a user types, turned into calls; what went wrong, turned into one line.
+"""The command line: the commands with their options, exit codes and error messages.
 
 Heavy modules are imported by the command that needs them, so that `syncd --version` and a probe
 cost little.
@@ -6,6 +6,7 @@ cost little.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +16,7 @@ import click
 
 from syncd import __version__
 from syncd.core.decode import Duration, decode
-from syncd.core.errors import ConfigurationError, StateError, SyncdError
+from syncd.core.errors import ConfigurationError, SyncdError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,21 +46,35 @@ _config = click.option(
     "--config",
     "config",
     metavar="FILE",
-    help="Configuration; else $SYNCD_CONFIG, else /etc/syncd/syncd.yaml, else the environment.",
+    help="Configuration file. Default: $SYNCD_CONFIG, else /etc/syncd/syncd.yaml, else the "
+    "environment alone.",
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Command(click.Command):
+    def get_short_help_str(self, limit: int = 0) -> str:  # noqa: ARG002 - the summary is never cut off
+        return inspect.cleandoc(self.help or "").partition("\n\n")[0].removesuffix(".")
+
+
+class _Group(click.Group):
+    command_class = _Command
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="syncd", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Watches mounted secrets for Aidbox, proves what changed, and tells everyone who must know."""
+    """Watches the secret files of Aidbox and reports each change to its consumers."""
 
 
 @cli.command()
 @_config
-@click.option("--once", is_flag=True, help="One pass, deliver what is pending, exit.")
+@click.option("--once", is_flag=True, help="Make one pass, deliver pending events, exit.")
 @click.option(
-    "--timeout", type=_DURATION, default="60s", show_default=True, help="With --once: how long."
+    "--timeout",
+    type=_DURATION,
+    default="60s",
+    show_default=True,
+    help="With --once: time limit for fetching, and then for delivery.",
 )
 def run(config: str | None, *, once: bool, timeout: float) -> None:
     """Runs the daemon until SIGTERM or SIGINT."""
@@ -81,16 +96,16 @@ _S = TypeVar("_S", bound="Settings | RelaySettings")
 
 
 def _set_up(load: Callable[[], _S], *, listens: bool = True) -> _S:
-    """What a daemon does first: hardens the process, reads the configuration, sets up the log."""
+    """Hardens the process, reads the configuration, and configures the log, in this order."""
     import signal  # noqa: PLC0415 - see the module's docstring
 
     if listens:
-        # until it does: by default they would end it
+        # by default they end the process: blocked until the daemon has a handler
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGUSR1))
 
     from syncd.system.hardening import harden  # noqa: PLC0415
 
-    refused = harden()  # before anything is read
+    refused = harden()  # before a secret can be in memory
 
     from syncd.telemetry.log import configure  # noqa: PLC0415
 
@@ -110,15 +125,19 @@ def _set_up(load: Callable[[], _S], *, listens: bool = True) -> _S:
     "--config",
     "config",
     metavar="FILE",
-    help="Configuration; else $SYNCD_CONFIG, else /etc/syncd/relay.yaml if it exists.",
+    help="Configuration file. Default: $SYNCD_CONFIG, else /etc/syncd/relay.yaml if it exists.",
 )
-@click.option("--nats", "urls", multiple=True, metavar="URL", help="A server; may be repeated.")
-@click.option("--subject", metavar="SUBJECT", help="Which events: a subject, wildcards allowed.")
-@click.option("--stream", metavar="NAME", help="The stream that has them; else it is looked up.")
-@click.option("--durable", metavar="NAME", help="This relay's consumer on the server.")
-@click.option("--credentials-file", metavar="FILE", help="A .creds file to log in with.")
+@click.option(
+    "--nats", "urls", multiple=True, metavar="URL", help="A NATS server; may be repeated."
+)
+@click.option(
+    "--subject", metavar="SUBJECT", help="The subject of the events; wildcards are allowed."
+)
+@click.option("--stream", metavar="NAME", help="The stream. Default: the one that has the subject.")
+@click.option("--durable", metavar="NAME", help="The durable consumer of this relay on the server.")
+@click.option("--credentials-file", metavar="FILE", help="A .creds file for the login.")
 def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> None:
-    """Takes events from NATS to the consumers configured here, until SIGTERM or SIGINT."""
+    """Delivers events from NATS to the configured consumers until SIGTERM or SIGINT."""
     from syncd.config.load import load_relay  # noqa: PLC0415
 
     given: dict[str, object] = {name: value for name, value in options.items() if value is not None}
@@ -137,7 +156,7 @@ def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> N
 
 @cli.command()
 @_config
-@click.option("--timeout", type=_DURATION, default="60s", show_default=True, help="How long.")
+@click.option("--timeout", type=_DURATION, default="60s", show_default=True, help="Time limit.")
 def wait(config: str | None, timeout: float) -> None:
     """Waits until every secret of the vault config is present and readable."""
     import anyio  # noqa: PLC0415
@@ -158,7 +177,9 @@ def _base_urls(
         from syncd.config.validation import check_base_url  # noqa: PLC0415
 
         for problem in filter(None, (check_base_url(url, ()) for url in value)):
-            raise click.BadParameter(f"{problem.message}; {problem.hint}", ctx, param)
+            hint = problem.hint.replace("client_id", "--client-id")
+            hint = hint.replace("client_secret_file", "--client-secret-file")
+            raise click.BadParameter(f"{problem.message}; {hint}", ctx, param)
     return value
 
 
@@ -171,18 +192,18 @@ def _base_urls(
     default="text",
     show_default=True,
 )
-@click.option("--strict", is_flag=True, help="Exit 1 for warnings too.")
+@click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
 @click.option(
     "--aidbox",
     "urls",
     multiple=True,
     metavar="URL",
     callback=_base_urls,
-    help="Read this Aidbox too; may be repeated for more replicas.",
+    help="Check this Aidbox, too; may be repeated for more replicas.",
 )
-@click.option("--client-id", metavar="ID", help="Client to read it as; else the consumer's.")
-@click.option("--client-secret-file", metavar="FILE", help="Holds that Client's secret.")
-@click.option("--ca-file", metavar="FILE", help="Certificates to trust instead of the system's.")
+@click.option("--client-id", metavar="ID", help="Client to log in as. Default: the consumer's.")
+@click.option("--client-secret-file", metavar="FILE", help="File with that Client's secret.")
+@click.option("--ca-file", metavar="FILE", help="CA certificates. Default: the system's.")
 def check(
     config: str | None,
     format_: str,
@@ -193,7 +214,7 @@ def check(
     client_secret_file: str | None,
     ca_file: str | None,
 ) -> None:
-    """Lints vault config, mount and daemon configuration, and a live Aidbox if asked to."""
+    """Lints vault config, mount and daemon configuration, and optionally a live Aidbox."""
     from syncd.lint.check import run_checks  # noqa: PLC0415
     from syncd.lint.render import as_json, as_text, exit_code  # noqa: PLC0415
 
@@ -208,7 +229,8 @@ def check(
             ca_file=ca_file,
         )
     elif client_id or client_secret_file or ca_file:
-        raise click.UsageError("these options are for --aidbox; give its URL too")
+        given = "--client-id, --client-secret-file and --ca-file"
+        raise click.UsageError(f"{given} are for a live Aidbox; add --aidbox URL")
     findings = run_checks(config, aidbox=target)
     if format_ == "sarif":
         from syncd.lint.sarif import as_sarif  # noqa: PLC0415
@@ -223,7 +245,7 @@ _socket = click.option(
     "--socket",
     "socket",
     metavar="PATH",
-    help="The daemon's; else $SYNCD_SOCKET, else /run/syncd/syncd.sock.",
+    help="The daemon's socket. Default: $SYNCD_SOCKET, else /run/syncd/syncd.sock.",
 )
 _format = click.option(
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
@@ -234,14 +256,17 @@ _format = click.option(
 @_socket
 @_format
 def status(socket: str | None, format_: str) -> None:
-    """Shows what the running daemon knows; exit code 1 when something needs attention."""
+    """Shows the state of the running daemon.
+
+    Exits with 1 when something needs attention.
+    """
     from datetime import UTC, datetime  # noqa: PLC0415
 
     from syncd.commands import status as report  # noqa: PLC0415
     from syncd.commands.client import socket_path  # noqa: PLC0415
 
-    with _asking():
-        found = report.ask(socket_path(socket))
+    with _querying():
+        found = report.query(socket_path(socket))
     if format_ == "json":
         _print(report.as_json(found))
     else:
@@ -251,15 +276,21 @@ def status(socket: str | None, format_: str) -> None:
 
 @cli.command()
 @_socket
-@click.option("--follow", "-f", is_flag=True, help="Go on with what is to come.")
-@click.option("--after", metavar="ID", help="Only what came after this event.")
-@click.option("--secret", "secrets", multiple=True, metavar="NAME", help="Only of this secret.")
+@click.option("--follow", "-f", is_flag=True, help="Keep showing new events.")
+@click.option("--after", metavar="ID", help="Only events after the event with this id.")
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME",
+    help="Only events of this secret; may be repeated.",
+)
 @click.option(
     "--resource",
     "resources",
     multiple=True,
     metavar="TYPE[/ID]",
-    help="Only of secrets that this resource may use.",
+    help="Only events of secrets that this resource may use; may be repeated.",
 )
 @_format
 def events(
@@ -275,33 +306,29 @@ def events(
     import signal  # noqa: PLC0415
 
     from syncd.commands.client import socket_path  # noqa: PLC0415
-    from syncd.commands.events import Journal, as_text  # noqa: PLC0415
+    from syncd.commands.events import EventReader, as_text  # noqa: PLC0415
 
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a word
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it silently
     path = socket_path(socket)
-    journal = Journal(path, follow, after, secrets, resources, _warn)
+    reader = EventReader(path, follow, after, secrets, resources, _print_error)
     try:
-        with _asking():
-            for block in journal.events():
+        with _querying():
+            for block in reader.events():
                 _print(block.data if format_ == "json" else as_text(block))
     except KeyboardInterrupt:  # click would print an empty line
         sys.exit(130)
 
 
 @contextmanager
-def _asking() -> Iterator[None]:
-    """Leaves with an exit code of its own when the daemon cannot be asked."""
+def _querying() -> Iterator[None]:
+    """Exits with 2 when the daemon cannot be reached or refuses."""
     from syncd.commands.client import DeniedError, UnreachableError  # noqa: PLC0415
 
     try:
         yield
     except (DeniedError, UnreachableError) as error:
-        _say(error)
+        _report(error)
         sys.exit(_NO_INPUT)
-
-
-def _warn(line: str) -> None:
-    click.echo(f"syncd: {line}", err=True)
 
 
 @cli.command()
@@ -316,12 +343,12 @@ def schema(what: str) -> None:
 
 
 @cli.command()
-@click.option("--rotations", type=click.IntRange(min=0), help="Stop after N; else at Ctrl-C.")
+@click.option("--rotations", type=click.IntRange(min=0), help="Stop after N. Default: at Ctrl-C.")
 @click.option(
-    "--interval", type=_DURATION, default="1s", show_default=True, help="Between rotations."
+    "--interval", type=_DURATION, default="1s", show_default=True, help="Time between rotations."
 )
 def demo(rotations: int | None, interval: float) -> None:
-    """Rotates secrets in a temporary mount and prints each event as it lands."""
+    """Rotates secrets in a temporary mount and prints each event on arrival."""
     import anyio  # noqa: PLC0415
 
     from syncd.commands.demo import demo as show  # noqa: PLC0415
@@ -330,7 +357,7 @@ def demo(rotations: int | None, interval: float) -> None:
 
 
 def main() -> None:
-    """The entry point: runs a command, and says what went wrong in plain lines."""
+    """Runs a command; reports an error in one line, or one line for each finding."""
     try:
         cli(prog_name="syncd", standalone_mode=False)
     except click.exceptions.Abort:
@@ -340,30 +367,31 @@ def main() -> None:
         sys.exit(error.exit_code)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx is not None else "syncd"
-        message = " ".join(error.format_message().split()).removesuffix(".")
-        _warn(f"{message}; see {command} --help")
+        problem = " ".join(error.format_message().split()).removesuffix(".")
+        _report(SyncdError(problem, f"see {command} --help"))
         sys.exit(error.exit_code)
-    except ConfigurationError as error:
-        _say(error)
-        sys.exit(_NO_INPUT)
-    except (StateError, SyncdError) as error:
-        _say(error)
-        sys.exit(1)
+    except SyncdError as error:
+        _fail(error)
     except BaseExceptionGroup as group:
         _leave(group)
     except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold anything
         _crash(error)
 
 
+def _fail(error: SyncdError) -> NoReturn:
+    _report(error)
+    sys.exit(_NO_INPUT if isinstance(error, ConfigurationError) else 1)
+
+
 def _crash(error: BaseException) -> NoReturn:
-    """A bug: said without the exception's text, which may quote a value."""
     from syncd.telemetry.log import describe  # noqa: PLC0415 - see the module's docstring
 
-    _warn(f"internal error: {describe(error)}; please report it")
+    # without the exception's text, which may quote a value
+    _report(SyncdError(f"internal error: {describe(error)}", "please report it"))
     sys.exit(1)
 
 
-def _leave(group: BaseExceptionGroup) -> None:
+def _leave(group: BaseExceptionGroup) -> NoReturn:
     errors, rest = group.split(SyncdError)
     if rest is not None and not isinstance(rest, Exception):
         raise group  # interrupted
@@ -372,26 +400,33 @@ def _leave(group: BaseExceptionGroup) -> None:
     first: BaseException = errors
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
-    _say(first)
-    sys.exit(_NO_INPUT if isinstance(first, ConfigurationError) else 1)
+    assert isinstance(first, SyncdError)
+    _fail(first)
 
 
 def _print(text: str) -> None:
     """Writes to standard output.
 
     Raises:
-        SyncdError: It takes no more; not for a reader that has enough, which click lets go.
+        SyncdError: It cannot be written; a closed pipe is left to click, which exits silently.
     """
     try:
         click.echo(text)
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise SyncdError(
-            f"cannot write to standard output: {error.strerror}; mend where it leads"
-        ) from None
+        problem = f"cannot write to standard output: {error.strerror}"
+        raise SyncdError(problem, "free space, or redirect it elsewhere") from None
 
 
-def _say(error: BaseException) -> None:
-    for line in str(error).splitlines():
-        click.echo(f"syncd: {line}", err=True)
+def _report(error: SyncdError) -> None:
+    """Writes an error to standard error: what happened; what to do."""
+    if isinstance(error, ConfigurationError):
+        for finding in error.findings:
+            _print_error(str(finding))
+    else:
+        _print_error("; ".join(filter(None, (error.problem, error.remedy))))
+
+
+def _print_error(line: str) -> None:
+    click.echo(f"syncd: {line}", err=True)

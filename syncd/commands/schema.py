@@ -1,4 +1,4 @@
-"""`syncd schema`: JSON Schemas (2020-12) of what syncd reads and sends."""
+"""`syncd schema`: JSON Schemas (2020-12) of vault config, configuration and events."""
 
 from __future__ import annotations
 

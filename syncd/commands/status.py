@@ -1,4 +1,4 @@
-"""`syncd status`: what the running daemon knows, at a glance or for a script."""
+"""`syncd status`: the state of the running daemon, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What `--format json` prints: both answers of the API."""
+    """The output of `--format json`: both answers of the API."""
 
     status: StatusReport
     secrets: tuple[SecretReport, ...]
 
 
-def ask(path: str) -> Status:
-    """Asks the daemon.
+def query(path: str) -> Status:
+    """Queries the daemon.
 
     Args:
-        path: Of its socket.
+        path: The path of its socket.
 
     Raises:
-        UnreachableError: It cannot be asked.
-        DeniedError: It does not answer to this user.
+        UnreachableError: It cannot be reached.
+        DeniedError: It refused.
     """
     with Client(path) as client:
         status = client.get("/v1/status", StatusReport)
@@ -51,8 +51,8 @@ def as_text(status: Status, now: datetime) -> str:
     """For people.
 
     Args:
-        status: What the daemon said.
-        now: To tell ages.
+        status: The daemon's answers.
+        now: The present time, for ages.
     """
     daemon = status.status
     state = "ready" if daemon.ready else "starting"
@@ -86,18 +86,18 @@ def as_text(status: Status, now: datetime) -> str:
 
 
 def _secrets(status: Status, now: datetime) -> tuple[Sequence[str], Iterable[Sequence[str]]]:
-    """Head and rows; with adoption where somebody verifies it."""
-    head: tuple[str, ...] = ("SECRET", "SCOPE", "STATE", "CHANGED", "HAVE IT", "BEHIND")
+    """Head and rows; with a column for adoption where a consumer verifies it."""
+    head: tuple[str, ...] = ("SECRET", "SCOPE", "STATE", "CHANGED", "DELIVERED TO", "PENDING")
     verified = any(at.adoption for item in status.secrets for at in item.consumers.values())
     rows = []
     for item in status.secrets:
-        behind = [name for name, at in item.consumers.items() if at.pending]
-        have = [name for name in item.consumers if name not in behind]
+        pending = [name for name, at in item.consumers.items() if at.pending]
+        delivered = [name for name in item.consumers if name not in pending]
         changed = f"{_age(item.changed_at, now)} ago" if item.changed_at else "-"
         state = f"{item.state}!" if item.problem else item.state.value
         row = (
             *(_secret(item), scope_text(item.scope), state, changed),
-            *(", ".join(have) or "-", ", ".join(behind) or "-"),
+            *(", ".join(delivered) or "-", ", ".join(pending) or "-"),
         )
         found = [at.adoption for at in item.consumers.values() if at.adoption is not None]
         rows.append((*row, ", ".join(map(_adoption, found)) or "-") if verified else row)

@@ -1,4 +1,4 @@
-"""Text for a terminal, of names and problems that other people wrote."""
+"""Text for a terminal, from names and messages that others wrote."""
 
 from __future__ import annotations
 

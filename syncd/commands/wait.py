@@ -1,6 +1,7 @@
-"""`syncd wait`: until every secret of the vault config is there, or a timeout.
+"""`syncd wait`: waits until every secret of the vault config is readable, or a timeout.
 
-For an init container or `ExecStartPre=`: whatever starts afterwards finds its secrets.
+For an init container or `ExecStartPre=`, so that the program that starts afterwards finds its
+secrets.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import anyio.to_thread
 
 from syncd.core.errors import ConfigurationError
 from syncd.core.model import State
-from syncd.mount.read import Reader, Snapshot
+from syncd.mount.read import Reader
 from syncd.mount.roots import derive_roots, watch_path
 from syncd.mount.vault_config_file import VaultConfigFile
 from syncd.mount.watch import Watcher
 
 if TYPE_CHECKING:
     from syncd.config.settings import Settings
+    from syncd.mount.snapshot import Snapshot
 
-_LOOK_AGAIN: Final = 1.0
+_INTERVAL: Final = 1.0
+"""Seconds between two scans at most: not every change gives a hint, and inotify may not work."""
 
 
 async def wait(settings: Settings, limit: float) -> list[str]:
@@ -30,30 +33,30 @@ async def wait(settings: Settings, limit: float) -> list[str]:
 
     Args:
         settings: The configuration.
-        limit: Seconds.
+        limit: Seconds to wait at most; 0 scans once.
 
     Returns:
-        One line per entry that is still missing; empty when all are there.
+        One line per entry that is still missing; empty when none is.
     """
     watcher = Watcher(settings.watch.mode)
     try:
-        missing, watch, retry = await _look(settings, watcher)
+        missing, watch, retry = await _scan_all(settings, watcher)
         with anyio.move_on_after(limit):
             while missing:
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(watcher.arm, watch)
-                # what came between the look and the watches made no hint
-                missing, watch, retry = await _look(settings, watcher)
+                # a change between that scan and the new watches gave no hint
+                missing, watch, retry = await _scan_all(settings, watcher)
                 if missing:
                     with anyio.move_on_after(retry):
                         await watcher.next_hint()
-                    missing, watch, retry = await _look(settings, watcher)
+                    missing, watch, retry = await _scan_all(settings, watcher)
     finally:
         watcher.close()
     return missing
 
 
-async def _look(
+async def _scan_all(
     settings: Settings, watcher: Watcher
 ) -> tuple[list[str], dict[str, frozenset[str] | None], float]:
     file = VaultConfigFile(settings.vault_config, settings.watch.settle)
@@ -62,14 +65,14 @@ async def _look(
     except ConfigurationError as error:
         watch: dict[str, frozenset[str] | None] = {}
         await anyio.to_thread.run_sync(watch_path, watch, settings.vault_config)
-        return str(error).splitlines(), watch, _LOOK_AGAIN
+        return str(error).splitlines(), watch, _INTERVAL
     snapshot = await anyio.to_thread.run_sync(_scan, settings, file, watcher)
     missing = [
         f"{entry.path}: secret {name} is {seen.state}: {seen.problem or 'still being written'}"
         for name, entry in file.entries.items()
         if not (seen := snapshot.observations[name]).settled or seen.state is not State.PRESENT
     ]
-    return missing, snapshot.watch, min(snapshot.retry_in or _LOOK_AGAIN, _LOOK_AGAIN)
+    return missing, snapshot.watch, min(snapshot.retry_in or _INTERVAL, _INTERVAL)
 
 
 def _scan(settings: Settings, file: VaultConfigFile, watcher: Watcher) -> Snapshot:

@@ -1,7 +1,8 @@
-"""The `auth` section of a provision entry: who syncd is towards a vault. Shapes only.
+"""The `auth` section of a provision entry: how syncd logs in to a vault. Shapes only.
 
-Credentials are never written here, only the files that hold them; each file is read anew for every
-login, because credentials rotate too. What a method does is its provider's own module.
+Credentials are configured as files, never as values; each file is read again for every login,
+because credentials rotate too. The providers' own modules log in (`provision/vault/auth.py`,
+`provision/azure/login.py`).
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  #
 
 
 class TokenFile(msgspec.Struct, frozen=True, kw_only=True, tag="token", tag_field="method"):
-    """Vault: a token that somebody else obtained, such as Vault Agent's sink."""
+    """Vault: a token from a file that another program renews, such as Vault Agent's sink."""
 
     token_file: AbsolutePath
 
 
 class AppRole(msgspec.Struct, frozen=True, kw_only=True, tag="approle", tag_field="method"):
-    """Vault: AppRole; without a secret-id where the role does not bind one."""
+    """Vault: AppRole; without `secret_id_file` for a role that does not require a secret-id."""
 
     role_id_file: AbsolutePath
     secret_id_file: AbsolutePath | None = None
@@ -49,7 +50,7 @@ class KubernetesLogin(
 
 
 class JwtLogin(msgspec.Struct, frozen=True, kw_only=True, tag="jwt", tag_field="method"):
-    """Vault: any JWT that the server's `jwt` method trusts; role defaults to the manifest's."""
+    """Vault: a JWT that the server's `jwt` method trusts; manifest's role and mount by default."""
 
     role: str | None = None
     jwt_file: AbsolutePath = SERVICE_ACCOUNT_TOKEN
@@ -57,7 +58,7 @@ class JwtLogin(msgspec.Struct, frozen=True, kw_only=True, tag="jwt", tag_field="
 
 
 class CertLogin(msgspec.Struct, frozen=True, kw_only=True, tag="cert", tag_field="method"):
-    """Vault: a TLS client certificate, the manifest's or this one."""
+    """Vault: a TLS client certificate; defaults to the manifest's."""
 
     role: str | None = None
     client_cert: AbsolutePath | None = None
@@ -66,7 +67,7 @@ class CertLogin(msgspec.Struct, frozen=True, kw_only=True, tag="cert", tag_field
 
 
 class AzureLogin(msgspec.Struct, frozen=True, kw_only=True, tag="azure", tag_field="method"):
-    """Vault: the managed identity of the Azure machine that syncd runs on."""
+    """Vault: the managed identity of the Azure VM that syncd runs on."""
 
     role: str | None = None
     client_id: str | None = None
@@ -77,7 +78,7 @@ class AzureLogin(msgspec.Struct, frozen=True, kw_only=True, tag="azure", tag_fie
 class ManagedIdentity(
     msgspec.Struct, frozen=True, kw_only=True, tag="managed_identity", tag_field="method"
 ):
-    """Azure Key Vault: the machine's identity; without `client_id` the system-assigned one."""
+    """Azure Key Vault: the VM's identity; without `client_id` the system-assigned one."""
 
     client_id: str | None = None
 
@@ -85,7 +86,7 @@ class ManagedIdentity(
 class WorkloadIdentity(
     msgspec.Struct, frozen=True, kw_only=True, tag="workload_identity", tag_field="method"
 ):
-    """Azure Key Vault: a federated token; identity and tenant default to the manifest's."""
+    """Azure Key Vault: a federated token; client and tenant default to the manifest's."""
 
     token_file: AbsolutePath
     client_id: str | None = None
@@ -95,7 +96,7 @@ class WorkloadIdentity(
 class ClientSecret(
     msgspec.Struct, frozen=True, kw_only=True, tag="client_secret", tag_field="method"
 ):
-    """Azure Key Vault: a service principal's secret."""
+    """Azure Key Vault: a service principal's secret; the tenant defaults to the manifest's."""
 
     client_id: str
     client_secret_file: AbsolutePath
@@ -105,7 +106,7 @@ class ClientSecret(
 class ClientCertificate(
     msgspec.Struct, frozen=True, kw_only=True, tag="client_certificate", tag_field="method"
 ):
-    """Azure Key Vault: a service principal's certificate with its key, PEM or PKCS#12."""
+    """Azure Key Vault: a service principal's certificate with its key, as PEM or PKCS#12."""
 
     client_id: str
     client_certificate_file: AbsolutePath

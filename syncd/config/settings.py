@@ -1,8 +1,8 @@
-"""The configuration: what a user may write in `syncd.yaml` and in the environment.
+"""The configuration: the keys of `syncd.yaml`, their types and defaults.
 
-The structures below are the reference (`syncd schema config` prints them as JSON Schema), and
-`syncd.config.validation` is what they cannot say; `syncd.config.load` reads them. Secrets are never
-configured by value: only paths of the files that hold them are.
+The structures below are the reference; `syncd schema config` prints them as JSON Schema.
+`syncd.config.validation` checks what types cannot express, `syncd.config.load` reads file and
+environment. Secrets are never configured by value, only by the paths of the files that hold them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Instance = Annotated[
     str,
     msgspec.Meta(
         pattern=r"^[\x21-\x7e]{1,253}$(?!\n)",
-        description="what tells this installation from every other: 253 visible ASCII characters "
+        description="the name of this installation: 253 visible ASCII characters "
         "at most; the host name if not set",
         examples=["prod/aidbox-0"],
     ),
@@ -59,7 +59,7 @@ SocketPath = Annotated[
 
 
 class ScopeSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """A scope as the vault config writes it: a resource type, with an id or for all of it."""
+    """A scope as in the vault config: one resource by type and id, or all resources of a type."""
 
     resource_type: str
     id: str | None = None
@@ -84,7 +84,7 @@ class BasicAuth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Webhook(msgspec.Struct, frozen=True, kw_only=True, tag="webhook", tag_field="kind"):
-    """A consumer that takes CloudEvents by HTTP POST."""
+    """A consumer that gets CloudEvents by HTTP POST."""
 
     name: Name
     url: str
@@ -102,7 +102,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, tag="webhook", tag_fiel
 
 
 class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field="kind"):
-    """Aidbox itself: made to take new secrets, told of them, and asked whether it did."""
+    """A consumer that is Aidbox itself: drops its cache, gets AuditEvents, verifies adoption."""
 
     name: Name
     urls: tuple[str, ...]
@@ -120,7 +120,7 @@ class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field=
 
 
 class NatsServer(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach NATS, and as whom; all files are read again when a connection is made."""
+    """NATS servers and the login to them; all files are read again for each connection."""
 
     urls: tuple[str, ...]
     user: str | None = None
@@ -148,7 +148,7 @@ ConsumerSettings: TypeAlias = Webhook | Aidbox | Nats
 
 
 class Subscriber(msgspec.Struct, frozen=True, kw_only=True):
-    """A local user who may use the socket, and what that user may see."""
+    """A local user who may use the socket, and the secrets that the user may see."""
 
     name: Name
     uid: Annotated[int, msgspec.Meta(ge=0)]
@@ -156,7 +156,7 @@ class Subscriber(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Api(msgspec.Struct, frozen=True, kw_only=True):
-    """Where others ask: the Unix socket, and probes and metrics over TCP."""
+    """The addresses of the API: a Unix socket, and TCP for probes and metrics."""
 
     socket: SocketPath = ""
     socket_mode: FileMode = FileMode(0o660)
@@ -167,7 +167,7 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CredentialGrant(msgspec.Struct, frozen=True, kw_only=True):
-    """A secret that a unit of systemd gets as a credential."""
+    """A secret that a systemd unit gets as a credential."""
 
     unit: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9:_.\\@-]+\.[a-z]+$(?!\n)")]
     credential: Annotated[str, msgspec.Meta(pattern=r"^[^/:\x00-\x1f\x7f]{1,255}$(?!\n)")]
@@ -175,14 +175,14 @@ class CredentialGrant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
-    """Where systemd asks for the credentials of its units, and which it gets."""
+    """The socket for `LoadCredential=`, and the secrets that units get."""
 
     socket: SocketPath = ""
     grants: tuple[CredentialGrant, ...] = ()
 
 
 class Provision(msgspec.Struct, frozen=True, kw_only=True):
-    """Secrets that syncd fetches itself: a SecretProviderClass manifest and where to write it."""
+    """Secrets that syncd fetches: a SecretProviderClass manifest and the target directory."""
 
     manifest: AbsolutePath
     target: AbsolutePath
@@ -197,14 +197,14 @@ class Provision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True):
-    """What is logged, and how."""
+    """The log: threshold and format."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
 
 
 class EventLog(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of the past the ledger keeps for subscribers to resume from."""
+    """The bounds of the event log, from which subscribers resume."""
 
     max_events: Annotated[int, msgspec.Meta(ge=1)] = 100_000
     max_age: Duration = Duration(30 * 86400)
@@ -227,7 +227,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RelaySource(NatsServer, frozen=True, kw_only=True):
-    """Which events a relay takes from which stream."""
+    """The stream and the events in it that a relay receives."""
 
     subject: str
     stream: str | None = None
@@ -235,7 +235,7 @@ class RelaySource(NatsServer, frozen=True, kw_only=True):
 
 
 class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The configuration of `syncd relay`: what comes in over NATS goes to its own consumers."""
+    """The configuration of `syncd relay`."""
 
     relay: RelaySource
     state_dir: AbsolutePath = "/var/lib/syncd-relay"
@@ -267,5 +267,5 @@ _CREDENTIALS = frozenset(("client_cert", "client_key"))
 
 
 def grant(scope: tuple[ScopeSettings, ...] | None) -> Grant:
-    """What a `scope:` list allows; without one, everything."""
+    """The grant of a `scope:` list; without one, everything."""
     return Grant(None if scope is None else [Scope(item.resource_type, item.id) for item in scope])

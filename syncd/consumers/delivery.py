@@ -147,7 +147,7 @@ class Delivery:
                 await self._consumer.aclose()
 
     async def _bound_shutdown(self) -> None:
-        """Turns the cancellation of `run` into a deadline for what is shielded from it."""
+        """Turns the cancellation of `run` into a deadline for the delivery that is shielded."""
         try:
             await anyio.sleep_forever()
         finally:

@@ -1,4 +1,4 @@
-"""From a consumer's configuration to the consumer: the one place that knows every kind."""
+"""Makes consumers from their configuration; the one module that knows every kind."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def open_consumer(settings: ConsumerSettings, stamp: Stamp) -> Consumer:
-    """Makes a consumer; it connects when it first delivers.
+    """Makes a consumer; it connects at its first delivery.
 
     Args:
         settings: An element of `consumers`.
-        stamp: What is written on events.
+        stamp: The attributes of this installation that events carry.
 
     Raises:
         RefusedError: The configuration cannot be used.
@@ -51,7 +51,7 @@ def open_verifier(
     read: Callable[[str, str, str], bytes | None],
     publish: Callable[[Event], Awaitable[None]],
 ) -> Verifier | None:
-    """Makes what verifies adoption for a consumer, or None where it is not asked to.
+    """Makes the verifier of a consumer, or None where its actions do not include `verify`.
 
     Args:
         settings: An element of `consumers`.
@@ -59,7 +59,7 @@ def open_verifier(
         metrics: Where to count.
         rng: Source of the jitter.
         read: Reads a secret by name, path and version; blocks.
-        publish: Commits an event and tells everybody of it.
+        publish: Commits an event and delivers it to the other consumers.
 
     Raises:
         RefusedError: The configuration cannot be used.
@@ -85,7 +85,7 @@ def open_verifier(
 
 
 def mailboxes(consumers: Iterable[ConsumerSettings]) -> dict[str, Grant]:
-    """Every mailbox that a configuration calls for, and what may go into it."""
+    """The mailboxes of a configuration, each with what it may hold."""
     found = {}
     for settings in consumers:
         found[settings.name] = grant(settings.scope)

@@ -1,10 +1,10 @@
 """NATS JetStream as a consumer: events published to a stream, acknowledged when they are stored.
 
-What the wire looks like is the part of `syncd.core.nats_binding`, the connection that of
-`syncd.net.nats`.
-An event counts as delivered by JetStream's acknowledgement alone (`PubAck`); one that says
-"duplicate" is one too. Several events are on their way at a time, in order; what is acknowledged of
-a batch of which another event failed is not published again, as long as this process lives.
+`syncd.core.nats_binding` defines the messages, `syncd.net.nats` keeps the connection.
+
+An event is delivered when JetStream acknowledges it (`PubAck`); "duplicate" is an acknowledgement,
+too. Several events are in flight at a time, in order. If one event of a batch fails, those that are
+acknowledged are not published again while this process runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from syncd.core.model import Grant
 
 MAX_IN_FLIGHT: Final = 256
-"""Events that wait for an acknowledgement at a time."""
+"""Events that are published ahead of their acknowledgements."""
 
 
 class NatsConsumer:
@@ -31,7 +31,7 @@ class NatsConsumer:
     Args:
         settings: An element of `consumers`.
         grant: What it may see.
-        stamp: What is written on events.
+        stamp: The attributes of this installation that events carry.
     """
 
     def __init__(self, settings: Nats, grant: Grant, stamp: Stamp) -> None:
@@ -52,7 +52,7 @@ class NatsConsumer:
 
         Raises:
             TemporaryError: NATS cannot be reached, or JetStream cannot store them now.
-            RefusedError: Credentials or permissions are missing, or the message is not acceptable.
+            RefusedError: Credentials or permissions are missing, or the message is too large.
         """
         messages = []
         for event in events:

@@ -39,7 +39,7 @@ class WebhookConsumer:
     Args:
         settings: An element of `consumers`.
         grant: What it may see.
-        stamp: What is written on events.
+        stamp: The attributes of this installation that events carry.
         clock: Seconds since the epoch, for the signature.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Adoption: whether Aidbox takes the new value of a secret, decided from what it answers.
+"""Adoption: whether Aidbox uses the new value of a secret, decided from its responses.
 
 The proof is the one of Aidbox's own tutorial: a request with HTTP Basic, the Client's id and the
-new value. It can be had for a secret whose scope is one Client and no other; what becomes of the
-secret of a TokenIntrospector or a destination cannot be asked.
+new value. It is possible for a secret whose scope is one Client and no other. Whether Aidbox uses
+the new secret of a TokenIntrospector or a destination cannot be verified.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NOT_NOW: Final = frozenset((408, 425, 429))
 
 
 class AdoptionState(enum.StrEnum):
-    """What is known of the adoption of a secret's version."""
+    """How far the adoption of a secret's version is."""
 
     PENDING = "pending"
     ADOPTED = "adopted"
@@ -32,11 +32,11 @@ class AdoptionState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """How far the adoption of a version is.
+    """The adoption of a version.
 
     Attributes:
-        state: What is known.
-        version: The version that it is known of; None where it is not verifiable.
+        state: How far it is.
+        version: The version; None where it is not verifiable.
         seconds: From the scan that saw the change until the last replica adopted it, or until the
             deadline; None while pending.
         problem: Why it was rejected, one line, or None.
@@ -52,23 +52,23 @@ NOT_VERIFIABLE: Final = Adoption(AdoptionState.NOT_VERIFIABLE)
 
 
 def mailbox_of(consumer: str) -> str:
-    """Name of the mailbox of what a consumer has to verify; no consumer's name has a slash."""
+    """Name of the mailbox for what a consumer has to verify; a consumer's name has no slash."""
     return f"{consumer}/verify"
 
 
 def client_of(scopes: Sequence[Scope]) -> str | None:
-    """Id of the one Client whose secret it is, or None where adoption cannot be verified."""
+    """Id of the one Client that may use a secret, or None where adoption cannot be verified."""
     if len(scopes) != 1 or scopes[0].resource_type != CLIENT:
         return None
     return scopes[0].id
 
 
 def adoption_of(known: Known, adoptions: Mapping[str, Adoption]) -> Adoption | None:
-    """What is known of the adoption of the version that a secret has now, or None.
+    """The adoption of the version that a secret has now, or None where none is known yet.
 
     Args:
         known: The secret.
-        adoptions: What is known of each, by name.
+        adoptions: The last known adoption of each secret, by name.
     """
     if client_of(known.entry.scopes) is None:
         return NOT_VERIFIABLE
@@ -77,13 +77,13 @@ def adoption_of(known: Known, adoptions: Mapping[str, Adoption]) -> Adoption | N
 
 
 def accepts(status: int) -> bool | None:
-    """Whether an answer proves that the credentials were accepted.
+    """Whether a response proves that the credentials were accepted.
 
-    An AccessPolicy that denies the request (403) is asked only after them. A redirect, a server
-    that is busy or broken, and what a proxy may say in its place prove nothing.
+    Aidbox evaluates AccessPolicies after the credentials, so that a 403 proves these. A redirect, a
+    server that is busy or broken, and the response of a proxy in its place prove nothing.
 
     Returns:
-        None where the answer proves neither.
+        None where the response proves neither.
     """
     if status == _UNAUTHORIZED:
         return False

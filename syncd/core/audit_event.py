@@ -1,13 +1,13 @@
-"""The AuditEvent that tells Aidbox of a change (FHIR R4, https://hl7.org/fhir/R4/auditevent.html).
+"""The AuditEvent of a change (FHIR R4, https://hl7.org/fhir/R4/auditevent.html).
 
-An R4 AuditEvent has no `identifier`, so a retry is told from a new change by the resource's id: it
-is made of the event's id, and `If-None-Exist: _id=…` finds it. That is the idiom of Aidbox's own
-page on init bundles, which also says that a POST keeps the id in its body. The other search
+An R4 AuditEvent has no `identifier`, so a retry is distinguished from a new change by the
+resource's id: it is made of the event's id, and `If-None-Exist: _id=…` finds it. Aidbox's own page
+on init bundles does the same, and documents that a POST keeps the id in its body. The other search
 parameters of an AuditEvent would need a modifier (`entity:identifier`) that a server may ignore,
 and then any AuditEvent would match.
 
-The scoped resource is a logical reference: a literal one would be refused by a server that checks
-references, for a scope that names a Client that is not there yet.
+The scoped resource is a logical reference: a server that checks references would refuse a literal
+one for a scope with a Client that does not exist yet.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ def audit_event_id(event_id: str) -> str:
 
 
 def audit_event(data: SecretData, *, event_id: str, source: str, time: str) -> dict[str, Any]:
-    """The resource that tells of one change.
+    """The resource for one change.
 
     Args:
         data: The change.
         event_id: Id of its event.
-        source: URI of the installation of syncd, as on its events.
+        source: URI of the installation of syncd, as in its events.
         time: When the scan saw the change (RFC 3339, UTC).
     """
     syncd = {"display": "syncd", "identifier": {"system": SOURCE_SYSTEM, "value": source}}

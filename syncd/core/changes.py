@@ -1,16 +1,16 @@
-"""The comparison: from what was known and what a scan saw to what has changed.
+"""The comparison: from the inventory and a scan to the changes.
 
 `plan` is the heart of syncd and is pure. Its rules (guarantees 3 and 5 of the delivery contract):
 
-- present: no version before makes `added`, another version makes `modified`, the same nothing;
-- missing: a version before makes `removed`;
-- unreadable: nothing changes but the state; the last version stays;
-- unsettled: no version changes; people see the state and the problem that the scan names, or,
-  where it names none, those from before;
+- present: `added` where there was no version, `modified` where there was another one;
+- missing: `removed` where there was a version;
+- unreadable: only the state changes; the last version stays;
+- unsettled: no version changes; state and problem are the scan's, or the previous ones where the
+  scan has no problem to report;
 - an entry that left the vault config is `removed` with the scope that it had.
 
-Applying the plan gives the new inventory; planning again from there with the same observations
-gives nothing.
+Applying a plan gives the new inventory; planning again from there with the same observations gives
+an empty plan.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _UNSEEN = Observation(State.MISSING, settled=False)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a scan amounts to.
+    """The result of a comparison.
 
     Attributes:
         changes: Secrets whose content changed, ordered by name.
         vault_config: How the vault config's entries changed; falsy when they did not.
-        inventory: What is known afterwards, by name.
+        inventory: The new inventory, by name.
         touched: Names whose row in the inventory is new or differs, sorted.
         dropped: Names that left the inventory, sorted.
     """
@@ -62,12 +62,12 @@ def plan(
     observations: Mapping[str, Observation],
     at: str,
 ) -> Plan:
-    """Compares what was known with what a scan saw.
+    """Compares the inventory with a scan.
 
     Args:
         known: The inventory so far, by name.
         entries: The vault config's entries, by name.
-        observations: What the scan saw, by name; a name without one counts as not yet seen.
+        observations: The scan's, by name; a name without one counts as not yet seen.
         at: Time of the scan (RFC 3339, UTC), for `changed_at`.
     """
     changes: list[Change] = []
@@ -102,7 +102,7 @@ def _judge(
         and seen.problem == before.problem
         and (entry is before.entry or entry == before.entry)
     ):
-        return before, None  # by far the most frequent case
+        return before, None  # by far the most frequent case, and ten thousand times a scan
     last = before.version if before is not None else None
     changed_at = before.changed_at if before is not None else None
     version, change = last, None
@@ -122,8 +122,8 @@ def _judge(
 
 
 def compare_entries(known: Mapping[str, Known], entries: Mapping[str, Entry]) -> VaultConfigChange:
-    """Tells how the vault config's entries differ from those that were known."""
-    # of ten thousand entries, none differ in nearly every scan: then nothing is sorted or compared
+    """Compares the vault config's entries with those that were known."""
+    # In nearly every scan none of ten thousand entries differs, so none is sorted or compared.
     differing = sorted(
         name
         for name, entry in entries.items()

@@ -32,7 +32,7 @@ _KINDS_KEY = "x-kinds"
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that keeps a tree from being decoded.
+    """One reason why a tree cannot be decoded.
 
     Attributes:
         path: Keys and indices from the top to the place.
@@ -56,7 +56,7 @@ _MODE = re.compile(r"0?[0-7]{3}|0o[0-7]{3}")
 
 
 def _written(kinds: list[str], pattern: re.Pattern[str]) -> msgspec.Meta:
-    """What `schema` says of a leaf that may be a number or a string such as `30s`."""
+    """The schema of a leaf that may be a number or a string such as `30s`."""
     return msgspec.Meta(extra_json_schema={_KINDS_KEY: kinds, "pattern": f"^({pattern.pattern})$"})
 
 
@@ -86,10 +86,10 @@ def decode(
     """Decodes a tree into `type_`.
 
     Args:
-        tree: What was parsed.
-        type_: What it should be.
-        check: Returns what is wrong with a structure although its types are right; called for
-            each structure, inner ones first.
+        tree: A parsed file.
+        type_: The structure to build.
+        check: Returns the problems of a structure whose types are right; called for each
+            structure, inner ones first.
 
     Returns:
         The value and no problems, or None and every problem in order of appearance.
@@ -106,7 +106,7 @@ def schema(type_: type) -> dict[str, Any]:
 
 
 def _as_decoded(described: Any) -> Any:
-    """Says what msgspec's own schema does not: no unknown keys, and `30s` beside 30."""
+    """Adds what msgspec's own schema lacks: no unknown keys, and `30s` beside 30."""
     if isinstance(described, list):
         return [_as_decoded(item) for item in described]
     if not isinstance(described, dict):
@@ -232,9 +232,11 @@ class _Walk:
 
     def leaf(self, tree: object, type_: Any, path: Path) -> Any:
         if type_ in _PARSERS:
-            parse, hint = _PARSERS[type_]
+            parse, expected, hint = _PARSERS[type_]
             value = parse(tree)
-            return value if value is not None else self.reject(path, type_, "cannot be read", hint)
+            if value is None:
+                return self.reject(path, type_, f"is not {expected}", hint)
+            return value
         if type_ is Any:
             return values(tree)
         try:
@@ -338,11 +340,11 @@ def _mode(tree: object) -> FileMode | None:
     return FileMode(int(tree.removeprefix("0o"), 8))
 
 
-_PARSERS: dict[Any, tuple[Any, str]] = {
-    Duration: (_duration, "write a duration such as 250ms, 30s, 2m or 1h"),
-    Size: (_size, "write a size such as 64KiB or 1MiB"),
-    Text: (_text, "write a string"),
-    FileMode: (_mode, 'write an octal mode in quotes, such as "0660"'),
+_PARSERS: dict[Any, tuple[Any, str, str]] = {
+    Duration: (_duration, "a duration", "write a duration such as 250ms, 30s, 2m or 1h"),
+    Size: (_size, "a size", "write a size such as 64KiB or 1MiB"),
+    Text: (_text, "a string", "write a string"),
+    FileMode: (_mode, "a file mode", 'write an octal mode in quotes, such as "0660"'),
 }
 
 

@@ -1,7 +1,7 @@
-"""The errors syncd raises, sorted by what the caller can do about them.
+"""The errors that syncd raises, by what the caller can do about them.
 
-Every message is one line: what happened, why and where; then what to do. No message ever holds a
-secret value or the text of a foreign library's exception: those can carry response bodies.
+Every message is one line: what happened, why and where; then what to do. No message holds a secret
+value or the text of another library's exception, which can contain a response body.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 class SyncdError(Exception):
-    """Base of all errors that syncd raises on purpose; `str()` is fit for a user's eyes.
+    """Base of all errors that syncd raises on purpose; `str()` is a message for users.
 
     Args:
         problem: What happened, why and where.
         remedy: What a person can do about it, or None where there is nothing to do.
 
     Attributes:
-        problem: As given.
-        remedy: As given.
+        problem: As passed.
+        remedy: As passed.
     """
 
     def __init__(self, problem: str, remedy: str | None = None) -> None:
@@ -36,7 +36,7 @@ class ConfigurationError(SyncdError):
     """Something the user wrote must be corrected before syncd can go on.
 
     Attributes:
-        findings: Every problem found, in order of appearance; each has a remedy of its own.
+        findings: Every problem found, in order of appearance; each has its own remedy.
     """
 
     def __init__(self, findings: Sequence[Finding]) -> None:
@@ -45,10 +45,10 @@ class ConfigurationError(SyncdError):
 
 
 class TemporaryError(SyncdError):
-    """The other side or the machine fails at this moment; trying again may help.
+    """The other side or the machine fails now; trying again may help.
 
     Attributes:
-        retry_after: Seconds the other side asked us to wait, or None.
+        retry_after: Seconds that the other side asked to wait, or None.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class TemporaryError(SyncdError):
 
 
 class RefusedError(SyncdError):
-    """The other side understood and said no; only a person can change that."""
+    """The other side refused; only a person can change that."""
 
 
 class StateError(SyncdError):
-    """The state directory cannot be used: syncd must not run without its memory."""
+    """The state directory cannot be used, and syncd must not run without it."""
 
 
 class ListenError(SyncdError):

@@ -1,4 +1,4 @@
-"""What an event tells: the data of each type, made of and read back into the core's nouns.
+"""The data of each type of event, made from and converted back to the core's types.
 
 Nothing here can hold a secret's value, its length or an unkeyed hash of it.
 """
@@ -36,10 +36,10 @@ class SecretData(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         secret: Name in the vault config.
-        change: `added`, `modified` or `removed`, as seen by the receiver of the event.
+        change: `added`, `modified` or `removed`, compared with `previous_version`.
         path: The file that holds the secret.
-        scope: Who may use it; a list where the vault config uses the older list form with
-            several elements.
+        scope: The resources that may use it; a list where the vault config has the older list form
+            with several elements.
         version: Version now, null when removed.
         previous_version: The version that this receiver acknowledged last, null when added.
     """
@@ -62,13 +62,13 @@ class VaultConfigData(msgspec.Struct, frozen=True):
 
 
 class ReplicaData(msgspec.Struct, frozen=True):
-    """What one replica of Aidbox made of a new value.
+    """Whether one replica of Aidbox accepts a new value.
 
     Attributes:
         address: Its URL, and the IP address where the name has several.
         adopted: Whether it accepts the value.
         seconds: From the scan that saw the change until the replica accepted it, or null.
-        reason: Why it did not, one line, or null.
+        reason: Why it does not, one line, or null.
     """
 
     address: str
@@ -87,7 +87,7 @@ class AdoptionData(msgspec.Struct, frozen=True):
         consumer: Name of the consumer that verified it.
         seconds: From the scan that saw the change until the last replica accepted the value, or
             for a rejection until the deadline.
-        replicas: Each of them.
+        replicas: The result of each replica.
     """
 
     secret: str
@@ -99,17 +99,17 @@ class AdoptionData(msgspec.Struct, frozen=True):
 
 
 class SecretState(msgspec.Struct, frozen=True):
-    """What is known of one secret now.
+    """The current state of one secret.
 
     Attributes:
         secret: Name in the vault config.
         path: The file that holds the secret.
-        scope: Who may use it, as in `SecretData`.
+        scope: The resources that may use it, as in `SecretData`.
         state: What the last scan found at the path.
         version: The last version seen; kept while the file is unreadable, null when missing.
-        changed_at: When the version last changed (RFC 3339, UTC); null if it was never seen to.
+        changed_at: When the version last changed (RFC 3339, UTC); null if it never did.
         problem: What is wrong, one line, or null.
-        source: Whose secret it is; only at a relay, where two may have one name.
+        source: The installation that has the secret; only at a relay, where two may have one name.
     """
 
     secret: str
@@ -123,13 +123,13 @@ class SecretState(msgspec.Struct, frozen=True):
 
 
 class ResetData(msgspec.Struct, frozen=True):
-    """Data of `io.syncd.reset`: what a subscriber missed cannot be told, so this is what is so now.
+    """Data of `io.syncd.reset`: the current state, where missed events are no longer in the log.
 
     It takes the place of all events up to the one that its id names.
 
     Attributes:
-        secrets: Every secret within the receiver's scope and filters, by name. What is not in
-            it is not in the vault config, or not the receiver's to see.
+        secrets: Every secret within the receiver's scope and filters, by name. A secret that is
+            not listed is not in the vault config, or outside of that scope.
     """
 
     secrets: tuple[SecretState, ...]
@@ -155,12 +155,12 @@ def scopes_of(data: Scope | list[Scope]) -> tuple[Scope, ...]:
 
 
 def known_of(time: str, source: str, data: SecretData) -> Known:
-    """What an event of another installation tells of its secret.
+    """The secret of another installation, as of one of its events.
 
     Args:
-        time: When it changed.
+        time: The event's.
         source: The installation.
-        data: What changed.
+        data: The event's.
     """
     entry = Entry(data.secret, data.path, scopes_of(data.scope), source)
     state = State.MISSING if data.version is None else State.PRESENT
@@ -168,7 +168,7 @@ def known_of(time: str, source: str, data: SecretData) -> Known:
 
 
 def secret_state(known: Known) -> SecretState:
-    """What is known of a secret, as it is told."""
+    """The state of a secret, as API and events show it."""
     entry = known.entry
     return SecretState(
         entry.name,
@@ -183,7 +183,7 @@ def secret_state(known: Known) -> SecretState:
 
 
 def secret_data(change: Change) -> SecretData:
-    """The payload that tells of one change."""
+    """The data of the event for a change of a secret."""
     entry = change.entry
     return SecretData(
         entry.name,
@@ -196,5 +196,5 @@ def secret_data(change: Change) -> SecretData:
 
 
 def vault_config_data(change: VaultConfigChange) -> VaultConfigData:
-    """The payload that tells how the vault config changed."""
+    """The data of the event for a change of the vault config."""
     return VaultConfigData(change.added, change.removed, change.rescoped, change.repointed)

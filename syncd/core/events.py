@@ -1,8 +1,7 @@
-"""Events: what syncd says when something changed, as CloudEvents 1.0.
+"""Events: how syncd reports changes, as CloudEvents 1.0.
 
-An `Event` is what the ledger keeps: position, time, type, subject and data. `CloudEvent` is what
-goes over the wire (CloudEvents 1.0.2, JSON event format 1.0.2). What each type tells is in
-`event_data`.
+The ledger keeps an `Event`: position, time, type, subject and data. A `CloudEvent` goes over the
+wire (CloudEvents 1.0.2, JSON event format 1.0.2). The data of each type is in `event_data`.
 """
 
 from __future__ import annotations
@@ -44,11 +43,11 @@ BATCH: Final = "application/cloudevents-batch+json"
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where an event comes from that another installation made and a relay passes on.
+    """The origin of an event that another installation made and a relay passes on.
 
     Attributes:
-        id: The event id that it has there.
-        source: That installation's source.
+        id: Its event id there.
+        source: The source URI of that installation.
     """
 
     id: str
@@ -64,9 +63,9 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         type: CloudEvents type.
         subject: Secret's name, or the vault config's path.
         data: Payload, of the type's structure.
-        told_to: The scopes, by secret name, that decide who may see the event; None where those of
-            its own data do.
-        origin: Whose event it is, where a relay passes it on; None for our own.
+        visible_to: The scopes, by secret name, that decide who may see the event; None where the
+            scope in its data decides.
+        origin: Where a relay passes the event on, the event that it was; else None.
     """
 
     sequence: int
@@ -74,23 +73,24 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     type: str
     subject: str
     data: Data
-    told_to: Mapping[str, tuple[Scope, ...]] | None = None
+    visible_to: Mapping[str, tuple[Scope, ...]] | None = None
     origin: Origin | None = None
 
     @property
     def audience(self) -> Mapping[str, tuple[Scope, ...]]:
         """The scopes, by secret name, that decide who may see the event."""
-        if self.told_to is not None:
-            return self.told_to
+        if self.visible_to is not None:
+            return self.visible_to
         if isinstance(self.data, VaultConfigData):
             return {}
         return {self.subject: scopes_of(self.data.scope)}
 
     @property
     def slot(self) -> str:
-        """Events of one slot supersede each other; a vault config's changes do not.
+        """Key by which a newer event supersedes a pending one in a mailbox.
 
-        Two installations may have a secret of one name, so the source of another's is part of it.
+        Changes of the vault config supersede nothing. Two installations may have secrets of one
+        name, so the slot of another installation's secret has its source.
         """
         key = secret_key(self.subject, self.origin.source if self.origin else None)
         if isinstance(self.data, SecretData):
@@ -117,10 +117,10 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         return self if self.subject in visible else None
 
     def since(self, acknowledged: str | None) -> Event:
-        """The event for a receiver whose last acknowledged version is another one.
+        """The event as a change from the version that its receiver acknowledged last.
 
-        A receiver that was away gets the newest state instead of the history, so the change is
-        told against what that receiver knows.
+        A receiver that was away gets the newest state instead of the history, so `change` and
+        `previous_version` depend on what that receiver knows.
         """
         data = self.data
         if not isinstance(data, SecretData) or data.previous_version == acknowledged:
@@ -169,7 +169,7 @@ class Commit:
 
 
 class Stamp(msgspec.Struct, frozen=True):
-    """What an installation writes on its events: the ledger's epoch and the source URI."""
+    """The ledger's epoch and the source URI, which an installation writes on its events."""
 
     epoch: str
     source: str
@@ -179,14 +179,14 @@ class Stamp(msgspec.Struct, frozen=True):
         return f"{self.epoch}-{sequence}"
 
     def sequence(self, event_id: str) -> int | None:
-        """The position that an id names, or None if it is not one of this epoch."""
+        """The sequence of an event id, or None where it is of another epoch or malformed."""
         epoch, _, sequence = event_id.rpartition("-")
         if epoch != self.epoch or not (sequence.isascii() and sequence.isdigit()):
             return None
         return int(sequence) if len(sequence) < 19 else None  # noqa: PLR2004 - digits of 2**63
 
     def origin(self, event: Event) -> Origin:
-        """The id and source that an event has everywhere, whoever passes it on."""
+        """The id and source of an event, which stay the same when a relay passes it on."""
         return event.origin or Origin(self.id(event.sequence), self.source)
 
     def cloud_event(self, event: Event) -> CloudEvent:
@@ -207,7 +207,7 @@ class Stamp(msgspec.Struct, frozen=True):
         """An `io.syncd.reset` event as JSON.
 
         Args:
-            secrets: The state that it tells.
+            secrets: The current state.
             sequence: The newest event that the state includes.
             at: Now (RFC 3339, UTC).
         """
@@ -239,7 +239,7 @@ _encoder = msgspec.json.Encoder()
 def events_of(
     plan: Plan, known: Mapping[str, Known], vault_config_path: str, at: str, first: int
 ) -> list[Event]:
-    """The events that a plan amounts to: first the vault config, then secrets by name.
+    """The events of a plan: first the vault config's, then the secrets' by name.
 
     Args:
         plan: What changed.

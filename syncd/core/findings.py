@@ -1,7 +1,7 @@
-"""Findings: what syncd tells a person about their configuration, files and mounts.
+"""Findings: what is wrong with configuration, files and mounts, and what to do about it.
 
 A finding has a stable code, so that scripts may rely on it, a severity, a place and a hint.
-`CODES` declares every code; docs/findings.md says what each means and what to do about it.
+`CODES` declares every code; docs/findings.md documents them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Severity(enum.StrEnum):
-    """How bad a finding is: an `error` does not work, a `warning` will surprise someone."""
+    """An `error` does not work; a `warning` works and is probably not intended."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -94,7 +94,7 @@ CODES: Mapping[str, Severity] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong or will be.
+    """One problem.
 
     Attributes:
         code: Stable kebab-case name of the kind of finding.
@@ -145,7 +145,7 @@ def json_path(*steps: str | int) -> str:
 
 
 def _quoted(character: str) -> str:
-    """Escapes as section 2.7 asks, and whatever would leave the line or not be seen."""
+    """Escapes as section 2.7 requires, and line ends and invisible characters."""
     return "\\" + character if character in "'\\" else _visible(character)
 
 
@@ -154,7 +154,7 @@ def _visible(character: str) -> str:
 
 
 def key_path(*steps: str | int) -> str:
-    """Writes the way to a key as YAML users do, escaping what would leave the line or not be seen.
+    """Writes the path to a key as YAML users do, escaping line ends and invisible characters.
 
     >>> key_path("consumers", 0, "url")
     'consumers[0].url'

@@ -1,8 +1,8 @@
-"""The nouns of syncd: scope, entry, observation, known secret, change.
+"""The types of the domain: scope, entry, observation, known secret, change.
 
-All are frozen; those that a pass makes by the thousand are msgspec's, which take a tenth of a
-dataclass's time. None of them can hold a secret's value: what is known of a value is its version,
-a keyed hash (see `syncd.mount.read`).
+All are frozen. Those that a scan makes by the thousand are msgspec's, which take a tenth of a
+dataclass's time. None of them can hold a secret's value, only its version, a keyed hash (see
+`syncd.mount.read`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Scope(msgspec.Struct, frozen=True, order=True, gc=False, omit_defaults=True):
-    """Who may use a secret: every resource of a type, or with an id only that one.
+    """The resources that may use a secret: all of a type, or with an id only that one.
 
     Attributes:
         resource_type: FHIR or Aidbox resource type, such as `Client`.
@@ -62,8 +62,8 @@ class Entry:
     Attributes:
         name: The name by which resources refer to it.
         path: Absolute path of the file that holds it.
-        scopes: Who may use it; one, or several where the older list form is used.
-        source: The installation that has it, where a relay knows of it; None for our own.
+        scopes: The resources that may use it; several only where the older list form is used.
+        source: At a relay, the installation that has it; else None.
     """
 
     name: str
@@ -73,20 +73,20 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """What tells it from every other secret."""
+        """The key that identifies the secret; see `secret_key`."""
         return secret_key(self.name, self.source)
 
 
 def secret_key(name: str, source: str | None) -> str:
-    """What tells a secret from every other: its name, and its installation where that is another.
+    """The key that identifies a secret: its name, and its source if another installation has it.
 
-    A source is a URI reference, so it holds no space.
+    A source is a URI reference, so it contains no space.
     """
     return name if source is None else f"{source} {name}"
 
 
 class State(enum.StrEnum):
-    """What a scan found at an entry's path."""
+    """The state of an entry's file."""
 
     PRESENT = "present"
     MISSING = "missing"
@@ -100,8 +100,8 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
         state: Present with a version, missing, or there but unreadable.
         version: Keyed hash of the content when present, else None.
         problem: One line for people when something is wrong, else None.
-        settled: False where the scan cannot tell yet (a file still being written, a mount that
-            is away): whatever was known stays known.
+        settled: False where the scan could not decide yet (a file still being written, a mount
+            that is away): the known version stays.
         code: Code of the finding that `problem` amounts to (`syncd.core.findings`), else None.
     """
 
@@ -113,14 +113,14 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
 
 
 class Known(msgspec.Struct, frozen=True, gc=False):
-    """What syncd knows of one secret: its entry, its last version and how it looks now.
+    """One secret of the inventory: its entry, its last version and its state.
 
     Attributes:
         entry: The vault config's entry.
         state: As of the last scan.
         version: The last version seen; kept while the file is unreadable; None when missing.
         problem: One line for people, or None.
-        changed_at: When the version last changed (RFC 3339, UTC), or None if never seen to.
+        changed_at: When the version last changed (RFC 3339, UTC), or None if it never did.
     """
 
     entry: Entry
@@ -131,7 +131,7 @@ class Known(msgspec.Struct, frozen=True, gc=False):
 
 
 class ChangeKind(enum.StrEnum):
-    """How a secret differs from what was known of it."""
+    """How the content of a secret changed."""
 
     ADDED = "added"
     MODIFIED = "modified"
@@ -139,11 +139,11 @@ class ChangeKind(enum.StrEnum):
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
-    """One secret that is not what it was.
+    """The change of one secret.
 
     Attributes:
         kind: Added, modified or removed.
-        entry: The entry as it is now; for a removed one, as it was last.
+        entry: The current entry; for a removed secret, the last one.
         version: The version now; None when removed.
         previous_version: The version before; None when added.
     """
@@ -161,8 +161,8 @@ class VaultConfigChange:
     Attributes:
         added: Names that are new.
         removed: Names that are gone.
-        rescoped: Names that other resources may use now.
-        repointed: Names whose file is another one.
+        rescoped: Names whose scope changed.
+        repointed: Names whose path changed.
     """
 
     added: tuple[str, ...] = ()

@@ -1,10 +1,10 @@
 """Mounts, as the kernel lists them, and those among them that never show a new secret.
 
 A volume with `subPath`, and likewise a single file bound into a container, is bound to the inode
-that was there at start: a publisher that renames a new file into place is not seen any more
+that was there at the start: files that a publisher later renames into place do not appear
 (Kubernetes, "Secrets": a subPath volume mount does not receive updates). In an AtomicWriter volume
-the bound inode lies in one generation, `..2026_11_23_20_40_28.123456789`, which the mount's root
-still names.
+the bound inode lies in one generation, `..2026_11_23_20_40_28.123456789`, which is still part of
+the mount's root.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _text(field: bytes) -> str:
 
 
 def frozen_mount(mounts: Iterable[Mount], path: str) -> Mount | None:
-    """The mount that keeps a file as it was at start, or None.
+    """The mount that keeps a file as it was at the start, or None.
 
     Args:
         mounts: In the order of mounting: of two on one point the later one is on top.

@@ -5,11 +5,11 @@ structured mode the payload is the JSON event format and `content-type` says so;
 attribute is a header `ce-<name>`, percent-encoded as its section 3.1.3.2 asks, and the payload is
 the data.
 
-Subjects are made from a template. What is put into it may hold anything, also the characters that
-NATS keeps for itself (`.`, `*`, `>`, spaces), so it is percent-encoded: every byte but ASCII
+Subjects are made from a template. The values put into it may contain any character, also those
+with a meaning in NATS (`.`, `*`, `>`, spaces), so they are percent-encoded: every byte but ASCII
 letters, digits, `-` and `_` becomes `%XX`. So different names never share a subject, none adds a
-token or a wildcard, and percent-decoding gives the name back. `~` cannot come out of the encoding;
-it marks what is no name (see `render`).
+token or a wildcard, and percent-decoding restores the name. The encoding never produces `~`, which
+stands where there is no name (see `render`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ContentMode = Literal["structured", "binary"]
 DEFAULT_SUBJECT: Final = "syncd.<instance>.<resource_type>.<secret>"
 
 MESSAGE_ID: Final = "Nats-Msg-Id"
-"""Header by which JetStream recognises a message that it has already stored."""
+"""Header by which JetStream drops a message that it has already stored."""
 
 _PLACES: Final = ("instance", "resource_type", "resource_id", "secret")
 _PLACE: Final = re.compile(r"<([^<>.]*)>")
@@ -51,13 +51,13 @@ _CLOUD_EVENTS: Final = "application/cloudevents"
 
 
 class BindingError(ValueError):
-    """A message is no event of syncd's; the text, in words of ours, says why."""
+    """A message is not an event of syncd; the text gives the reason and quotes nothing of it."""
 
 
 def escape(name: str) -> str:
     """A name as one token of a subject.
 
-    What would be longer than 200 characters is cut, and ends in `~` and a hash of the whole.
+    A token of more than 200 characters is cut, and ends in `~` and a hash of the whole name.
     """
     token = quote(name, safe="").replace(".", "%2E").replace("~", "%7E")
     if len(token) > _LONGEST_TOKEN:
@@ -66,18 +66,18 @@ def escape(name: str) -> str:
 
 
 def subject_problem(template: str) -> str | None:
-    """What is wrong with a template, as the end of a sentence, or None."""
+    """The problem of a template, as the end of a sentence, or None."""
     unknown = [place for place in _PLACE.findall(template) if place not in _PLACES]
     if unknown:
-        return f"has a placeholder that does not exist; there are {', '.join(_PLACES)}"
+        return f"has an unknown placeholder (known are {', '.join(f'<{p}>' for p in _PLACES)})"
     return filter_problem(_PLACE.sub("x", template), wildcards=False)
 
 
 def filter_problem(subject: str, *, wildcards: bool = True) -> str | None:
-    """What is wrong with a subject, as the end of a sentence, or None.
+    """The problem of a subject, as the end of a sentence, or None.
 
     Args:
-        subject: What was written.
+        subject: As written.
         wildcards: Whether `*`, and `>` at the end, may stand for tokens.
     """
     if not subject.isascii() or not subject.isprintable() or " " in subject:
@@ -86,14 +86,14 @@ def filter_problem(subject: str, *, wildcards: bool = True) -> str | None:
         return f"is longer than {_LONGEST_TEMPLATE} characters"
     tokens = subject.split(".")
     if "" in tokens:
-        return "has an empty token: dots must part something"
+        return "has an empty token (a dot at an end, or two in a row)" if subject else "is empty"
     if subject.startswith(("$", "_INBOX")):
-        return "is one of the server's own"
+        return "is reserved for the server"
     if wildcards:
         tokens = [part for part in tokens if part != "*"] or ["x"]
         tokens = tokens[:-1] if subject.endswith(".>") or subject == ">" else tokens
     if any(character in token for token in tokens for character in "*>"):
-        return "has wildcards where none can be"
+        return "has a wildcard where none is allowed"
     return None
 
 
@@ -101,9 +101,9 @@ def render(template: str, event: Event, source: str) -> str:
     """The subject of an event.
 
     `<instance>` is the last part of the source (`/syncd/INSTANCE`). `<resource_type>` and
-    `<resource_id>` are those of the secret's scope: `~` where it has no id, or where the older list
-    form gives it several scopes. A change of the vault config has `~vault_config` for the resource
-    type, and `~` for id and secret.
+    `<resource_id>` are those of the secret's scope: `~` where it has no id, or several scopes in
+    the older list form. A change of the vault config has `~vault_config` as resource type, and `~`
+    as id and secret.
     """
     type_, id_, secret = _VAULT_CONFIG, _NONE, _NONE
     if isinstance(event.data, SecretData | AdoptionData):
@@ -158,7 +158,7 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
     """The event that a message holds, with its origin, and no sequence yet.
 
     Raises:
-        BindingError: It is no event, or one that syncd does not know.
+        BindingError: It is not an event, or its type is unknown.
     """
     named = {name.lower(): value for name, value in (headers or {}).items()}
     try:
@@ -166,15 +166,15 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
         decode_data = _decode_data.get(envelope.type)
         data = None if decode_data is None else decode_data(envelope.data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise BindingError("is no CloudEvent of syncd's") from None
+        raise BindingError("is not a CloudEvent of syncd") from None
     if data is None:
-        raise BindingError("is of a type that this syncd does not know")
+        raise BindingError("has a type that this syncd does not know")
     if not _is_time(envelope.time):
         raise BindingError("has no valid time")
     if isinstance(data, SecretData | AdoptionData) and (
         data.secret != envelope.subject or not data.scope
     ):
-        raise BindingError("contradicts itself")
+        raise BindingError("has a subject or scope that contradicts its data")
     return Event(
         0,
         envelope.time,

@@ -1,7 +1,7 @@
-"""What a provider hands over: a complete set of files, and when to ask again.
+"""What a provider returns: a complete set of files, and when to fetch the next.
 
-This is the one place where secret values pass through syncd. The types here show paths and
-modes, never contents, and nothing keeps them once they are written.
+These types carry secret values from a vault to the target. They show paths and modes, never
+contents, and nothing keeps them once they are written.
 
 Source of the rules about paths: the Secrets Store CSI driver's `pkg/fileutil`, a port of the
 kubelet's AtomicWriter.
@@ -18,7 +18,7 @@ DEFAULT_MODE = 0o644
 """Permission bits of a file whose object names none (Secrets Store CSI driver and providers)."""
 
 ENCODINGS = ("utf-8", "base64", "hex")
-"""How a vault's value can be encoded: what `decode_value` takes."""
+"""Encodings of a vault's value that `decode_value` accepts."""
 
 LONGEST_PATH = 4096
 """Bytes in a file's whole path (kubelet's AtomicWriter, `maxPathLength`)."""
@@ -31,8 +31,8 @@ class File:
     """One file of a generation.
 
     Attributes:
-        path: Relative to the target, as `path_problem` wants it.
-        content: The secret. Never shown by `repr`, never compared by `==` of a log line.
+        path: Relative to the target; `path_problem` has its rules.
+        content: The secret. Never shown by `repr`.
         mode: Permission bits, at most 0777.
         volatile: Top-level JSON keys that differ on every read without meaning a change, such as
             Vault's `request_id`: written, but left out of the comparison.
@@ -44,7 +44,7 @@ class File:
     volatile: frozenset[str] = frozenset()
 
     def same_content(self, other: bytes) -> bool:
-        """Whether `other` means the same as this file's content."""
+        """Whether a content equals this file's but for its volatile keys."""
         if self.content == other:
             return True
         if not self.volatile:
@@ -63,12 +63,12 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """Everything that a target shall hold.
+    """The complete content of a target.
 
     Attributes:
-        files: All files; what is not among them goes away.
-        due: Seconds after which a lease, token or certificate wants the next fetch, where that
-            may be sooner than the poll interval; else None.
+        files: All files; others are removed.
+        due: Seconds after which a lease, token or certificate needs the next fetch, where that may
+            be sooner than the poll interval; else None.
     """
 
     files: tuple[File, ...]
@@ -76,27 +76,27 @@ class Payload:
 
 
 def decode_value(content: bytes, encoding: str) -> bytes:
-    """What a file shall hold for a vault's value.
+    """The content of a file from a vault's value.
 
     Args:
         content: The value.
         encoding: One of `ENCODINGS`; `utf-8` leaves it as it is.
 
     Raises:
-        ValueError: The value is not encoded so.
+        ValueError: The value does not have this encoding.
     """
     if encoding == "base64":
-        # Go's base64.StdEncoding skips line ends and nothing else
+        # as Go's base64.StdEncoding, which the upstream providers use: it skips only line ends
         return base64.b64decode(content.translate(None, b"\r\n"), validate=True)
     return binascii.unhexlify(content) if encoding == "hex" else content
 
 
 def path_problem(path: str) -> str | None:
-    """What is wrong with a file's path inside the target, or None.
+    """The problem of a file's path inside the target, as the end of a sentence, or None.
 
     The rules are the AtomicWriter's (`validatePath`: not empty, relative, at most 4096 bytes, each
     element at most 255, no `..`, not starting with `..`, clean), and beyond them: not `.`, and
-    nothing that a line of a log or a path of the kernel cannot hold.
+    only characters that fit in a line of a log and in a path of the kernel.
     """
     try:
         encoded = path.encode()
@@ -105,7 +105,7 @@ def path_problem(path: str) -> str | None:
     elements = path.split("/")
     rules = (
         (not path, "is empty"),
-        (not path.isprintable(), "holds a character that cannot be printed"),
+        (not path.isprintable(), "has a character that cannot be printed"),
         (path.startswith("/"), "is not relative to the target"),
         (len(encoded) > LONGEST_PATH, f"is longer than {LONGEST_PATH} bytes"),
         (

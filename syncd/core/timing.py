@@ -1,4 +1,4 @@
-"""When to try again: backoff, jitter and the pace of scans, with clock and chance as arguments."""
+"""When to try again: backoff, jitter and the pace of scans; time and randomness are arguments."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Backoff:
     """Exponential backoff with jitter, for one thing that fails.
 
     Every delay lies between half of the step and the step, so that many clients of one server
-    drift apart and yet nobody waits more than the cap.
+    drift apart and none waits longer than the cap.
 
     Attributes:
         first: Upper bound of the first delay, seconds.
@@ -48,18 +48,18 @@ class Backoff:
     failures: int = 0
 
     def next(self, rng: Random, *, at_least: float = 0.0) -> float:
-        """Counts a failure and tells how long to wait, in seconds.
+        """Counts a failure and returns how long to wait, in seconds.
 
         Args:
             rng: Source of the jitter.
-            at_least: What the other side asked for (`Retry-After`), honoured beyond the cap.
+            at_least: Seconds that the other side asked for (`Retry-After`), also above the cap.
         """
         step = min(self.cap, self.first * 2.0 ** min(self.failures, 30))
         self.failures += 1
         return max(at_least, rng.uniform(step / 2, step))
 
     def at_cap(self, rng: Random) -> float:
-        """Counts a failure that nobody expects to heal soon: waits about the cap."""
+        """Counts a failure that is not expected to heal soon, and returns about the cap."""
         self.failures += 1
         return rng.uniform(self.cap / 2, self.cap)
 
@@ -70,15 +70,15 @@ class Backoff:
 
 @dataclass(slots=True)
 class Pace:
-    """How much of the time something may take that others can ask for without end.
+    """Limits the share of the time that repeated work takes, however often it is triggered.
 
-    In a burst it may take half of the time, in the long run a share. What is asked for now and
-    then is never held up.
+    In a burst the work may take half of the time, in the long run a share. Work that is triggered
+    now and then is never delayed.
 
     Attributes:
-        share: Of the time, in the long run.
-        burst: Seconds of work that are let pass before the share counts.
-        longest: Seconds to rest at the most, unless the work itself took longer.
+        share: Share of the time in the long run, 0 to 1.
+        burst: Seconds of work before the share applies.
+        longest: Seconds to rest at most, unless the work itself took longer.
         debt: Seconds of work beyond the share, so far.
         at: When the last work ended, seconds; None before the first.
     """
@@ -90,7 +90,7 @@ class Pace:
     at: float | None = None
 
     def rest(self, now: float, took: float) -> float:
-        """Counts work, and tells how long to rest after it, seconds.
+        """Counts work, and returns how long to rest after it, seconds.
 
         Args:
             now: When it ended, on a monotonic clock, seconds.
@@ -112,15 +112,15 @@ def jittered(interval: float, rng: Random, *, share: float = 0.1) -> float:
 class Lifetime:
     """How long something granted for a time lasts: a token, a lease, a certificate.
 
-    It is renewed or replaced at two thirds of what was granted, so that a third is left to mend
-    what goes wrong. A renewal that grants less than the first time has run into a maximum: what is
-    left is used to two thirds once more, and then the thing is replaced.
+    It is renewed or replaced at two thirds of the lifetime, so that a third is left for retries. A
+    renewal that grants less than the first time has reached a maximum: two thirds of the rest are
+    used, and then it is replaced.
 
     Attributes:
         due: When to renew or replace it, on the caller's clock, seconds; infinite for never.
         end: When it ends.
         renewable: Whether a renewal is worth trying at `due`.
-        full: What was granted at first, seconds.
+        full: The lifetime that was granted first, seconds.
     """
 
     due: float
@@ -142,9 +142,9 @@ class Lifetime:
         return replace(again, renewable=renewable and not at_maximum, full=self.full)
 
     def postponed(self, now: float) -> Lifetime:
-        """The same grant, tried again after a third of what is left of it."""
+        """The same grant, with the next attempt after a third of the time that is left."""
         return replace(self, due=now + max(0.0, self.end - now) / 3)
 
 
 _ROUNDING = 1.0
-"""Seconds that a server may cut off a renewal without having run into a maximum."""
+"""Seconds by which a server may shorten a renewal without having reached a maximum."""

@@ -1,9 +1,9 @@
-"""Text to tree: JSON and YAML as plain values that remember what a decoder would lose.
+"""Text to tree: JSON and YAML as plain values that keep what a decoder would lose.
 
-Both parsers keep duplicate keys visible instead of letting the last one win, and YAML is read by
-the core schema of YAML 1.2 (section 10.3): `true` and `false` are the only booleans, `on`, `1:30`
-and `2026-01-01` are strings. Where a format reads its scalars by rules of its own, they can be had
-as written. Typed decoding of the tree is `syncd.core.decode`.
+Both parsers report duplicate keys instead of letting the last one win, and YAML is read by the core
+schema of YAML 1.2 (section 10.3): `true` and `false` are the only booleans, `on`, `1:30` and
+`2026-01-01` are strings. For formats with their own rules, scalars can be kept as written. Typed
+decoding of the tree is in `syncd.core.decode`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import yaml
 from syncd.core.errors import SyncdError
 
 DEEPEST = 100
-"""Levels of YAML: PyYAML takes time square to them, and nobody nests so deeply."""
+"""Levels of nested YAML. PyYAML's time grows with their square."""
 
 LARGEST = 1_000_000
-"""Nodes of YAML, each counted as often as aliases repeat it: a few lines can stand for billions."""
+"""Nodes of YAML, each counted as often as aliases repeat it: a few lines can mean billions."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TreeError(SyncdError):
-    """The text is not JSON or YAML; the message says where, without quoting the text."""
+    """The text is not JSON or YAML; the message names the place and quotes nothing of the text."""
 
 
 class Node(dict[str, Any]):
@@ -50,11 +50,11 @@ class Node(dict[str, Any]):
 
 
 class Scalar(str):
-    """A YAML scalar as written, for formats whose readers give it a meaning of their own.
+    """A YAML scalar as written, for formats with their own rules for scalars.
 
     Attributes:
-        value: What the core schema makes of it: a string, number or boolean, or None.
-        plain: Whether it stands there without quotes and not as a block.
+        value: Its value by the core schema: a string, number or boolean, or None.
+        plain: Whether it is written without quotes and not as a block.
     """
 
     __slots__ = ("plain", "value")
@@ -84,7 +84,7 @@ def parse_json(text: bytes) -> Any:  # noqa: ANN401 - a tree of JSON values has 
             f"not valid JSON at line {error.lineno} column {error.colno}: {_calm(error.msg)}"
         ) from None
     except RecursionError:
-        raise TreeError("nested too deeply to be read") from None
+        raise TreeError("nested too deeply") from None
     except ValueError:
         raise TreeError("not valid JSON: a number out of range, NaN or Infinity") from None
     return tree
@@ -132,7 +132,7 @@ def _no_constant(_name: str) -> None:
 
 
 def _calm(problem: str | None) -> str:
-    """Cuts what PyYAML quotes of the text: a misplaced secret must not reach the message."""
+    """Removes what PyYAML quotes of the text: a misplaced secret must not reach the message."""
     return re.sub(r"['\"].*", "…", problem or "syntax error", flags=re.DOTALL)
 
 
@@ -157,7 +157,7 @@ def _construct_scalar(loader: _CoreLoader, node: yaml.ScalarNode) -> str | float
     text = loader.construct_scalar(node)
     pattern, _, convert = _SCALARS[node.tag]
     if len(text) > _LONGEST_NUMBER or not pattern.fullmatch(text):
-        raise _refusal("not what its tag says, or too long", node)
+        raise _refusal("does not match its tag, or is too long", node)
     return convert(text)
 
 
@@ -215,29 +215,29 @@ class _CoreLoader(yaml.SafeLoader):
         self._sizes: dict[int, int] = {}
 
     def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
-        """Stops at too many brackets before all of them were looked at for being keys."""
+        """Stops at too many brackets, before PyYAML looks for a key after each of them."""
         if self.flow_level >= DEEPEST:
-            raise TreeError("nested too deeply to be read")
+            raise TreeError("nested too deeply")
         super().fetch_flow_collection_start(token)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401 - PyYAML's signature
-        """Composes one node, within bounds that hold for what its aliases stand for, too."""
+        """Composes one node, within bounds that count aliases as what they repeat."""
         alias, before = self.check_event(yaml.AliasEvent), self._size
         self._depth += 1
         if self._depth > DEEPEST:
-            raise TreeError("nested too deeply to be read")
+            raise TreeError("nested too deeply")
         node = super().compose_node(parent, index)
         self._depth -= 1
         self._size += self._sizes.get(id(node), 1) if alias else 1
         if not alias:
             self._sizes[id(node)] = self._size - before
         if self._size > LARGEST:
-            raise TreeError("too large to be read, counting what its aliases stand for")
+            raise TreeError("too large, counting what its aliases repeat")
         return node
 
     def compose_scalar_node(self, anchor: dict[Any, Any]) -> yaml.ScalarNode:
         node = super().compose_scalar_node(anchor)
-        if _SURROGATE.search(node.value):  # JSON's way to write what lies beyond U+FFFF
+        if _SURROGATE.search(node.value):  # a pair of escapes, as JSON writes code points > U+FFFF
             try:
                 node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16")
             except UnicodeDecodeError:

@@ -8,16 +8,16 @@ resource of its type:
 
 Its rules, after Aidbox's documentation of external secrets (release 2602):
 
-- a name, a path and one scope object make an entry; whatever lacks one of them is an error;
-- a path is absolute and plainly written, because Aidbox opens it as it stands;
-- JSON lets one key be written twice and keeps either; here that is an error;
-- what Aidbox tolerates but a person would not want is a warning: keys and resource types that
-  it does not know, an empty map, two names on one file;
+- an entry has a name, a path and one scope object; without one of them it is an error;
+- a path is absolute and normalized, because Aidbox opens it as it is written;
+- a key that is written twice is an error, since JSON does not define which one counts;
+- a warning is for what Aidbox accepts and is probably not intended: unknown keys and resource
+  types, an empty map, two names for one file;
 - the list form of a scope (`["Client/my-client", "TokenIntrospector"]`), which older published
-  pages showed, is read, with a warning that says what to write instead.
+  pages showed, is accepted with a warning that shows the new form.
 
-Every problem is told at once, with its JSON path and without quoting a path: a secret that was
-pasted into the wrong place must not travel on. Whether the files are there is asked elsewhere
+Every problem is reported at once, with its JSON path and without quoting a value: a secret that was
+pasted into the wrong place must not be logged. Whether the files exist is checked elsewhere
 (`syncd.mount.read`, `syncd.lint.check`).
 """
 
@@ -97,7 +97,11 @@ class VaultConfig:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of a vault config; `decode_vault_config` refuses more than it."""
+    """The JSON Schema (2020-12) of a vault config.
+
+    `decode_vault_config` has more rules than a schema can express, and accepts nothing that the
+    schema does not.
+    """
     return msgspec.json.schema(Document)
 
 
@@ -118,7 +122,7 @@ def decode_vault_config(text: bytes, source: str) -> tuple[VaultConfig | None, l
 
 
 def lint_vault_config(text: bytes, source: str) -> tuple[Mapping[str, Entry], list[Finding]]:
-    """Reads as much of a vault config as can be read, for a linter that goes on after an error.
+    """Decodes as much of a vault config as possible, for a linter that goes on after an error.
 
     Args:
         text: Content of the file.
@@ -132,13 +136,13 @@ def lint_vault_config(text: bytes, source: str) -> tuple[Mapping[str, Entry], li
     try:
         tree = parse_json(text)
     except TreeError as error:
-        reader.report("vault-config-malformed", (), str(error), "mend the JSON there")
+        reader.report("vault-config-malformed", (), str(error), "fix the JSON there")
         return MappingProxyType({}), reader.findings
     return MappingProxyType(reader.document(tree)), reader.findings
 
 
 class _Reader:
-    """Walks one vault config from the top down and keeps what it finds wrong."""
+    """Walks one vault config from the top down and collects findings."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -158,7 +162,7 @@ class _Reader:
             self.mistyped(at, "an object", secrets, 'write "secret": {"<name>": {…}}')
             return {}
         for name in secrets.duplicates:
-            hint = "keep one of them: nobody can tell which one Aidbox takes"
+            hint = "keep one of them: which one Aidbox uses is not defined"
             self.report("name-duplicate", (*at, name), "is written twice", hint)
         if not secrets:
             self.report("vault-config-empty", at, "names no secret", "add an entry for each secret")
@@ -171,7 +175,7 @@ class _Reader:
         return entries
 
     def entry(self, name: str, item: object, at: Steps) -> Entry | None:
-        named = self.plain("name-invalid", name, at, "name it in visible characters")
+        named = self.plain("name-invalid", name, at, "use visible characters")
         hint = f'write {{"path": "/…", "scope": {_EXAMPLE}}}'
         fields = self.fields(item, at, SecretEntry, hint)
         if fields is None:
@@ -191,8 +195,8 @@ class _Reader:
             self.report("path-not-absolute", at, "is not absolute", "start it with /")
             return None
         if not {"", ".", ".."}.isdisjoint(value.split("/")[1:]):
-            hint = "leave out ., .., // and a / at the end"
-            self.report("path-not-normalized", at, "is not plainly written", hint)
+            hint = "remove ., .., // and a / at the end"
+            self.report("path-not-normalized", at, "is not normalized", hint)
             return None
         return value
 
@@ -231,7 +235,7 @@ class _Reader:
             self.resource_type(type_, here)
             scopes.append(Scope(type_, id_ or None))
         if not items:
-            self.report("scope-invalid", at, "names no resource, so none may use it", hint)
+            self.report("scope-invalid", at, "names no resource", hint)
         if len(scopes) < len(items):
             return ()
         distinct = tuple(dict.fromkeys(scopes))
@@ -241,7 +245,7 @@ class _Reader:
 
     def resource_type(self, value: str, at: Steps) -> None:
         if value not in RESOURCE_TYPES:
-            message = "is no resource type that refers to secrets"
+            message = "is not a resource type that refers to secrets"
             self.report("resource-type-unknown", at, message, did_you_mean(value, RESOURCE_TYPES))
 
     def shared_paths(self, entries: Mapping[str, Entry], at: Steps) -> None:
@@ -249,8 +253,8 @@ class _Reader:
         for entry in entries.values():
             other = first.setdefault(entry.path, entry.name)
             if other != entry.name:
-                message = f"is the file of {json_path(*at, other)} too"
-                hint = "keep one of them, unless each serves a scope of its own"
+                message = f"is also the file of {json_path(*at, other)}"
+                hint = "keep one of them, unless each has its own scope"
                 self.report("path-shared", (*at, entry.name, "path"), message, hint)
 
     def fields(
@@ -272,18 +276,18 @@ class _Reader:
         return value
 
     def text(self, value: object, at: Steps, hint: str) -> str | None:
-        """Checks that something is a string that can stand in one line."""
+        """Checks that something is a string of visible characters."""
         if not isinstance(value, str):
             self.mistyped(at, "a string", value, hint)
             return None
         return value if self.plain("scope-invalid", value, at, hint) else None
 
     def plain(self, code: str, value: str, at: Steps, hint: str) -> bool:
-        """Checks that a string is not empty and every character of it can be shown."""
+        """Checks that a string is not empty and all of its characters are visible."""
         if not value:
             self.report(code, at, "is empty", hint)
         elif _UNSEEN.search(value):
-            self.report(code, at, "holds a control or invisible character", hint)
+            self.report(code, at, "has a control or invisible character", hint)
         else:
             return True
         return False
@@ -303,6 +307,6 @@ def _rewritten(scopes: tuple[Scope, ...]) -> str:
     if len(texts) == 1:
         return f"write {texts[0]}"
     return (
-        f"an entry has one scope: split it into {len(texts)} entries with names of their own and"
-        f" the same path, {' and '.join(texts)}, and let each resource refer to its name"
+        f"an entry has one scope, so split it into {len(texts)} entries with different names and"
+        f" the same path, {' and '.join(texts)}, and refer to the right name from each resource"
     )

@@ -1,4 +1,4 @@
-"""From a commit to the consumers: their mailboxes, their delivery loops, and whoever listens.
+"""From a commit to the consumers: their mailboxes, their delivery loops, and other listeners.
 
 Every engine has a pipeline: what makes the commits is the engine's part.
 """

@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
+from syncd.config.settings import Settings
 from syncd.ledger.ledger import UNKNOWN_BOOT, Ledger
 from syncd.ledger.state_dir import StateDir
 from syncd.telemetry.metrics import Metrics
@@ -18,7 +19,7 @@ from syncd.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from syncd.config.settings import RelaySettings, Settings
+    from syncd.config.settings import RelaySettings
     from syncd.core.events import Commit
 
 log = structlog.get_logger()
@@ -54,7 +55,8 @@ async def open_resources(settings: Settings | RelaySettings) -> AsyncIterator[Re
         if ledger.rebuilt is not None:
             log.error("ledger.rebuilt", reason=ledger.rebuilt, old="ledger.sqlite3.set-aside")
         try:
-            yield Resources(state, ledger, Metrics(secret_names=settings.api.metrics_secret_names))
+            names, mount = settings.api.metrics_secret_names, isinstance(settings, Settings)
+            yield Resources(state, ledger, Metrics(secret_names=names, mount=mount))
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(ledger.close)

@@ -1,4 +1,4 @@
-"""Keeps the event log within its bounds, for as long as the daemon lives."""
+"""Prunes the event log to its bounds, while the daemon runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from syncd.ledger.ledger import Ledger
 
 AT_LEAST: Final = 3600.0
-"""Seconds after which the log is looked at although nothing was added: events grow old."""
+"""Seconds after which the log is pruned although nothing was added: events exceed their age."""
 
 log = structlog.get_logger()
 
@@ -30,7 +30,7 @@ class Retention:
 
     Args:
         ledger: Holds the event log.
-        bounds: The bounds as they are now.
+        bounds: Returns the present bounds.
     """
 
     def __init__(self, ledger: Ledger, bounds: Callable[[], EventLog]) -> None:
@@ -40,7 +40,7 @@ class Retention:
         self._grown.set()  # limits may have been lowered since the last run
 
     def committed(self, commit: Commit) -> None:
-        """Says that the log has grown. Call it from the event loop."""
+        """Notes that the log has grown. In the event loop only."""
         if commit.events:
             self._grown.set()
 
@@ -57,17 +57,17 @@ class Retention:
                 )
             except StateError as error:
                 log.warning("event_log.not_pruned", problem=str(error))
-                self._grown.set()  # a full disk takes no commit that would have it tried again
+                self._grown.set()  # try again: on a full disk no commit would trigger it
             await anyio.sleep(bounds.prune_interval)
 
 
 def prune(ledger: Ledger, max_events: int, max_age: float) -> None:
-    """Removes what is beyond the bounds. Blocks.
+    """Removes events beyond the bounds. Blocks.
 
     Args:
         ledger: Holds the event log.
-        max_events: How many events to keep at the most.
-        max_age: Seconds that an event is kept at the most.
+        max_events: How many events to keep, at most.
+        max_age: Seconds that an event is kept, at most.
 
     Raises:
         StateError: The ledger cannot be used.

@@ -6,9 +6,9 @@ recognizes a message that comes again or late by its position in the stream (`Le
 no consumer gets its event twice.
 
 The consumer on the server can be lost (deleted, expired) and the stream can be created anew; the
-failing request reveals both, and everything is looked up again. A new consumer begins with what is
-published from now on, as every consumer of syncd's does. One that replaces a lost one begins there
-as well: the ledger leaves out what it has.
+failing request reveals both, and everything is looked up again. A new consumer begins with the
+messages published from now on, as every consumer of syncd does. One that replaces a lost one begins
+there as well: the ledger ignores events that it has.
 
 A message that is not an event of syncd's is logged and terminated: it would come again for ever.
 """

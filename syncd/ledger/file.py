@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import sys
@@ -72,23 +73,29 @@ def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
     return connection, rebuilt
 
 
-def state_error(action: str, error: sqlite3.Error) -> StateError:
-    """An error of SQLite as one of syncd, with a remedy.
+def state_error(
+    action: str, error: OSError | sqlite3.Error, remedy: str = _NOT_WRITABLE
+) -> StateError:
+    """An error of the file system or of SQLite as one of syncd.
 
     Its text has SQLite's name of the error, since SQLite's own text may quote a statement.
 
     Args:
         action: What failed, such as `use the ledger`.
         error: Why.
+        remedy: What to do about an error of the file system, unless the disk is full.
     """
-    name = str(getattr(error, "sqlite_errorname", "SQLITE_ERROR"))
-    if name in _DISK_FULL:
-        return StateError(f"cannot {action}: the disk is full", "free space on the disk")
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    remedy = _REMEDIES.get(code, "check the disk that state_dir is on")
-    return StateError(
-        f"cannot {action}: {name.removeprefix('SQLITE_').replace('_', ' ').lower()}", remedy
-    )
+    if isinstance(error, OSError):
+        reason, is_full = error.strerror, error.errno in (errno.ENOSPC, errno.EDQUOT)
+    else:
+        name = str(getattr(error, "sqlite_errorname", "SQLITE_ERROR"))
+        is_full = name in _DISK_FULL
+        reason = name.removeprefix("SQLITE_").replace("_", " ").lower()
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        remedy = _REMEDIES.get(code, "check the disk that state_dir is on")
+    if is_full:
+        reason, remedy = "the disk is full", "free disk space"
+    return StateError(f"cannot {action}: {reason}", remedy)
 
 
 def _connect(path: str) -> sqlite3.Connection:

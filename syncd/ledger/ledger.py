@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from syncd.core.errors import StateError
 from syncd.core.event_data import SecretData
 from syncd.core.events import events_of
 from syncd.ledger import received
@@ -104,11 +103,7 @@ class Ledger:
         path = f"{state.path}/{FILE_NAME}"
         try:
             return cls(path, state.key_id, boot_id)
-        except OSError as error:
-            raise StateError(
-                f"cannot open {path}: {error.strerror}", "make it writable for this user"
-            ) from None
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise state_error(f"open {path}", error) from None
 
     def _begin(self, key_id: str, boot_id: str) -> str:

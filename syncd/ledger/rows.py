@@ -52,7 +52,7 @@ def insert_events(db: sqlite3.Connection, events: Iterable[Event]) -> None:
         "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)",
         [
             (
-                *(e.sequence, e.time, e.type, e.subject, _encode(e.data), _encode(e.told_to)),
+                *(e.sequence, e.time, e.type, e.subject, _encode(e.data), _encode(e.visible_to)),
                 None if e.origin is None else _encode(e.origin),
             )
             for e in events

@@ -26,7 +26,7 @@ CREATE TABLE secret (
 ) WITHOUT ROWID;
 
 -- The event log. AUTOINCREMENT, because a sequence must not come back after its row was pruned.
--- audience and origin are JSON: `Event.told_to` and `Event.origin`.
+-- audience and origin are JSON: `Event.visible_to` and `Event.origin`.
 CREATE TABLE event (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT, time TEXT NOT NULL, type TEXT NOT NULL,
     subject TEXT NOT NULL, data TEXT NOT NULL, audience TEXT NOT NULL, origin TEXT

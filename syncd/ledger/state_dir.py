@@ -6,17 +6,16 @@ directory would acknowledge for each other, so the lock is held for as long as t
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import os
 import secrets
 
 from syncd.core.errors import StateError
+from syncd.ledger.file import state_error
 from syncd.system.files import UnsuitableError, read_file, sync_directory
 
 _KEY_SIZE = 32
-_DISK_FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
 class StateDir:
@@ -49,7 +48,7 @@ class StateDir:
             lock = os.open(f"{path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             remedy = "set state_dir to a directory that this user can write to"
-            raise _state_error(f"cannot write to {path}", error, remedy) from None
+            raise state_error(f"write to {path}", error, remedy) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -69,12 +68,6 @@ class StateDir:
         os.close(self._lock)
 
 
-def _state_error(problem: str, error: OSError, remedy: str) -> StateError:
-    if error.errno in _DISK_FULL:
-        remedy = "free disk space"
-    return StateError(f"{problem}: {error.strerror}", remedy)
-
-
 def _read_or_make_key(directory: str) -> bytes:
     path = f"{directory}/fingerprint.key"
     try:
@@ -85,7 +78,7 @@ def _read_or_make_key(directory: str) -> bytes:
         key = b""
     except OSError as error:
         remedy = "make it readable for this user"
-        raise _state_error(f"cannot read {path}", error, remedy) from None
+        raise state_error(f"read {path}", error, remedy) from None
     if len(key) != _KEY_SIZE:
         raise StateError(
             f"cannot use {path}: it is not a file of {_KEY_SIZE} bytes",
@@ -111,5 +104,5 @@ def _make_key(directory: str, path: str) -> bytes:
         sync_directory(directory)
     except OSError as error:
         remedy = "make the directory writable for this user"
-        raise _state_error(f"cannot write {path}", error, remedy) from None
+        raise state_error(f"write {path}", error, remedy) from None
     return key

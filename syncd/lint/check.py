@@ -24,7 +24,8 @@ from syncd.core.findings import finding, json_path, key_path
 from syncd.core.mountinfo import frozen_mount
 from syncd.core.vault_config import lint_vault_config
 from syncd.mount.listing import mounts, unclaimed_files
-from syncd.mount.read import Reader, derive_roots
+from syncd.mount.read import Reader
+from syncd.mount.roots import derive_roots
 from syncd.mount.vault_config_file import read_vault_config
 from syncd.net.inspection import inspect
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from syncd.core.model import Entry
     from syncd.core.mountinfo import Mount
     from syncd.lint.aidbox.check import Target
-    from syncd.mount.read import Snapshot
+    from syncd.mount.snapshot import Snapshot
     from syncd.mount.vault_config_file import VaultConfigFile
 
 _MOST_FILES: Final = 100_000

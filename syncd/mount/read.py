@@ -5,15 +5,15 @@ A root is either an AtomicWriter mount, as the Secrets Store CSI Driver and the 
 `pkg/volume/util/atomic_writer.go`), or a directory of plain files. In an AtomicWriter mount the
 directory behind `..data` is pinned by a descriptor and every file is read through it, so that one
 snapshot cannot mix two generations however fast a publisher swaps. Plain files, and files that
-were written to after their generation was published, are taken only when they are at rest.
+were written to after their generation was published, are read only when they are at rest.
 
-A file that is not there has been removed, or its mount is on the way out or in. It counts as
+A file that does not exist was removed, or its mount is being taken down or set up. It counts as
 removed at once where the mount is as it was: the same directory, and a generation that came after
-the one that held the file (nobody takes a file out of a generation but by taking it down). Else
-the mount has a grace period to become whole again.
+the one with the file (a publisher removes a file only with a new generation). Otherwise the mount
+counts as away, and has a grace period to become complete again (`RootScan._remember`).
 
-What a file holds is hashed at once, keyed and bound to the secret's name, and dropped: equal
-values of two secrets have different versions, and nobody without the key can test a guess.
+The content of a file is hashed at once, keyed and bound to the secret's name, and dropped: equal
+values of two secrets have different versions, and without the key no guess can be tested.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from syncd.mount.root_scan import Root, RootScan, Rules, Snapshot
-from syncd.mount.roots import DATA_LINK, contains, derive_roots, watch_path
+from syncd.mount.root_scan import Root, RootScan, Rules
+from syncd.mount.roots import contains
+from syncd.mount.snapshot import Snapshot
 from syncd.mount.verdict import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from syncd.core.model import Entry
-
-__all__ = ["DATA_LINK", "Reader", "Snapshot", "derive_roots", "watch_path"]
 
 
 def _never(_path: str) -> bool:
@@ -45,8 +44,8 @@ class Reader:
         key: Key of the fingerprints.
         roots: Directories that files must lie in, after resolving symlinks.
         max_size: Largest secret, bytes.
-        settle: Seconds a plain file must rest before it is read.
-        grace: Seconds that a vanished mount has to come back before its secrets count as removed.
+        settle: Seconds since the last write before a plain file is read.
+        grace: Seconds until the secrets of a mount that is away count as removed.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class Reader:
         return self._rules.roots
 
     def set_roots(self, roots: Iterable[str]) -> None:
-        """Reads these roots from now on; what is remembered of one that stays is kept."""
+        """Replaces the roots; what is remembered of one that stays is kept."""
         ordered = sorted(roots, key=len, reverse=True)
         self._roots = {root: self._roots.get(root) or Root(root) for root in ordered}
         self._rules = replace(self._rules, roots=tuple(self._roots))
@@ -82,7 +81,7 @@ class Reader:
             entries: By name.
             now: Wall clock as the scan begins, seconds, to compare with modification times.
             monotonic: Monotonic clock, seconds, for the grace period.
-            is_written: Whether somebody has a file open and has written to it, by its path.
+            is_written: Whether a file, by its path, is being written, as `Watcher.is_written`.
         """
         snapshot = Snapshot()
         by_root: dict[str, list[Entry]] = {root: [] for root in self._roots}
@@ -110,5 +109,5 @@ class Reader:
         """The version of a secret's content: a keyed hash, bound to the secret's name."""
         digest = self._hash.copy()
         digest.update(name.encode() + b"\0")
-        digest.update(content)  # by itself: a value is not copied
+        digest.update(content)  # separately, so that the value is not copied
         return "k1:" + digest.hexdigest()

@@ -1,9 +1,13 @@
-"""The one loop: a wake-up, a snapshot, a comparison, a commit, and then everybody is told.
+"""The reconcile loop: wait for a reason, scan, compare, commit, notify.
 
-Scanning, comparing and committing are one trip to a worker thread, during which no garbage is
-collected: a pass makes tens of thousands of objects and not one cycle. However fast a publisher
-swaps, passes take at most half of the time, and a fifth of it in the long run (`core.timing.Pace`):
-the loop rests in between, and then looks at what is there.
+The loop is level-triggered. A hint from the watcher or the rescan interval only starts a pass; what
+changed is decided by comparing a whole scan with the ledger's inventory. So lost, merged or late
+hints cost time and never a change, and a pass that failed is simply repeated.
+
+Scan, comparison and commit are one trip to a worker thread, during which the garbage collector is
+off: a pass makes tens of thousands of objects and no cycle. However fast a publisher swaps, passes
+take at most half of the time, and a fifth of it in the long run (`core.timing.Pace`); the loop
+rests in between, and then scans the newest state.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from syncd.core.errors import StateError
 from syncd.core.events import Commit
 from syncd.core.model import Entry, State
 from syncd.core.timing import Backoff, Pace, rfc3339
-from syncd.mount.read import Reader, Snapshot
+from syncd.mount.read import Reader
 from syncd.mount.roots import mounts_of, parents_of, watch_path
 from syncd.mount.value import read_version
 from syncd.mount.watch import Watcher
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from syncd.core.changes import Plan
     from syncd.core.model import Grant, Known
     from syncd.ledger.ledger import Ledger
+    from syncd.mount.snapshot import Snapshot
     from syncd.mount.vault_config_file import VaultConfigFile
     from syncd.telemetry.metrics import Metrics
 
@@ -44,8 +49,8 @@ _LOGGED_CHANGES: Final = 20
 _REARMS: Final = 5
 _HEAD_START: Final = 0.002
 _HEAD_START_SHARE: Final = 0.25
-"""Whoever waits for events has the processor before they are logged and counted: for so many
-seconds, and after a long pass for this share of its duration."""
+"""Delivery gets the processor before the events are logged and counted: for so many seconds, and
+after a long pass for this share of its duration."""
 log = structlog.get_logger()
 
 
@@ -65,16 +70,16 @@ class Reconciler:
         vault_config: Already loaded.
         key: Key of the fingerprints.
         ledger: Where changes are committed.
-        consumers: Whose mailboxes to fill, and what each may see.
-        metrics: What operators scrape.
-        on_commit: Called in the event loop after each commit that made events.
+        consumers: Names of the mailboxes to fill, and what each consumer may see.
+        metrics: The daemon's metrics.
+        on_commit: Called in the event loop after each commit.
 
     Attributes:
-        inventory: What is known, as of the last pass.
+        inventory: The inventory as of the last pass.
         scanned_at: When the last pass ended (RFC 3339, UTC), or None.
         failure: Why the last pass could not be committed, or None.
-        watcher: Tells how changes are noticed.
-        settled: Whether the last pass left nothing to look at again at once.
+        watcher: Gives the hints; its `mode` is how changes are noticed.
+        settled: Whether the last pass found no file that is being written and no mount away.
     """
 
     def __init__(
@@ -124,33 +129,33 @@ class Reconciler:
         )
 
     def read_value(self, name: str, path: str, version: str) -> bytes | None:
-        """Reads a secret for whoever must prove that it is accepted. Blocks.
+        """Reads a secret's value, to verify that Aidbox accepts it. Blocks.
 
         Args:
             name: The secret's name.
             path: Its file.
-            version: What the content must be.
+            version: The version that the content must have.
 
         Returns:
-            The content, or None where it cannot be read or is another version by now.
+            The content, or None where it cannot be read or has another version.
         """
         entry = Entry(name, path, ())
         return read_version(self._key, self._reader.roots, self._settings, entry, version)
 
     async def start(self, reason: Literal["start", "reload"] = "start") -> None:
-        """Takes over what the ledger knows, and makes the first pass.
+        """Loads the ledger's inventory, and makes the first pass.
 
         Args:
-            reason: Of the first pass. After a `reload`, whose old engine could go on while the
-                ledger could not be written, `run` makes it again until it can.
+            reason: Of the first pass. At a `reload` the daemon is already running, so a ledger that
+                cannot be written is no reason to end it: `run` repeats the pass until it can.
 
         Raises:
-            StateError: The ledger cannot be used, at the start.
+            StateError: The ledger cannot be used; only with the reason `start`.
         """
         self._first_reason = reason
         self.inventory = await anyio.to_thread.run_sync(self._ledger.inventory)
         self._metrics.set_inventory(self.inventory.values())
-        self._say_findings()
+        self._log_findings()
         try:
             result = await self._pass(reason)
         except StateError as error:
@@ -159,12 +164,14 @@ class Reconciler:
             self._fail(error)
             return
         while self._ledger.fresh:
-            # the baseline waits for files that are being written, or it would not be one
+            # A secret that the baseline lacks would be reported as added as soon as its file is
+            # written, although nothing changed. So the baseline waits for files that are being
+            # written (and for those only so long: `_still_being_written`).
             await anyio.sleep(min(result.snapshot.retry_in or 0.0, self._settings.settle))
             result = await self._pass(reason)
 
     async def settle(self, limit: float) -> None:
-        """Makes passes until nothing is being written, or the limit (seconds) is over."""
+        """Makes passes until everything is settled, or the limit (seconds) is over."""
         with anyio.move_on_after(limit):
             while not self.settled:
                 await anyio.sleep(self._settings.settle)
@@ -174,7 +181,7 @@ class Reconciler:
         """Follows the mount until cancelled. `start` comes first."""
         reason: str = self._first_reason
         rest, retry = 0.0, None if self.settled else 0.0
-        # whoever wrote the vault config between its loading and its being watched made no hint
+        # The vault config was loaded before it was watched. A change in between gave no hint.
         if await self._follow_vault_config():
             retry = 0.0
         while True:
@@ -184,6 +191,8 @@ class Reconciler:
             try:
                 result = await self._pass(reason)
             except StateError as error:
+                # The inventory in memory is still the ledger's, so the next pass finds the same
+                # changes again and nothing is lost.
                 rest, retry = 0.0, self._backoff.next(self._rng)
                 self._fail(error)
                 continue
@@ -195,7 +204,7 @@ class Reconciler:
             retry = result.snapshot.retry_in
 
     def _fail(self, error: StateError) -> None:
-        """Notes that the ledger cannot be used, and says so once."""
+        """Remembers that the ledger cannot be used, and logs each reason once."""
         if self.failure != str(error):
             log.error("ledger.unusable", problem=str(error))
         self.failure = str(error)
@@ -204,18 +213,21 @@ class Reconciler:
         """Waits until the next pass is due; returns its reason.
 
         Args:
-            rest: How long to leave the mount alone after the last pass, seconds.
-            retry: When to look again without a hint, seconds, or None.
+            rest: Seconds after the last pass before a hint starts the next one.
+            retry: Seconds after which to scan again without a hint, or None.
             reason: The last pass's, which a retry continues.
         """
         now = time.monotonic()
         rested = now + rest
-        if self._vault_config_stale:  # it was being written
+        if self._vault_config_stale:  # it was being written, and is read when it is at rest
             settle = self._settings.settle
             retry = settle if retry is None else min(retry, settle)
         due, next_reason = now + self._settings.rescan_interval, "interval"
         if retry is not None and now + retry < due:
             due, next_reason = max(now + retry, rested), reason
+        # Hints bring the next pass forward, never back: under a stream of hints it still comes. An
+        # urgent one (a swap) starts it now. Another one may be the first of many writes, and starts
+        # it after the settle time, when the file can be read.
         while (now := time.monotonic()) < due:
             with anyio.move_on_after(due - now):
                 hint = await self.watcher.next_hint()
@@ -225,11 +237,12 @@ class Reconciler:
                     due, next_reason = at, hint.reason
                 if not hint.directories or hint.directories & self._vault_config_watch:
                     self._vault_config_stale = True
+        # the safety net for a vault config that cannot be watched, too
         self._vault_config_stale |= next_reason == "interval"
         return next_reason
 
     async def _follow_vault_config(self) -> bool:
-        """Reads the vault config again if it may have changed; whether it or its state did."""
+        """Reads the vault config again, and returns whether it or its validity changed."""
         file = self.vault_config
         changed = await file.refresh()
         self._vault_config_stale = file.postponed
@@ -238,18 +251,20 @@ class Reconciler:
         if file.valid:
             log.info("vault_config.loaded", path=file.path, secrets=len(file.entries))
         else:
-            log.error("vault_config.rejected", path=file.path, hint="the last good one stays")
-        self._say_findings()
+            hint = "keeping the previous vault config"
+            log.error("vault_config.rejected", path=file.path, hint=hint)
+        self._log_findings()
         return True
 
-    def _say_findings(self) -> None:
+    def _log_findings(self) -> None:
         self._metrics.set_vault_config_valid(valid=self.vault_config.valid)
         for finding in self.vault_config.findings:
-            say = log.error if finding.is_error else log.warning
-            say("vault_config.finding", code=finding.code, finding=str(finding))
+            report = log.error if finding.is_error else log.warning
+            report("vault_config.finding", code=finding.code, finding=str(finding))
 
     async def _pass(self, reason: str) -> _Pass:
         before = self.inventory
+        # A cancellation waits for the thread, because what it commits must become known here too.
         result = await anyio.to_thread.run_sync(self._scan_and_commit)
         if result.commit is not None:
             self.inventory = result.commit.inventory
@@ -260,7 +275,7 @@ class Reconciler:
             if result.commit is not None and result.commit.events:
                 await anyio.sleep(max(_HEAD_START, _HEAD_START_SHARE * result.duration))
         finally:
-            self._tell(result, before, reason)
+            self._report(result, before, reason)
         if result.commit is not None:
             await anyio.to_thread.run_sync(self._ledger.checkpoint)
         return result
@@ -271,6 +286,12 @@ class Reconciler:
 
     def _scan_compare_commit(self) -> _Pass:
         started = time.monotonic()
+        # Which directories matter depends on what the scan finds (links, mounts, missing parents),
+        # but they must be watched before the scan, or a change between scan and watch would give no
+        # hint. So: watch what mattered last time, scan, and if the scan shows that something else
+        # matters, watch that and scan again, until a scan ran entirely under its own watches.
+        # Arming the same directories again is needed, too: one that was replaced by another of the
+        # same name gets a new watch.
         self.watcher.arm(self._watch)
         for _ in range(_REARMS):
             snapshot = self._scan()
@@ -278,10 +299,11 @@ class Reconciler:
             self._watch_vault_config(watch)
             if watch == self._watch:
                 break
-            # what changed between the scan and the new watches would go unnoticed: look again
             self._watch = watch
             self.watcher.arm(watch)
         else:
+            # The mount changes with every scan. This snapshot is consistent all the same, and what
+            # its watches may miss is found by a scan after the settle time.
             snapshot.retry_within(self._settings.settle)
         before = self.inventory
         now = rfc3339(time.time())
@@ -300,7 +322,8 @@ class Reconciler:
     def _scan(self) -> Snapshot:
         entries = self.vault_config.entries
         if not self._settings.roots:
-            # a mount can appear above what looked like a directory of plain files
+            # Derived roots can change without the vault config: a mount can appear above what was a
+            # directory of plain files.
             if entries is not self._entries:
                 self._entries, self._parents = entries, parents_of(entries.values())
             self._reader.set_roots(mounts_of(self._parents, self._reader.roots))
@@ -312,6 +335,7 @@ class Reconciler:
         )
 
     def _still_being_written(self, snapshot: Snapshot) -> bool:
+        # bounded, since a file that is written all the time must not keep the daemon from starting
         young = time.monotonic() - self._born < _BASELINE_LIMIT
         return young and any(
             not seen.settled and seen.state is State.PRESENT
@@ -327,8 +351,8 @@ class Reconciler:
             watch[directory] = both
         self._vault_config_watch = frozenset(mine)
 
-    def _tell(self, result: _Pass, before: Mapping[str, Known], reason: str) -> None:
-        """Logs and counts a pass, after everybody who waits for its events was woken."""
+    def _report(self, result: _Pass, before: Mapping[str, Known], reason: str) -> None:
+        """Logs and counts a pass; comes after the notification of consumers and subscribers."""
         watcher = self.watcher
         if watcher.degraded != self._degraded:
             if watcher.degraded is not None:
@@ -348,16 +372,16 @@ class Reconciler:
         if len(changes) > _LOGGED_CHANGES:
             log.info("mount.changed", secrets=len(changes), listed=_LOGGED_CHANGES)
         if result.commit is not None:
-            self._tell_problems(planned, before)
+            self._log_problems(planned, before)
 
-    def _tell_problems(self, planned: Plan, before: Mapping[str, Known]) -> None:
-        said = 0
+    def _log_problems(self, planned: Plan, before: Mapping[str, Known]) -> None:
+        logged = 0
         for name in planned.touched:
             item, old = planned.inventory[name], before.get(name)
             was = None if old is None else old.problem
-            if item.problem == was or said == _LOGGED_CHANGES:
+            if item.problem == was or logged == _LOGGED_CHANGES:
                 continue
-            said += 1
+            logged += 1
             if item.problem is None:
                 log.info("secret.recovered", secret=name, path=item.entry.path)
             else:

@@ -1,6 +1,7 @@
-"""One scan of one root: which generation it is of, what each file holds, what absence means.
+"""One scan of one root: its generation, the version of each file, and what absence means.
 
-The rules are told in `syncd.mount.read`, whose `Reader` makes one of these for each root.
+The rules are explained in `syncd.mount.read`, whose `Reader` makes one `RootScan` per root and
+scan.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import errno
 import os
 import stat
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.model import Observation, State
 from syncd.mount.roots import DATA_LINK, contains, parents_of, watch_path
+from syncd.mount.snapshot import Snapshot
 from syncd.mount.verdict import (
     GONE,
     MACHINE_SHORT,
@@ -35,54 +37,16 @@ _TRY_AGAIN: Final = 1.0
 
 
 @dataclass(slots=True)
-class Snapshot:
-    """What one scan saw.
-
-    Attributes:
-        observations: By secret name; entries under a mount that is away are unsettled.
-        watch: Directories whose changes matter, each with the names that do, or None for all.
-        retry_in: Seconds after which an unsettled observation may have settled, or None.
-        empty: Names of secrets whose file holds nothing.
-        newline_ended: Names of secrets whose file ends in a newline.
-        world_readable: Names of secrets outside an AtomicWriter mount that anyone can read.
-        atomic_roots: The roots that are AtomicWriter mounts.
-    """
-
-    observations: dict[str, Observation] = field(default_factory=dict)
-    watch: dict[str, frozenset[str] | None] = field(default_factory=dict)
-    retry_in: float | None = None
-    empty: list[str] = field(default_factory=list)
-    newline_ended: list[str] = field(default_factory=list)
-    world_readable: list[str] = field(default_factory=list)
-    atomic_roots: list[str] = field(default_factory=list)
-
-    def retry_within(self, seconds: float) -> None:
-        """Asks for another scan after at most this many seconds."""
-        self.retry_in = seconds if self.retry_in is None else min(self.retry_in, seconds)
-
-    def add(self, other: Snapshot) -> None:
-        """Takes over what another one saw elsewhere."""
-        self.observations.update(other.observations)
-        self.watch.update(other.watch)
-        if other.retry_in is not None:
-            self.retry_within(other.retry_in)
-        self.empty += other.empty
-        self.newline_ended += other.newline_ended
-        self.world_readable += other.world_readable
-        self.atomic_roots += other.atomic_roots
-
-
-@dataclass(slots=True)
 class Root:
-    """What is remembered of a root between scans, to tell a removal from a remount.
+    """What is remembered of a root between scans, to distinguish a removal from a remount.
 
     Attributes:
-        path: Where it is.
+        path: The directory.
         identity: Device and inode, or None before the first scan.
         generation: Target of `..data`, or None where there is none.
         names: Names of the secrets that the last scan looked for.
-        absent: Those of them that count as removed.
-        away_since: When it began to look as if it were away (monotonic clock), or None.
+        absent: Names of the secrets that count as removed.
+        away_since: Since when the mount counts as away (monotonic clock, seconds), or None.
     """
 
     path: str
@@ -95,14 +59,14 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What every scan goes by.
+    """The parameters of every scan.
 
     Attributes:
         roots: Directories that files must lie in, longest first.
         max_size: Largest secret, bytes.
-        settle: Seconds a plain file must rest before it is read.
-        grace: Seconds that a vanished mount has to come back before its secrets count as removed.
-        fingerprint: The version of a content, by the secret's name and the content.
+        settle: Seconds since the last write before a plain file is read.
+        grace: Seconds until the secrets of a mount that is away count as removed.
+        fingerprint: Returns the version for a secret's name and content.
     """
 
     roots: tuple[str, ...]
@@ -113,7 +77,7 @@ class Rules:
 
 
 class _GenerationGoneError(Exception):
-    """The generation that was being read is not there any more: read the next one."""
+    """The generation that was being read was replaced: read the next one."""
 
 
 class RootScan:
@@ -139,7 +103,7 @@ class RootScan:
         self._start()
 
     def _start(self) -> None:
-        """Forgets what was seen: nothing of one generation may get into the next one's snapshot."""
+        """Drops what was read: a snapshot must not mix two generations."""
         self._snapshot = Snapshot()
         self._links: dict[str, bool] = {}
         self._absent: list[str] = []
@@ -150,14 +114,14 @@ class RootScan:
         self._left = False
 
     def run(self) -> Snapshot:
-        """Reads the root's entries, again while generations move away."""
+        """Reads the root's entries, again as often as their generation is replaced meanwhile."""
         try:
             root = os.open(self._root.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             if error.errno not in GONE:
                 self._observe_all(self._failure(error, "its mount"))
             elif not self._may_return():
-                self._observe_all(gone(f"the mount {self._root.path} is gone"))
+                self._observe_all(gone(f"the mount {self._root.path} does not exist"))
                 self._root.absent = frozenset(self._snapshot.observations)
         else:
             try:
@@ -186,16 +150,18 @@ class RootScan:
                 return
             self._remember(root)
             return
+        # Generations are replaced faster than they can be read. What was read is dropped, and the
+        # secrets keep their versions until a later scan is fast enough.
         self._start()
         self._observe_all(Observation(State.PRESENT, settled=False))
         self._snapshot.retry_within(self._rules.settle)
 
     def _pin(self, root: int) -> int | None:
-        """Opens the directory behind `..data`, so that it stays the one that is read.
+        """Opens the directory behind `..data`, so that all files are read from this one.
 
         Raises:
             _GenerationGoneError: It was replaced at this moment.
-            OSError: It is there but cannot be opened.
+            OSError: It exists but cannot be opened.
         """
         if not _exists(root, DATA_LINK):
             return None
@@ -207,7 +173,9 @@ class RootScan:
                 raise
             data = None
         try:
-            # looked at between two readings of one target: else it may be an earlier link's time
+            # The link's own time is when the generation was published. It is read between two
+            # readings of the link's target: only if these are the same is it the time of this
+            # generation, and not of the one before or after.
             published_ns = os.lstat(DATA_LINK, dir_fd=root).st_mtime_ns
         except OSError:
             published_ns = 0
@@ -219,7 +187,10 @@ class RootScan:
         return data
 
     def _is_away(self) -> bool:
-        """Whether a mount without a generation had or will have one, and is waited for."""
+        """Whether a mount without a readable generation had one or has a link to one.
+
+        It is being taken down or set up then, and the grace period applies to all of its secrets.
+        """
         expected = self._generation is not None or self._root.generation is not None
         return expected and self._may_return()
 
@@ -227,7 +198,7 @@ class RootScan:
         """Reads all entries through one pinned generation, or plain files where there is none.
 
         Raises:
-            _GenerationGoneError: It was replaced and removed before all was read.
+            _GenerationGoneError: It was replaced and removed before all files were read.
         """
         observations = self._snapshot.observations
         for entry in self._entries:
@@ -238,7 +209,23 @@ class RootScan:
             self._generation, self._dangling = None, True
 
     def _remember(self, root: int) -> None:
-        """Decides what absence means, and keeps what the next scan needs for that."""
+        """Decides what absence means, and keeps what the next scan needs for that.
+
+        A file that does not exist was removed, or its mount is away. A removal that is reported by
+        mistake makes consumers drop a secret that is in use, while one that is reported late costs
+        only the grace period. So a file that the last scan did not count as removed (`vanished`)
+        counts as removed at once only where there is no doubt. There is doubt where
+
+        - the mount already counts as away, since it can come back file by file;
+        - the directory is another one than at the last scan: something was mounted over the path,
+          or unmounted;
+        - the generation is the one of the last scan: publishers remove files only by a new
+          generation, so files that are missing from the same one are being taken down.
+
+        The first scan of a root has nothing to compare with. There is doubt where the directory is
+        empty, since it may be a mount point that is not mounted yet. A secret that was added to the
+        vault config since the last scan has no version to lose, and is not in `vanished`.
+        """
         known, status = self._root, os.fstat(root)
         identity = (status.st_dev, status.st_ino)
         absent = frozenset(self._absent)
@@ -250,21 +237,31 @@ class RootScan:
             or (self._generation is not None and self._generation == known.generation)
         )
         if in_doubt and self._may_return(vanished):
+            # not absent yet, so that the next scan decides again, until the grace period is over
             absent -= vanished
         elif not self._dangling:
+            # The mount is complete. One with a dangling `..data` is not, and keeps its time: else
+            # the next scan would begin a new grace period for secrets that count as removed.
             known.away_since = None
         known.identity, known.generation = identity, self._generation
         known.names, known.absent = frozenset(self._snapshot.observations), absent
 
     def _may_return(self, names: Iterable[str] | None = None) -> bool:
-        """Holds secrets of a mount that is away, all by default, while the grace period lasts."""
+        """Keeps secrets of a mount that is away unsettled while the grace period lasts.
+
+        Args:
+            names: The secrets; all by default.
+
+        Returns:
+            False when the period is over.
+        """
         known = self._root
         if known.away_since is None:
             known.away_since = self._monotonic
         left = known.away_since + self._rules.grace - self._monotonic
         if left <= 0:
             return False
-        problem = f"the mount {known.path} is away"
+        problem = f"the mount {known.path} is missing or incomplete"
         held = Observation(State.MISSING, None, problem, settled=False)
         if names is None:
             self._observe_all(held)
@@ -296,6 +293,9 @@ class RootScan:
             return self._missing(entry, published=published)
         try:
             if self._left and published:
+                # The links led out of the pinned generation, perhaps through the mount's own
+                # `..data`. The file is of this generation only if that is still the current one,
+                # and when it was published is unknown.
                 published = False
                 if _link(root, DATA_LINK) != self._generation:
                     raise _GenerationGoneError
@@ -308,7 +308,8 @@ class RootScan:
     def _is_published(self, root: int, relative: str) -> bool:
         """Whether a visible name is the AtomicWriter's link into the current generation.
 
-        A name without a link counts as published: links of new files appear just after the swap.
+        A name that does not exist counts as published: the AtomicWriter creates the links of new
+        files after the swap.
         """
         first = relative.partition("/")[0]
         if first == DATA_LINK:
@@ -327,7 +328,9 @@ class RootScan:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-        # an absolute link, or one from a generation to elsewhere: fine if it ends in some root
+        # An absolute link, or one out of its generation. It is allowed where it ends in a root, and
+        # that is checked by opening the real path beneath this root: a link that is swapped after
+        # `realpath` makes the opening fail.
         self._left = True
         real = os.path.realpath(f"/proc/self/fd/{directory}/{relative}")
         for path in self._rules.roots:
@@ -347,7 +350,7 @@ class RootScan:
         limit = self._rules.max_size
         if status.st_size > limit:
             return unreadable("secret-too-large", f"is larger than max_secret_size ({limit} bytes)")
-        content = os.read(descriptor, status.st_size + 1)
+        content = os.read(descriptor, status.st_size + 1)  # one more shows that it has grown
         untouched = published and status.st_mtime_ns <= self._published_ns
         if not untouched and not self._at_rest(descriptor, status, entry):
             return Observation(State.PRESENT, settled=False)
@@ -367,13 +370,15 @@ class RootScan:
     def _at_rest(self, descriptor: int, before: os.stat_result, entry: Entry) -> bool:
         settle, after = self._rules.settle, os.fstat(descriptor)
         unchanged = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
-        # the clock goes on while a large mount is scanned; a file of the far future is at rest
+        # Time passes while a large mount is scanned, so the age is by the clock of this moment. A
+        # time in the future comes from a wrong clock and says nothing: such a file is at rest.
         age = self._epoch + time.monotonic() - after.st_mtime
         if not unchanged or 0 <= age < settle:
             self._snapshot.retry_within(settle)
             return False
         if self._is_written(entry.path):
-            self._snapshot.retry_within(max(settle, _TRY_AGAIN))  # its closing makes a hint
+            # No hurry: when the file is closed, the watcher gives a hint.
+            self._snapshot.retry_within(max(settle, _TRY_AGAIN))
             return False
         return True
 
@@ -395,7 +400,7 @@ class RootScan:
         for parent in parents_of(self._entries):
             first = parent[self._prefix :].partition("/")[0]
             if first == DATA_LINK or self._links.get(first):
-                continue  # within a generation: replaced, not changed
+                continue  # within a generation, which is replaced and never changed
             while parent != root and not os.path.isdir(parent):
                 parent = os.path.dirname(parent)  # noqa: PLW2901 - climbs to what exists
             if parent != root:
@@ -428,4 +433,4 @@ def _is_empty(directory: str) -> bool:
         with os.scandir(directory) as listing:
             return all(item.name.startswith("..") for item in listing)
     except OSError:
-        return False  # not to be listed; its files can be there all the same
+        return False  # it cannot be listed, but its files may exist

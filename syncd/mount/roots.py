@@ -1,4 +1,4 @@
-"""Roots: the directories that secrets must lie in, and what to watch to see a path come and go."""
+"""Roots: the directories that secrets must lie in, and what to watch for a path to appear."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ DATA_LINK: Final = "..data"
 
 
 def derive_roots(entries: Iterable[Entry]) -> tuple[str, ...]:
-    """The roots of a vault config that names none: the mounts its files lie in.
+    """The roots where the configuration sets none: the mounts that the entries' files lie in.
 
-    For each path that is the nearest ancestor with a `..data` link, else its parent directory; a
-    root inside another one is that other one.
+    For each path that is the nearest ancestor with a `..data` link, else the parent directory. A
+    root inside another one is left out.
     """
     return mounts_of(parents_of(entries))
 
 
 def parents_of(entries: Iterable[Entry]) -> frozenset[str]:
-    """The directories that entries name for their files."""
+    """The directories of the entries' files."""
     return frozenset([entry.path.rpartition("/")[0] or "/" for entry in entries])
 
 
@@ -33,8 +33,8 @@ def mounts_of(parents: Iterable[str], known: Iterable[str] = ()) -> tuple[str, .
 
     Args:
         parents: The directories.
-        known: Mounts found before. One that still holds a directory stays, for a mount that is
-            away shows no `..data` link.
+        known: Mounts found before. One that still contains a directory stays, because a mount that
+            is away has no `..data` link.
     """
     found = {_nearest_mount(parent) or parent for parent in parents}
     found.update(root for root in known if any(contains(root, parent) for parent in parents))
@@ -56,10 +56,9 @@ def contains(root: str, path: str) -> bool:
 
 
 def watch_path(watch: dict[str, frozenset[str] | None], path: str) -> None:
-    """Adds what must be watched to see a path come, go or be replaced: its nearest real parent.
+    """Adds what must be watched for a path to appear, change or go: its nearest existing parent.
 
-    There, a swap of `..data` matters as well: the name can be a link through it, and can have been
-    made before it.
+    A swap of `..data` there matters as well, since the name can be a link through it.
     """
     parent, name = os.path.split(path)
     while name and not os.path.isdir(parent):

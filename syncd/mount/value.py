@@ -1,8 +1,8 @@
-"""Reading one secret's value, for the only ones who get values from syncd.
+"""Reading one secret's value, for the two purposes for which syncd passes a value on.
 
-These are systemd's units, and Aidbox, which is asked as a Client whether it accepts one. A value is
-taken as a scan would take it (`syncd.mount.read`): through one pinned generation, beneath the watch
-roots, of a sane size, at rest. It is never kept: whoever asked passes it on and drops it.
+One is the credentials of systemd's units; the other is verifying that Aidbox accepts a new value. A
+value is read as a scan reads it (`syncd.mount.read`): through one pinned generation, beneath the
+watch roots, of a limited size, at rest. It is not kept here, and callers drop it after use.
 
 Everything here blocks: call it in a worker thread.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _ValueReader(Reader):
-    """Keeps what it read last, beside the fingerprint of it."""
+    """Keeps the content that it read last, beside the fingerprint."""
 
     value = b""
 
@@ -43,14 +43,14 @@ def read_value(name: str, entries: Mapping[str, Entry], watch: Watch) -> bytes |
 
     Args:
         name: The secret's.
-        entries: Of the vault config, by name.
+        entries: The vault config's, by name.
         watch: The section `watch` of the configuration.
 
     Returns:
-        The value; None while it is being written or replaced: ask again soon.
+        The value; None while it is being written or replaced: try again soon.
 
     Raises:
-        RefusedError: There is no value to give, an empty one included; says why.
+        RefusedError: The value cannot be read, or is empty.
     """
     entry = entries.get(name)
     if entry is None:
@@ -69,17 +69,17 @@ def read_value(name: str, entries: Mapping[str, Entry], watch: Watch) -> bytes |
 def read_version(
     key: bytes, roots: Iterable[str], watch: Watch, entry: Entry, version: str
 ) -> bytes | None:
-    """Reads a secret only while its file holds the version that was announced.
+    """Reads a secret's value if its file still has a certain version.
 
     Args:
         key: Key of the fingerprints.
         roots: Directories that the file must lie in, after resolving symlinks.
         watch: The section `watch` of the configuration.
         entry: The secret's.
-        version: What the content must be.
+        version: The version that the content must have.
 
     Returns:
-        The content, or None where it cannot be read or is another version by now.
+        The content, or None where it cannot be read or has another version.
     """
     reader = _reader(key, roots, watch)
     return reader.value if reader.read(entry).version == version else None

@@ -1,4 +1,4 @@
-"""What a scan says of a file that it cannot take: state, reason and finding."""
+"""Observations of files that a scan cannot read: state, reason and code of the finding."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from syncd.core.model import Entry
 
 GONE: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ESTALE))
-"""Errors that say that nothing is there."""
+"""Errors that mean that the file or directory does not exist."""
 
 MACHINE_SHORT: Final = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN)
 )
-"""Errors of a machine that is short of something: no word about the file."""
+"""Errors of a machine that is short of a resource, which say nothing about the file."""
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -30,37 +30,40 @@ _KINDS = (
 
 
 def not_a_file(mode: int) -> Observation:
-    """Something that is no regular file, by its `st_mode`."""
-    kind = next((name for test, name in _KINDS if test(mode)), "no regular file")
+    """Something that is not a regular file, by its `st_mode`."""
+    kind = next((name for test, name in _KINDS if test(mode)), "of an unknown kind")
     return unreadable("secret-not-a-file", f"is {kind}, not a file")
 
 
 def missing(entry: Entry, *, atomic: bool) -> Observation:
-    """Nothing behind an entry; a plain link that leads nowhere is a mistake of its own."""
+    """A path without a file.
+
+    Outside of AtomicWriter mounts a dangling symlink is a mistake and not a removal.
+    """
     if not atomic and os.path.islink(entry.path):
-        return unreadable("secret-link-dangling", "is a symlink to nothing")
+        return unreadable("secret-link-dangling", "is a dangling symlink")
     return gone(f"there is no file {entry.path}")
 
 
 def gone(problem: str) -> Observation:
-    """A secret that is not there."""
+    """A secret whose file does not exist."""
     return Observation(State.MISSING, None, problem, code="secret-missing")
 
 
 def unreadable(code: str, reason: str) -> Observation:
-    """A secret that is there and cannot be taken."""
+    """A secret whose file exists and cannot be read."""
     return Observation(State.UNREADABLE, None, reason, code=code)
 
 
 def failure(error: OSError, what: str) -> Observation:
-    """What an error says of a file, or of all files of a mount."""
+    """The observation for an error at a file, or at the mount of all of its files."""
     if error.errno in MACHINE_SHORT:
         problem = f"{what} could not be read: {error.strerror}"
         return Observation(State.UNREADABLE, None, problem, settled=False)
     reasons = {
         errno.EXDEV: ("secret-outside-roots", "leads outside the watch roots"),
         errno.ELOOP: ("secret-link-loop", "is a loop of symlinks"),
-        errno.EACCES: ("secret-unreadable", f"may not be read by uid {os.geteuid()}"),
+        errno.EACCES: ("secret-unreadable", f"is not readable for uid {os.geteuid()}"),
         errno.ENXIO: ("secret-not-a-file", "is a socket or device, not a file"),
     }
     otherwise = ("secret-unreadable", f"cannot be read: {error.strerror}")

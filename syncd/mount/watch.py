@@ -1,19 +1,19 @@
-"""Watching directories: inotify as a hint that a scan is worth while, never as the truth.
+"""Watching directories: inotify gives hints that a scan is due, and is never taken as the truth.
 
-Traps, and what is done about them:
+Traps, and how they are handled:
 
-- A watch on a file dies with the file; only directories are watched (inotify(7)).
-- A mount on top of a watched directory makes no event, but `/proc/self/mountinfo` tells poll(2)
-  of it (proc(5)). It tells once: with `EPOLLPRI` the event loop's own poll of our epoll takes the
-  news away, so the edge of `EPOLLIN`, which is always set, is waited for instead, as libmount does.
-- The queue overflows: everything is scanned.
-- One directory reached by two paths has one watch: it stands for both.
-- A file that is being written says `IN_MODIFY`, and `IN_CLOSE_WRITE` when it is done; in between
-  it is listed in `writers`, for a bounded time, because a truncate(2) never closes anything.
-  Whoever reads the file must ask after that (`is_written`), and what waits in the queue counts: a
-  slow writer's last event can be older than the settle time, and the scan not begun by it.
+- A watch on a file ends with the file, so only directories are watched (inotify(7)).
+- A mount on top of a watched directory gives no event, but `/proc/self/mountinfo` signals it to
+  poll(2) (proc(5)). It signals once: with `EPOLLPRI` the event loop's own poll of this epoll would
+  consume the signal, so the edge of `EPOLLIN`, which is always set, is used, as in libmount.
+- When the queue overflows, everything is scanned.
+- A directory that is reached by two paths has one watch, which stands for both.
+- A file that is being written gives `IN_MODIFY`, and `IN_CLOSE_WRITE` at the end. In between it is
+  in `writers`, for a bounded time, because truncate(2) gives no `IN_CLOSE_WRITE`. After reading a
+  file, `is_written` must be called, and it includes the events that are still in the queue: a slow
+  writer's last event can be older than the settle time, without having started this scan.
 - Instances and watches are limited per user (`EMFILE`, `ENOSPC`), and some sandboxes have none
-  (`ENOSYS`): the caller then polls, and every call of `arm` tries to come back.
+  (`ENOSYS`). The caller then polls, and every call of `arm` tries inotify again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 WRITER_LIMIT: Final = 10.0
-"""Seconds after its last write that a file counts as being written if nobody closed it."""
+"""Seconds after its last write that a file counts as being written if it was not closed."""
 
 _MASK: Final = (
     flags.MODIFY
@@ -56,20 +56,20 @@ _MANY: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """Something happened that a scan should look at.
+    """A reason to scan.
 
     Attributes:
         reason: `inotify`, or `overflow` when events were lost.
-        urgent: True where waiting for writers to finish would be in vain: a swap, a mount.
-        directories: Where; empty when that cannot be told, which is to say anywhere.
+        urgent: True where there is no writer to wait for: a swap, a mount.
+        directories: Where something happened; empty where that is unknown, which means anywhere.
     """
 
     reason: Literal["inotify", "overflow"]
     urgent: bool
     directories: frozenset[str]
 
-    def and_also(self, later: Hint) -> Hint:
-        """Both in one."""
+    def merge(self, later: Hint) -> Hint:
+        """Both hints in one."""
         return Hint(
             "overflow" if "overflow" in (self.reason, later.reason) else "inotify",
             self.urgent or later.urgent,
@@ -86,7 +86,7 @@ class Watcher:
     """Watches a set of directories that `arm` may change at any time.
 
     Args:
-        mode: `auto` and `inotify` use inotify where they can, `poll` does not.
+        mode: `auto` and `inotify` use inotify where it works, `poll` does not.
     """
 
     def __init__(self, mode: Literal["auto", "inotify", "poll"] = "auto") -> None:
@@ -96,7 +96,7 @@ class Watcher:
         self._modified: dict[str, float] = {}
         self._mounts: int | None = None
         self._epoll: select.epoll | None = None
-        self._unheard: Hint | None = None
+        self._kept: Hint | None = None
         self.degraded: str | None = None
         """Why inotify cannot be used now although it is wanted, or None."""
 
@@ -108,8 +108,8 @@ class Watcher:
     def arm(self, watch: Mapping[str, frozenset[str] | None]) -> None:
         """Watches these directories and no others; may be called from a worker thread.
 
-        A directory that was replaced by another of the same name is watched anew. What cannot be
-        watched shows in `degraded`.
+        A directory that was replaced by another one of the same name gets a new watch. A directory
+        that cannot be watched shows in `degraded`.
 
         Args:
             watch: Per directory the names that matter, or None for all.
@@ -117,6 +117,9 @@ class Watcher:
         self._open()
         if self._inotify is None:
             return
+        # For a directory that is watched already, `inotify_add_watch` returns that watch. So
+        # arming the same directories again loses no event, and only a directory that was replaced
+        # gets a new one. Which watches are no longer needed is known after that, by their number.
         table: _Table = {}
         degraded = None
         for directory, names in watch.items():
@@ -132,7 +135,7 @@ class Watcher:
             try:
                 self._inotify.rm_watch(descriptor)
             except OSError:
-                continue  # it went with its directory
+                continue  # the kernel removed it together with its directory
         self.degraded = degraded
 
     def _open(self) -> None:
@@ -162,36 +165,37 @@ class Watcher:
 
     @staticmethod
     def _open_mounts(epoll: select.epoll) -> int | None:
-        """Opens the mount table and has it watched; None if not: the rescan notices mounts."""
+        """Opens and watches the mount table; None where that fails, and the rescan finds mounts."""
         try:
             mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         try:
             epoll.register(mounts, select.EPOLLIN | select.EPOLLET)
-            epoll.poll(0)  # the edge of being registered is no news
+            epoll.poll(0)  # consumes the edge that registering gives
         except OSError:
             os.close(mounts)
             return None
         return mounts
 
     def writers(self) -> frozenset[str]:
-        """Paths of files that were written to and not closed since, as far as events tell."""
+        """Paths of files that were written to and not closed since, by the events so far."""
         limit = time.monotonic() - WRITER_LIMIT
         self._modified = {path: at for path, at in self._modified.items() if at > limit}
         return frozenset(self._modified)
 
     def is_written(self, path: str) -> bool:
-        """Whether a file is being written, as far as events tell that have happened until now.
+        """Whether a file is being written, by all events until now.
 
-        May be called from a worker thread while nobody waits for a hint; it takes none away.
+        May be called from a worker thread while no `next_hint` is waiting. The hint of the events
+        that it reads is kept for the next `next_hint`.
 
         Args:
             path: The file, or a symlink to it.
         """
         hint = None if self._epoll is None else self._drain(self._epoll)
         if hint is not None:
-            self._unheard = hint if self._unheard is None else self._unheard.and_also(hint)
+            self._kept = hint if self._kept is None else self._kept.merge(hint)
         if not self._modified:
             return False
         limit = time.monotonic() - WRITER_LIMIT
@@ -199,10 +203,10 @@ class Watcher:
         return any(self._modified.get(name, limit) > limit for name in paths)
 
     async def next_hint(self) -> Hint:
-        """Waits until something happened that matters."""
-        unheard, self._unheard = self._unheard, None
-        if unheard is not None:
-            return unheard
+        """Waits for a hint."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            return kept
         while True:
             if self._epoll is None:
                 await anyio.sleep_forever()
@@ -239,7 +243,7 @@ class Watcher:
     def _judge(
         self, directory: str, names: frozenset[str] | None, mask: int, name: str
     ) -> bool | None:
-        """Whether an event is urgent, or None if it does not matter."""
+        """Whether an event is urgent; None where it needs no scan."""
         if mask & _OF_ITSELF:
             for path in [path for path in self._modified if os.path.dirname(path) == directory]:
                 del self._modified[path]
@@ -263,7 +267,7 @@ class Watcher:
                 closable.close()
         if self._mounts is not None:
             os.close(self._mounts)
-        self._epoll = self._inotify = self._mounts = self._unheard = None
+        self._epoll = self._inotify = self._mounts = self._kept = None
 
 
 def _explain(error: OSError) -> str:

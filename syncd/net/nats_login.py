@@ -38,7 +38,7 @@ _SEED: Final = re.compile(r"-BEGIN USER NKEY SEED-+\s+(\w+)\s+-+END USER NKEY SE
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Login:
-    """What is presented, as the files have it now.
+    """The credentials to present, as the files have them now.
 
     Attributes:
         user: With `password`, or None.
@@ -65,7 +65,7 @@ class Login:
         return base64.b64encode(self._private_key().sign(nonce.encode()))
 
     def public_key(self) -> str:
-        """The NKey that belongs to the seed (`U…`)."""
+        """The public NKey of the seed (`U…`)."""
         public = self._private_key().public_key().public_bytes_raw()
         return _with_checksum(bytes((_USER_PREFIX,)) + public)
 

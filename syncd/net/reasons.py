@@ -122,7 +122,7 @@ def reason_of(
             return Reason(Fault.SYSTEM, os.strerror(cause.errno), remedy)
     if any(isinstance(cause, (TimeoutError, *timeouts)) for cause in found):
         return Reason(Fault.TIMEOUT, "no answer in time", CHECK_SERVER)
-    return Reason(Fault.UNKNOWN, "the connection was closed before an answer", CHECK_SERVER)
+    return Reason(Fault.UNKNOWN, "the connection ended without a complete answer", CHECK_SERVER)
 
 
 def causes(error: BaseException) -> list[BaseException]:

@@ -1,13 +1,13 @@
-"""The way to a vault over HTTP: TLS as configured, and sockets that can be shut from outside.
+"""HTTP to vaults over requests: TLS as configured, and sockets that can be shut down from outside.
 
-Traps of requests that this module keeps shut (requests 2.34, urllib3 2.8):
+Traps of requests that this module avoids (requests 2.34, urllib3 2.8):
 
-- `verify=True` trusts certifi's bundle whatever the operating system trusts, and the environment
-  can override it: TLS is one `SSLContext` of ours;
-- `.netrc` would be taken as credentials: the environment gives proxies and nothing else;
+- `verify=True` trusts certifi's bundle instead of the system's CAs, and the environment can
+  override it: TLS is one `SSLContext` of `syncd.net.tls`;
+- `.netrc` would be taken as credentials: only proxies come from the environment;
 - time limits are per socket operation, and a blocked read cannot be cancelled: every socket is
-  known, so that shutting it ends the request under way;
-- an answer is read whole however long it is: `LONGEST_ANSWER` bounds it.
+  registered, and shutting it down ends the request in progress;
+- an answer of any length is read whole: `LONGEST_ANSWER` bounds it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _INVALID_ADDRESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidS
 
 
 class TooLongError(Exception):
-    """An answer that went on beyond `LONGEST_ANSWER`, and was cut off; its text says so."""
+    """An answer is longer than `LONGEST_ANSWER`; `str()` is a clause about the server."""
 
 
 class RotatingSession:
@@ -149,19 +149,19 @@ def interrupted(what: str, server: str) -> TemporaryError:
 
 
 class Sockets:
-    """The sockets in use, so that a request under way can be ended from another thread."""
+    """The sockets in use, so that another thread can end a request in progress."""
 
     def __init__(self) -> None:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
 
     def opened(self, sock: socket.socket) -> None:
-        """Takes note of a socket."""
+        """Registers a socket."""
         with self._lock:
             self._open = {known for known in self._open if known.fileno() >= 0} | {sock}
 
     def shut(self) -> None:
-        """Ends what is being sent and received."""
+        """Shuts all of them down (shutdown(2)), which ends every read and write."""
         with self._lock:
             for sock in self._open:
                 with contextlib.suppress(OSError):
@@ -170,7 +170,7 @@ class Sockets:
 
 
 class _Adapter(HTTPAdapter):
-    """requests' adapter with our TLS, sockets that can be shut, and answers of bounded length."""
+    """requests' adapter with syncd's TLS, sockets that can be shut down, and bounded answers."""
 
     def __init__(
         self, sockets: Sockets, context: ssl.SSLContext | None, server_name: str | None
@@ -191,7 +191,7 @@ class _Adapter(HTTPAdapter):
         """Sends a request, and reads the answer unless it is streamed.
 
         Raises:
-            TooLongError: The answer is.
+            TooLongError: The answer is longer than `LONGEST_ANSWER`.
         """
         response = super().send(request, stream, *args, **kwargs)
         if not stream:
@@ -229,7 +229,7 @@ class _Adapter(HTTPAdapter):
         return host, {}
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:  # noqa: ANN401
-        """Leaves the pool alone: requests would add certifi's bundle to our context."""
+        """Does nothing: requests would add certifi's bundle to the context."""
 
 
 def _pool_classes(opened: Callable[[socket.socket], None]) -> dict[str, type[HTTPConnectionPool]]:

@@ -2,7 +2,7 @@
 
 The files are looked at before each use and the context is built again when one of them has changed
 (`syncd.net.rotation`), so certificates rotate without a restart. A new context is a new object:
-whoever keeps connections closes those of the old one.
+a caller that keeps connections closes those of the old one.
 
 OpenSSL's traps:
 

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class CompositeProvider:
-    """Fetches from several providers what one target holds."""
+    """Fetches the files of one target from several providers."""
 
     def __init__(self, name: str, providers: Sequence[Provider]) -> None:
         self.name = name
         self._providers = tuple(providers)
 
     def fetch(self) -> Payload:
-        """All of their files; see `syncd.provision.refresh.Provider`."""
+        """Fetches all their files; see `syncd.provision.refresh.Provider`."""
         payloads = [provider.fetch() for provider in self._providers]
         files = tuple(file for payload in payloads for file in payload.files)
         dues = [payload.due for payload in payloads if payload.due is not None]

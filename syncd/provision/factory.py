@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from syncd.telemetry.metrics import Metrics
 
 
+_MANIFEST_CERTIFICATE = {
+    "client_cert": "vaultTLSClientCertPath",
+    "client_key": "vaultTLSClientKeyPath",
+}
+
+
 def open_refreshers(
     entries: Sequence[Provision],
     metrics: Metrics,
@@ -99,12 +105,6 @@ def _open_vault(plan: Plan, vault: VaultClass) -> Provider:
     )
     address = (entry.vault_url or vault.address).rstrip("/")
     return VaultProvider(plan.name, vault, auth, address=address, trust=trust)
-
-
-_MANIFEST_CERTIFICATE = {
-    "client_cert": "vaultTLSClientCertPath",
-    "client_key": "vaultTLSClientKeyPath",
-}
 
 
 def _open_azure(plan: Plan, azure: AzureClass) -> Provider:

@@ -1,11 +1,11 @@
-"""Azure's instance metadata service: who the machine is that syncd runs on.
+"""Azure's instance metadata service: tokens of the managed identities of the VM.
 
-azure-identity could ask it, too. But it chooses among several identities by the environment, where
-here only the one that the user named is wanted, and it takes 20 MiB of memory for this request.
+azure-identity can request them too, but takes 20 MiB of memory, and chooses among several
+identities by environment variables, where syncd uses only the identity that is configured.
 
 Source of the login to Vault's `azure` method: hashicorp/vault,
 `command/agentproxyshared/auth/azure`: the JWT is the managed identity's access token for
-`resource`, and the server checks it against the machine's own coordinates.
+`resource`, and the server checks it against the names of the VM.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ _INSTANCE = "/metadata/instance"
 
 
 def imds_address() -> str:
-    """Where the service is; azure-identity's variable moves it, for tests and odd machines."""
+    """URL of the service; azure-identity's variable overrides it, for tests."""
     return os.environ.get("AZURE_POD_IDENTITY_AUTHORITY_HOST", IMDS).rstrip("/")
 
 
 def identity_token(resource: str, client_id: str | None, imds: str) -> tuple[str, float]:
-    """An access token of the machine's identity.
+    """Requests an access token of a managed identity.
 
     Args:
-        resource: What it is for.
+        resource: The service that the token is for, as a URL.
         client_id: Which user-assigned identity; None for the system-assigned one.
-        imds: Where the service is.
+        imds: URL of the metadata service.
 
     Returns:
-        The token, and for how many seconds it lasts.
+        The token, and the seconds that it is valid for.
 
     Raises:
         TemporaryError: The metadata service does not answer.
-        RefusedError: It has no such identity.
+        RefusedError: The VM has no such identity.
     """
     query = {"api-version": "2018-02-01", "resource": resource}
     if client_id is not None:
@@ -57,11 +57,11 @@ def identity_token(resource: str, client_id: str | None, imds: str) -> tuple[str
 
 
 def azure_login_body(auth: AzureLogin, role: str, imds: str) -> dict[str, str]:
-    """What `auth/azure/login` wants to know of this machine.
+    """The body of a request to `auth/azure/login`.
 
     Raises:
         TemporaryError: The metadata service does not answer.
-        RefusedError: It has no such identity.
+        RefusedError: The VM has no such identity.
     """
     token, _ = identity_token(auth.resource, auth.client_id, imds)
     instance = _get(imds, _INSTANCE, {"api-version": "2021-02-01"}).get("compute")
@@ -77,7 +77,8 @@ def azure_login_body(auth: AzureLogin, role: str, imds: str) -> dict[str, str]:
 
 
 def _get(imds: str, path: str, query: Mapping[str, str]) -> dict[str, Any]:
-    where = "cannot log in by the machine's identity: the metadata service of Azure"
+    what = f"cannot log in by a managed identity: Azure's metadata service at {imds}"
+    remedy = "check that this is an Azure VM with an identity"
     try:
         with requests.Session() as session:
             session.trust_env = False  # link-local: never through a proxy
@@ -88,14 +89,23 @@ def _get(imds: str, path: str, query: Mapping[str, str]) -> dict[str, Any]:
                 timeout=_TIMEOUT,
                 allow_redirects=False,
             )
-            answer = response.json() if response.status_code == 200 else None  # noqa: PLR2004
-    except (requests.RequestException, ValueError):
-        raise TemporaryError(f"{where} does not answer; is this a machine in Azure?") from None
-    if isinstance(answer, dict):
-        return answer
-    if response.status_code in (400, 404):
-        raise RefusedError(f"{where} knows no such identity; assign it or mend client_id")
-    raise TemporaryError(f"{where} is not able to answer now ({response.status_code}); try later")
+    except requests.RequestException:
+        raise TemporaryError(f"{what} does not answer", remedy) from None
+    status = response.status_code
+    if status in (400, 404):
+        raise RefusedError(
+            f"{what} does not know the identity ({status})",
+            "assign it to this VM, or correct its client id",
+        )
+    if status != 200:  # noqa: PLR2004 - OK
+        raise TemporaryError(f"{what} cannot answer now ({status})", "check Azure's service health")
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise TemporaryError(f"{what} sent an answer that is not a JSON object", remedy)
+    return answer
 
 
 def _text(tree: Mapping[str, Any], key: str) -> str:

@@ -1,11 +1,11 @@
-"""Opening a file that must lie beneath a directory, whatever its symlinks say and whoever races.
+"""Opening a file that must lie beneath a directory, even if its symlinks are swapped meanwhile.
 
 `openat2(2)` with `RESOLVE_BENEATH` makes the kernel refuse every path that leaves the directory
-(Linux 5.6). Where it cannot be had (gVisor, an old seccomp profile), the file is first pinned by
-an `O_PATH` descriptor, which reads nothing; its real path is asked of `/proc/self/fd`, and only
-that very file is then opened for reading. Both ways a link that is swapped in mid-air can make the
-opening fail, but not escape. A bare name that turns out to be no symlink (`O_NOFOLLOW`) cannot
-leave its directory either, and needs neither.
+(Linux 5.6). Where it is not available (gVisor, an old seccomp profile), the file is first pinned by
+an `O_PATH` descriptor, which reads nothing; its real path is read from `/proc/self/fd`, and only
+that pinned file is then opened for reading. In both cases a link that is swapped at that moment can
+make the opening fail, but not escape. A bare name that is not a symlink (`O_NOFOLLOW`) cannot leave
+its directory and needs neither.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def open_file(directory: int, path: str) -> int:
         OSError: `EXDEV` when the path leads outside, else as `open(2)`.
     """
     if "/" not in path and path not in _NO_NAMES:
-        # the usual case, in half the time: a name in the directory itself, and no symlink
+        # the usual case, in half of the time: a name in the directory itself that is not a symlink
         try:
             return os.open(path, _READ | os.O_NOFOLLOW, dir_fd=directory)
         except OSError as error:

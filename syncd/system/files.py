@@ -2,7 +2,7 @@
 
 A configuration, a manifest, a credential and a key are read in one way: opened without waiting for
 a FIFO's writer, checked on the descriptor, and refused above their limit. A file cut off at its
-limit would parse as a shorter one, and lose what it says at its end.
+limit would parse as a shorter one, and lose what is at its end.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""What the process denies itself, so that what it holds for a moment is nobody else's.
+"""Protecting the memory of the process, which holds secrets for a moment.
 
-A daemon that reads secrets has them, and its own credentials, in its memory. Two ways out of there
-need no bug of ours: a core dump, and another process of the same user that reads the memory
-(`/proc/PID/mem`, ptrace(2)). Both are closed here: `PR_SET_DUMPABLE` 0 gives `/proc/PID` to root
-and refuses ptrace without `CAP_SYS_PTRACE` (prctl(2), ptrace(2) "Ptrace access mode checking"),
-and a core limit of 0 holds even where a `core_pattern` would pipe the dump to a program (core(5)).
+A daemon that reads secrets has them, and its own credentials, in its memory. Without any bug in
+syncd they could leave it in two ways: in a core dump, and through another process of the same user
+that reads the memory (`/proc/PID/mem`, ptrace(2)). Both are prevented here: `PR_SET_DUMPABLE` 0
+gives `/proc/PID` to root and refuses ptrace without `CAP_SYS_PTRACE` (prctl(2), ptrace(2) "Ptrace
+access mode checking"), and a core limit of 0 applies even where a `core_pattern` would pipe the
+dump to a program (core(5)).
 
-It is best effort: where a kernel refuses, the daemon runs all the same, and says so.
+It is best effort: where a kernel refuses, the daemon logs that and runs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def harden() -> list[str]:
     """Makes this process neither dumpable nor readable for its own user's other processes.
 
     Returns:
-        What was refused, one line each; empty when all is well.
+        What was refused, one line each; empty if nothing was.
     """
     refused = []
     try:

@@ -1,10 +1,10 @@
-"""The log: one event a line, stable dotted names, never a value.
+"""The log: one event per line, stable dotted names, never a value.
 
-The first line of defence is that no code hands a value to the log. This module is the second: an
+The first defence is that no code passes a value to the log. This module is the second: an
 exception is logged as its class and the place it was raised, never its text, since the text of a
 foreign library's exception can hold a response body; keys that name a secret's content are masked;
-bytes and unknown objects are never rendered; and what other libraries say, through the standard
-`logging`, `warnings` or an exception that nobody could catch, is reduced to where it comes from.
+bytes and unknown objects are never rendered; and messages of other libraries, through the standard
+`logging`, `warnings` or an uncaught exception, are reduced to their place.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 MASK: Final = "[redacted]"
-_TELLING: Final = (
+_MASKED: Final = (
     "authorization",
     "body",
     "content",
@@ -49,7 +49,7 @@ _DEEPEST: Final = 8
 
 
 def configure(level: str, format_: str) -> None:
-    """Sets up structlog and the standard `logging`, both to standard error.
+    """Configures structlog and the standard `logging`, both to standard error.
 
     Args:
         level: `debug`, `info`, `warning` or `error`.
@@ -77,7 +77,7 @@ def configure(level: str, format_: str) -> None:
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Masks what must not be shown, whoever logged it."""
+    """Masks keys and values that must not be shown. A structlog processor."""
     problem = event.pop("exc_info", None)
     if problem is True:
         problem = sys.exc_info()
@@ -109,7 +109,7 @@ def _place(traceback: TracebackType | None) -> str:
 
 
 def _mask(key: str, value: object, depth: int = 0) -> object:
-    if any(word in key.lower() for word in _TELLING):
+    if any(word in key.lower() for word in _MASKED):
         return MASK
     if isinstance(value, BaseException):
         return describe(value)
@@ -123,7 +123,7 @@ def _mask(key: str, value: object, depth: int = 0) -> object:
 
 
 def _legible(text: str) -> str:
-    """Text that can be written: a path may hold bytes that are no UTF-8."""
+    """Text that can be encoded: a path may hold bytes that are not UTF-8."""
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
@@ -142,7 +142,7 @@ def _console() -> Any:  # noqa: ANN401 - structlog's renderer; its module is loa
 
 
 class _Foreign(logging.Handler):
-    """Says that a library had something to say, without repeating it."""
+    """Reports that a library logged something, without its text."""
 
     def emit(self, record: logging.LogRecord) -> None:
         structlog.get_logger().warning(

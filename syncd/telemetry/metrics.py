@@ -151,12 +151,13 @@ class Metrics:
     Args:
         secret_names: Whether `syncd_secrets` carries a `secret` label, one series per secret
             (`api.metrics_secret_names`).
+        mount: Whether there is a mount; without one, series about scans are not exposed.
 
     Attributes:
         registry: Holds all metrics.
     """
 
-    def __init__(self, *, secret_names: bool = False) -> None:
+    def __init__(self, *, secret_names: bool = False, mount: bool = True) -> None:
         self.registry = registry = prometheus_client.CollectorRegistry()
         prometheus_client.ProcessCollector(registry=registry)
         self._secret_names = secret_names
@@ -167,25 +168,26 @@ class Metrics:
         self._secrets = prometheus_client.Gauge(
             "syncd_secrets", "Entries of the vault config by state", labels, registry=registry
         )
+        scans = registry if mount else None  # a zero would be an alarm, not an absence
         self._vault_config_valid = prometheus_client.Gauge(
             "syncd_vault_config_valid",
             "1 while the vault config on disk is the one in use",
-            registry=registry,
+            registry=scans,
         )
         self._last_scan = prometheus_client.Gauge(
-            "syncd_last_scan_timestamp_seconds", "When the last scan ended", registry=registry
+            "syncd_last_scan_timestamp_seconds", "When the last scan ended", registry=scans
         )
         self._scans = prometheus_client.Counter(
-            "syncd_scans", "Scans of the mounts by what caused them", ["reason"], registry=registry
+            "syncd_scans", "Scans of the mounts by cause", ["reason"], registry=scans
         )
         self._scan_duration = prometheus_client.Histogram(
             "syncd_scan_duration_seconds",
             "Time to read and compare the mounts",
-            registry=registry,
+            registry=scans,
             buckets=_SCAN_BUCKETS,
         )
         self._changes = prometheus_client.Counter(
-            "syncd_changes", "Changes of secrets", ["change"], registry=registry
+            "syncd_changes", "Changes of secrets", ["change"], registry=scans
         )
         consumer = ("consumer",)
         deliveries = prometheus_client.Counter(

@@ -1,8 +1,8 @@
-"""What a service tells systemd (sd_notify(3)), without libsystemd.
+"""Notifications to systemd (sd_notify(3)), without libsystemd.
 
-Messages go to the datagram socket that `$NOTIFY_SOCKET` names, a path or, with a leading `@`, a
-name in the abstract namespace. Telling is best effort, as there: outside of systemd nothing
-happens, and a socket that is away or full stops nobody.
+Messages go to the datagram socket that `$NOTIFY_SOCKET` names: a path or, with a leading `@`, a
+name in the abstract namespace. They are best effort, as with libsystemd: without systemd nothing
+happens, and a socket that is absent or full is ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Notifier:
-    """Tells systemd how the service is doing.
+    """Notifies systemd of the service's state.
 
     Args:
         environ: The environment.
@@ -37,11 +37,11 @@ class Notifier:
             )
 
     def ready(self) -> None:
-        """Startup, or a reload, is done."""
+        """Reports the end of the start or of a reload."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """A reload has begun; `ready` must follow, whatever comes of it.
+        """Reports the beginning of a reload; `ready` must follow, even if the reload fails.
 
         `Type=notify-reload` matches it to its signal by the monotonic clock, in microseconds.
         """
@@ -49,26 +49,26 @@ class Notifier:
         self._send(f"RELOADING=1\nMONOTONIC_USEC={now}")
 
     def stopping(self) -> None:
-        """The shutdown has begun."""
+        """Reports the beginning of the shutdown."""
         self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """A line for `systemctl status`; sent when it is another one than before."""
+        """Sets the line in `systemctl status`; sent if it has changed."""
         if text != self._status:
             self._status = text
             self._send(f"STATUS={text}")
 
     async def keep_watchdog(self) -> None:
-        """Pats the watchdog at half of its interval, if there is one, until cancelled.
+        """Sends `WATCHDOG=1` at half of the watchdog's interval, if there is one, until cancelled.
 
-        Runs in the event loop on purpose: when that hangs, the pats stop.
+        Runs in the event loop on purpose: when the loop hangs, systemd restarts the service.
         """
         while self._interval is not None:
             self._send("WATCHDOG=1")
             await anyio.sleep(self._interval / 2)
 
     def close(self) -> None:
-        """Lets go of the socket."""
+        """Closes the socket."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -83,7 +83,7 @@ class Notifier:
 
 
 def _watchdog_interval(environ: Mapping[str, str]) -> float | None:
-    """Seconds that `$WATCHDOG_USEC` allows, if it is meant for this process (`$WATCHDOG_PID`)."""
+    """`$WATCHDOG_USEC` in seconds, if it is for this process (`$WATCHDOG_PID`)."""
     text = environ.get("WATCHDOG_USEC", "")
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None

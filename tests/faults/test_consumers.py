@@ -1,4 +1,4 @@
-"""Consumers that do everything wrong, at random: nothing is lost, and nobody else waits."""
+"""Consumers that do everything wrong, at random: nothing is lost, and no other consumer waits."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_hostile_consumers(tmp_path: Path, count: Callable[[str], None]) -> None
                 )
                 for books in (good, *hostile):
                     books.mend()
-                reload(daemon)  # an operator who mended the consumers need not wait for a backoff
+                reload(daemon)  # an operator who repaired the consumers need not wait for a backoff
                 for books in hostile:
                     books.wait_for_state(expected(world))
             assert expired.requests == []
@@ -137,7 +137,7 @@ def plant_credentials(world: World) -> dict[str, Any]:
 
 
 def misbehaviour(rng: random.Random, trap: Receiver, first: int) -> Iterable[Reply]:
-    """What a consumer does until it is mended: faults at random, with an answer now and then."""
+    """What a consumer does until it is repaired: faults at random, with an answer now and then."""
     kinds: list[Reply] = [
         reply(302, location=trap.url),
         reply(307, location=trap.url),
@@ -170,7 +170,7 @@ def rotate(world: World, good: Books, rounds: int) -> list[float]:
 
 
 def spoil(books: Books, replies: Iterable[Reply]) -> None:
-    """Has a consumer misbehave; what hangs does so until it is mended."""
+    """Has a consumer misbehave; what hangs does so until it is repaired."""
     books._loop.call_soon_threadsafe(books.released.clear)
     books.script(*replies)
 

@@ -160,7 +160,7 @@ def test_a_stream_fills_up(bus: Cluster, count: Callable[[str], None]) -> None:
 
 
 def test_credentials_are_rotated_in_a_storm(tmp_path: Path, count: Callable[[str], None]) -> None:
-    """The server throws everybody out; files are ahead of it at times, and behind it at others."""
+    """The server disconnects every client; files are sometimes ahead of it, sometimes behind."""
     password = tmp_path / "password"
 
     def user(generation: int) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def test_credentials_are_rotated_in_a_storm(tmp_path: Path, count: Callable[[str
         replace(password, secret("0"))
         with Fleet([server.url], user="syncd", password_file=str(password)) as fleet:
             with fleet.storm():
-                # whoever is refused comes back within a minute: the other order is for a soak
+                # a client that is refused comes back within a minute: the other order is for a soak
                 for generation in range(1, ROUNDS + 1):
                     if generation % 2:
                         replace(password, secret(str(generation)))

@@ -1,4 +1,4 @@
-"""A reload on a full disk: what happens meanwhile is told when there is room again."""
+"""A reload on a full disk: changes during it are delivered once there is space again."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ def test_a_reload_while_the_disk_is_full(world: World) -> None:
             daemon.wait_for("ledger.recovered")
             receiver.wait(202)
             assert daemon.stop() == 0
-    told = {event["subject"] for request in receiver.requests for event in request.events}
-    assert told == {"a", *names, world.vault_config}
+    delivered = {event["subject"] for request in receiver.requests for event in request.events}
+    assert delivered == {"a", *names, world.vault_config}

@@ -28,7 +28,7 @@ GRANTED, STRANGER, OTHER = 4242, 4343, 4444
 CONNECTIONS = 10_000
 MOST_GROWTH = 32 * 1024
 """KiB of resident memory that all connections together may cost."""
-needs_root = pytest.mark.skipif(not is_root(), reason="only root can be somebody else")
+needs_root = pytest.mark.skipif(not is_root(), reason="only root can become another user")
 
 
 @pytest.fixture
@@ -167,9 +167,9 @@ def test_malformed_requests(world: World, books: Books, count: Callable[[str], N
         check.served()
         check.rotated("after")
         growth, failed = check.growth, len(daemon.logged("api.failed"))
-    told = ", ".join(f"{number} {status}" for status, number in sorted(answers.items()))
+    counts = ", ".join(f"{number} {status}" for status, number in sorted(answers.items()))
     count(
-        f"requests {len(MALFORMED) + len(mutants)}: {told}; failures of the server {failed}, "
+        f"requests {len(MALFORMED) + len(mutants)}: {counts}; failures of the server {failed}, "
         f"memory +{growth} KiB"
     )
     assert failed == 0, daemon.logged("api.failed")
@@ -266,7 +266,7 @@ CROWDS = [
 def test_ten_thousand_connections(
     world: World, books: Books, count: Callable[[str], None], uid: int, request_: str
 ) -> None:
-    """One user's connections, silent or a byte at a time, cost little and crowd out nobody."""
+    """One user's connections, silent or a byte at a time, cost little and block no other user."""
     with world.daemon() as daemon:
         check = Check(world, books, daemon)
         idle = descriptors(daemon.pid)
@@ -278,7 +278,7 @@ def test_ten_thousand_connections(
                 worst = max(worst, check.worst)
                 check.rotated(f"{turns}")
                 turns += 1
-            told = process.stdout.readline()
+            disconnected = process.stdout.readline()
             growth, most = check.growth, descriptors(daemon.pid) - idle
         wait_until(
             lambda: descriptors(daemon.pid) <= idle + 2,
@@ -286,9 +286,9 @@ def test_ten_thousand_connections(
         )
         problems = len(daemon.logged("secret.problem"))
     count(
-        f"connections {CONNECTIONS}, thrown out {told.strip()} times, kept {most} at the end, "
-        f"memory +{growth} KiB, others served {turns} of {turns}, {worst * 1000:.0f} ms at worst, "
-        f"rotations lost 0 of {turns}, problems {problems}"
+        f"connections {CONNECTIONS}, disconnected {disconnected.strip()} times, kept {most} at the "
+        f"end, memory +{growth} KiB, others served {turns} of {turns}, "
+        f"{worst * 1000:.0f} ms at worst, rotations lost 0 of {turns}, problems {problems}"
     )
     assert growth < MOST_GROWTH
     assert problems == 0

@@ -163,7 +163,7 @@ def test_audit_events_survive_a_crash_without_duplicates(world: World) -> None:
 
 
 def test_a_value_that_aidbox_never_takes(world: World) -> None:
-    """It is rejected after the deadline, for everybody to see, and holds up nothing else."""
+    """It is rejected after the deadline, visibly, and delays nothing else."""
     world.publish(app=secret("0"), other=secret("0"))
     world.map("app", "other")
     wrong = client("app", reference("other"))  # another secret than the vault config means

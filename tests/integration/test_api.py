@@ -35,7 +35,7 @@ CONTRACT = (
     *("syncd_delivery_latency_seconds", "syncd_subscribers", "syncd_provision_total"),
     "syncd_provision_last_success_timestamp_seconds",
 )
-AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 LISTED, UNLISTED = 4242, 4343
 
 
@@ -128,7 +128,7 @@ def test_every_caller_sees_its_scope_only(world: World) -> None:
 
 
 def test_secrets_and_status(world: World) -> None:
-    """They tell state, version and problem of each secret, and who has yet to learn of it."""
+    """They have state, version and problem of each secret, and for whom it is pending."""
     world.publish(a=secret("0"), b=secret("0"))
     world.map("a", "b", "absent")
     url = f"http://127.0.0.1:{free_port()}/"
@@ -166,7 +166,7 @@ def test_secrets_and_status(world: World) -> None:
 
 
 def test_readiness(world: World) -> None:
-    """/readyz turns 503 with a reason when the vault config breaks, and back when it is mended."""
+    """/readyz turns 503 with a reason when the vault config breaks, and back when it is valid."""
     port = free_port()
     world.publish({"very-secret-name": secret("0")})
     world.map("very-secret-name")
@@ -184,7 +184,7 @@ def test_readiness(world: World) -> None:
         assert "syncd_vault_config_valid 0.0" in probe(port, "/metrics")[2]
         world.map("very-secret-name")
         wait_until(lambda: probe(port, "/readyz")[0] == 200, "not ready again")
-        assert probe(port, "/v1/secrets")[0] == 404, "the API is not for whoever can reach a port"
+        assert probe(port, "/v1/secrets")[0] == 404, "the API must not be on a port"
 
 
 def test_metrics(world: World) -> None:

@@ -72,7 +72,7 @@ def test_status(world: World) -> None:
     for command in ("status", "events"):
         done = world.run(command, "--socket", path(world))
         assert done.returncode == 2
-        assert done.stderr.startswith(f"syncd: cannot ask the daemon at {path(world)}: ")
+        assert done.stderr.startswith(f"syncd: cannot reach the daemon at {path(world)}: ")
         assert len(done.stderr.splitlines()) == 1
 
 
@@ -281,9 +281,9 @@ def test_the_java_subscriber(documented: World, tmp_path: pathlib.Path) -> None:
 def test_the_alert_rules() -> None:
     """The rules ask for metrics that there are, and the page names them all."""
     rules = yaml.safe_load((DOCS.parent / "observability/alerts.yaml").read_text())
-    told, _, alerts = (DOCS / "operating.md").read_text().partition("## Alerts")
+    metrics, _, alerts = (DOCS / "operating.md").read_text().partition("## Alerts")
     for group in rules["groups"]:
         for rule in group["rules"]:
             assert f"| `{rule['alert']}` |" in alerts
             for name in re.findall(r"syncd_\w+", rule["expr"]):
-                assert f"`{name.removesuffix('_bucket')}" in told
+                assert f"`{name.removesuffix('_bucket')}" in metrics

@@ -1,4 +1,4 @@
-"""Event streams of the real daemon: nothing is missed, nobody is slowed, memory stays bounded."""
+"""Event streams of the real daemon: complete, harmless to others, bounded in memory."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Killable:
 
 
 def test_a_subscriber_that_is_killed_and_restarted(world: World, figure: Figure) -> None:
-    """Killed and restarted at random 200 times, a subscriber misses no event; ids tell repeats."""
+    """Killed and restarted at random 200 times, a subscriber misses no event."""
     names = [f"s{number}" for number in range(5)]
     begin(world, names)
     chance = random.Random(3)
@@ -166,7 +166,7 @@ def test_a_thousand_subscribers(world: World, figure: Figure) -> None:
 
 
 def test_a_subscriber_that_does_not_read(world: World, figure: Figure) -> None:
-    """It is cut off while memory stays bounded, resumes without a gap, and slows nobody else."""
+    """It is cut off while memory stays bounded, resumes without a gap, and slows no other."""
     names = [f"s{number:03}" for number in range(300)]
     begin(world, names)
     with world.daemon() as daemon, Subscription(path(world)) as healthy:
@@ -201,7 +201,7 @@ def test_a_subscriber_that_does_not_read(world: World, figure: Figure) -> None:
 
 
 def test_a_position_that_is_gone(world: World) -> None:
-    """One reset tells the present state within the scope; the stream goes on from there."""
+    """One reset has the present state within the scope; the stream goes on from there."""
     begin(world, ["a", "b"], event_log={"max_events": 3, "prune_interval": "100ms"})
     with world.daemon() as daemon:
         first = ask(path(world), "/v1/status")[1]

@@ -81,7 +81,7 @@ def ask(world: World, credential: str, unit: str = "app.service") -> bytes:
 
 
 def test_a_granted_secret(world: World) -> None:
-    """A unit gets the value of now, byte for byte; nobody else may even connect."""
+    """A unit gets the value of now, byte for byte; other users cannot even connect."""
     with world.daemon() as daemon:
         assert ask(world, "a") == secret("0")
         world.publish(a=secret("1") + b"\xff\n")
@@ -171,7 +171,7 @@ def test_a_shutdown_leaves_no_truncated_credential(world: World) -> None:
         daemon.kill()
 
 
-def test_nobody_waits_in_vain_for_a_daemon_that_stops(world: World) -> None:
+def test_a_pending_request_of_a_daemon_that_stops(world: World) -> None:
     """Who is not answered yet when the daemon stops is refused."""
     world.write_plain("plain", b"half")
     world.map("plain")

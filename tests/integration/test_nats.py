@@ -64,7 +64,7 @@ async def ask(question: Callable[[], Any]) -> Any:
 
 
 async def test_a_retry_is_stored_once(nats: NatsServer, name: str) -> None:
-    """Whoever did not hear the acknowledgement sends again, also from another process."""
+    """An event whose acknowledgement was lost is sent again, also by another process."""
     await ask(lambda: nats.ask(stream(name, f"{name}.>")))
     sent = events("a", "b")
     for _ in range(2):
@@ -106,7 +106,7 @@ async def test_what_is_stored_of_a_failed_batch_is_not_sent_again(
 
 
 async def test_no_stream(nats: NatsServer, name: str) -> None:
-    """Told with the subject, and healed by creating one."""
+    """The message names the subject; creating a stream is enough."""
     async with consumer(nats, subject=f"{name}.<secret>") as bus:
         with pytest.raises(TemporaryError) as caught:
             await bus.deliver(events("a"))
@@ -120,7 +120,7 @@ async def test_no_stream(nats: NatsServer, name: str) -> None:
 
 @pytest.mark.parametrize("limit", [{"max_msgs": 1}, {"max_bytes": 700}])
 async def test_a_full_stream(nats: NatsServer, name: str, limit: dict[str, int]) -> None:
-    """Told with the remedy, and healed by it."""
+    """The message has the remedy, and the remedy works."""
     await ask(lambda: nats.ask(stream(name, f"{name}.>", discard="new", **limit)))
     async with consumer(nats, subject=f"{name}.<secret>") as bus:
         with pytest.raises(TemporaryError, match=r"is full or cannot store; raise its limits"):
@@ -138,7 +138,7 @@ async def test_a_message_that_is_too_large(nats: NatsServer, name: str) -> None:
             await bus.deliver(events("a"))
 
 
-async def test_nobody_listens() -> None:
+async def test_no_server_listens() -> None:
     """One line, and no waiting for the timeout."""
     server = NatsServer()
     async with consumer(server) as bus:
@@ -295,7 +295,7 @@ async def bus_delivers(bus: NatsConsumer, sent: list[Event]) -> None:
 
 
 async def test_credentials_that_change_in_this_moment(guarded: NatsServer, tmp_path: Path) -> None:
-    """Whoever is refused looks again at once: they may have been rotated since they were read."""
+    """Refused credentials are read again at once: they may have been rotated meanwhile."""
     path = tmp_path / "password"
     replace(path, secret("old"))
     async with consumer(guarded, subject="ok.x", user="limited", password_file=path) as bus:

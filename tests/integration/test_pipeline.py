@@ -292,7 +292,7 @@ def test_several_mounts_and_nested_paths(world: World, receiver: Receiver) -> No
     [
         (os.mkfifo, "a FIFO"),
         (os.mkdir, "a directory"),
-        (lambda path: os.symlink("nowhere", path), "a symlink to nothing"),
+        (lambda path: os.symlink("nowhere", path), "is a dangling symlink"),
         (lambda path: os.symlink(os.path.basename(path), path), "a loop of symlinks"),
         (lambda path: os.symlink("/etc/hostname", path), "outside the watch roots"),
         (lambda path: os.symlink("/dev/zero", path), "outside the watch roots"),
@@ -504,7 +504,8 @@ def test_output_that_cannot_be_written(arguments: list[str]) -> None:
         )
     assert done.returncode == 1
     assert done.stderr == (
-        "syncd: cannot write to standard output: No space left on device; mend where it leads\n"
+        "syncd: cannot write to standard output: No space left on device; "
+        "free space, or redirect it elsewhere\n"
     )
 
 

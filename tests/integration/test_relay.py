@@ -113,7 +113,7 @@ def test_events_arrive_as_they_were_sent(nats: NatsServer, name: str) -> None:
 
 
 def test_signatures_carry_the_original_id(nats: NatsServer, name: str) -> None:
-    """So whoever gets an event from several sides knows it by `webhook-id`."""
+    """So a consumer recognizes an event that it gets twice by `webhook-id`."""
     key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     with World() as world, Receiver() as receiver:
         with open(f"{world.directory}/key", "w") as file:
@@ -172,7 +172,7 @@ def test_duplicates_in_the_stream_are_told_once(nats: NatsServer, name: str) -> 
     assert [request.events[0]["id"][-1] for request in requests] == ["1", "2", "9"]
 
 
-def test_what_is_no_event_holds_up_nobody(nats: NatsServer, name: str) -> None:
+def test_a_message_that_is_not_an_event_delays_nothing(nats: NatsServer, name: str) -> None:
     """It is logged with its place, never comes again, and what is behind it arrives."""
     with World() as world, Receiver() as receiver:
         with world.relay(relay=source(nats, name), consumers=[hook(receiver)]) as relay:
@@ -188,7 +188,7 @@ def test_what_is_no_event_holds_up_nobody(nats: NatsServer, name: str) -> None:
 
         wait_until(lambda: nats.ask(unacknowledged) == 0, lambda: "something is not acknowledged")
     assert (first["position"], second["position"]) == (1, 2)
-    assert "of a type that this syncd does not know" in second["problem"]
+    assert "has a type that this syncd does not know" in second["problem"]
 
 
 def test_a_consumer_on_the_server_that_is_lost(nats: NatsServer, name: str) -> None:

@@ -108,7 +108,7 @@ def test_a_token_is_renewed_and_replaced_at_its_maximum(role: Role) -> None:
 
 
 def test_a_revoked_token_is_replaced_within_the_pass(role: Role) -> None:
-    """A 403 whose token does not know itself any more means another login, not a failure."""
+    """A 403 with a token that is no longer valid means another login, not a failure."""
     provider = role.server.provider(OBJECTS, role.auth())
     provider.fetch()
     role.server.ask("POST", "auth/token/revoke-self", {}, token=token_of(provider))
@@ -138,7 +138,8 @@ def test_credential_files_are_read_for_every_login(role: Role) -> None:
     role.server.write(f"auth/approle/role/{role.name}/secret-id/destroy", secret_id=old)
     role.server.ask("POST", "auth/token/revoke-self", {}, token=token_of(provider))
     says = (
-        f"cannot log in at auth/approle/login: .* refuses .400.; write a valid id to .*{role.name}"
+        "cannot log in at auth/approle/login: .* rejects the login .400.; write a valid role-id and"
+        f" secret-id into .*{role.name}"
     )
     with pytest.raises(RefusedError, match=says) as caught:
         provider.fetch()
@@ -148,7 +149,7 @@ def test_credential_files_are_read_for_every_login(role: Role) -> None:
 
 
 def test_a_login_that_fails_while_the_token_lives_is_logged_and_not_fatal(role: Role) -> None:
-    """There is a third of the token's time left to mend it."""
+    """There is a third of the token's TTL left to fix it."""
     clock = Clock()
     role.server.write(f"auth/approle/role/{role.name}", token_type="batch")
     provider = role.server.provider(OBJECTS, role.auth(), clock=clock)
@@ -159,7 +160,7 @@ def test_a_login_that_fails_while_the_token_lives_is_logged_and_not_fatal(role: 
         payload = provider.fetch()
     assert contents(payload) == {"f": b"v"}
     (line,) = [line for line in logs if line["event"] == "provision.renewal_failed"]
-    assert "write a valid id" in line["problem"]
+    assert "write a valid role-id" in line["problem"]
     assert "CANARY" not in repr(logs)
     assert payload.due == pytest.approx(1100 / 3, abs=30)
 
@@ -177,17 +178,21 @@ def test_a_wrapped_secret_id_is_unwrapped_once_and_remembered(role: Role) -> Non
     with pytest.raises(Exception, match="400"):  # it has been used up
         role.server.ask("POST", "sys/wrapping/unwrap", {}, token=role.secret_id_file.read_text())
     another = role.server.provider(OBJECTS, role.auth(secret_id_wrapped=True))
-    with pytest.raises(RefusedError, match=r"cannot unwrap .*: used already.*; write a new one"):
+    with pytest.raises(
+        RefusedError, match=r"cannot unwrap .*was used already.*; write a new wrapped"
+    ):
         another.fetch()
 
 
-def test_a_wrapping_token_that_somebody_else_made_is_refused(role: Role) -> None:
-    """Whoever intercepts a wrapping token and wraps again is found out by `creation_path`."""
+def test_a_wrapping_token_of_another_origin_is_refused(role: Role) -> None:
+    """A secret-id that was intercepted and wrapped again has another `creation_path`."""
     stolen = {"secret_id": role.secret_id()}
     answer = role.server.ask("POST", "sys/wrapping/wrap", stolen, wrap="5m")
     role.secret_id_file.write_text(answer["wrap_info"]["token"])
     provider = role.server.provider(OBJECTS, role.auth(secret_id_wrapped=True))
-    with pytest.raises(RefusedError, match=r"was not wrapped by auth/approle.*revoke it"):
+    with pytest.raises(
+        RefusedError, match=r"was not wrapped by auth/approle.*revoke the secret-id"
+    ):
         provider.fetch()
 
 
@@ -253,7 +258,7 @@ def test_a_jwt_for_another_audience_is_refused(
 ) -> None:
     """The line names the file; the token is not in it. A missing role or method is told apart."""
     file = tmp_path / "jwt"
-    file.write_text(jwt(signing_key, sub="syncd", aud="somebody-else"))
+    file.write_text(jwt(signing_key, sub="syncd", aud="another"))
     provider = openbao.provider(OBJECTS, JwtLogin(role="aidbox", jwt_file=str(file)))
     with pytest.raises(RefusedError, match=f"role, audience and expiry .* in {file}") as caught:
         provider.fetch()
@@ -276,7 +281,9 @@ def test_a_token_file_is_read_in_every_pass(openbao: OpenBao, tmp_path: Path) ->
     assert provider.fetch().due == pytest.approx(2400, abs=10)
     openbao.ask("POST", "auth/token/revoke-self", {}, token=file.read_text())
     for _ in range(2):
-        with pytest.raises(RefusedError, match=f"cannot use the token in {file}: .*write a new"):
+        with pytest.raises(
+            RefusedError, match=f"cannot use auth.token_file {file}: .*write a valid token"
+        ):
             provider.fetch()
     file.write_text(issue(ttl="10m"))
     assert provider.fetch().due == pytest.approx(400, abs=10)
@@ -289,7 +296,7 @@ def test_a_token_file_is_read_in_every_pass(openbao: OpenBao, tmp_path: Path) ->
 def test_a_token_file_that_the_server_could_not_be_asked_about(
     openbao: OpenBao, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next pass asks again, or nobody would know when the token wants to be renewed."""
+    """The next pass looks it up again: otherwise the time of the renewal would be unknown."""
     answer = openbao.write("auth/token/create", policies=["reader"], ttl="1h")
     file = tmp_path / "token"
     file.write_text(answer["auth"]["client_token"])
@@ -308,7 +315,7 @@ def test_a_token_file_that_the_server_could_not_be_asked_about(
 def test_a_token_that_ends_and_cannot_be_renewed_is_warned_about(
     openbao: OpenBao, tmp_path: Path
 ) -> None:
-    """Nobody but the operator can write another one into the file."""
+    """Only the operator can write another one into the file."""
     answer = openbao.write("auth/token/create", policies=["reader"], ttl="1h", renewable=False)
     file = tmp_path / "token"
     file.write_text(answer["auth"]["client_token"])

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 import time
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -72,17 +73,17 @@ def make(openbao: OpenBao, server: Receiver, objects: str = OBJECTS, **more: Any
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        (hang, "does not answer in time"),
+        (hang, "no answer in time"),
         (trickle, "did not finish within 1 s"),
-        (reset, r"cannot be reached \(Connection reset by peer\)"),
-        (close, "broke off the answer"),
-        (close_in_mid_answer, "broke off the answer"),
-        (garbage, "broke off the answer"),
-        (answer(500, errors=["CANARY"]), r"is not able to answer now \(500\); look at its log"),
-        (answer(502), r"is not able to answer now \(502\)"),
+        (reset, r"Connection reset by peer \(http"),
+        (close, "the connection ended without a complete answer"),
+        (close_in_mid_answer, "the connection ended without a complete answer"),
+        (garbage, "the connection ended without a complete answer"),
+        (answer(500, errors=["CANARY"]), r"cannot answer now \(500\); check its log"),
+        (answer(502), r"cannot answer now \(502\)"),
         (answer(503, errors=["CANARY"]), r"is sealed or not ready \(503\); unseal it"),
-        (answer(412), r"is not able to answer now \(412\)"),
-        (answer(429), r"asks for fewer requests \(429\); raise its quota"),
+        (answer(412), r"cannot answer now \(412\)"),
+        (answer(429), r"limits requests \(429\); raise its quota"),
     ],
 )
 def test_a_fault_that_lasts_is_a_temporary_error(
@@ -91,10 +92,9 @@ def test_a_fault_that_lasts_is_a_temporary_error(
     """Three attempts, one line with object, address and remedy, nothing of the answer; recovery."""
     provider = make(openbao, server)
     server.script(fault, fault, fault)
-    with pytest.raises(
-        TemporaryError, match=f"cannot read f: the server at http.*{says}"
-    ) as caught:
+    with pytest.raises(TemporaryError, match=f"^cannot read f: .*{says}") as caught:
         provider.fetch()
+    assert server.url.rsplit("/", 1)[0] in caught.value.problem
     assert len(server.requests) == 3
     assert "CANARY" not in repr(caught.value)
     assert "\n" not in str(caught.value)
@@ -128,7 +128,7 @@ def test_not_implemented_is_not_tried_again(openbao: OpenBao, server: Receiver) 
     """501: the server is not initialised, which time does not heal."""
     provider = make(openbao, server)
     server.script(answer(501))
-    with pytest.raises(RefusedError, match=r"does not take GET secret/data/faults \(501\)"):
+    with pytest.raises(RefusedError, match=r"rejects GET secret/data/faults \(501\)"):
         provider.fetch()
     assert len(server.requests) == 1
 
@@ -140,10 +140,11 @@ def test_retry_after_is_passed_on(openbao: OpenBao, server: Receiver) -> None:
     started = time.monotonic()
     assert contents(provider.fetch()) == {"f": b"v"}
     assert time.monotonic() - started >= 1
-    server.script(reply(429, retry_after="120"))
-    with pytest.raises(TemporaryError) as caught:
-        provider.fetch()
-    assert caught.value.retry_after == 120
+    for value in ("120", formatdate(time.time() + 120, usegmt=True)):
+        server.script(reply(429, retry_after=value))
+        with pytest.raises(TemporaryError) as caught:
+            provider.fetch()
+        assert caught.value.retry_after == pytest.approx(120, abs=10)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_an_answer_without_data_is_an_error(
     """Nothing is written from it, and nothing empty."""
     provider = make(openbao, server)
     server.script(answer(**body))
-    with pytest.raises(RefusedError, match="cannot read f: the answer holds no data; check"):
+    with pytest.raises(RefusedError, match="cannot read f: the response has no data; check"):
         provider.fetch()
 
 
@@ -190,7 +191,9 @@ def test_redirects_are_not_followed(openbao: OpenBao, server: Receiver, status: 
     provider = make(openbao, server)
     with Receiver() as other:
         server.script(reply(status, location=other.url))
-        with pytest.raises(RefusedError, match=rf"redirects elsewhere \({status}\); set vaultAddr"):
+        with pytest.raises(
+            RefusedError, match=rf"redirects to another address \({status}\); set vaultAddr"
+        ):
             provider.fetch()
         assert not other.requests
 
@@ -234,7 +237,7 @@ def test_a_token_never_goes_to_the_login(
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        (answer(400, errors=["CANARY"]), "write a valid id to"),
+        (answer(400, errors=["CANARY"]), "write a valid role-id into"),
         (answer(404), r"no such auth method \(404\)"),
         (answer(503), "sealed"),
         (answer(200, auth=None), "answers without a token"),
@@ -278,8 +281,8 @@ def test_interrupting_ends_a_fetch_that_hangs(
     provider.interrupt()
     thread.join(DEADLINE)
     assert not thread.is_alive()
-    assert "did not answer before syncd had to stop" in str(failure[0])
-    with pytest.raises(TemporaryError, match="had to stop"):
+    assert "no answer before syncd stopped waiting" in str(failure[0])
+    with pytest.raises(TemporaryError, match="stopped waiting"):
         provider.fetch()
     provider.resume()
     assert contents(provider.fetch()) == {"f": b"v"}
@@ -345,12 +348,16 @@ def test_azure_logs_in_with_the_machine_s_identity(server: Receiver) -> None:
 @pytest.mark.parametrize(
     ("fault", "kind", "says"),
     [
-        (answer(400, error="CANARY"), RefusedError, "knows no such identity; assign it"),
-        (answer(404), RefusedError, "knows no such identity"),
-        (answer(429), TemporaryError, "is not able to answer now .429."),
-        (answer(500), TemporaryError, "is not able to answer now .500."),
-        (reply(200, b"CANARY"), TemporaryError, "does not answer; is this a machine in Azure"),
-        (close, TemporaryError, "does not answer; is this a machine in Azure"),
+        (
+            answer(400, error="CANARY"),
+            RefusedError,
+            r"does not know the identity \(400\); assign it",
+        ),
+        (answer(404), RefusedError, r"does not know the identity \(404\)"),
+        (answer(429), TemporaryError, "cannot answer now .429."),
+        (answer(500), TemporaryError, "cannot answer now .500."),
+        (reply(200, b"CANARY"), TemporaryError, "sent an answer that is not a JSON object"),
+        (close, TemporaryError, "does not answer; check that this is an Azure VM"),
     ],
 )
 def test_a_metadata_service_that_cannot_help(
@@ -359,7 +366,7 @@ def test_a_metadata_service_that_cannot_help(
     """One clear line; nothing is sent to the vault."""
     with Receiver() as imds:
         imds.script(fault)
-        with pytest.raises(kind, match=f"metadata service of Azure {says}") as caught:
+        with pytest.raises(kind, match=rf"metadata service at \S+ {says}") as caught:
             azure(server, imds, AzureLogin()).token()
     assert "CANARY" not in str(caught.value)
     assert not server.requests
@@ -475,7 +482,7 @@ def test_a_write_with_a_duration_and_no_lease_is_kept(openbao: OpenBao, server: 
 @pytest.mark.parametrize(
     ("trust", "says"),
     [
-        ({}, "certificate of https.* is signed by a CA that is not trusted; name its CA by"),
+        ({}, r"certificate is signed by a CA that is not trusted \(https.*\); name its CA by"),
         ({"ca_file": "wrong"}, "is signed by a CA that is not trusted"),
         ({"ca_file": "right", "server_name": "vault.example"}, "is for another host name"),
         ({"ca_file": "/nowhere"}, "cannot read ca_file /nowhere: No such file"),
@@ -530,7 +537,7 @@ def test_an_expired_certificate_is_told_as_such(openbao: OpenBao, tmp_path: Path
             address=server.url.rsplit("/", 1)[0],
             trust=Trust(ca_file=str(authority.file)),
         )
-        with pytest.raises(RefusedError, match=r"certificate of .* has expired"):
+        with pytest.raises(RefusedError, match="the certificate has expired"):
             provider.fetch()
 
 
@@ -552,25 +559,25 @@ def test_a_ca_that_is_rotated_is_read_again(openbao: OpenBao, tmp_path: Path) ->
 def test_a_server_that_does_not_speak_tls(openbao: OpenBao, server: Receiver) -> None:
     """https:// in front of a plain port."""
     address = server.url.rsplit("/", 1)[0].replace("http:", "https:")
-    with pytest.raises(TemporaryError, match=r"does not speak TLS|broke off|cannot be reached"):
+    with pytest.raises(TemporaryError, match=r"TLS failed|connection ended|Connection reset"):
         openbao.provider(OBJECTS, address=address).fetch()
 
 
 @pytest.mark.parametrize(
     ("address", "says"),
     [
-        ("http://127.0.0.1:1", r"cannot be reached \(Connection refused\)"),
-        ("http://no-such-host.invalid:8200", "has a name that is not known"),
+        ("http://127.0.0.1:1", r"Connection refused \(http"),
+        ("http://no-such-host.invalid:8200", "the host name cannot be resolved"),
     ],
 )
-def test_an_address_where_nobody_is(openbao: OpenBao, address: str, says: str) -> None:
+def test_an_address_without_a_server(openbao: OpenBao, address: str, says: str) -> None:
     """Refused and unknown are told apart."""
     with pytest.raises(TemporaryError, match=says):
         openbao.provider(OBJECTS, address=address).fetch()
 
 
 def test_sealed_stopped_and_frozen_servers_come_back() -> None:
-    """The real server: sealed, killed, stopped in mid-air; each time recovery needs nobody."""
+    """The real server: sealed, killed, stopped in mid-air; each time it recovers by itself."""
     with OpenBao() as bao:
         bao.put("faults", k="v")
         provider = bao.provider(OBJECTS)
@@ -582,12 +589,12 @@ def test_sealed_stopped_and_frozen_servers_come_back() -> None:
         bao.await_active()
         assert contents(provider.fetch()) == {"f": b"v"}
         bao.freeze(frozen=True)
-        with pytest.raises(TemporaryError, match="does not answer in time"):
+        with pytest.raises(TemporaryError, match="no answer in time"):
             provider.fetch()
         bao.freeze(frozen=False)
         assert contents(provider.fetch()) == {"f": b"v"}
         bao.stop()
-        with pytest.raises(TemporaryError, match=r"cannot be reached \(Connection refused\)"):
+        with pytest.raises(TemporaryError, match=r"Connection refused \(http"):
             provider.fetch()
         bao.start()
         bao.put("faults", k="w")

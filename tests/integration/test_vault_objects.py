@@ -152,9 +152,9 @@ def test_an_encoding_says_how_the_value_is_decoded(
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ("secretKey: k, encoding: base64", "the value is not base64; mend"),
-        ("secretKey: k, encoding: hex", "the value is not hex; mend"),
-        ("secretKey: other", "there is no key 'other' at secret/data/errors; put it there"),
+        ("secretKey: k, encoding: base64", "the value is not base64; correct"),
+        ("secretKey: k, encoding: hex", "the value is not hex; correct"),
+        ("secretKey: other", "there is no key 'other' at secret/data/errors; write the key there"),
     ],
 )
 def test_a_value_that_does_not_fit_is_named_without_being_shown(
@@ -172,9 +172,9 @@ def test_a_value_that_does_not_fit_is_named_without_being_shown(
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("secret/data/nothing", r"nothing is at secret/data/nothing \(404\); put it there"),
+        ("secret/data/nothing", r"there is nothing at secret/data/nothing \(404\); write the"),
         ("secret/data/gone", r"the version at secret/data/gone is deleted \(404\); undelete"),
-        ("nowhere/x", r"nothing is at nowhere/x \(404\)"),
+        ("nowhere/x", r"there is nothing at nowhere/x \(404\)"),
         ("sys/seal-status/x?list=true", r"\(404\)|\(405\)"),
     ],
 )

@@ -1,12 +1,12 @@
-"""Aidbox itself as a consumer: its caches dropped, its audit trail told.
+"""Aidbox itself as a consumer: drops its caches and records changes in its audit trail.
 
 Aidbox caches what it read from a secret's file (release 2602, "External Secrets": "with a short
-TTL"). `POST /$drop-cache` clears that of the replica that receives it, and every other cache with
-it, so it is sent once per batch of changes and replica, never per secret. A batch is acknowledged
-when every replica that there was at that time has answered 2xx, and each change is an AuditEvent;
-a retry repeats only what has not succeeded.
+TTL"). `POST /$drop-cache` clears that cache of the replica that receives the request, and all other
+caches with it, so the request is sent once per batch of changes and replica, never per secret. A
+batch is acknowledged when every replica that existed at that time has answered 2xx and each change
+is recorded as an AuditEvent; a retry repeats only what has not succeeded.
 
-Whether the replicas took the new value is `syncd.consumers.aidbox.verify`'s part.
+Whether the replicas accept the new value is `syncd.consumers.aidbox.verify`'s part.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from syncd.net.replicas import Replica
 
 MAX_BATCH: Final = 10_000
-"""Events in a batch: as many secrets as one mount is made for."""
+"""Events in a batch: the largest number of secrets that one mount is made for."""
 
 _PARALLEL: Final = 8
 _FHIR: Final = {"content-type": "application/fhir+json"}
@@ -65,7 +65,7 @@ class AidboxConsumer:
     Args:
         settings: An element of `consumers`.
         grant: What it may see.
-        stamp: What is written on events.
+        stamp: The attributes of this installation that events carry.
 
     Raises:
         RefusedError: A URL cannot be used.
@@ -87,13 +87,11 @@ class AidboxConsumer:
         return f"AidboxConsumer({self.name!r})"
 
     async def deliver(self, events: Sequence[Event]) -> None:
-        """Drops the caches of every replica and records each change.
-
-        One that fails keeps no other from being done.
+        """Drops the caches of every replica and records each change; a failure stops neither.
 
         Raises:
-            TemporaryError: Something did not succeed, and trying again may help.
-            RefusedError: Something needs a person, and nothing else failed.
+            TemporaryError: A request failed, and trying again may help.
+            RefusedError: All that failed needs a person.
         """
         changes = [event for event in events if isinstance(event.data, SecretData)]
         errors: list[SyncdError] = []
@@ -102,7 +100,7 @@ class AidboxConsumer:
         if changes and "audit_event" in self._actions:
             errors += await self._record(changes)
         if errors:
-            raise _together(errors)
+            raise _combined(errors)
         self._recorded.clear()
 
     async def aclose(self) -> None:
@@ -110,7 +108,7 @@ class AidboxConsumer:
         await self._session.aclose()
 
     async def _drop_caches(self, newest: int) -> list[SyncdError]:
-        """Drops what was cached before an event, wherever that has not been done.
+        """Drops what was cached before an event, at every replica where that is still to do.
 
         Args:
             newest: The event's sequence.
@@ -140,7 +138,7 @@ class AidboxConsumer:
         return errors
 
     async def _record(self, changes: Sequence[Event]) -> list[SyncdError]:
-        """Makes an AuditEvent of each change; stops where one fails, for the others would too."""
+        """Makes an AuditEvent of each change; after one failure the rest would fail, too."""
         errors: list[SyncdError] = []
         waiting = iter(changes)
 
@@ -164,7 +162,8 @@ class AidboxConsumer:
         sequence, version = self._recorded.get(event.subject, (None, None))
         if sequence == event.sequence:
             return
-        if sequence is not None:  # the trail tells each version once, however often we try
+        if sequence is not None:
+            # an earlier attempt recorded an older version: the trail goes on from that one
             data = msgspec.structs.replace(data, previous_version=version)
         origin = self._stamp.origin(event)
         resource = audit_event(data, event_id=origin.id, source=origin.source, time=event.time)
@@ -193,12 +192,13 @@ class AidboxConsumer:
             raise failure
 
 
-def _together(errors: Sequence[SyncdError]) -> SyncdError:
-    """One error for several: what may heal by itself decides the pace."""
+def _combined(errors: Sequence[SyncdError]) -> SyncdError:
+    """One error for several; one that may resolve itself decides when to try again."""
     temporary = [error for error in errors if isinstance(error, TemporaryError)]
     first = temporary[0] if temporary else errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    problem = f"{first.problem}{more}"
     if not temporary:
-        return RefusedError(f"{first}{more}")
+        return RefusedError(problem, first.remedy)
     waits = [error.retry_after for error in temporary if error.retry_after is not None]
-    return TemporaryError(f"{first}{more}", retry_after=max(waits, default=None))
+    return TemporaryError(problem, first.remedy, retry_after=max(waits, default=None))

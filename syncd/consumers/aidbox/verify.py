@@ -1,8 +1,8 @@
-"""Adoption: after a change, asks each replica of Aidbox as the Client until it takes the new value.
+"""Adoption: after a change, authenticates as the Client until each replica accepts the new value.
 
-What is to be verified waits in a mailbox of its own in the ledger, so a restart forgets none, and
-a newer change takes the place of an older one. Each secret is verified by itself: one that Aidbox
-never takes holds up no other, and no delivery. How it ends is an event for everybody else:
+Changes to verify have a mailbox of their own in the ledger, so they survive a restart, and a newer
+change replaces an older one. Each secret is verified by itself: one that Aidbox never accepts
+delays no other, and no delivery. The outcome is an event for the other consumers:
 `io.syncd.secret.adopted`, or `io.syncd.secret.rejected` after the deadline.
 
 The value is read for each attempt, only while the file holds the announced version, and dropped.
@@ -26,6 +26,7 @@ from syncd.core.adoption import (
     client_of,
     mailbox_of,
 )
+from syncd.core.attempts import Attempts
 from syncd.core.errors import StateError, SyncdError
 from syncd.core.event_data import (
     SECRET_ADOPTED,
@@ -50,34 +51,38 @@ if TYPE_CHECKING:
     from syncd.telemetry.metrics import AdoptionMetrics
 
 RETRY: Final = 10.0
-"""Seconds after which a verification that could not be recorded is begun again."""
+"""Seconds after which a verification that could not be recorded starts again."""
 
 _PARALLEL: Final = 16
-_MOST: Final = 10_000
+_MAX_PENDING: Final = 10_000
 _NEWLINE: Final = b"\n"
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class _Attempts:
-    """What the replicas made of one version so far."""
+class _Progress:
+    """The adoption of one version so far.
+
+    Attributes:
+        seconds: Replicas that have adopted it, and after how long.
+        reasons: Replicas that have not, and why.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
     @property
     def adopted(self) -> bool:
-        """Whether all of them have adopted it."""
         return bool(self.seconds) and not self.reasons
 
     def restrict(self, replicas: Sequence[Replica]) -> None:
-        """Forgets those that are gone."""
+        """Drops replicas that no longer exist: they are not waited for."""
         names = set(map(str, replicas))
         self.seconds = {name: took for name, took in self.seconds.items() if name in names}
         self.reasons = {name: why for name, why in self.reasons.items() if name in names}
 
     def data(self) -> tuple[ReplicaData, ...]:
-        """As the event tells them."""
+        """As the event carries them."""
         return tuple(
             ReplicaData(name, name in self.seconds, self.seconds.get(name), self.reasons.get(name))
             for name in sorted({*self.seconds, *self.reasons})
@@ -91,17 +96,17 @@ class Verifier:
         consumer: Its name.
         grant: What it may see.
         timeout: Seconds that Aidbox has to adopt a version.
-        replicas: Whom to ask.
-        session: How; closed when `run` ends.
-        ledger: Holds the mailbox and the events of before.
+        replicas: The replicas that must adopt it.
+        session: Sends requests to them; closed when `run` ends.
+        ledger: Holds the mailbox and earlier events.
         read: Reads a secret by name, path and version; blocks.
-        publish: Commits an event and tells everybody of it.
+        publish: Commits an event and delivers it to the other consumers.
         metrics: Where to count.
         rng: Source of the jitter.
         clock: Seconds since the epoch.
 
     Attributes:
-        adoptions: What is known, by secret name.
+        adoptions: The newest adoption of each secret, by name.
     """
 
     def __init__(
@@ -137,7 +142,7 @@ class Verifier:
         self._drained = anyio.Event()
 
     def wake(self) -> None:
-        """Says that there may be something in the mailbox. Call it from the event loop."""
+        """Notifies the verifier of new events in the mailbox. Call it from the event loop."""
         self._woken.set()
         if self._drained.is_set():
             self._drained = anyio.Event()
@@ -149,52 +154,57 @@ class Verifier:
 
     async def run(self) -> None:
         """Verifies until cancelled."""
-        backoff, restored = Backoff(), False
+        attempts, restored = Attempts(), False
         try:
             async with anyio.create_task_group() as tasks:
                 while True:
+                    # reset before the look, not after it: an event committed meanwhile sets it
                     self._woken = anyio.Event()
                     try:
                         if not restored:
-                            self.adoptions = await anyio.to_thread.run_sync(self._before)
+                            self.adoptions = await anyio.to_thread.run_sync(self._earlier_adoptions)
                             restored = True
-                        for event in await anyio.to_thread.run_sync(self._take):
-                            self._begin(tasks, event)
+                        events = await anyio.to_thread.run_sync(self._take)
                     except StateError as error:
-                        log.warning(
-                            "adoption.postponed", consumer=self._consumer, reason=str(error)
-                        )
-                        await anyio.sleep(backoff.next(self._rng))
+                        failure = attempts.retry(str(error), self._rng)
+                        self._report_postponed(error, is_news=failure.is_news)
+                        await anyio.sleep(failure.delay)
                         continue
-                    backoff.reset()
-                    self._settle()
+                    attempts.succeed(self._clock())
+                    for event in events:
+                        self._start(tasks, event)
+                    self._check_drained()
                     await self._woken.wait()
         finally:
             with anyio.move_on_after(1, shield=True):
                 await self._session.aclose()
 
-    def _before(self) -> dict[str, Adoption]:
-        """What the event log tells of earlier verifications."""
+    def _report_postponed(self, error: StateError, *, is_news: bool = True) -> None:
+        report = log.warning if is_news else log.debug
+        report("adoption.postponed", consumer=self._consumer, reason=str(error))
+
+    def _earlier_adoptions(self) -> dict[str, Adoption]:
+        """The outcomes of earlier verifications, from the event log."""
         found = {}
         for event in self._ledger.events_of((SECRET_ADOPTED, SECRET_REJECTED)):
             data = event.data
             if isinstance(data, AdoptionData) and data.consumer == self._consumer:
-                found[event.subject] = _concluded(data)
+                found[event.subject] = _adoption(data)
         return found
 
     def _take(self) -> list[Event]:
-        return self._ledger.take(mailbox_of(self._consumer), self._grant, _MOST)
+        return self._ledger.take(mailbox_of(self._consumer), self._grant, _MAX_PENDING)
 
-    def _settle(self) -> None:
+    def _check_drained(self) -> None:
         if not self._running and not self._woken.is_set():
             self._drained.set()
 
-    def _begin(self, tasks: anyio.abc.TaskGroup, event: Event) -> None:
+    def _start(self, tasks: anyio.abc.TaskGroup, event: Event) -> None:
         sequence, scope = self._running.get(event.subject, (None, None))
         if sequence == event.sequence:
             return
         if scope is not None:
-            scope.cancel()  # a newer change supersedes it
+            scope.cancel()  # a newer change replaces it
         new = anyio.CancelScope()
         self._running[event.subject] = (event.sequence, new)
         tasks.start_soon(self._verify, event, new)
@@ -203,65 +213,66 @@ class Verifier:
         failed = False
         with scope:
             try:
-                await self._conclude(event)
+                await self._process(event)
             except StateError as error:
-                log.warning("adoption.postponed", consumer=self._consumer, reason=str(error))
+                self._report_postponed(error)
                 failed = True
             except Exception as error:  # noqa: BLE001 - a bug in one must not stop the others
                 log.error("adoption.failed", consumer=self._consumer, error=describe(error))
                 failed = True
             if failed:
                 await anyio.sleep(RETRY)
+        # else a newer change has replaced this one, and its entry is not ours to remove
         if self._running.get(event.subject, (None, None))[1] is scope:
             del self._running[event.subject]
             if failed:
                 self.wake()
-            self._settle()
+            self._check_drained()
 
-    async def _conclude(self, event: Event) -> None:
-        """Verifies one change and takes it out of the mailbox."""
+    async def _process(self, event: Event) -> None:
+        """Verifies one change and removes it from the mailbox."""
         data = event.data
         client = client_of(event.audience.get(event.subject, ()))
         if not isinstance(data, SecretData) or data.version is None:
             self.adoptions.pop(event.subject, None)
         elif client is None:
             if self.adoptions.get(event.subject) is not NOT_VERIFIABLE:
-                hint = "only the secret of one Client can be tried"
+                hint = "only the secret of a single Client can be verified"
                 log.info("adoption.not_verifiable", secret=event.subject, hint=hint)
             self.adoptions[event.subject] = NOT_VERIFIABLE
         else:
             self.adoptions[event.subject] = Adoption(AdoptionState.PENDING, data.version)
             detected = seconds_of(event.time)
-            attempts = _Attempts()
+            progress = _Progress()
             with anyio.move_on_after(self._timeout):
-                await self._until_adopted(data, data.version, client, detected, attempts)
-            await self._tell(event, data.version, client, detected, attempts)
+                await self._until_adopted(data, data.version, client, detected, progress)
+            await self._conclude(event, data.version, client, detected, progress)
         await anyio.to_thread.run_sync(
             self._ledger.acknowledge, mailbox_of(self._consumer), (event,)
         )
 
     async def _until_adopted(
-        self, data: SecretData, version: str, client: str, detected: float, attempts: _Attempts
+        self, data: SecretData, version: str, client: str, detected: float, progress: _Progress
     ) -> None:
-        # the first attempt comes a moment later, when the caches have been dropped
+        # the first attempt waits a moment, too: the delivery of the same change drops the caches
         backoff = Backoff(first=0.1, cap=2.0)
-        while not attempts.adopted:
+        while not progress.adopted:
             await anyio.sleep(backoff.next(self._rng))
             async with self._limiter:
                 try:
                     replicas = await self._replicas.current()
                 except SyncdError as error:
-                    attempts.reasons["Aidbox"] = str(error)
+                    progress.reasons["Aidbox"] = error.problem
                     continue
                 value = await anyio.to_thread.run_sync(self._read, data.secret, data.path, version)
-                attempts.restrict(replicas)
+                progress.restrict(replicas)
                 async with anyio.create_task_group() as tasks:
                     for replica in replicas:
-                        if str(replica) not in attempts.seconds:
+                        if str(replica) not in progress.seconds:
                             tasks.start_soon(
-                                self._attempt, replica, client, value, detected, attempts
+                                self._attempt, replica, client, value, detected, progress
                             )
-                del value
+                del value  # not kept while waiting for the next attempt
 
     async def _attempt(
         self,
@@ -269,32 +280,32 @@ class Verifier:
         client: str,
         value: bytes | None,
         detected: float,
-        attempts: _Attempts,
+        progress: _Progress,
     ) -> None:
         name = str(replica)
-        attempts.reasons.setdefault(name, "it has not answered yet")
+        progress.reasons.setdefault(name, "no answer yet")
         if value is None:
-            attempts.reasons[name] = "the file does not hold this version any more"
+            progress.reasons[name] = "the file no longer holds this version"
             return
-        # whoever types it leaves out the newline that an editor put at the end
+        # a person who types the secret leaves out the newline that an editor put at its end
         for candidate in {value: None, value.removesuffix(_NEWLINE): None}:
             try:
                 status = await self._session.is_accepted_as(replica, client, candidate)
             except SyncdError as error:
-                attempts.reasons[name] = str(error)
+                progress.reasons[name] = error.problem
                 return
-            attempts.reasons[name] = f"it answers {status}"
+            progress.reasons[name] = f"it answers {status}"
             if accepts(status):
-                del attempts.reasons[name]
-                attempts.seconds[name] = round(max(0.0, self._clock() - detected), 3)
+                del progress.reasons[name]
+                progress.seconds[name] = round(max(0.0, self._clock() - detected), 3)
                 return
 
-    async def _tell(
-        self, event: Event, version: str, client: str, detected: float, attempts: _Attempts
+    async def _conclude(
+        self, event: Event, version: str, client: str, detected: float, progress: _Progress
     ) -> None:
-        adopted = attempts.adopted
+        adopted = progress.adopted
         took = (
-            max(attempts.seconds.values())
+            max(progress.seconds.values())
             if adopted
             else round(max(0.0, self._clock() - detected), 3)
         )
@@ -304,7 +315,7 @@ class Verifier:
             version,
             self._consumer,
             took,
-            attempts.data(),
+            progress.data(),
         )
         await self._publish(
             Event(
@@ -316,7 +327,7 @@ class Verifier:
                 event.audience,
             )
         )
-        found = self.adoptions[event.subject] = _concluded(data)
+        found = self.adoptions[event.subject] = _adoption(data)
         if adopted:
             self._metrics.adopted(took)
             log.info("adoption.adopted", secret=event.subject, consumer=self._consumer, took=took)
@@ -331,9 +342,11 @@ class Verifier:
             )
 
 
-def _concluded(data: AdoptionData) -> Adoption:
+def _adoption(data: AdoptionData) -> Adoption:
     failed = [item for item in data.replicas if not item.adopted]
     if data.replicas and not failed:
         return Adoption(AdoptionState.ADOPTED, data.version, data.seconds)
-    problem = "; ".join(f"{item.address}: {item.reason}" for item in failed) or "nobody answered"
+    problem = (
+        "; ".join(f"{item.address}: {item.reason}" for item in failed) or "no replica answered"
+    )
     return Adoption(AdoptionState.REJECTED, data.version, data.seconds, problem)

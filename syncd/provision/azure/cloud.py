@@ -1,4 +1,4 @@
-"""Azure's clouds: where their vaults are, and where to log in.
+"""Azure's clouds: addresses of their vaults and of their login.
 
 Sources: go-autorest `autorest/azure/environments.go` (names, suffixes, and the file of a custom
 cloud), the Azure provider's "Custom Azure Environments" page.
@@ -23,20 +23,20 @@ class Cloud:
     """One cloud.
 
     Attributes:
-        vault_suffix: What follows the vault's name in its host name.
-        authority: URL of Microsoft Entra ID, without a slash at its end.
+        vault_suffix: Domain of the vaults' host names.
+        authority: URL of Microsoft Entra ID, without a trailing slash.
     """
 
     vault_suffix: str
     authority: str
 
     def vault_url(self, name: str) -> str:
-        """Where a vault is."""
+        """The URL of a vault."""
         return f"https://{name}.{self.vault_suffix}"
 
     @property
     def scope(self) -> str:
-        """What a token has to be for: every vault of the cloud."""
+        """The scope of a token for the cloud's vaults."""
         return f"https://{self.vault_suffix}/.default"
 
 
@@ -54,7 +54,7 @@ class _Environment(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def find_cloud(name: str, environment_file: str | None) -> Cloud:
-    """The cloud that a manifest names.
+    """Finds the cloud that a manifest names.
 
     Blocks where there is a file: for worker threads.
 

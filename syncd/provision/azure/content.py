@@ -1,11 +1,12 @@
-"""From what Key Vault answers to what a file holds. Pure.
+"""Contents of files from Key Vault's secrets, keys and certificates. Pure.
 
 Rules (specification, "provider: azure"; upstream: `pkg/provider/provider.go`):
 
-- a plain secret is its value; so is the PEM of a certificate-backed secret, and its PKCS#12 where
-  `objectFormat: pfx` asks for that;
+- a plain secret is written as it is, and so is a certificate-backed secret in PEM, or in PKCS#12
+  with `objectFormat: pfx`;
 - any other PKCS#12 becomes the private key (PKCS#8) and then the certificates, leaf to root;
-- a key is its public part (SubjectPublicKeyInfo), a certificate itself alone, both PEM.
+- of a key the public part is written (SubjectPublicKeyInfo), of a certificate the certificate
+  without its chain, both as PEM.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ _CURVES: Final[dict[str, type[ec.EllipticCurve]]] = {
 
 
 class PublicJwk(Protocol):
-    """The public members of a key as Key Vault tells them (RFC 7517), numbers big-endian."""
+    """The public members of a key as Key Vault returns them (RFC 7517), numbers big-endian."""
 
     @property
     def kty(self) -> object:
-        """`RSA`, `RSA-HSM`, `EC`, `EC-HSM`, or one that has no public part."""
+        """`RSA`, `RSA-HSM`, `EC`, `EC-HSM`, or a type without a public part."""
 
     @property
     def n(self) -> bytes | None:
@@ -72,10 +73,10 @@ def pem_of_pkcs12(value: str) -> bytes:
     """The private key and the certificates of a PKCS#12, leaf to root.
 
     Args:
-        value: Base64, as Key Vault gives it; it has no password.
+        value: Base64, without a password, as Key Vault returns it.
 
     Raises:
-        ValueError: It is none, or holds no key; the text says which.
+        ValueError: It is not a PKCS#12, or has no key; the text is for messages.
     """
     try:
         content = base64.b64decode(value, validate=True)
@@ -91,9 +92,9 @@ def pem_of_pkcs12(value: str) -> bytes:
 
 
 def order_chain(leaf: Certificate, others: Iterable[Certificate]) -> list[Certificate]:
-    """Certificates from the leaf to the root, as TLS servers want them (RFC 8446, 4.4.2).
+    """Sorts certificates from leaf to root, as TLS servers send them (RFC 8446, 4.4.2).
 
-    Those that do not belong to the chain come after it, in the order they have.
+    Those that are not part of the chain come after it, in their order.
     """
     chain, left = [leaf], list(others)
     while chain[-1].issuer != chain[-1].subject:
@@ -108,7 +109,7 @@ def order_chain(leaf: Certificate, others: Iterable[Certificate]) -> list[Certif
 def _issued(issuer: Certificate, issued: Certificate) -> bool:
     try:
         issued.verify_directly_issued_by(issuer)
-    except Exception:  # noqa: BLE001 - a name, a key or a signature that does not fit, by many types
+    except Exception:  # noqa: BLE001 - many types, for a name, key or signature that does not match
         return False
     return True
 
@@ -117,7 +118,7 @@ def pem_of_key(jwk: PublicJwk) -> bytes:
     """A public key as SubjectPublicKeyInfo (RFC 5280, section 4.1), PEM.
 
     Raises:
-        ValueError: The key has no public part, or one that is not known.
+        ValueError: The key has no public part, or an unknown curve; the text is for messages.
     """
     public: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
     kind = str(getattr(jwk.kty, "value", jwk.kty)).removesuffix("-HSM")
@@ -126,7 +127,7 @@ def pem_of_key(jwk: PublicJwk) -> bytes:
     elif kind == "EC" and jwk.x and jwk.y:
         curve = _CURVES.get(str(getattr(jwk.crv, "value", jwk.crv)))
         if curve is None:
-            raise ValueError("the key is on a curve that is not known")
+            raise ValueError("the key has an unknown curve")
         numbers = ec.EllipticCurvePublicNumbers(_number(jwk.x), _number(jwk.y), curve())
         public = numbers.public_key()
     else:
@@ -138,7 +139,7 @@ def pem_of_certificate(der: bytes) -> bytes:
     """A certificate as PEM.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a certificate; the text is for messages.
     """
     try:
         return load_der_x509_certificate(der).public_bytes(Encoding.PEM)

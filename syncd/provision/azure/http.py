@@ -1,11 +1,12 @@
-"""azure-core's transport over a session of ours: TLS as configured, bounded, to be interrupted.
+"""azure-core's transport over our own session: TLS as configured, time limits, interruption.
 
-Traps of azure-core 1.41 that this module keeps shut; those of requests see `transport`:
+Traps of azure-core 1.41 that this module avoids; for those of requests see
+`syncd.net.requests_session`:
 
-- its retries sleep for as long as `Retry-After` says, and cannot be woken: here a pause ends when
+- its retries sleep for as long as `Retry-After` asks, and cannot be woken: here a pause ends when
   syncd stops, and one that is too long ends the pass instead;
-- its time limits are per socket operation: a request as a whole has one, too;
-- its loggers print request and answer where they are asked to: they are silenced.
+- its time limits are per socket operation: here a whole request has one, too;
+- its loggers can print requests and answers: they are silenced.
 """
 
 from __future__ import annotations
@@ -39,36 +40,36 @@ REQUEST_LIMIT = 30.0
 RETRIES: Final = 3
 LONGEST_BACKOFF: Final = 10.0
 LONGEST_PAUSE = 20.0
-"""Seconds to wait within a pass at most; a longer `Retry-After` ends the pass instead."""
+"""Seconds to wait within a pass, at most; a longer `Retry-After` ends the pass instead."""
 OPERATION_LIMIT: Final = 60.0
 """Seconds that a request and its repetitions may take."""
 
 
 class Interruption:
-    """Ends what one provider is waiting for, whichever of its transports does."""
+    """Ends whatever one provider waits for, in any of its transports."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
         self.sockets = Sockets()
-        self.what = "ask the vault"
-        """What is being done, as it shall stand in a message: `read client-secret`."""
+        self.what = "read the vault"
+        """Purpose of the current requests, for messages: `read client-secret`."""
 
     @property
     def requested(self) -> bool:
-        """Whether there shall be no requests now."""
+        """Whether requests are interrupted now."""
         return self._event.is_set()
 
     def request(self) -> None:
-        """Ends the request or pause under way, and refuses others. For any thread."""
+        """Ends the running request or pause, and fails others. For any thread."""
         self._event.set()
         self.sockets.shut()
 
     def withdraw(self) -> None:
-        """Takes requests again."""
+        """Allows requests again."""
         self._event.clear()
 
     def wait(self, seconds: float) -> bool:
-        """Waits; whether it was interrupted."""
+        """Waits; returns whether it was interrupted."""
         return self._event.wait(seconds)
 
 
@@ -77,7 +78,7 @@ class Transport(RequestsTransport):
 
     Args:
         address: URL of the server, for messages and the choice of a proxy.
-        trust: How TLS is done; its files are read again when they change.
+        trust: The configuration of TLS; its files are read again when they change.
         interruption: Shared with the provider's other transports.
     """
 
@@ -88,7 +89,7 @@ class Transport(RequestsTransport):
         self._sessions = RotatingSession(address, trust, interruption.sockets)
         self._interruption = interruption
         self.status = 0
-        """The status of the last answer, for errors of the SDK that do not say."""
+        """The status of the last answer, for errors of the SDK that have none."""
 
     def open(self) -> None:
         """Uses the TLS configuration of the files as they are now.
@@ -114,10 +115,11 @@ class Transport(RequestsTransport):
         interruption = self._interruption
         if interruption.requested:
             raise interrupted(interruption.what, self._address)
+        # before the timer starts: what it ends must count as having reached the limit
+        started = time.monotonic()
         limit = threading.Timer(REQUEST_LIMIT, interruption.sockets.shut)
         limit.daemon = True
         limit.start()
-        started = time.monotonic()
         self.status = 0
         try:
             response = super().send(request, **options)
@@ -144,15 +146,16 @@ class Transport(RequestsTransport):
         """
         what = self._interruption.what
         if duration > LONGEST_PAUSE:
-            problem = f"cannot {what}: {self._address} asks for fewer requests"
+            problem = f"cannot {what}: {self._address} limits requests"
             raise TemporaryError(problem, "raise the interval", retry_after=duration)
         if self._interruption.wait(duration):
             raise interrupted(what, self._address)
 
 
 def pipeline_options(transport: Transport) -> dict[str, Any]:
-    """What every client of the SDK is made with."""
-    for name in ("azure", "msal"):  # what they say is said in our words, from their exceptions
+    """The options of every client of the SDK."""
+    # their loggers print answers; our messages are made from their exceptions
+    for name in ("azure", "msal"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     return {
         "transport": transport,

@@ -1,9 +1,9 @@
-"""Who syncd is towards Azure Key Vault: one identity, the one that was named.
+"""Login to Azure Key Vault, as the one identity that is configured.
 
-`DefaultAzureCredential` and azure-identity's managed identity try what the environment offers; here
-each method has one source. Credential files are read whenever a token is asked for, and a new
-content means a new login. azure-identity, and msal with it, is imported by the methods that need
-it: the machine's own identity does not.
+`DefaultAzureCredential` and azure-identity's managed identity try several identities, depending on
+the environment; here each method has one source. Credential files are read for every token, and a
+changed file means a new login. Only the methods of service principals import azure-identity, and
+msal with it; managed identities do not need it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from syncd.provision.azure.http import Transport
 
 _EARLY: Final = 300.0
-"""Seconds before its end that a token is not used any more, as azure-core has it."""
+"""Seconds before its expiry that a token is replaced, as in azure-core."""
 
 
 class MachineIdentity:
-    """The managed identity of the machine, by its metadata service.
+    """A managed identity of the VM, by Azure's metadata service.
 
     Args:
         client_id: Which user-assigned identity; None for the system-assigned one.
@@ -54,9 +54,9 @@ class MachineIdentity:
 
         Raises:
             TemporaryError: The metadata service does not answer.
-            RefusedError: It has no such identity.
+            RefusedError: The VM has no such identity.
         """
-        del options  # its tenant is the machine's
+        del options  # a managed identity has one tenant
         now = self._clock()
         if self._token.expires_on - now < _EARLY:
             resource = scopes[0].removesuffix("/.default")
@@ -65,27 +65,27 @@ class MachineIdentity:
         return self._token
 
     def get_token(self, *scopes: str, **_options: Any) -> AccessToken:  # noqa: ANN401 - azure-core's
-        """The same in azure-core's older form."""
+        """A token in azure-core's older form."""
         token = self.get_token_info(*scopes)
         return AccessToken(token.token, token.expires_on)
 
     def forget(self) -> None:
-        """Has the next token asked for, whatever is left of this one."""
+        """Discards the token, so that the next one is requested."""
         self._token = AccessTokenInfo("", 0)
 
     def close(self) -> None:
-        """Nothing is open between two tokens."""
+        """Forgets the token; no connection is kept."""
         self.forget()
 
 
 class ServicePrincipal:
-    """An identity that proves itself by a file: a secret, a certificate, or a federated token.
+    """A service principal: an identity with a secret, a certificate or a federated token.
 
     Args:
         auth: The method.
         tenant: Where the identity is registered.
-        client_id: Which it is.
-        transport: The way to Microsoft Entra ID.
+        client_id: The identity's client id.
+        transport: The connection to Microsoft Entra ID.
         authority: Its URL.
     """
 
@@ -114,11 +114,11 @@ class ServicePrincipal:
     ) -> AccessTokenInfo:
         """A token for a scope; see `azure.core.credentials.SupportsTokenInfo`.
 
-        Whatever tenant a vault names, the token is the configured one's.
+        The token is of the configured tenant, even where a vault names another one.
 
         Raises:
             TemporaryError: Microsoft Entra ID cannot be reached.
-            RefusedError: It refuses, or the file cannot be used.
+            RefusedError: It rejects the login, or the file cannot be used.
         """
         what = f"log in to {self._authority} as {self._client_id}"
         wanted: TokenRequestOptions = {}
@@ -126,8 +126,8 @@ class ServicePrincipal:
             wanted["claims"] = options["claims"]
         try:
             return self._current().get_token_info(*scopes, options=wanted)
-        except AzureError as error:  # azure-identity wraps whatever happens, its own bugs too
-            self.forget()  # the next attempt reads and asks again
+        except AzureError as error:  # azure-identity wraps every exception in it
+            self.forget()  # the next attempt reads the file and logs in again
             raise self._judge(error, what) from None
 
     def _judge(self, error: AzureError, what: str) -> TemporaryError | RefusedError:
@@ -135,25 +135,26 @@ class ServicePrincipal:
         if not status:
             return explain(error, what=what, server=self._authority, address="cloudName")
         if status == 429 or status >= 500:  # noqa: PLR2004 - RFC 6585, RFC 9110
-            return unavailable(what, self._authority, f"is not able to answer now ({status})")
+            return unavailable(what, self._authority, f"cannot answer now ({status})")
         if status >= 400:  # noqa: PLR2004 - RFC 9110, section 15.5
             option, path = self._file
             remedy = f"check tenantID, client_id and auth.{option} {path}"
-            return RefusedError(f"cannot {what}: refused ({status}); {remedy}")
-        said = "the answer is not Microsoft Entra ID's; check tenantID and cloudName"
-        return TemporaryError(f"cannot {what}: {said}")
+            return RefusedError(f"cannot {what}: the login is rejected ({status})", remedy)
+        return TemporaryError(
+            f"cannot {what}: the answer is not Microsoft Entra ID's", "check tenantID and cloudName"
+        )
 
     def get_token(self, *scopes: str, **_options: Any) -> AccessToken:  # noqa: ANN401 - azure-core's
-        """The same in azure-core's older form."""
+        """A token in azure-core's older form."""
         token = self.get_token_info(*scopes)
         return AccessToken(token.token, token.expires_on)
 
     def forget(self) -> None:
-        """Has the next token asked for, whatever is left of this one."""
+        """Discards the token, so that the next one is requested."""
         self._credential = None
 
     def close(self) -> None:
-        """Closes the way to Microsoft Entra ID."""
+        """Closes the connection to Microsoft Entra ID."""
         self.forget()
         self._transport.close()
 
@@ -168,7 +169,7 @@ class ServicePrincipal:
         return "client_certificate_file", auth.client_certificate_file
 
     def _current(self) -> SupportsTokenInfo:
-        """The credential that fits what the file holds now."""
+        """The credential of the file as it is now."""
         content = self._content()
         seen = sha256(content).digest()
         if self._credential is None or seen != self._read:
@@ -191,7 +192,7 @@ class ServicePrincipal:
 
         options = {
             "authority": self._authority,
-            "disable_instance_discovery": True,  # the authority is the user's word
+            "disable_instance_discovery": True,  # the authority is configured
             **pipeline_options(self._transport),
         }
         tenant, client_id = self._tenant, self._client_id
@@ -216,13 +217,13 @@ Login = MachineIdentity | ServicePrincipal
 def open_login(
     auth: AzureAuth, tenant: str, client_id: str, *, transport: Transport, authority: str
 ) -> Login:
-    """Makes the identity that was named.
+    """Makes the login that is configured.
 
     Args:
         auth: The method.
-        tenant: The manifest's tenant, for an `auth` that names none.
+        tenant: The manifest's tenant, for an `auth` without one.
         client_id: The manifest's identity, likewise.
-        transport: The way to Microsoft Entra ID.
+        transport: The connection to Microsoft Entra ID.
         authority: Its URL.
     """
     if isinstance(auth, ManagedIdentity):

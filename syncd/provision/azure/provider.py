@@ -1,17 +1,16 @@
 """The provider for Azure Key Vault: a manifest's objects, read in one pass.
 
-First error ends the pass, so that what is handed over is always the whole set. Requests are made
-one after the other: what Key Vault throttles, it throttles for all of them alike, and a pause that
-it asks for is everybody's. A pass that ends by it is taken up where it ended, so that the same
-first objects do not spend the quota for ever.
+The first error ends the pass, so that a payload is always the whole set. Requests are made one
+after the other, since Key Vault throttles all of them together. When throttling ends a pass, the
+next one continues where it ended: otherwise the first objects would use up the quota each time.
 
-What a pass costs, in requests: one for each object, whatever the number of files that are made of
-it; for an object with a history one listing for every 25 versions, and one for each version that
-was not read before, since what a version holds never changes.
+Requests of a pass: one for each object, for any number of files; for an object with a history one
+listing for every 25 versions, and one for each version that was not read before, since the content
+of a version never changes.
 
-Traps of the SDK (azure-keyvault-secrets 4.12): its exceptions' texts hold the answer, so only
-status and error code are read; a challenge that does not fit the vault's name is a `ValueError`, an
-answer that is not what was asked for whatever the code runs into.
+Traps of the SDK (azure-keyvault-secrets 4.12): the texts of its exceptions hold the answer, so only
+status and error code are read; a challenge that does not match the vault's host is a `ValueError`,
+and an unexpected answer raises whatever the SDK's code happens to raise.
 """
 
 from __future__ import annotations
@@ -55,26 +54,26 @@ _ROLES = {
     "key": "Key Vault Reader",
     "cert": "Key Vault Reader",
 }
-"""The least role for each; a Reader sees public parts and no secret."""
+"""The least privileged role for each; a Reader cannot read secrets."""
 
 LONGEST_DETOUR = 600.0
-"""Seconds for which what a throttled pass has read is good enough for the pass that goes on."""
+"""Seconds for which a pass reuses what earlier passes read before they were throttled."""
 
 
 class AzureProvider:
     """Fetches the objects of one manifest from one vault.
 
     Args:
-        name: What status, metrics and log call it.
+        name: Its name in status, metrics and log.
         azure: The manifest.
         auth: How to log in.
-        vault_url: Where the vault is.
-        authority: Where to log in.
-        trust: How TLS is done, towards both.
-        api_version: Of Key Vault; None for the SDK's.
-        verify_challenge_resource: Whether the vault's name must belong to the cloud that its
+        vault_url: URL of the vault.
+        authority: URL of the login.
+        trust: The configuration of TLS, for both.
+        api_version: Of Key Vault; None for the SDK's default.
+        verify_challenge_resource: Whether the vault's host must belong to the domain that its
             challenge names.
-        clock: Seconds that pass evenly.
+        clock: Monotonic clock, seconds.
     """
 
     def __init__(
@@ -128,6 +127,7 @@ class AzureProvider:
                 throttled = error.retry_after is not None
                 raise
             finally:
+                # only a throttled pass is continued; any other one reads everything again
                 if not throttled:
                     self._read = {}
 
@@ -136,11 +136,11 @@ class AzureProvider:
         self._interruption.request()
 
     def resume(self) -> None:
-        """Takes fetches again; see `syncd.provision.refresh.Provider`."""
+        """Allows fetches again; see `syncd.provision.refresh.Provider`."""
         self._interruption.withdraw()
 
     def close(self) -> None:
-        """Lets go; see `syncd.provision.refresh.Provider`."""
+        """Closes connections and forgets what was read; see `syncd.provision.refresh.Provider`."""
         self.interrupt()
         self._login.close()
         self._transport.close()
@@ -173,7 +173,7 @@ class AzureProvider:
     def _versions(self, wanted: AzureObject) -> list[tuple[str, object]]:
         """The enabled versions, newest first, from the one where the history begins.
 
-        Each with the time of its last update: what it holds never changes, what is said of it may.
+        Each with the time of its last update: its content never changes, its properties can.
         """
 
         def listed() -> list[tuple[str, object]]:
@@ -196,13 +196,14 @@ class AzureProvider:
         elif wanted.version in names:
             start = names.index(wanted.version)
         else:
-            _refuse(wanted, f"{wanted.name} has no enabled version {wanted.version}", "mend it")
+            problem = f"{wanted.name} has no enabled version {wanted.version}"
+            _refuse(wanted, problem, "enable it, or correct objectVersion")
         if not versions:
             _refuse(wanted, f"{wanted.name} has no enabled version", "create or enable one")
         return versions[start:]
 
     def _content(self, wanted: AzureObject, version: str) -> bytes:
-        """What the object's file holds; several files of one object share the request."""
+        """The content of the object's file; several files of one object share the request."""
         at = (wanted.kind, wanted.name, version)
         if at not in self._read:
             self._read[at] = self._ask(lambda: self._get(wanted, version), wanted)
@@ -213,8 +214,8 @@ class AzureProvider:
             if wanted.kind == "key":
                 return pem_of_key(cast("PublicJwk", answer.key))
             return pem_of_certificate(bytes(answer.cer))
-        except ValueError as error:  # of azure_content and decode_value: their own words
-            _refuse(wanted, str(error), "mend objectFormat, objectEncoding or the object")
+        except ValueError as error:  # of `content` and `_secret`, whose texts hold no value
+            _refuse(wanted, str(error), "correct objectFormat, objectEncoding or the object")
 
     def _get(self, wanted: AzureObject, version: str) -> Any:  # noqa: ANN401 - one of three types
         client = self._client(wanted.kind)
@@ -227,7 +228,7 @@ class AzureProvider:
         return client.get_certificate(wanted.name)
 
     def _client(self, kind: str) -> Any:  # noqa: ANN401 - one of three types
-        """The SDK's client for a kind of object, imported when there is one."""
+        """The SDK's client for a kind of object, imported when needed."""
         client = self._clients.get(kind)
         if client is None:
             options = {**pipeline_options(self._transport), **self._options}
@@ -235,7 +236,7 @@ class AzureProvider:
         return client
 
     def _ask(self, request: Callable[[], T], wanted: AzureObject) -> T:
-        """Has the SDK make requests, and says what went wrong in words of ours."""
+        """Lets the SDK make requests, and maps its exceptions."""
         what = f"read {wanted.path}"
         try:
             try:
@@ -243,7 +244,7 @@ class AzureProvider:
             except ClientAuthenticationError:
                 if self._transport.status != 401:  # noqa: PLR2004 - Unauthorized
                     raise
-                self._login.forget()  # the token may have been revoked: try another one, once
+                self._login.forget()  # the token may have been revoked: try once with another
                 return request()
         except AzureError as error:
             if isinstance(error, HttpResponseError) and error.status_code:
@@ -258,53 +259,57 @@ class AzureProvider:
             if self._transport.status == 401:  # noqa: PLR2004 - Unauthorized: the challenge
                 _refuse(
                     wanted,
-                    f"{self._url} asks for a token of another service",
-                    "check keyvaultName and cloudName; for a private cloud set"
+                    f"{self._url} requires a token for another service",
+                    "check keyvaultName and cloudName, and for a private cloud set"
                     " verify_challenge_resource: false",
                 )
-            raise self._not_ours(wanted) from None
+            raise self._unexpected(wanted) from None
 
-    def _not_ours(self, wanted: AzureObject) -> TemporaryError:
-        said = f"the answer of {self._url} is not Key Vault's"
-        return TemporaryError(f"cannot read {wanted.path}: {said}; check its address")
+    def _unexpected(self, wanted: AzureObject) -> TemporaryError:
+        return TemporaryError(
+            f"cannot read {wanted.path}: the answer of {self._url} is not Key Vault's",
+            "check keyvaultName and vault_url",
+        )
 
     def _judge(self, error: HttpResponseError, status: int, wanted: AzureObject) -> NoReturn:
-        """One line for a status that the SDK's repetitions did not change."""
+        """Explains a status that the SDK's repetitions did not change."""
         code = _code(error)
         if status == 429 or status >= 500 or status == 408:  # noqa: PLR2004 - RFC 9110, RFC 6585
-            said = "asks for fewer requests" if status == 429 else "is not able to answer now"  # noqa: PLR2004
+            problem, remedy = "cannot answer now", "check Azure's service health"
+            if status == 429:  # noqa: PLR2004 - Too Many Requests
+                problem, remedy = "limits requests", "raise the interval"
             raise TemporaryError(
-                f"cannot read {wanted.path}: {self._url} {said} ({status}); wait or look at Azure's"
-                " service health",
+                f"cannot read {wanted.path}: {self._url} {problem} ({status})",
+                remedy,
                 retry_after=_retry_after(error),
             ) from None
         if isinstance(error, ResourceNotFoundError):
             which = f" version {wanted.version}" if wanted.version else ""
-            said = f"{self._url} has no {wanted.kind} {wanted.name}{which} (404)"
-            _refuse(wanted, said, "create it, or mend objectName, objectType or objectVersion")
+            problem = f"{self._url} has no {wanted.kind} {wanted.name}{which} (404)"
+            remedy = "create it, or correct objectName, objectType or objectVersion"
+            _refuse(wanted, problem, remedy)
         if status == 401:  # noqa: PLR2004 - Unauthorized
-            remedy = "check tenantID, and that the identity is of that tenant"
-            _refuse(wanted, f"{self._url} does not take the login (401)", remedy)
+            remedy = "check tenantID, and that the identity is in the vault's tenant"
+            _refuse(wanted, f"{self._url} rejects the token (401)", remedy)
         if status == 403:  # noqa: PLR2004 - Forbidden
             self._forbidden(code, wanted)
         if 200 <= status < 300:  # noqa: PLR2004 - an answer that could not be read
-            raise self._not_ours(wanted) from None
-        _refuse(
-            wanted,
-            f"{self._url} refuses ({status} {code})",
-            "check the object, its version and api_version",
-        )
+            raise self._unexpected(wanted) from None
+        reason = f"{status} {code}" if code else str(status)
+        remedy = "check the object, its version and api_version"
+        _refuse(wanted, f"{self._url} rejects the request ({reason})", remedy)
 
     def _forbidden(self, code: str, wanted: AzureObject) -> NoReturn:
         if code.endswith("Disabled"):
-            said, remedy = f"{wanted.name} is disabled (403)", "enable it, or make a new version"
+            problem = f"{wanted.name} is disabled (403)"
+            remedy = "enable it, or create a new version"
         elif code == "ForbiddenByFirewall":
-            said = f"the firewall of {self._url} denies it (403)"
+            problem = f"the firewall of {self._url} denies access (403)"
             remedy = "allow this machine's address or network"
         else:
-            said = f"{self._url} denies it to this identity (403)"
-            remedy = f"assign it the role {_ROLES[wanted.kind]}"
-        _refuse(wanted, said, remedy)
+            problem = f"{self._url} denies this identity access (403)"
+            remedy = f"assign the role {_ROLES[wanted.kind]} to the identity"
+        _refuse(wanted, problem, remedy)
 
 
 def _client_type(kind: str) -> Any:  # noqa: ANN401 - one of three types
@@ -333,11 +338,11 @@ def _secret(answer: KeyVaultSecret, wanted: AzureObject) -> bytes:
 
 
 def _refuse(wanted: AzureObject, message: str, remedy: str) -> NoReturn:
-    raise RefusedError(f"cannot read {wanted.path}: {message}; {remedy}") from None
+    raise RefusedError(f"cannot read {wanted.path}: {message}", remedy) from None
 
 
 def _code(error: HttpResponseError) -> str:
-    """The innermost error code, such as `SecretDisabled`; only letters, whatever was sent."""
+    """The innermost error code, such as `SecretDisabled`; empty unless it consists of letters."""
     details = getattr(error, "error", None)
     inner = getattr(details, "innererror", None)
     code = (inner or {}).get("code") if isinstance(inner, dict) else None

@@ -1,16 +1,17 @@
-"""Who syncd is towards a Vault or OpenBao server: login, renewal, and login again.
+"""Login to a Vault or OpenBao server, renewal of the token, and login again.
 
-Upstream's CSI providers know the Kubernetes login only; the methods here are those that a machine
-without Kubernetes has. The rules:
+Upstream's CSI providers have the Kubernetes login only; machines without Kubernetes need others.
+The rules:
 
-- a token is renewed at two thirds of its time while that works; where it does not, or the renewal
-  runs into the maximum, syncd logs in again before the old token ends;
-- a login that fails while the old token still lives is logged, and the old token goes on;
-- a 403 says nothing by itself (an expired token and a policy that denies look the same, measured on
-  OpenBao 2.7): `lookup-self` tells, and a token that was only just issued is never blamed;
+- a token is renewed at two thirds of its TTL. Where the renewal fails or reaches the maximum TTL,
+  syncd logs in again before the token expires;
+- a login that fails while the previous token is still valid is logged, and that token stays in use;
+- a 403 is ambiguous: an expired token and a policy that denies look the same (measured on OpenBao
+  2.7). `lookup-self` decides, and a token that was issued in the same pass is valid;
 - credential files are read for every login, a token file in every pass;
-- a wrapped secret-id is unwrapped once and kept in memory for later logins, after `sys/wrapping/
-  lookup` has shown that the wrapping token was made by the AppRole and by nobody in between.
+- a wrapped secret-id is unwrapped once and kept in memory for later logins. Before, `sys/wrapping/
+  lookup` must show that the AppRole created the wrapping token: one that was unwrapped and wrapped
+  again on its way has another creation path.
 """
 
 from __future__ import annotations
@@ -48,14 +49,17 @@ _OK = 200
 
 
 class Login:
-    """The token in use, and how to get another one.
+    """The token in use.
 
     Args:
-        auth: The method.
+        auth: The method and its credentials.
         vault: The manifest, for role and mount.
         connection: The server.
-        clock: Seconds that pass evenly.
-        imds: Where Azure's instance metadata service is, if not in its usual place.
+        clock: Monotonic clock, seconds.
+        imds: URL of Azure's instance metadata service; None for the default.
+
+    Attributes:
+        logins: How many tokens there have been; a change means that leases ended with the token.
     """
 
     def __init__(
@@ -83,15 +87,15 @@ class Login:
 
     @property
     def due(self) -> float:
-        """When the token wants to be renewed or replaced, on `clock`."""
+        """When the token is to be renewed or replaced, on `clock`."""
         return self._lifetime.due if self._token else 0.0
 
     def token(self) -> str:
-        """A token that should work; logs in or renews where it is time. Once per pass.
+        """Returns a token that should be valid; logs in or renews when due. Once per pass.
 
         Raises:
-            TemporaryError: The server cannot be asked, and there is no token that still lives.
-            RefusedError: It does not take the credentials.
+            TemporaryError: The server cannot be reached, and there is no valid token.
+            RefusedError: The server rejects the credentials.
         """
         self._fresh = False
         if isinstance(self._auth, TokenFile):
@@ -104,27 +108,28 @@ class Login:
         return self._token
 
     def recover(self) -> str | None:
-        """After a 403: another token to try once, or None where the policy denied.
+        """After a 403: returns another token to try once, or None where the policy denied.
 
         Raises:
-            TemporaryError: The server cannot be asked.
-            RefusedError: The token is dead and there is no way to a new one.
+            TemporaryError: The server cannot be reached.
+            RefusedError: The token is not valid any longer, and syncd cannot get another one.
         """
-        if self._fresh or self._alive():
+        if self._fresh or self._is_valid():
             return None
         if isinstance(self._auth, TokenFile):
             path = self._auth.token_file
             self._token = ""
             raise RefusedError(
-                f"cannot use the token in {path}: {self._connection.address} does not know it"
-                " (any more), or it may not even look itself up; write a new one there"
+                f"cannot use auth.token_file {path}: {self._connection.address} rejects the token"
+                " (403), also for lookup-self",
+                "write a valid token into the file",
             )
         structlog.get_logger().info("provision.token_lost", server=self._connection.address)
         self._login()
         return self._token
 
     def _prolong(self, now: float) -> None:
-        """Renews or replaces a token that still lives; failing is not fatal yet."""
+        """Renews or replaces a token that is still valid; a failure is not fatal yet."""
         try:
             if self._lifetime.renewable and self._renew(now):
                 return
@@ -134,7 +139,7 @@ class Login:
                     "provision.token_ends",
                     file=self._auth.token_file,
                     seconds_left=round(self._lifetime.end - now),
-                    hint="write a new token there",
+                    hint="write a new token into the file",
                 )
                 return
             self._login()
@@ -158,7 +163,7 @@ class Login:
         self._lifetime = self._lifetime.renewed(now, seconds, renewable=renewable)
         return True
 
-    def _alive(self) -> bool:
+    def _is_valid(self) -> bool:
         answer = self._ask("GET", "auth/token/lookup-self", "look up the token", self._token)
         return answer.status == _OK
 
@@ -172,7 +177,8 @@ class Login:
             seconds = response.seconds("data", "ttl")
             renewable = response.flag("data", "renewable")
             self._lifetime = Lifetime.granted(self._clock(), seconds, renewable=renewable)
-        else:  # it may be dead, or not be allowed to: the first read will tell
+        else:
+            # not valid, or not allowed to look itself up: the first read will show
             self._lifetime = Lifetime.granted(0.0, 0.0, renewable=False)
         self._token = token
         self.logins += 1
@@ -187,8 +193,8 @@ class Login:
         token = response.text("auth", "client_token")
         if not token or not token.isascii() or not token.isprintable():
             raise RefusedError(
-                f"cannot {what}: {self._connection.address} answers without a token;"
-                " the method may want a second factor"
+                f"cannot {what}: {self._connection.address} answers without a token",
+                "check whether the method requires a second factor (MFA)",
             )
         seconds = response.seconds("auth", "lease_duration")
         renewable = response.flag("auth", "renewable")
@@ -201,18 +207,25 @@ class Login:
         )
 
     def _refuse_login(self, status: int, path: str) -> NoReturn:
-        where = f"cannot log in at {path}: {self._connection.address}"
+        what = f"cannot log in at {path}: {self._connection.address}"
         if status == 404:  # noqa: PLR2004 - Not Found
-            raise RefusedError(f"{where} has no such auth method (404); enable it or mend mount")
-        raise RefusedError(f"{where} refuses ({status}); {self._remedy()}")
+            setting = "auth.mount"
+            if isinstance(self._auth, KubernetesLogin | JwtLogin) and not self._auth.mount:
+                setting = "vaultAuthMountPath" if self._vault.login_mount else setting
+            raise RefusedError(
+                f"{what} has no such auth method (404)", f"enable it there, or correct {setting}"
+            )
+        raise RefusedError(f"{what} rejects the login ({status})", self._remedy())
 
     def _remedy(self) -> str:
         auth = self._auth
         if isinstance(auth, AppRole):
             if auth.secret_id_wrapped:
-                return f"write a new wrapped secret-id to {auth.secret_id_file}"
-            files = " or ".join(filter(None, (auth.role_id_file, auth.secret_id_file)))
-            return f"write a valid id to {files}"
+                return f"write a new wrapped secret-id into {auth.secret_id_file}"
+            if auth.secret_id_file is None:
+                return f"write a valid role-id into {auth.role_id_file}"
+            files = f"{auth.role_id_file} and {auth.secret_id_file}"
+            return f"write a valid role-id and secret-id into {files}"
         if isinstance(auth, KubernetesLogin | JwtLogin):
             return f"check role, audience and expiry of the token in {auth.jwt_file}"
         if isinstance(auth, CertLogin):
@@ -242,25 +255,28 @@ class Login:
         return f"auth/{auth.mount}/login", {"name": role} if role else {}
 
     def _unwrap(self, wrapping: str, auth: AppRole) -> str:
-        """The secret-id behind a wrapping token, which works once: later logins remember it."""
+        """The secret-id behind a wrapping token; unwrapped once, then from memory."""
         if self._unwrapped[0] == wrapping:
             return self._unwrapped[1]
-        file = auth.secret_id_file
-        what = f"unwrap the secret-id in {file}"
-        gone = f"cannot {what}: used already, expired, or not a wrapping token; write a new one"
+        what = f"unwrap auth.secret_id_file {auth.secret_id_file}"
+        used = RefusedError(
+            f"cannot {what}: the wrapping token was used already, has expired or is not one",
+            "write a new wrapped secret-id into the file",
+        )
         answer = self._ask("POST", "sys/wrapping/lookup", what, "", json.dumps({"token": wrapping}))
         if answer.status != _OK:
-            raise RefusedError(gone)
-        made_by = self._parse(answer, what).text("data", "creation_path")
-        if not re.fullmatch(rf"auth/{re.escape(auth.mount)}/role/[^/]+/secret-id", made_by):
+            raise used
+        created_by = self._parse(answer, what).text("data", "creation_path")
+        if not re.fullmatch(rf"auth/{re.escape(auth.mount)}/role/[^/]+/secret-id", created_by):
             raise RefusedError(
-                f"cannot {what}: it was not wrapped by auth/{auth.mount}, so somebody may have read"
-                " it on the way; revoke it and write a new one"
+                f"cannot {what}: it was not wrapped by auth/{auth.mount}, so it may have been read"
+                " on the way",
+                "revoke the secret-id, and write a new wrapped one into the file",
             )
         answer = self._ask("POST", "sys/wrapping/unwrap", what, wrapping, "{}")
         secret_id = self._parse(answer, what).text("data", "secret_id") if answer.body else ""
         if answer.status != _OK or not secret_id:
-            raise RefusedError(gone)
+            raise used
         self._unwrapped = (wrapping, secret_id)
         return secret_id
 
@@ -274,6 +290,6 @@ class Login:
             return parse_response(answer.body)
         except ResponseError as error:
             raise TemporaryError(
-                f"cannot {what}: the answer of {self._connection.address} {error};"
-                " check that a Vault server is there"
+                f"cannot {what}: the answer of {self._connection.address} {error}",
+                "check that a Vault server listens there",
             ) from None

@@ -1,13 +1,14 @@
 """One connection to a Vault or OpenBao server: requests, time limits, retries, errors.
 
-Traps of hvac that this module keeps shut (hvac 2.4); those of requests see `transport`:
+Traps of hvac that this module avoids (hvac 2.4); for those of requests see
+`syncd.net.requests_session`:
 
-- it follows redirects and sends its token along to the other host: none are followed;
-- an argument that is None is taken from the `VAULT_*` environment: all are given;
+- it follows redirects and sends its token to the other host: redirects are not followed;
+- an argument that is None is taken from the `VAULT_*` environment: all are passed;
 - a session's `verify` overrides the argument, and `read` turns a 404 into None: the adapter is
   called directly, with the session's own TLS;
 - its exceptions can hold the whole response body: statuses are read here, hvac raises nothing,
-  and no foreign exception's text goes into a message.
+  and messages never hold the text of a foreign exception.
 """
 
 from __future__ import annotations
@@ -44,16 +45,16 @@ READ_TIMEOUT = 15.0
 REQUEST_LIMIT = 30.0
 """Seconds that one request may take from connecting to the last byte."""
 ATTEMPTS = 3
-"""How often a GET is made in one pass before the refresh loop's own backoff takes over."""
+"""Attempts at a GET within a pass; then the refresh loop backs off."""
 FIRST_PAUSE = 0.5
-"""Seconds before the second attempt at most; twice that before the third."""
+"""Seconds before the second attempt, at most; twice that before the third."""
 LONGEST_PAUSE = 5.0
-"""Seconds to wait between attempts at most; a longer `Retry-After` ends the pass instead."""
+"""Seconds between attempts, at most; a longer `Retry-After` ends the pass instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response as it came.
+    """A response.
 
     Attributes:
         status: HTTP status.
@@ -70,12 +71,12 @@ class Connection:
     """Requests to one server, one at a time."""
 
     def __init__(self, address: str, namespace: str, trust: Trust) -> None:
-        """Prepares; connects to nothing.
+        """Prepares; does not connect.
 
         Args:
             address: URL of the server.
             namespace: Sent with every request where not empty.
-            trust: How TLS is done.
+            trust: The configuration of TLS.
         """
         self.address = address
         self._namespace = namespace
@@ -94,22 +95,22 @@ class Connection:
         body: str | None = None,
         token: str = "",
     ) -> Answer:
-        """Makes a request; tries a GET again where trying again may help.
+        """Makes a request; repeats a GET after a failure that may be temporary.
 
         Args:
             method: HTTP verb in capitals.
             path: Below `/v1/`, not quoted.
-            what: What it is for, as it shall stand in a message: `read client-secret`.
+            what: Its purpose, for messages: `read client-secret`.
             query: The query, as in a URL.
             body: JSON.
             token: The token to send; empty for none.
 
         Returns:
-            The answer, whatever its status, but none that is worth another try.
+            The answer, with any status but those that may be temporary.
 
         Raises:
-            TemporaryError: The server cannot be reached, does not finish, or is not able to
-                answer now (412, 429, 5xx).
+            TemporaryError: The server cannot be reached, does not finish, or cannot answer now
+                (412, 429, 5xx).
             RefusedError: TLS or the address cannot work as configured.
         """
         url = "/v1/" + quote(path, safe="/~:@!$&'()*+,;=")
@@ -123,7 +124,7 @@ class Connection:
             except TemporaryError as error:
                 problem = error
             else:
-                if not _may_pass(answer.status):
+                if not _is_temporary(answer.status):
                     return answer
                 problem = self._unable(answer, what)
             pause = backoff.next(_RNG, at_least=problem.retry_after or 0.0)
@@ -133,16 +134,16 @@ class Connection:
                 raise problem
 
     def resume(self) -> None:
-        """Takes requests again after an interruption."""
+        """Allows requests again after an interruption."""
         self._interrupted.clear()
 
     def interrupt(self) -> None:
-        """Ends the request under way, and refuses others until `resume`. For any thread."""
+        """Ends the running request, and fails others until `resume`. For any thread."""
         self._interrupted.set()
         self._sockets.shut()
 
     def close(self) -> None:
-        """Lets go of idle connections too."""
+        """Closes all connections, idle ones too."""
         self.interrupt()
         self._session.close()
 
@@ -151,10 +152,11 @@ class Connection:
             raise interrupted(what, self.address)
         client = self._ready()
         client.token = token
+        # before the timer starts: what it ends must count as having reached the limit
+        started = time.monotonic()
         limit = threading.Timer(REQUEST_LIMIT, self._sockets.shut)
         limit.daemon = True
         limit.start()
-        started = time.monotonic()
         headers = {"Content-Type": "application/json"} if body is not None else {}
         try:
             response = client.adapter.request(
@@ -208,18 +210,18 @@ class Connection:
     def _unable(self, answer: Answer, what: str) -> TemporaryError:
         status = answer.status
         if status == 429:  # noqa: PLR2004 - Too Many Requests
-            said = "asks for fewer requests (429); raise its quota or the interval"
+            problem, remedy = "limits requests (429)", "raise its quota or the interval"
         elif status == 503:  # noqa: PLR2004 - Service Unavailable
-            said = "is sealed or not ready (503); unseal it"
+            problem, remedy = "is sealed or not ready (503)", "unseal it"
         else:
-            said = f"is not able to answer now ({status}); look at its log"
-        message = f"cannot {what}: the server at {self.address} {said}"
-        return TemporaryError(message, retry_after=answer.retry_after)
+            problem, remedy = f"cannot answer now ({status})", "check its log"
+        message = f"cannot {what}: the server at {self.address} {problem}"
+        return TemporaryError(message, remedy, retry_after=answer.retry_after)
 
 
 _RNG = random.Random()  # noqa: S311 - jitter
 
 
-def _may_pass(status: int) -> bool:
-    """412 (a replica behind), 429 and 5xx are worth another try; 501 (not initialised) is not."""
+def _is_temporary(status: int) -> bool:
+    """412 (a standby that lags behind), 429 and 5xx except 501 (not initialised)."""
     return status in (412, 429) or (status >= 500 and status != 501)  # noqa: PLR2004

@@ -1,12 +1,12 @@
-"""Dynamic secrets: kept while their lease lasts, renewed where that works, never minted per poll.
+"""Dynamic secrets: reused while their lease lasts and renewed, instead of created in every pass.
 
-What counts as one (measured on OpenBao 2.7, see docs/provisioning-vault.md):
+Dynamic are (measured on OpenBao 2.7, see docs/provisioning-vault.md):
 
-- a response with a `lease_id`: reused to two thirds of `lease_duration`, then renewed or, where
-  that does not work or has run into the maximum, read again;
-- the answer to a write that carries a certificate (PKI `issue` and `sign` have no lease unless the
-  role asks for one): reused to two thirds of the time until its `notAfter`;
-- the answer to a write with a `lease_duration` and no `lease_id`: to two thirds of it.
+- a response with a `lease_id`: reused for two thirds of `lease_duration`, then renewed or, where
+  the renewal fails or has reached the maximum, read again;
+- the response to a write that holds a certificate (PKI `issue` and `sign` have no lease unless the
+  role asks for one): reused for two thirds of the time until its `notAfter`;
+- the response to a write with a `lease_duration` and no `lease_id`: for two thirds of it.
 
 KV v1 answers reads with a `lease_duration` that is only a hint (the mount's default, 32 days): it
 has no `lease_id` and is read in every pass.
@@ -40,7 +40,7 @@ class _Lease:
 
 
 class Leases:
-    """The dynamic secrets in use, by the request that made them."""
+    """The dynamic secrets in use, by the request that created them."""
 
     def __init__(
         self,
@@ -53,8 +53,8 @@ class Leases:
 
         Args:
             connection: For renewals.
-            clock: Seconds that pass evenly, for leases.
-            wall: Seconds since 1970, for certificates.
+            clock: Monotonic clock for leases, seconds.
+            wall: Seconds since the epoch, for certificates.
         """
         self._connection = connection
         self._clock = clock
@@ -63,14 +63,14 @@ class Leases:
 
     @property
     def due(self) -> float:
-        """When the first of them wants to be renewed or replaced, on `clock`."""
+        """When the first of them is to be renewed or replaced, on `clock`."""
         return min((lease.lifetime.due for lease in self._leases.values()), default=math.inf)
 
     def reuse(self, wanted: VaultObject, token: str) -> Response | None:
-        """The response to use again, renewed if it is time; None if it has to be read.
+        """Returns the response to reuse, renewed when due; None if it has to be read.
 
         Raises:
-            TemporaryError: The renewal did not get through.
+            TemporaryError: The server cannot be reached for the renewal.
         """
         lease = self._leases.get(wanted.request)
         if lease is None:
@@ -87,7 +87,7 @@ class Leases:
         return None
 
     def keep(self, wanted: VaultObject, response: Response) -> None:
-        """Takes note of a response that was read, if it is to be used again."""
+        """Keeps a response that was read, if it is to be reused."""
         seconds = self._lasting(wanted, response)
         if seconds > 0:
             renewable = bool(response.lease_id) and response.renewable
@@ -95,7 +95,7 @@ class Leases:
             self._leases[wanted.request] = _Lease(response, lifetime)
 
     def forget(self) -> None:
-        """Drops all: a lease ends with the token that it was made with."""
+        """Drops all leases: each ends with the token that it was created with."""
         self._leases.clear()
 
     def _lasting(self, wanted: VaultObject, response: Response) -> float:
@@ -130,7 +130,7 @@ class Leases:
 
 
 def _not_after(certificate: str) -> float:
-    """When a PEM certificate ends, seconds since 1970; 0 where it is none."""
+    """When a PEM certificate expires, seconds since the epoch; 0 for anything else."""
     from cryptography import x509  # noqa: PLC0415 - 8 MiB that only PKI needs
 
     try:

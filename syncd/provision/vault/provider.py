@@ -1,9 +1,9 @@
 """The provider for Vault and OpenBao: a manifest's objects, read in one pass.
 
-First error ends the pass, so that what is handed over is always the whole set. One request is made
-once per pass and serves every object that shares it (method, path, query and arguments), so that a
-dynamic user and its password match. What is leased is kept (`vault_lease`), everything else is read
-anew each time and forgotten.
+The first error ends the pass, so that a payload is always the whole set. Objects with the same
+method, path, query and arguments share one response per pass, so that a dynamic user and its
+password match. Leased responses are reused (`syncd.provision.vault.lease`), all others are read
+again in each pass.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class _TokenLostError(Exception):
-    """The token died in the middle of a pass, and its leases with it: start again."""
+    """The token expired during a pass, and its leases with it: start the pass again."""
 
     def __init__(self, another: str) -> None:
         super().__init__()
@@ -43,12 +43,12 @@ class VaultProvider:
     """Fetches the objects of one manifest from one server.
 
     Args:
-        name: What status, metrics and log call it.
+        name: Its name in status, metrics and log.
         vault: The manifest.
         auth: How to log in.
         address: URL of the server.
         trust: How TLS is done.
-        clock: Seconds that pass evenly.
+        clock: Monotonic clock, seconds.
     """
 
     def __init__(
@@ -89,15 +89,16 @@ class VaultProvider:
         self._connection.interrupt()
 
     def resume(self) -> None:
-        """Takes fetches again; see `syncd.provision.refresh.Provider`."""
+        """Allows fetches again; see `syncd.provision.refresh.Provider`."""
         self._connection.resume()
 
     def close(self) -> None:
-        """Lets go; see `syncd.provision.refresh.Provider`."""
+        """Closes connections and forgets leases; see `syncd.provision.refresh.Provider`."""
         self._connection.close()
         self._leases.forget()
 
     def _pass(self, token: str) -> tuple[File, ...]:
+        # leases are revoked with the token that they were created with
         if self._login.logins != self._logins:
             self._leases.forget()
             self._logins = self._login.logins
@@ -116,7 +117,7 @@ class VaultProvider:
 
     def _read(self, wanted: VaultObject, token: str) -> Response:
         answer = self._request(wanted, token)
-        if answer.status == 403:  # noqa: PLR2004 - Forbidden: a dead token, or the policy
+        if answer.status == 403:  # noqa: PLR2004 - Forbidden: the token expired, or the policy
             another = self._login.recover()
             if another is not None:
                 raise _TokenLostError(another)
@@ -127,7 +128,8 @@ class VaultProvider:
         except ResponseError as error:
             raise TemporaryError(
                 f"cannot read {wanted.path}: the answer of {self._connection.address} to"
-                f" {wanted.method} {wanted.secret_path} {error}; check that a Vault server is there"
+                f" {wanted.method} {wanted.secret_path} {error}",
+                "check that a Vault server listens there",
             ) from None
 
     def _request(self, wanted: VaultObject, token: str) -> Answer:
@@ -141,23 +143,23 @@ class VaultProvider:
         )
 
     def _refuse(self, answer: Answer, wanted: VaultObject) -> NoReturn:
-        """One line for a status that trying again does not change."""
+        """Explains a status that another attempt does not change."""
         status, where = answer.status, f"{wanted.method} {wanted.secret_path}"
         if status == 404:  # noqa: PLR2004 - Not Found
-            said = f"nothing is at {wanted.secret_path} (404)"
-            remedy = "put it there or mend secretPath (KV v2: mount/data/name)"
+            problem = f"there is nothing at {wanted.secret_path} (404)"
+            remedy = "write the secret, or correct secretPath (KV v2: mount/data/name)"
             try:
                 if is_gone(parse_response(answer.body)):
-                    said = f"the version at {wanted.secret_path} is deleted (404)"
-                    remedy = "undelete it or put a new one"
+                    problem = f"the version at {wanted.secret_path} is deleted (404)"
+                    remedy = "undelete it, or write a new version"
             except ResponseError:
                 pass
         elif status == 403:  # noqa: PLR2004 - Forbidden
-            said, remedy = f"the policy denies {where} (403)", "allow it for this login"
+            problem, remedy = f"the policy denies {where} (403)", "allow it in the login's policy"
         elif 300 <= status < 400:  # noqa: PLR2004 - a redirect
-            said = f"{self._connection.address} redirects elsewhere ({status})"
-            remedy = "set vaultAddress to the active server; redirects are not followed"
+            problem = f"{self._connection.address} redirects to another address ({status})"
+            remedy = "set vaultAddress or vault_url to the active server"
         else:
-            said = f"{self._connection.address} does not take {where} ({status})"
+            problem = f"{self._connection.address} rejects {where} ({status})"
             remedy = "check secretPath, method and secretArgs"
-        raise RefusedError(f"cannot read {wanted.path}: {said}; {remedy}")
+        raise RefusedError(f"cannot read {wanted.path}: {problem}", remedy)

@@ -1,8 +1,8 @@
-"""What a Vault or OpenBao server answers, taken apart as its CSI provider does. Pure.
+"""Responses of a Vault or OpenBao server, and the files that are made of them. Pure.
 
-The bytes that come out are those of upstream (hashicorp/vault-csi-provider, `internal/provider`),
-so that moving from the CSI driver to syncd rotates nothing: a string verbatim, anything else as
-Go's `encoding/json` writes it (compact, keys sorted, numbers as received, `<`, `>`, `&` escaped).
+The bytes are the same as upstream's (hashicorp/vault-csi-provider, `internal/provider`), so that
+moving from the CSI driver to syncd changes no secret: a string verbatim, anything else as Go's
+`encoding/json` writes it (compact, keys sorted, numbers as received, `<`, `>`, `&` escaped).
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _VOLATILE = frozenset(["request_id"])
 
 
 class ResponseError(SyncdError):
-    """The body is no answer of a Vault server; the message quotes nothing of it."""
+    """The body is not a response of a Vault server; the message quotes nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A body, parsed; numbers are kept as they were written.
+    """A parsed body; numbers are kept as they are written.
 
     Attributes:
-        tree: The whole of it.
-        lease_id: The lease's name, or empty.
+        tree: The whole body.
+        lease_id: The lease's id, or empty.
         lease_duration: Seconds that the lease lasts, or 0.
         renewable: Whether the lease can be renewed.
     """
@@ -55,26 +55,26 @@ class Response:
 
     @property
     def data(self) -> Tree | None:
-        """The `data` of the response, or None where it has none."""
+        """The `data` of the response, or None."""
         data = self.tree.get("data")
         return data if isinstance(data, dict) else None
 
     def text(self, *path: str) -> str:
-        """The string at a path of keys; empty where there is none."""
+        """The string at a path of keys; empty for anything else."""
         found: Any = self.tree
         for key in path:
             found = found.get(key) if isinstance(found, dict) else None
         return found if isinstance(found, str) else ""
 
     def seconds(self, *path: str) -> float:
-        """The number at a path of keys; 0 where there is none."""
+        """The number at a path of keys; 0 for anything else."""
         found: Any = self.tree
         for key in path:
             found = found.get(key) if isinstance(found, dict) else None
         return _number(found)
 
     def flag(self, *path: str) -> bool:
-        """Whether there is a true at a path of keys."""
+        """Whether `true` is at a path of keys."""
         found: Any = self.tree
         for key in path:
             found = found.get(key) if isinstance(found, dict) else None
@@ -108,19 +108,19 @@ def parse_response(body: bytes) -> Response:
 
 
 def is_gone(response: Response) -> bool:
-    """Whether a 404's body says that this version was there once (KV v2's metadata)."""
+    """Whether the body of a 404 shows that the version existed: it has KV v2's metadata."""
     metadata = response.data.get("metadata") if response.data else None
     return isinstance(metadata, dict) and "version" in metadata
 
 
 def to_file(response: Response, wanted: VaultObject) -> File:
-    """Makes an object's file of the response that it asked for.
+    """Makes an object's file of the response to its request.
 
     Raises:
-        RefusedError: The key is missing or the value does not fit; names the object.
+        RefusedError: The key is missing or the value cannot be decoded; names the object.
     """
     if response.data is None:
-        _refuse(wanted, "the answer holds no data", "check secretPath and method")
+        _refuse(wanted, "the response has no data", "check secretPath and method")
     try:
         if not wanted.key:
             return File(wanted.path, _whole(response.tree), wanted.mode, _VOLATILE)
@@ -128,13 +128,15 @@ def to_file(response: Response, wanted: VaultObject) -> File:
         values = inner if isinstance(inner, dict) else response.data
         if wanted.key not in values:
             message = f"there is no key {wanted.key!r} at {wanted.secret_path}"
-            _refuse(wanted, message, "put it there or mend secretKey")
+            _refuse(wanted, message, "write the key there, or correct secretKey")
         value = values[wanted.key]
         content = value.encode() if isinstance(value, str) else _go_json(value)
     except UnicodeEncodeError:
-        _refuse(wanted, "the value is not valid Unicode", "store it as base64 and set encoding")
+        _refuse(
+            wanted, "the value is not valid Unicode", "store it in base64 and set encoding: base64"
+        )
     except RecursionError:
-        _refuse(wanted, "the value is nested too deeply", "name a deeper secretPath")
+        _refuse(wanted, "the value is nested too deeply", "store it with fewer levels")
     return File(wanted.path, _decoded(content, wanted), wanted.mode)
 
 
@@ -142,15 +144,15 @@ def _decoded(content: bytes, wanted: VaultObject) -> bytes:
     try:
         return decode_value(content, wanted.encoding)
     except ValueError:
-        _refuse(wanted, f"the value is not {wanted.encoding}", "mend encoding or the value")
+        _refuse(wanted, f"the value is not {wanted.encoding}", "correct encoding or the value")
 
 
 def _refuse(wanted: VaultObject, message: str, remedy: str) -> NoReturn:
-    raise RefusedError(f"cannot read {wanted.path}: {message}; {remedy}") from None
+    raise RefusedError(f"cannot read {wanted.path}: {message}", remedy) from None
 
 
 def _whole(tree: Tree) -> bytes:
-    """The response as upstream writes it: the fields of `api.Secret`, in their order."""
+    """The response as upstream writes it: the fields of Go's `api.Secret`, in their order."""
     keys = [*_WHOLE, *(key for key in _WHOLE_IF_SET if tree.get(key) is not None)]
     members = (b'"%s":%s' % (key.encode(), _go_json(tree.get(key))) for key in keys)
     return b"{" + b",".join(members) + b"}"

@@ -66,8 +66,8 @@ def test_a_file_that_may_not_be_read_spoils_that_entry_alone(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "open/a present True None",
-        "open/denied unreadable True may not be read by uid 65534",
-        "closed/b unreadable True may not be read by uid 65534",
+        "open/denied unreadable True is not readable for uid 65534",
+        "closed/b unreadable True is not readable for uid 65534",
     ]
 
 

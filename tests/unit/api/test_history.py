@@ -75,7 +75,7 @@ async def test_what_does_not_join_on_is_read_from_the_ledger(mail: Mail) -> None
     assert await all_after(history, 0) == [1, 2, 3, 4, 5, 6]
 
 
-async def test_events_nobody_was_told_of(mail: Mail) -> None:
+async def test_events_that_were_not_added(mail: Mail) -> None:
     """An event that is in the ledger and not announced yet is not read, and not lost either."""
     events = await fill(mail, 4)
     history = History(mail.ledger, 2)
@@ -85,7 +85,7 @@ async def test_events_nobody_was_told_of(mail: Mail) -> None:
 
 
 async def test_a_pruned_position(mail: Mail) -> None:
-    """A position before what was pruned is told to be gone, though a mailbox kept an event."""
+    """A position before the pruned events is reported as gone, though a mailbox kept an event."""
     await fill(mail, 2)
     mail.grants = {}
     await fill(mail, 8)  # the mailbox keeps event 2

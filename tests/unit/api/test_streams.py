@@ -86,7 +86,7 @@ async def test_a_sign_of_life(mail: Mail, monkeypatch: pytest.MonkeyPatch) -> No
 async def test_the_position_of_events_that_are_not_shown(
     mail: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It comes with the next sign of life, once: whoever resumes there is spared to look again."""
+    """It comes with the next heartbeat, once: resuming there skips what is not shown."""
     monkeypatch.setattr(broadcasting, "HEARTBEAT", 0.02)
     async with subscribed(mail, Grant([Scope("Nobody")])) as (broadcast, peer):
         await peer.wait(b": heartbeat\n\n", 1)
@@ -98,7 +98,7 @@ async def test_the_position_of_events_that_are_not_shown(
 
 
 async def test_a_reset_stands_for_what_it_tells(mail: Mail) -> None:
-    """An event that is committed and not told yet comes after the reset, whoever noticed it."""
+    """An event that is committed but not published yet comes after the reset."""
     broadcast = Broadcast(mail.ledger, STAMP, Metrics(), dict, 0)
     events = await mail.put(change("a", 2, 1))
     broadcast.history.last = 1  # as the look at the ledger at each sign of life makes it

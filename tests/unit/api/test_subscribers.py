@@ -13,7 +13,7 @@ from syncd.core.model import Grant, Scope
 
 
 def test_the_peer_of_a_socket() -> None:
-    """The kernel tells which process connected, and as whom."""
+    """The kernel identifies the process that connected, and its user."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         assert peer_of(ours) == Peer(os.getpid(), os.geteuid(), os.getegid())

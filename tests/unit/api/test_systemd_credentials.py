@@ -29,5 +29,5 @@ def test_the_address_of_systemd() -> None:
     ],
 )
 def test_other_addresses(address: str | bytes) -> None:
-    """Whoever comes from elsewhere is nobody's unit."""
+    """An address in another form names no unit."""
     assert parse_address(address) is None

@@ -22,7 +22,7 @@ FAILING = "import sys; sys.exit('syncd: cannot start')"
 async def test_all_that_the_daemon_says_is_read(
     script: str, ready: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """More than a pipe holds, where a daemon would wait for room; failing is told at once."""
+    """More than a pipe holds, on which a daemon would block; a failure is reported at once."""
     demo = _Demo(str(tmp_path))
     async with (
         await anyio.open_process([sys.executable, "-c", script], stdout=None) as process,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from syncd.commands.client import DeniedError, UnreachableError
-from syncd.commands.events import Block, Journal, as_text, blocks
+from syncd.commands.events import Block, EventReader, as_text, blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ def test_blocks() -> None:
     assert list(blocks(lines)) == [Block("message", "", "x-1"), Block("t", "1\n2", "x-2")]
 
 
-class Script(Journal):
+class Script(EventReader):
     """Plays streams, and records from where each was asked for."""
 
     asked: list[str | None]

@@ -1,4 +1,4 @@
-"""The schemas: valid themselves, and they tell what is sent and read from what is not."""
+"""The schemas: valid, and they accept what is sent and read, and nothing else."""
 
 from __future__ import annotations
 

@@ -65,14 +65,14 @@ async def test_it_returns_when_the_last_file_appears(
     """From no mount at all to the last file; an empty or half-written file is not there yet."""
     settings = configure(root, "a", "b")
     result: list[list[str]] = []
-    looked, look = 0, module._look
+    scanned, scan = 0, module._scan_all
 
     def counted(*arguments: Any) -> Any:
-        nonlocal looked
-        looked += 1
-        return look(*arguments)
+        nonlocal scanned
+        scanned += 1
+        return scan(*arguments)
 
-    monkeypatch.setattr(module, "_look", counted)
+    monkeypatch.setattr(module, "_scan_all", counted)
 
     async def run() -> None:
         with anyio.fail_after(DEADLINE):
@@ -83,8 +83,8 @@ async def test_it_returns_when_the_last_file_appears(
         make(root)
         write(root / "a", b"x")
         write(root / "b", b"")
-        before = looked
-        await until(lambda: looked >= before + 2)  # one of them began after the write
+        before = scanned
+        await until(lambda: scanned >= before + 2)  # one of them began after the write
         assert result == []
         write(root / "b", b"x")
     assert result == [[]]
@@ -104,7 +104,7 @@ async def test_every_missing_entry_is_one_line(root: Path) -> None:
 
 
 async def test_a_vault_config_that_cannot_be_used_is_what_is_missing(root: Path) -> None:
-    """Its problem is the line; when it is mended in time, all is well."""
+    """Its problem is the line; a correction in time ends the wait."""
     make(root)
     write(root / "a", b"x")
     settings = configure(root, "a")

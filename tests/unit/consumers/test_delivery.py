@@ -235,6 +235,20 @@ async def test_a_bug_is_survived_and_its_text_not_logged(mail: Mail) -> None:
     assert 30 <= naps.taken[0] <= 60
 
 
+async def test_a_bug_is_an_error_once(mail: Mail) -> None:
+    """As every failure that only a person can end; it is counted each time."""
+    metrics = Metrics()
+    loop = delivery(Listener(*[ValueError("canary")] * 3), mail, metrics=metrics)
+    await mail.put(change("a", 2, 1))
+    with capture_logs() as logs:
+        async with running(loop):
+            await drained(loop)
+    levels = [entry["log_level"] for entry in logs if entry["event"] == "delivery.failed"]
+    assert levels == ["error", "debug", "debug"]
+    labels = {"consumer": "hook", "outcome": "retried"}
+    assert sample(metrics, "syncd_deliveries_total", labels) == 3
+
+
 async def test_one_consumer_delays_no_other(mail: Mail) -> None:
     """While one consumer hangs, fails or is broken, another gets everything."""
     stuck = Listener(name="other")
@@ -259,7 +273,7 @@ async def test_acknowledgement_that_fails_is_delivered_again(
 
     def failing(consumer: str, events: Sequence[Event]) -> None:
         if next(failures, False):
-            raise StateError("cannot use the ledger: disk full; free or mend state_dir")
+            raise StateError("cannot use the ledger: disk full; free space in state_dir")
         acknowledge(consumer, events)
 
     monkeypatch.setattr(mail.ledger, "acknowledge", failing)
@@ -283,7 +297,7 @@ async def test_ledger_that_cannot_be_read_is_tried_again(
 
     def failing(consumer: str, grant: Grant, limit: int) -> list[Event]:
         if next(failures, False):
-            raise StateError("cannot use the ledger: ioerr; free or mend state_dir")
+            raise StateError("cannot use the ledger: ioerr; free space in state_dir")
         return take(consumer, grant, limit)
 
     monkeypatch.setattr(mail.ledger, "take", failing)
@@ -356,7 +370,7 @@ async def test_shutdown_waits_no_longer_than_the_grace(
 
 
 async def test_shutdown_while_waiting_is_immediate(mail: Mail) -> None:
-    """Nobody waits for a backoff at shutdown."""
+    """A backoff does not delay the shutdown."""
     naps = Naps(held=True)
     loop = delivery(Listener(TemporaryError("down")), mail, naps=naps)
     await mail.put(change("a", 2, 1))

@@ -146,7 +146,8 @@ class TestBad:
         """What cannot be read as a duration, size, mode or text gets an example."""
         value, (problem,) = decode(tree, type_)
         assert value is None
-        assert problem.message == "cannot be read"
+        names = {Duration: "duration", Size: "size", FileMode: "file mode", Text: "string"}
+        assert problem.message == f"is not a {names[type_]}"
         assert problem.hint.startswith("write a")
 
     @pytest.mark.parametrize(

@@ -102,12 +102,12 @@ def test_scopes_in_subjects(scopes: Scope | list[Scope], expected: str) -> None:
     [
         (DEFAULT_SUBJECT, None),
         ("a-<secret>-b", None),
-        ("syncd.<host>.x", "placeholder"),
-        ("syncd.*.<secret>", "wildcards"),
-        ("syncd.>", "wildcards"),
+        ("syncd.<host>.x", "an unknown placeholder (known are <instance>, <resource_type>"),
+        ("syncd.*.<secret>", "has a wildcard"),
+        ("syncd.>", "has a wildcard"),
         ("syncd..x", "empty token"),
-        ("", "empty token"),
-        ("$JS.<secret>", "server's own"),
+        ("", "is empty"),
+        ("$JS.<secret>", "reserved for the server"),
         ("sync d", "visible ASCII"),
         ("syncd.é", "visible ASCII"),
         ("s" * 600, "longer than"),
@@ -184,7 +184,7 @@ def test_what_is_sent_is_what_is_received(event: Event, mode: ContentMode) -> No
     headers, payload = encode(event, STAMP, "s.x", mode)
     received = decode({name.title(): value for name, value in headers.items()}, payload)
     assert received == msgspec.structs.replace(
-        event, sequence=0, told_to=None, origin=STAMP.origin(event)
+        event, sequence=0, visible_to=None, origin=STAMP.origin(event)
     )
     if event is CONFIG:
         assert received.audience == {}
@@ -212,17 +212,17 @@ GOOD = msgspec.json.decode(STAMP.encode(EVENTS[0]))
 @pytest.mark.parametrize(
     ("change_of", "problem"),
     [
-        ({"specversion": "0.3"}, "no CloudEvent"),
-        ({"id": ""}, "no CloudEvent"),
-        ({"source": "a b"}, "no CloudEvent"),
-        ({"type": "org.example.other"}, "of a type"),
-        ({"type": "io.syncd.reset"}, "of a type"),
+        ({"specversion": "0.3"}, "not a CloudEvent"),
+        ({"id": ""}, "not a CloudEvent"),
+        ({"source": "a b"}, "not a CloudEvent"),
+        ({"type": "org.example.other"}, "has a type that"),
+        ({"type": "io.syncd.reset"}, "has a type that"),
         ({"time": "yesterday"}, "no valid time"),
         ({"time": "2026-11-23T20:40:28"}, "no valid time"),
-        ({"subject": "b"}, "contradicts itself"),
-        ({"data": {**GOOD["data"], "scope": []}}, "contradicts itself"),
-        ({"data": {**GOOD["data"], "version": "plain"}}, "no CloudEvent"),
-        ({"data": None}, "no CloudEvent"),
+        ({"subject": "b"}, "contradicts its data"),
+        ({"data": {**GOOD["data"], "scope": []}}, "contradicts its data"),
+        ({"data": {**GOOD["data"], "version": "plain"}}, "not a CloudEvent"),
+        ({"data": None}, "not a CloudEvent"),
     ],
 )
 def test_what_is_no_event_is_refused(change_of: dict[str, Any], problem: str) -> None:
@@ -237,7 +237,7 @@ def test_what_is_no_event_is_refused(change_of: dict[str, Any], problem: str) ->
 def test_an_adoption_of_another_secret_is_refused() -> None:
     """Whoever may see the subject must not be told of another secret."""
     content = msgspec.json.decode(STAMP.encode(ADOPTED))
-    with pytest.raises(BindingError, match="contradicts itself"):
+    with pytest.raises(BindingError, match="contradicts its data"):
         decode(None, msgspec.json.encode({**content, "subject": "b"}))
 
 

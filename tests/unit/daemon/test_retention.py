@@ -63,7 +63,7 @@ async def test_a_failed_pruning_is_tried_again(mail: Mail, monkeypatch: pytest.M
     def prune_or_fail(*limits: object) -> int:
         attempts.append(limits)
         if len(attempts) == 1:
-            raise StateError("cannot use the ledger: the disk is full; free or mend state_dir")
+            raise StateError("cannot use the ledger: the disk is full", "free space in state_dir")
         anyio.from_thread.run_sync(again.set)
         return 0
 

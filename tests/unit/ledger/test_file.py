@@ -19,8 +19,8 @@ def failed(name: str) -> sqlite3.Error:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("SQLITE_FULL", "the disk is full; free space on the disk"),
-        ("SQLITE_IOERR_SHMSIZE", "the disk is full; free space on the disk"),
+        ("SQLITE_FULL", "the disk is full; free disk space"),
+        ("SQLITE_IOERR_SHMSIZE", "the disk is full; free disk space"),
         ("SQLITE_READONLY_DBMOVED", "readonly dbmoved; make state_dir and its files writable"),
         ("SQLITE_BUSY", "busy; close the other program"),
         ("SQLITE_CORRUPT", "corrupt; restart syncd"),

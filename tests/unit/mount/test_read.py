@@ -16,13 +16,15 @@ from support.waiting import DEADLINE
 
 from syncd.core.model import Entry, Observation, Scope, State
 from syncd.mount import root_scan
-from syncd.mount.read import Reader, Snapshot
+from syncd.mount.read import Reader
 from syncd.mount.roots import derive_roots, mounts_of, watch_path
 from syncd.system import beneath
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from syncd.mount.snapshot import Snapshot
 
 KEY = b"k" * 32
 GRACE = 30.0
@@ -150,9 +152,9 @@ def test_plain_files_are_read_when_at_rest(mount: Path) -> None:
 
 
 def test_a_file_written_while_the_scan_runs_is_not_at_rest(mount: Path) -> None:
-    """What was written after the scan began is young, not of the future."""
+    """A file of the future is at rest; one written after the scan began is not of the future."""
     (mount / "a").write_bytes(b"half")
-    seen = Looker(mount, settle=5.0).scan(entries(mount, "a"), ahead=-0.01)
+    seen = Looker(mount, settle=5.0).scan(entries(mount, "a"), ahead=-60.0)
     assert seen.observations["a"].settled is True
     looker = Looker(mount, settle=5.0)
     began = time.time()
@@ -217,7 +219,7 @@ def unreadable_kinds(root: Path) -> dict[str, str]:
         server.bind(str(root / "socket"))
     return {
         "outside": "leads outside",
-        "dangling": "symlink to nothing",
+        "dangling": "is a dangling symlink",
         "loop": "loop of symlinks",
         "directory": "a directory",
         "fifo": "a FIFO",

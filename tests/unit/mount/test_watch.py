@@ -48,8 +48,8 @@ def mode(watcher: Watcher) -> str:
 
 def hints_so_far(watcher: Watcher) -> list[Hint]:
     """All hints so far: they are in the queue when the system call that made them returns."""
-    found = [watcher._unheard, watcher._epoll and watcher._drain(watcher._epoll)]
-    watcher._unheard = None
+    found = [watcher._kept, watcher._epoll and watcher._drain(watcher._epoll)]
+    watcher._kept = None
     return [hint for hint in found if hint is not None]
 
 

@@ -93,7 +93,11 @@ def certificate_error(code: int, message: str = "") -> ssl.SSLCertVerificationEr
             "the certificate is not valid: certificate is not yet valid; replace the certificate",
         ),
         (TimeoutError("canary"), Fault.TIMEOUT, "no answer in time; check that the server is up"),
-        (ValueError("canary"), Fault.UNKNOWN, "the connection was closed before an answer; check"),
+        (
+            ValueError("canary"),
+            Fault.UNKNOWN,
+            "the connection ended without a complete answer; check",
+        ),
     ],
 )
 def test_a_reason_is_made_of_class_and_number(error: Exception, fault: Fault, text: str) -> None:

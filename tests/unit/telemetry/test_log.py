@@ -86,8 +86,8 @@ def test_an_exception_shows_its_class_and_place_only(said: io.StringIO, act: Any
         with contextlib.redirect_stderr(said):
             sys.excepthook(type(error), error, error.__traceback__)
         name = type(error).__name__
-    told = "\n".join(lines(said))
-    assert told.count(f"{name} at test_log.py:") >= 5
+    logged = "\n".join(lines(said))
+    assert logged.count(f"{name} at test_log.py:") >= 5
 
 
 def test_values_of_telling_or_unknown_kinds_are_masked(
@@ -148,13 +148,13 @@ def test_other_libraries_are_reduced_to_their_place(said: io.StringIO) -> None:
         warnings.simplefilter("always")
         logging.captureWarnings(capture=True)
         warnings.warn(f"deprecated: {CANARY}", DeprecationWarning, stacklevel=1)
-    told = lines(said)
-    assert len(told) == 4
-    assert all("library.logged" in line for line in told)
-    assert "foreign.library" in told[0]
+    logged = lines(said)
+    assert len(logged) == 4
+    assert all("library.logged" in line for line in logged)
+    assert "foreign.library" in logged[0]
 
 
-def test_exceptions_that_nobody_can_catch_are_reduced_too(
+def test_uncaught_exceptions_are_reduced_too(
     said: io.StringIO,
 ) -> None:
     """In a finalizer and in a thread, Python itself would print the text."""
@@ -170,9 +170,9 @@ def test_exceptions_that_nobody_can_catch_are_reduced_too(
     thread = threading.Thread(target=raise_chained)
     thread.start()
     thread.join()
-    told = "\n".join(lines(said))
-    assert told.index("error.unraisable") < told.index("error.in_thread")
-    assert told.count("ValueError at test_log.py:") == 2
+    logged = "\n".join(lines(said))
+    assert logged.index("error.unraisable") < logged.index("error.in_thread")
+    assert logged.count("ValueError at test_log.py:") == 2
 
 
 def test_the_level_is_a_threshold(said: io.StringIO) -> None:

@@ -56,6 +56,17 @@ def test_every_promised_name_is_exposed(accept: str) -> None:
     assert exposed(metrics, accept) == CONTRACT
 
 
+def test_a_relay_exposes_nothing_about_a_mount() -> None:
+    """The alert rules would take a zero for a scan that stopped and a vault config that is bad."""
+    about_a_mount = {name for name in CONTRACT if re.search("scan|vault_config|changes", name)}
+    metrics = Metrics(mount=False)
+    metrics.consumer("hook")
+    exposed_names = exposed(metrics).keys()
+    assert about_a_mount
+    assert not about_a_mount & exposed_names
+    assert {"syncd_secrets", "syncd_deliveries_total", "syncd_build_info"} <= exposed_names
+
+
 def test_what_is_known_beforehand_starts_at_zero() -> None:
     """Alerts on `rate()` see the first increment."""
     metrics = Metrics()
@@ -130,7 +141,7 @@ def test_forgotten_consumer_leaves_no_series() -> None:
 
 
 def test_adoptions_are_counted_and_timed() -> None:
-    """From zero on, and no longer when nobody verifies."""
+    """From zero on, and absent after verification is no longer configured."""
     metrics = Metrics()
     adoption = metrics.adoption("aidbox")
     labels = {"consumer": "aidbox"}

@@ -12,7 +12,7 @@ from support.mail import change
 from support.receiver import Receiver, reply
 
 from syncd.config.settings import Aidbox
-from syncd.consumers.aidbox.consumer import AidboxConsumer, _together
+from syncd.consumers.aidbox.consumer import AidboxConsumer, _combined
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.event_data import VAULT_CONFIG_CHANGED, VaultConfigData
 from syncd.core.events import Event, Stamp
@@ -172,7 +172,7 @@ async def test_a_refusal_of_the_audit_comes_after_the_caches(
     ("errors", "kind", "text"),
     [
         ([RefusedError("no")], RefusedError, "no"),
-        ([RefusedError("no"), RefusedError("never")], RefusedError, "no (and 1 more)"),
+        ([RefusedError("no", "do"), RefusedError("never")], RefusedError, "no (and 1 more); do"),
         ([RefusedError("no"), TemporaryError("later")], TemporaryError, "later (and 1 more)"),
     ],
 )
@@ -180,6 +180,6 @@ def test_several_errors_are_one(
     errors: list[SyncdError], kind: type[SyncdError], text: str
 ) -> None:
     """What may heal by itself decides how soon to try again."""
-    error = _together(errors)
+    error = _combined(errors)
     assert type(error) is kind
     assert str(error) == text

@@ -151,7 +151,7 @@ async def test_what_is_said_of_an_answer(
 
 
 async def test_a_401_just_after_a_rotation_may_heal(secret: Path, receiver: Receiver) -> None:
-    """Aidbox can have the old secret in its cache; then nobody has to do anything."""
+    """Aidbox can have the old secret in its cache; then waiting is enough."""
     replace(secret, "new-secret")
     receiver.default = reply(401)
     asked = session(secret)

@@ -199,14 +199,14 @@ async def test_what_keeps_it_from_being_tried_is_the_reason(mail: Mail) -> None:
     await mail.put(change("app", 3, 2))
     async with moved.running():
         await moved.drained()
-    assert moved.outcome.replicas[0].reason == "the file does not hold this version any more"
+    assert moved.outcome.replicas[0].reason == "the file no longer holds this version"
     assert not moved.box.tried
 
 
 async def test_a_name_without_addresses_is_asked_again(
     mail: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever is not in the DNS yet may be there in a moment."""
+    """A replica that is not in the DNS yet may be there in a moment."""
     answers = [TemporaryError("cannot resolve aidbox: it is not there")]
     current = Replicas.current
 
@@ -274,7 +274,7 @@ async def test_what_was_found_out_before_is_known(mail: Mail) -> None:
 
 
 async def test_many_are_verified_a_few_at_a_time(mail: Mail) -> None:
-    """Aidbox is not asked by everybody at once."""
+    """Aidbox does not get all requests at once."""
     rig = Rig(mail, lambda *_: 200, urls=["http://one"])
     await mail.put(*(change(f"s{number}", 2, 1) for number in range(80)))
     async with rig.running():

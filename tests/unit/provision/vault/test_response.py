@@ -82,11 +82,11 @@ def test_the_whole_response_has_upstream_s_fields_in_upstream_s_order() -> None:
 @pytest.mark.parametrize(
     ("body", "key", "encoding", "says"),
     [
-        ({}, "k", "utf-8", "the answer holds no data; check secretPath"),
-        ({"data": None}, "", "utf-8", "the answer holds no data"),
-        ({"data": {"x": 1}}, "k", "utf-8", "there is no key 'k' at p; put it there"),
+        ({}, "k", "utf-8", "the response has no data; check secretPath"),
+        ({"data": None}, "", "utf-8", "the response has no data"),
+        ({"data": {"x": 1}}, "k", "utf-8", "there is no key 'k' at p; write the key"),
         ({"data": {"k": "\ud800CANARY"}}, "k", "utf-8", "the value is not valid Unicode"),
-        ({"data": {"k": "CANARY"}}, "k", "base64", "the value is not base64; mend"),
+        ({"data": {"k": "CANARY"}}, "k", "base64", "the value is not base64; correct"),
         ({"data": {"k": "Q0FOQVJZ Q0FO"}}, "k", "base64", "the value is not base64"),
         ({"data": {"k": "CANARY"}}, "k", "hex", "the value is not hex"),
         ({"data": {"k": "ab cd"}}, "k", "hex", "the value is not hex"),
