@@ -34,12 +34,12 @@ def open_consumer(settings: ConsumerSettings, stamp: Stamp) -> Consumer:
     if isinstance(settings, Aidbox):
         from syncd.consumers.aidbox.consumer import AidboxConsumer  # noqa: PLC0415 - only where configured
 
-        return AidboxConsumer(settings, grant(settings.scope), stamp)
+        return AidboxConsumer(settings, stamp)
     if isinstance(settings, Nats):
         from syncd.consumers.nats import NatsConsumer  # noqa: PLC0415 - 7 MiB, when configured
 
-        return NatsConsumer(settings, grant(settings.scope), stamp)
-    return WebhookConsumer(settings, grant(settings.scope), stamp)
+        return NatsConsumer(settings, stamp)
+    return WebhookConsumer(settings, stamp)
 
 
 def open_verifier(

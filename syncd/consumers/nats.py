@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from syncd.config.settings import grant
 from syncd.core.nats_binding import MESSAGE_ID, encode, render
 from syncd.net.nats import Connection
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from syncd.config.settings import Nats
     from syncd.core.events import Event, Stamp
-    from syncd.core.model import Grant
 
 MAX_IN_FLIGHT: Final = 256
 """Events that are published ahead of their acknowledgements."""
@@ -30,13 +30,12 @@ class NatsConsumer:
 
     Args:
         settings: An element of `consumers`.
-        grant: What it may see.
         stamp: The attributes of this installation that events carry.
     """
 
-    def __init__(self, settings: Nats, grant: Grant, stamp: Stamp) -> None:
+    def __init__(self, settings: Nats, stamp: Stamp) -> None:
         self.name = settings.name
-        self.grant = grant
+        self.grant = grant(settings.scope)
         self.max_batch = MAX_IN_FLIGHT
         self._subject = settings.subject
         self._mode = settings.content_mode

@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from syncd import __version__
+from syncd.config.settings import grant
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.events import BATCH, STRUCTURED
 from syncd.net.credentials import CredentialFiles, Keyring
-from syncd.net.http import TRY_AGAIN, UNAUTHORIZED, Connection
+from syncd.net.http import UNAUTHORIZED, Connection
 from syncd.net.lean_httpx2 import URL, InvalidURL, Request
-from syncd.net.reasons import parse_retry_after
 from syncd.net.tls import RotatingContext, Trust
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from syncd.config.settings import Webhook
     from syncd.core.events import Event, Stamp
-    from syncd.core.model import Grant
     from syncd.net.credentials import Credentials
     from syncd.net.http import Answer
 
@@ -38,7 +37,6 @@ class WebhookConsumer:
 
     Args:
         settings: An element of `consumers`.
-        grant: What it may see.
         stamp: The attributes of this installation that events carry.
         clock: Seconds since the epoch, for the signature.
 
@@ -49,13 +47,12 @@ class WebhookConsumer:
     def __init__(
         self,
         settings: Webhook,
-        grant: Grant,
         stamp: Stamp,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = settings.name
-        self.grant = grant
+        self.grant = grant(settings.scope)
         self.max_batch = settings.max_batch
         self._stamp = stamp
         try:
@@ -103,7 +100,7 @@ class WebhookConsumer:
         answer = await self._post(message_id, body)
         if answer.status in UNAUTHORIZED and self._keyring.secret_files:
             answer = await self._post(message_id, body, reread=True)
-        error = self._judge(answer.status, answer.retry_after)
+        error = self._judge(answer)
         if error is not None:
             raise error
 
@@ -112,15 +109,12 @@ class WebhookConsumer:
         await self._connection.aclose()
 
     async def _post(self, message_id: str, body: bytes, *, reread: bool = False) -> Answer:
-        """Makes one request; raises as `Connection.exchange` does."""
-
         def make(credentials: Credentials) -> Request:
             return Request(
                 "POST",
                 self._url,
                 headers=self._sign(message_id, body, credentials),
                 content=body,
-                extensions=self._connection.extensions,
             )
 
         failed = f"cannot deliver to {self.address}"
@@ -139,15 +133,14 @@ class WebhookConsumer:
             )
         return headers
 
-    def _judge(self, status: int, retry_after: str | None) -> SyncdError | None:
-        """What an answer means (contract, "Events"); None acknowledges."""
-        if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
+    def _judge(self, answer: Answer) -> SyncdError | None:
+        """The error that an answer stands for; None for an acknowledgement."""
+        if answer.is_success:
             return None
+        status = answer.status
         problem = f"cannot deliver to {self.address}: it answered {status}"
-        if status in TRY_AGAIN or status >= 500:  # noqa: PLR2004 - RFC 9110, section 15.6
-            return TemporaryError(
-                problem, retry_after=parse_retry_after(retry_after, self._clock())
-            )
+        if answer.is_temporary:
+            return TemporaryError(problem, retry_after=answer.retry_after)
         if status in UNAUTHORIZED:
             files = " or ".join(self._keyring.secret_files)
             remedy = f"replace the credentials in {files}" if files else "configure credentials"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,7 @@ import anyio.to_thread
 
 from syncd.core.errors import TemporaryError
 from syncd.net.lean_httpx2 import AsyncHTTPTransport, Limits, TimeoutException, TransportError
-from syncd.net.reasons import CHECK_SERVER, reason_of
+from syncd.net.reasons import CHECK_SERVER, parse_retry_after, reason_of
 from syncd.system.files import size_text
 
 if TYPE_CHECKING:
@@ -36,12 +37,10 @@ CONNECT_TIMEOUT: Final = 5.0
 KEEP_ALIVE: Final = 60.0
 """Seconds for which an idle connection is used again."""
 
-TRY_AGAIN: Final = frozenset((408, 425, 429))
-"""Statuses below 500 of a server that may accept the same request later."""
-
 UNAUTHORIZED: Final = frozenset((401, 403))
 """Statuses that may mean that credentials have been rotated a moment ago."""
 
+_TRY_AGAIN: Final = frozenset((408, 425, 429))
 _DRAIN_TIME: Final = 1.0
 _DRAIN_SIZE: Final = 64 << 10
 
@@ -52,13 +51,23 @@ class Answer:
 
     Attributes:
         status: HTTP status.
-        retry_after: The header `Retry-After`, or None.
+        retry_after: Seconds that the server asked to wait, or None.
         body: Empty unless asked for.
     """
 
     status: int
-    retry_after: str | None
+    retry_after: float | None = None
     body: bytes = field(default=b"", repr=False)
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is a 2xx (RFC 9110, section 15.3)."""
+        return 200 <= self.status < 300  # noqa: PLR2004
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the server may accept the same request later: 408, 425, 429 or a 5xx."""
+        return self.status in _TRY_AGAIN or self.status >= 500  # noqa: PLR2004
 
 
 class Connection:
@@ -86,20 +95,12 @@ class Connection:
         self.keyring = keyring
         self._tls = tls
         self._timeout = timeout
+        self._connect_timeout = min(CONNECT_TIMEOUT, timeout)
         self._url_option = url_option
         self._socket = socket
         self._parallel = parallel
         self._transport: AsyncHTTPTransport | None = None
         self._context: ssl.SSLContext | None = None
-
-    @property
-    def extensions(self) -> dict[str, object]:
-        """What a request must carry as `extensions`."""
-        return {"timeout": {"connect": self._connect_timeout}}
-
-    @property
-    def _connect_timeout(self) -> float:
-        return min(CONNECT_TIMEOUT, self._timeout)
 
     async def exchange(
         self,
@@ -125,7 +126,9 @@ class Connection:
             with anyio.fail_after(self._timeout):
                 credentials, context = await self._read_files(again=reread)
                 transport = await self._transport_with(context)
-                response = await transport.handle_async_request(make(credentials))
+                request = make(credentials)
+                request.extensions["timeout"] = {"connect": self._connect_timeout}
+                response = await transport.handle_async_request(request)
                 body = await _read(response, body_limit) if body_limit else b""
         except TimeoutError:
             problem, remedy = f"no answer within {self._timeout:g} s", CHECK_SERVER
@@ -139,8 +142,9 @@ class Connection:
             problem, remedy = reason.problem, reason.remedy
         else:
             await _discard(response)
-            return Answer(response.status_code, response.headers.get("retry-after"), body)
-        # outside of the handlers: the foreign exception must not hang on to this one
+            retry_after = parse_retry_after(response.headers.get("retry-after"), time.time())
+            return Answer(response.status_code, retry_after, body)
+        # outside of the handlers, so that it does not carry the foreign exception as its context
         raise TemporaryError(f"{failed}: {problem}", remedy)
 
     async def aclose(self) -> None:
@@ -160,7 +164,7 @@ class Connection:
         return await anyio.to_thread.run_sync(read)
 
     async def _transport_with(self, context: ssl.SSLContext | None) -> AsyncHTTPTransport:
-        """The transport; a new one when certificates changed, so that no old connection is used."""
+        """The transport; a new one when certificates changed, since connections keep the old."""
         if self._transport is not None and context is not self._context:
             await self.aclose()
         if self._transport is None:

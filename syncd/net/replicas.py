@@ -45,30 +45,26 @@ class Replica:
         method: str,
         target: str,
         headers: Mapping[str, str],
-        content: bytes | None,
-        extensions: Mapping[str, object],
+        content: bytes | None = None,
     ) -> Request:
         """A request to this replica.
 
         Args:
-            method: Of HTTP.
+            method: HTTP method.
             target: Path and query, from `/` on.
             headers: All but `Host`.
             content: The body.
-            extensions: For the transport.
         """
         path = self.url.raw_path.rstrip(b"/") + target.encode()
         url = self.url.copy_with(raw_path=path)
         if self.address is None:
-            return Request(
-                method, url, headers=headers, content=content, extensions=dict(extensions)
-            )
+            return Request(method, url, headers=headers, content=content)
         return Request(
             method,
             url.copy_with(host=self.address),
             headers={"host": self.url.netloc.decode(), **headers},
             content=content,
-            extensions={**extensions, "sni_hostname": self.url.host},
+            extensions={"sni_hostname": self.url.host},
         )
 
 

@@ -21,7 +21,6 @@ from syncd.config.settings import Nats
 from syncd.consumers.nats import MAX_IN_FLIGHT, NatsConsumer
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.events import Stamp
-from syncd.core.model import Grant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -45,7 +44,7 @@ async def consumer(server: NatsServer, **settings: Any) -> AsyncIterator[NatsCon
     chosen = {"name": "bus", "urls": (server.url,), "timeout": DEADLINE, **settings}
     for option, value in chosen.items():
         chosen[option] = str(value) if hasattr(value, "__fspath__") else value
-    found = NatsConsumer(Nats(**chosen), Grant(), Stamp("5f0c2a91", "/syncd/node-1"))
+    found = NatsConsumer(Nats(**chosen), Stamp("5f0c2a91", "/syncd/node-1"))
     try:
         yield found
     finally:

@@ -21,7 +21,7 @@ from support.receiver import Receiver, hang, reply
 from support.tls import EXPIRED, Authority, replace
 
 from syncd import __version__
-from syncd.config.settings import BasicAuth, Webhook
+from syncd.config.settings import BasicAuth, ScopeSettings, Webhook, grant
 from syncd.consumers.webhook import WebhookConsumer
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.events import Stamp
@@ -51,8 +51,7 @@ def webhook(receiver: Receiver, mail: Mail, **settings: Any) -> WebhookConsumer:
     settings = {"name": "hook", "url": receiver.url, "timeout": 5.0, **settings}
     for option, value in settings.items():
         settings[option] = os.fspath(value) if hasattr(value, "__fspath__") else value
-    parsed = Webhook(**settings)
-    return WebhookConsumer(parsed, mail.grants[parsed.name], Stamp(mail.ledger.epoch, "/syncd/h"))
+    return WebhookConsumer(Webhook(**settings), Stamp(mail.ledger.epoch, "/syncd/h"))
 
 
 async def test_structured_mode_is_accepted_by_both_libraries(
@@ -121,8 +120,12 @@ async def test_a_connection_is_used_again(receiver: Receiver, mail: Mail) -> Non
 
 async def test_scope_is_respected(receiver: Receiver, mail: Mail) -> None:
     """A consumer gets what lies within its scope and nothing else."""
-    mail.grants["hook"] = Grant([Scope("AidboxTopicDestination", "kafka"), Scope("Client", "app")])
-    loop = delivery(webhook(receiver, mail), mail)
+    scope = tuple(
+        ScopeSettings(resource_type=type_, id=id_)
+        for type_, id_ in (("AidboxTopicDestination", "kafka"), ("Client", "app"))
+    )
+    mail.grants["hook"] = grant(scope)
+    loop = delivery(webhook(receiver, mail, scope=scope), mail)
     await mail.put(
         change("a", 2, 1),
         change("b", 2, 1, Scope("Client", "other")),
@@ -465,7 +468,6 @@ async def test_unix_socket_that_is_not_there(mail: Mail, tmp_path: Path) -> None
     """The reason names the socket and what to do."""
     consumer = WebhookConsumer(
         Webhook(name="hook", url="http://aidbox/hook", socket=str(tmp_path / "none.sock")),
-        Grant(),
         Stamp("0", "/syncd/h"),
     )
     with pytest.raises(

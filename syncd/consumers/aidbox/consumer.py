@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import msgspec
 
+from syncd.config.settings import grant
 from syncd.consumers.aidbox.session import Session
 from syncd.core.audit_event import audit_event, audit_event_id
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from syncd.config.settings import Aidbox
     from syncd.core.events import Event, Stamp
-    from syncd.core.model import Grant
     from syncd.net.replicas import Replica
 
 MAX_BATCH: Final = 10_000
@@ -64,7 +64,6 @@ class AidboxConsumer:
 
     Args:
         settings: An element of `consumers`.
-        grant: What it may see.
         stamp: The attributes of this installation that events carry.
 
     Raises:
@@ -73,9 +72,9 @@ class AidboxConsumer:
 
     max_batch = MAX_BATCH
 
-    def __init__(self, settings: Aidbox, grant: Grant, stamp: Stamp) -> None:
+    def __init__(self, settings: Aidbox, stamp: Stamp) -> None:
         self.name = settings.name
-        self.grant = grant
+        self.grant = grant(settings.scope)
         self._actions = frozenset(settings.actions)
         self._stamp = stamp
         self._replicas = open_replicas(settings)

@@ -11,6 +11,7 @@ Client without `access_token_expiration`, until it is not accepted.
 from __future__ import annotations
 
 import base64
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Final
@@ -22,8 +23,7 @@ import msgspec
 from syncd import __version__
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.net.credentials import CredentialFiles, Keyring
-from syncd.net.http import TRY_AGAIN, Connection
-from syncd.net.reasons import parse_retry_after
+from syncd.net.http import Connection
 from syncd.net.tls import RotatingContext, Trust
 
 if TYPE_CHECKING:
@@ -111,11 +111,11 @@ class Session:
         Args:
             failed: How an error's message begins, such as `cannot read Client`.
             replica: Where to send it.
-            method: Of HTTP.
+            method: HTTP method.
             target: Path and query.
-            headers: More headers.
+            headers: Besides those that every request has.
             content: The body.
-            body_limit: Bytes of the answer to return.
+            body_limit: Bytes that the answer may have; with 0 it is dropped.
 
         Returns:
             The answer, a 2xx.
@@ -126,34 +126,33 @@ class Session:
             RefusedError: Any other answer.
         """
         failed = f"{failed} at {replica}"
-        answer: Answer | None = None
-        for reread in (False, True):
+
+        async def attempt(*, reread: bool) -> Answer:
             token = await self._current_token(failed, replica, reread=reread)
 
-            def make(credentials: Credentials, token: str | None = token) -> Request:
+            def make(credentials: Credentials) -> Request:
                 authorization = credentials.authorization if token is None else f"Bearer {token}"
                 sent = {**_ABOUT, **(headers or {}), "authorization": authorization or ""}
-                extensions = self._connection.extensions
-                return replica.request(method, target, sent, content, extensions)
+                return replica.request(method, target, sent, content)
 
-            answer = await self._connection.exchange(
+            return await self._connection.exchange(
                 failed, make, reread=reread, body_limit=body_limit
             )
-            if answer.status != UNAUTHORIZED:
-                break
-        assert answer is not None
+
+        answer = await attempt(reread=False)
+        if answer.status == UNAUTHORIZED:
+            answer = await attempt(reread=True)
         await self._require_success(failed, answer)
         return answer
 
-    async def is_accepted_as(self, replica: Replica, client_id: str, value: bytes) -> int:
-        """The status that a request with a Client's id and a value gets, by HTTP Basic."""
+    async def status_as(self, replica: Replica, client_id: str, value: bytes) -> int:
+        """The status that a request as another Client gets, by HTTP Basic with a value."""
         pair = client_id.encode() + b":" + value
         authorization = "Basic " + base64.b64encode(pair).decode()
 
         def make(_: Credentials) -> Request:
             headers = {**_ABOUT, "authorization": authorization}
-            extensions = self._connection.extensions
-            return replica.request("GET", "/fhir/Patient?_count=0", headers, None, extensions)
+            return replica.request("GET", "/fhir/Patient?_count=0", headers)
 
         failed = f"cannot verify at {replica}"
         return (await self._connection.exchange(failed, make)).status
@@ -171,8 +170,7 @@ class Session:
         def make(credentials: Credentials) -> Request:
             headers = {**_ABOUT, **_FORM, "authorization": credentials.authorization or ""}
             content = b"grant_type=client_credentials"
-            extensions = self._connection.extensions
-            return replica.request("POST", "/auth/token", headers, content, extensions)
+            return replica.request("POST", "/auth/token", headers, content)
 
         started = self._clock()
         answer = await self._connection.exchange(
@@ -189,19 +187,17 @@ class Session:
             raise RefusedError(
                 f"{failed}: the answer holds no token", "set grant_type: basic"
             ) from None
-        lifetime = float("inf") if token.expires_in is None else token.expires_in * _EARLY
-        self._expires = started + lifetime
+        lasts = math.inf if token.expires_in is None else token.expires_in * _EARLY
+        self._expires = started + lasts
         return token.access_token
 
     async def _require_success(self, failed: str, answer: Answer) -> None:
-        """Raises the error for an answer that is not a 2xx."""
-        status = answer.status
-        if 200 <= status < 300:  # noqa: PLR2004 - RFC 9110, section 15.3
+        if answer.is_success:
             return
+        status = answer.status
         problem = f"{failed}: it answered {status}"
-        if status in TRY_AGAIN or status >= 500:  # noqa: PLR2004 - RFC 9110, section 15.6
-            retry_after = parse_retry_after(answer.retry_after, time.time())
-            raise TemporaryError(problem, retry_after=retry_after)
+        if answer.is_temporary:
+            raise TemporaryError(problem, retry_after=answer.retry_after)
         client = f"Client/{self._client_id}"
         if status == UNAUTHORIZED:
             age = await anyio.to_thread.run_sync(_age, self._secret_file)
@@ -240,4 +236,4 @@ def _age(path: str | None) -> float:
     try:
         return time.time() - os.stat(path or "").st_mtime
     except OSError:
-        return float("inf")
+        return math.inf

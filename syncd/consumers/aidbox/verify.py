@@ -290,7 +290,7 @@ class Verifier:
         # a person who types the secret leaves out the newline that an editor put at its end
         for candidate in {value: None, value.removesuffix(_NEWLINE): None}:
             try:
-                status = await self._session.is_accepted_as(replica, client, candidate)
+                status = await self._session.status_as(replica, client, candidate)
             except SyncdError as error:
                 progress.reasons[name] = error.problem
                 return

@@ -86,7 +86,7 @@ def test_a_malformed_url() -> None:
 def test_a_request_keeps_the_name(address: str | None) -> None:
     """In the header `Host` and for TLS; the path of the URL comes before the request's."""
     replica = Replica(httpx2.URL("https://aidbox:8443/base/"), address)
-    request = replica.request("POST", "/fhir/X?_count=1", {"a": "b"}, b"body", {"timeout": {}})
+    request = replica.request("POST", "/fhir/X?_count=1", {"a": "b"}, b"body")
     assert request.url.host == (address or "aidbox")
     assert request.url.raw_path == b"/base/fhir/X?_count=1"
     assert request.headers["host"] == "aidbox:8443"

@@ -16,7 +16,6 @@ from syncd.consumers.aidbox.consumer import AidboxConsumer, _combined
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.event_data import VAULT_CONFIG_CHANGED, VaultConfigData
 from syncd.core.events import Event, Stamp
-from syncd.core.model import Grant
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -53,7 +52,7 @@ async def make(tmp_path: Path) -> AsyncIterator[Callable[..., AidboxConsumer]]:
             "actions": ("drop_cache",),
             **changes,
         }
-        made.append(AidboxConsumer(Aidbox(**options), Grant(), STAMP))
+        made.append(AidboxConsumer(Aidbox(**options), STAMP))
         return made[-1]
 
     yield consumer

@@ -186,7 +186,7 @@ async def test_trying_a_value(secret: Path, receiver: Receiver) -> None:
     """As the Client, by HTTP Basic, whatever bytes it is; any answer is told."""
     receiver.script(reply(401))
     asked = session(secret, use_token=True)
-    assert await asked.is_accepted_as(replica(receiver), "app", b"\xff:\n") == 401
+    assert await asked.status_as(replica(receiver), "app", b"\xff:\n") == 401
     await asked.aclose()
     (request,) = receiver.requests
     assert request.target == "/fhir/Patient?_count=0"

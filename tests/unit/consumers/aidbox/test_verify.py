@@ -49,7 +49,7 @@ class Box(Session):
         self.closed = False
         self.begun = anyio.Event()
 
-    async def is_accepted_as(self, replica: Replica, client_id: str, value: bytes) -> int:
+    async def status_as(self, replica: Replica, client_id: str, value: bytes) -> int:
         self.at_once += 1
         self.most = max(self.most, self.at_once)
         await anyio.lowlevel.checkpoint()
