@@ -6,7 +6,7 @@ Traps of requests that this module avoids (requests 2.34, urllib3 2.8):
   override it: TLS is one `SSLContext` of `syncd.net.tls`;
 - `.netrc` would be taken as credentials: only proxies come from the environment;
 - time limits are per socket operation, and a blocked read cannot be cancelled: every socket is
-  registered, and shutting it down ends the request in progress;
+  registered, and shutting it down ends the request in progress (`Requests`);
 - an answer of any length is read whole: `LONGEST_ANSWER` bounds it.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -30,20 +31,96 @@ from syncd.net.tls import RotatingContext
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from syncd.net.tls import Trust
 
 LONGEST_ANSWER = 32 << 20
 """Bytes, unpacked; Vault takes no larger request itself (`max_request_size`)."""
-
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 15.0
+REQUEST_LIMIT = 30.0
+"""Seconds that one request may take from connecting to the last byte."""
 
 _TIMEOUTS = (requests.Timeout, urllib3.exceptions.TimeoutError)
 _INVALID_ADDRESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
 
 
-class TooLongError(Exception):
-    """An answer is longer than `LONGEST_ANSWER`; `str()` is a clause about the server."""
+class _TooLongError(Exception):
+    """An answer is longer than `LONGEST_ANSWER`."""
+
+
+class Requests:
+    """The requests of one provider: each bounded in time, and ended by another thread."""
+
+    def __init__(self) -> None:
+        self._interrupted = threading.Event()
+        self._sockets: set[socket.socket] = set()
+        self._lock = threading.Lock()
+
+    def interrupt(self) -> None:
+        """Ends the request or pause in progress, and fails others until `resume`."""
+        self._interrupted.set()
+        self._shut()
+
+    def resume(self) -> None:
+        """Allows requests again."""
+        self._interrupted.clear()
+
+    def pause(self, seconds: float) -> bool:
+        """Waits; returns whether it was interrupted."""
+        return self._interrupted.wait(seconds)
+
+    @contextlib.contextmanager
+    def bounded(
+        self, what: str, server: str, *, errors: tuple[type[Exception], ...], check: str
+    ) -> Iterator[None]:
+        """Makes one request in its block.
+
+        Args:
+            what: As for `explain`, and so is `server`.
+            server: The server's address.
+            errors: What a client raises whose socket is shut down.
+            check: The remedy for an answer that is too long.
+
+        Raises:
+            TemporaryError: It was interrupted, or took longer than `REQUEST_LIMIT`.
+            RefusedError: The answer is longer than `LONGEST_ANSWER`.
+        """
+        if self._interrupted.is_set():
+            raise interrupted(what, server)
+        # before the timer starts: what it ends must count as having reached the limit
+        started = time.monotonic()
+        limit = threading.Timer(REQUEST_LIMIT, self._shut)
+        limit.daemon = True
+        limit.start()
+        try:
+            yield
+        except _TooLongError:
+            problem = f"{server} answers with more than {LONGEST_ANSWER >> 20} MiB"
+            raise RefusedError(f"cannot {what}: {problem}", check) from None
+        except errors:
+            if self._interrupted.is_set():
+                raise interrupted(what, server) from None
+            if time.monotonic() - started >= REQUEST_LIMIT:
+                problem = f"did not finish within {REQUEST_LIMIT:.0f} s"
+                raise unavailable(what, server, problem) from None
+            raise
+        finally:
+            limit.cancel()
+
+    def opened(self, sock: socket.socket) -> None:
+        """Registers a socket."""
+        with self._lock:
+            self._sockets = {known for known in self._sockets if known.fileno() >= 0} | {sock}
+
+    def _shut(self) -> None:
+        """Shuts all sockets down (shutdown(2)), which ends every read and write."""
+        with self._lock:
+            for sock in self._sockets:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+            self._sockets.clear()
 
 
 class RotatingSession:
@@ -54,13 +131,13 @@ class RotatingSession:
     Args:
         address: URL of the server; decides about the proxies of the environment.
         trust: How TLS is done.
-        sockets: Knows every socket that a session opens.
+        requests_: Knows every socket that a session opens.
     """
 
-    def __init__(self, address: str, trust: Trust, sockets: Sockets) -> None:
+    def __init__(self, address: str, trust: Trust, requests_: Requests) -> None:
         self._address = address
         self._trust = trust
-        self._sockets = sockets
+        self._requests = requests_
         # the system's CAs take a megabyte of memory
         self._tls = RotatingContext(trust) if address.startswith("https:") else None
         self._context: ssl.SSLContext | None = None
@@ -95,10 +172,12 @@ class RotatingSession:
         session.verify = not self._trust.skip_verify
         if self._trust.skip_verify:  # `syncd check` and the log of the daemon's start report it
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        session.mount("http://", _Adapter(self._sockets, None, None))
+        session.mount("http://", _Adapter(self._requests))
         if context is not None:
-            adapter = _Adapter(self._sockets, context, self._trust.server_name)
-            session.mount("https://", adapter)
+            name = self._trust.server_name
+            session.mount(
+                "https://", _Adapter(self._requests, ssl_context=context, server_hostname=name)
+            )
         return session
 
 
@@ -148,37 +227,12 @@ def interrupted(what: str, server: str) -> TemporaryError:
     return TemporaryError(problem, CHECK_SERVER)
 
 
-class Sockets:
-    """The sockets in use, so that another thread can end a request in progress."""
-
-    def __init__(self) -> None:
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
-
-    def opened(self, sock: socket.socket) -> None:
-        """Registers a socket."""
-        with self._lock:
-            self._open = {known for known in self._open if known.fileno() >= 0} | {sock}
-
-    def shut(self) -> None:
-        """Shuts all of them down (shutdown(2)), which ends every read and write."""
-        with self._lock:
-            for sock in self._open:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
-            self._open.clear()
-
-
 class _Adapter(HTTPAdapter):
     """requests' adapter with syncd's TLS, sockets that can be shut down, and bounded answers."""
 
-    def __init__(
-        self, sockets: Sockets, context: ssl.SSLContext | None, server_name: str | None
-    ) -> None:
-        self._sockets = sockets
-        self._tls: dict[str, Any] = {}
-        if context is not None:
-            self._tls = {"ssl_context": context, "server_hostname": server_name}
+    def __init__(self, requests_: Requests, **tls: Any) -> None:  # noqa: ANN401 - urllib3's
+        self._pool_classes = _pool_classes(requests_.opened)
+        self._tls = tls
         super().__init__(max_retries=0)
 
     def send(
@@ -188,11 +242,7 @@ class _Adapter(HTTPAdapter):
         *args: Any,  # noqa: ANN401
         **kwargs: Any,  # noqa: ANN401
     ) -> requests.Response:
-        """Sends a request, and reads the answer unless it is streamed.
-
-        Raises:
-            TooLongError: The answer is longer than `LONGEST_ANSWER`.
-        """
+        """Sends a request, and reads the answer unless it is streamed."""
         response = super().send(request, stream, *args, **kwargs)
         if not stream:
             content = bytearray()
@@ -200,7 +250,7 @@ class _Adapter(HTTPAdapter):
                 content += chunk
                 if len(content) > LONGEST_ANSWER:
                     response.close()
-                    raise TooLongError(f"answers with more than {LONGEST_ANSWER >> 20} MiB")
+                    raise _TooLongError
             response._content = bytes(content)  # noqa: SLF001 - where requests puts it itself
         return response
 
@@ -212,11 +262,11 @@ class _Adapter(HTTPAdapter):
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().init_poolmanager(connections, maxsize, block, **kwargs, **self._tls)
-        self.poolmanager.pool_classes_by_scheme = _pool_classes(self._sockets.opened)
+        self.poolmanager.pool_classes_by_scheme = self._pool_classes
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:  # noqa: ANN401 - requests' signature
         manager = super().proxy_manager_for(proxy, **kwargs, **self._tls)
-        manager.pool_classes_by_scheme = _pool_classes(self._sockets.opened)
+        manager.pool_classes_by_scheme = self._pool_classes
         return manager
 
     def build_connection_pool_key_attributes(

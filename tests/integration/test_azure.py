@@ -43,7 +43,6 @@ from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.payload import File, Payload
 from syncd.net import requests_session as transport
 from syncd.net.tls import Trust
-from syncd.provision.azure import http as azure_http
 from syncd.provision.azure.objects import decode_azure
 from syncd.provision.azure.provider import AzureProvider
 from syncd.provision.manifest import Manifest
@@ -445,7 +444,7 @@ def test_a_fault_that_may_pass(
     says: str,
 ) -> None:
     """Tried again within the pass, a few times; then one line, and the next pass succeeds."""
-    monkeypatch.setattr(azure_http.Interruption, "wait", lambda _self, _seconds: False)
+    monkeypatch.setattr(transport.Requests, "pause", lambda _self, _seconds: False)
     provider = open_provider()
     azure.fault(*[fault] * 3)
     assert contents(provider.fetch()) == {"app": CANARY.encode()}
@@ -464,7 +463,7 @@ def test_retry_after(azure: Azure, open_provider: Open, monkeypatch: pytest.Monk
         waited.append(seconds)
         return False
 
-    monkeypatch.setattr(azure_http.Interruption, "wait", wait)
+    monkeypatch.setattr(transport.Requests, "pause", wait)
     provider = open_provider()
     azure.fault(answer(429, retry_after="7"))
     provider.fetch()
@@ -493,11 +492,11 @@ def test_a_vault_that_hangs(
     """The time limits end it with one line; interrupting does at once, a pause too."""
     provider = open_provider()
     provider.fetch()
-    monkeypatch.setattr(azure_http, "REQUEST_LIMIT", 0.2)
+    monkeypatch.setattr(transport, "REQUEST_LIMIT", 0.2)
     azure.fault(hang)
     with pytest.raises(TemporaryError, match="did not finish within"):
         provider.fetch()
-    monkeypatch.setattr(azure_http, "REQUEST_LIMIT", 2 * DEADLINE)
+    monkeypatch.setattr(transport, "REQUEST_LIMIT", 2 * DEADLINE)
     for fault in (hang, answer(429, retry_after="15")):
         azure.fault(fault)
         before = len(azure.requests)
@@ -529,7 +528,7 @@ def test_tls_that_cannot_be_trusted(
     to: str,
 ) -> None:
     """A wrong CA and an expired certificate are told apart, for the vault and for the login."""
-    monkeypatch.setattr(azure_http.Interruption, "wait", lambda _self, _seconds: False)
+    monkeypatch.setattr(transport.Requests, "pause", lambda _self, _seconds: False)
     other = Authority(tmp_path, "other")
     file = tmp_path / "client-secret"
     file.write_text(azure.client_secret)

@@ -18,7 +18,7 @@ from support.openbao import OpenBao, free_ports, manifest_text
 from support.subscriber import ask
 from support.world import CANARY, World as Plain, secret
 
-from syncd.provision.vault.http import READ_TIMEOUT
+from syncd.net.requests_session import READ_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -59,7 +59,7 @@ def server() -> Iterator[Receiver]:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vault_http, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(vault_http, "READ_TIMEOUT", 0.3)
-    monkeypatch.setattr(vault_http, "REQUEST_LIMIT", 0.6)
+    monkeypatch.setattr(transport, "REQUEST_LIMIT", 0.6)
 
 
 def make(openbao: OpenBao, server: Receiver, objects: str = OBJECTS, **more: Any) -> VaultProvider:
@@ -264,7 +264,7 @@ def test_interrupting_ends_a_fetch_that_hangs(
     """Shutdown waits for no dead vault; after `resume` the provider works again."""
     provider = make(openbao, server)
     monkeypatch.setattr(vault_http, "READ_TIMEOUT", 2 * DEADLINE)
-    monkeypatch.setattr(vault_http, "REQUEST_LIMIT", 2 * DEADLINE)
+    monkeypatch.setattr(transport, "REQUEST_LIMIT", 2 * DEADLINE)
     provider = make(openbao, server)
     server.script(hang)
     failure: list[BaseException] = []

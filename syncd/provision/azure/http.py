@@ -12,20 +12,18 @@ Traps of azure-core 1.41 that this module avoids; for those of requests see
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 from azure.core.exceptions import AzureError
 from azure.core.pipeline.transport import RequestsTransport
 
-from syncd.core.errors import RefusedError, TemporaryError
+from syncd.core.errors import TemporaryError
 from syncd.net.requests_session import (
+    CONNECT_TIMEOUT,
+    READ_TIMEOUT,
+    Requests,
     RotatingSession,
-    Sockets,
-    TooLongError,
     interrupted,
-    unavailable,
 )
 
 if TYPE_CHECKING:
@@ -33,10 +31,6 @@ if TYPE_CHECKING:
 
     from syncd.net.tls import Trust
 
-CONNECT_TIMEOUT = 5.0
-READ_TIMEOUT = 15.0
-REQUEST_LIMIT = 30.0
-"""Seconds that one request may take from connecting to the last byte."""
 RETRIES: Final = 3
 LONGEST_BACKOFF: Final = 10.0
 LONGEST_PAUSE = 20.0
@@ -45,32 +39,14 @@ OPERATION_LIMIT: Final = 60.0
 """Seconds that a request and its repetitions may take."""
 
 
-class Interruption:
-    """Ends whatever one provider waits for, in any of its transports."""
+class NamedRequests(Requests):
+    """The requests of one provider, in all of its transports.
 
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self.sockets = Sockets()
-        self.what = "read the vault"
-        """Purpose of the current requests, for messages: `read client-secret`."""
+    Attributes:
+        what: Purpose of the current ones, for messages: `read client-secret`.
+    """
 
-    @property
-    def requested(self) -> bool:
-        """Whether requests are interrupted now."""
-        return self._event.is_set()
-
-    def request(self) -> None:
-        """Ends the running request or pause, and fails others. For any thread."""
-        self._event.set()
-        self.sockets.shut()
-
-    def withdraw(self) -> None:
-        """Allows requests again."""
-        self._event.clear()
-
-    def wait(self, seconds: float) -> bool:
-        """Waits; returns whether it was interrupted."""
-        return self._event.wait(seconds)
+    what = "read the vault"
 
 
 class Transport(RequestsTransport):
@@ -79,15 +55,15 @@ class Transport(RequestsTransport):
     Args:
         address: URL of the server, for messages and the choice of a proxy.
         trust: The configuration of TLS; its files are read again when they change.
-        interruption: Shared with the provider's other transports.
+        requests_: Shared with the provider's other transports.
     """
 
-    def __init__(self, address: str, trust: Trust, interruption: Interruption) -> None:
+    def __init__(self, address: str, trust: Trust, requests_: NamedRequests) -> None:
         super().__init__(use_env_settings=False)
         self.session: requests.Session | None = None
         self._address = address
-        self._sessions = RotatingSession(address, trust, interruption.sockets)
-        self._interruption = interruption
+        self._sessions = RotatingSession(address, trust, requests_)
+        self._requests = requests_
         self.status = 0
         """The status of the last answer, for errors of the SDK that have none."""
 
@@ -112,29 +88,14 @@ class Transport(RequestsTransport):
             TemporaryError: It was interrupted, or took too long.
             RefusedError: The answer is too long.
         """
-        interruption = self._interruption
-        if interruption.requested:
-            raise interrupted(interruption.what, self._address)
-        # before the timer starts: what it ends must count as having reached the limit
-        started = time.monotonic()
-        limit = threading.Timer(REQUEST_LIMIT, interruption.sockets.shut)
-        limit.daemon = True
-        limit.start()
         self.status = 0
-        try:
+        with self._requests.bounded(
+            self._requests.what,
+            self._address,
+            errors=(AzureError,),
+            check="check that it is a Key Vault",
+        ):
             response = super().send(request, **options)
-        except TooLongError as error:
-            problem = f"cannot {interruption.what}: {self._address} {error}"
-            raise RefusedError(problem, "check that it is a Key Vault") from None
-        except AzureError:
-            if interruption.requested:
-                raise interrupted(interruption.what, self._address) from None
-            if time.monotonic() - started >= REQUEST_LIMIT:
-                said = f"did not finish within {REQUEST_LIMIT:.0f} s"
-                raise unavailable(interruption.what, self._address, said) from None
-            raise
-        finally:
-            limit.cancel()
         self.status = response.status_code
         return response
 
@@ -144,11 +105,11 @@ class Transport(RequestsTransport):
         Raises:
             TemporaryError: It would be too long, or was interrupted.
         """
-        what = self._interruption.what
+        what = self._requests.what
         if duration > LONGEST_PAUSE:
             problem = f"cannot {what}: {self._address} limits requests"
             raise TemporaryError(problem, "raise the interval", retry_after=duration)
-        if self._interruption.wait(duration):
+        if self._requests.pause(duration):
             raise interrupted(what, self._address)
 
 

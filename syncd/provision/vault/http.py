@@ -14,7 +14,6 @@ Traps of hvac that this module avoids (hvac 2.4); for those of requests see
 from __future__ import annotations
 
 import random
-import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,25 +24,20 @@ import requests
 import urllib3
 from hvac.adapters import RawAdapter
 
-from syncd.core.errors import RefusedError, TemporaryError
+from syncd.core.errors import TemporaryError
 from syncd.core.timing import Backoff
 from syncd.net.reasons import parse_retry_after
 from syncd.net.requests_session import (
+    CONNECT_TIMEOUT,
+    READ_TIMEOUT,
+    Requests,
     RotatingSession,
-    Sockets,
-    TooLongError,
     explain,
-    interrupted,
-    unavailable,
 )
 
 if TYPE_CHECKING:
     from syncd.net.tls import Trust
 
-CONNECT_TIMEOUT = 5.0
-READ_TIMEOUT = 15.0
-REQUEST_LIMIT = 30.0
-"""Seconds that one request may take from connecting to the last byte."""
 ATTEMPTS = 3
 """Attempts at a GET within a pass; then the refresh loop backs off."""
 FIRST_PAUSE = 0.5
@@ -80,10 +74,9 @@ class Connection:
         """
         self.address = address
         self._namespace = namespace
-        self._sockets = Sockets()
-        self._session = RotatingSession(address, trust, self._sockets)
+        self._requests = Requests()
+        self._session = RotatingSession(address, trust, self._requests)
         self._client: Any = None
-        self._interrupted = threading.Event()
 
     def request(
         self,
@@ -130,17 +123,16 @@ class Connection:
             pause = backoff.next(_RNG, at_least=problem.retry_after or 0.0)
             if method != "GET" or backoff.failures >= ATTEMPTS or pause > LONGEST_PAUSE:
                 raise problem
-            if self._interrupted.wait(pause):
+            if self._requests.pause(pause):
                 raise problem
 
     def resume(self) -> None:
         """Allows requests again after an interruption."""
-        self._interrupted.clear()
+        self._requests.resume()
 
     def interrupt(self) -> None:
         """Ends the running request, and fails others until `resume`. For any thread."""
-        self._interrupted.set()
-        self._sockets.shut()
+        self._requests.interrupt()
 
     def close(self) -> None:
         """Closes all connections, idle ones too."""
@@ -148,34 +140,22 @@ class Connection:
         self._session.close()
 
     def _once(self, method: str, url: str, what: str, body: str | None, token: str) -> Answer:
-        if self._interrupted.is_set():
-            raise interrupted(what, self.address)
-        client = self._ready()
-        client.token = token
-        # before the timer starts: what it ends must count as having reached the limit
-        started = time.monotonic()
-        limit = threading.Timer(REQUEST_LIMIT, self._sockets.shut)
-        limit.daemon = True
-        limit.start()
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        headers = {"X-Vault-Token": token} if token else {}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        bounded = self._requests.bounded(
+            what, self.address, errors=_ERRORS, check="check secretPath"
+        )
         try:
-            response = client.adapter.request(
-                method,
-                url,
-                headers=headers,
-                data=None if body is None else body.encode(),
-                raise_exception=False,
-            )
-        except TooLongError as error:
-            raise RefusedError(
-                f"cannot {what}: {self.address} {error}", "check secretPath"
-            ) from None
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            if self._interrupted.is_set():
-                raise interrupted(what, self.address) from None
-            if time.monotonic() - started >= REQUEST_LIMIT:
-                said = f"did not finish within {REQUEST_LIMIT:.0f} s"
-                raise unavailable(what, self.address, said) from None
+            with bounded:
+                response = self._ready().adapter.request(
+                    method,
+                    url,
+                    headers=headers,
+                    data=None if body is None else body.encode(),
+                    raise_exception=False,
+                )
+        except _ERRORS as error:
             raise explain(
                 error,
                 what=what,
@@ -184,9 +164,6 @@ class Connection:
                 ca="ca_file or vaultCACertPath",
                 server_name="vaultTLSServerName",
             ) from None
-        finally:
-            limit.cancel()
-            client.token = ""
         retry_after = parse_retry_after(response.headers.get("Retry-After"), time.time())
         return Answer(response.status_code, response.content, retry_after)
 
@@ -219,6 +196,7 @@ class Connection:
         return TemporaryError(message, remedy, retry_after=answer.retry_after)
 
 
+_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 _RNG = random.Random()  # noqa: S311 - jitter
 
 
