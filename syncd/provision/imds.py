@@ -22,24 +22,16 @@ if TYPE_CHECKING:
 
     from syncd.config.auth import AzureLogin
 
-IMDS: Final = "http://169.254.169.254"
+_IMDS: Final = "http://169.254.169.254"
 _TIMEOUT: Final = (2.0, 10.0)
-_IDENTITY = "/metadata/identity/oauth2/token"
-_INSTANCE = "/metadata/instance"
 
 
-def imds_address() -> str:
-    """URL of the service; azure-identity's variable overrides it, for tests."""
-    return os.environ.get("AZURE_POD_IDENTITY_AUTHORITY_HOST", IMDS).rstrip("/")
-
-
-def identity_token(resource: str, client_id: str | None, imds: str) -> tuple[str, float]:
+def identity_token(resource: str, client_id: str | None) -> tuple[str, float]:
     """Requests an access token of a managed identity.
 
     Args:
         resource: The service that the token is for, as a URL.
         client_id: Which user-assigned identity; None for the system-assigned one.
-        imds: URL of the metadata service.
 
     Returns:
         The token, and the seconds that it is valid for.
@@ -51,20 +43,20 @@ def identity_token(resource: str, client_id: str | None, imds: str) -> tuple[str
     query = {"api-version": "2018-02-01", "resource": resource}
     if client_id is not None:
         query["client_id"] = client_id
-    answer = _get(imds, _IDENTITY, query)
+    answer = _get("/metadata/identity/oauth2/token", query)
     lasts = str(answer.get("expires_in", ""))
     return _text(answer, "access_token"), float(lasts) if lasts.isdecimal() else 0.0
 
 
-def azure_login_body(auth: AzureLogin, role: str, imds: str) -> dict[str, str]:
+def azure_login_body(auth: AzureLogin, role: str) -> dict[str, str]:
     """The body of a request to `auth/azure/login`.
 
     Raises:
         TemporaryError: The metadata service does not answer.
         RefusedError: The VM has no such identity.
     """
-    token, _ = identity_token(auth.resource, auth.client_id, imds)
-    instance = _get(imds, _INSTANCE, {"api-version": "2021-02-01"}).get("compute")
+    token, _ = identity_token(auth.resource, auth.client_id)
+    instance = _get("/metadata/instance", {"api-version": "2021-02-01"}).get("compute")
     compute = instance if isinstance(instance, dict) else {}
     return {
         "role": role,
@@ -76,7 +68,9 @@ def azure_login_body(auth: AzureLogin, role: str, imds: str) -> dict[str, str]:
     }
 
 
-def _get(imds: str, path: str, query: Mapping[str, str]) -> dict[str, Any]:
+def _get(path: str, query: Mapping[str, str]) -> dict[str, Any]:
+    # azure-identity's variable, for tests
+    imds = os.environ.get("AZURE_POD_IDENTITY_AUTHORITY_HOST", _IMDS).rstrip("/")
     what = f"cannot log in by a managed identity: Azure's metadata service at {imds}"
     remedy = "check that this is an Azure VM with an identity"
     try:

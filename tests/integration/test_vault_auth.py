@@ -383,3 +383,20 @@ def test_a_client_certificate_logs_in(
         provider.fetch()
     write(client_ca)
     assert contents(provider.fetch()) == {"f": b"v"}
+
+
+def test_a_token_file_whose_token_has_ended(openbao: OpenBao, tmp_path: Path) -> None:
+    """The same token may have been prolonged by its owner; else the file is named."""
+    answer = openbao.write("auth/token/create", policies=["reader"], ttl="1h", renewable=False)
+    token = answer["auth"]["client_token"]
+    file = tmp_path / "token"
+    file.write_text(token)
+    clock = Clock()
+    provider = openbao.provider(OBJECTS, TokenFile(token_file=str(file)), clock=clock)
+    provider.fetch()
+    clock.ahead += 3700
+    assert provider.fetch().files
+    openbao.write("auth/token/revoke", token=token)
+    clock.ahead += 3700
+    with pytest.raises(RefusedError, match=f"auth.token_file {file}: .*write a valid token"):
+        provider.fetch()

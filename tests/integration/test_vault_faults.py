@@ -157,7 +157,9 @@ def test_an_answer_that_is_no_vault_s_is_told_as_such(
     """A captive portal, a wrong port, a proxy's page."""
     provider = make(openbao, server)
     server.script(reply(200, body))
-    says = r"cannot read f: the answer of .* to GET secret/data/faults is not JSON|a JSON object"
+    says = (
+        r"cannot read f \(GET secret/data/faults\): the answer of \S+ is not (JSON|a JSON object)"
+    )
     with pytest.raises(TemporaryError, match=says) as caught:
         provider.fetch()
     assert "CANARY" not in repr(caught.value)
@@ -312,19 +314,25 @@ INSTANCE = answer(
 )
 
 
-def azure(server: Receiver, imds: Receiver, auth: AzureLogin) -> Login:
+def azure(
+    monkeypatch: pytest.MonkeyPatch, server: Receiver, imds: Receiver, auth: AzureLogin
+) -> Login:
+    monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", imds.url.rsplit("/", 1)[0])
     vault = vault_class(OBJECTS, "roleName: aidbox")
     address = server.url.rsplit("/", 1)[0]
     connection = vault_http.Connection(address, "", Trust())
-    return Login(auth, vault, connection, imds=imds.url.rsplit("/", 1)[0])
+    return Login(auth, vault, connection)
 
 
-def test_azure_logs_in_with_the_machine_s_identity(server: Receiver) -> None:
+def test_azure_logs_in_with_the_machine_s_identity(
+    server: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The identity's token for the resource, and where the machine is; no proxy in between."""
     with Receiver() as imds:
         imds.script(IDENTITY, INSTANCE)
         server.script(answer(auth={"client_token": "t", "lease_duration": 60}))
-        login = azure(server, imds, AzureLogin(client_id="c", resource="https://vault/"))
+        auth = AzureLogin(client_id="c", resource="https://vault/")
+        login = azure(monkeypatch, server, imds, auth)
         assert login.token() == "t"
         identity, instance = imds.requests
     assert identity.headers["metadata"] == "true"
@@ -361,13 +369,17 @@ def test_azure_logs_in_with_the_machine_s_identity(server: Receiver) -> None:
     ],
 )
 def test_a_metadata_service_that_cannot_help(
-    server: Receiver, fault: Reply, kind: type[Exception], says: str
+    server: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Reply,
+    kind: type[Exception],
+    says: str,
 ) -> None:
     """One clear line; nothing is sent to the vault."""
     with Receiver() as imds:
         imds.script(fault)
         with pytest.raises(kind, match=rf"metadata service at \S+ {says}") as caught:
-            azure(server, imds, AzureLogin()).token()
+            azure(monkeypatch, server, imds, AzureLogin()).token()
     assert "CANARY" not in str(caught.value)
     assert not server.requests
 

@@ -20,7 +20,7 @@ from syncd.core.errors import RefusedError, TemporaryError
 from syncd.net.requests_session import explain, unavailable
 from syncd.provision.azure.http import pipeline_options
 from syncd.provision.credential_file import read_bytes, read_credential
-from syncd.provision.imds import identity_token, imds_address
+from syncd.provision.imds import identity_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +60,7 @@ class MachineIdentity:
         now = self._clock()
         if self._token.expires_on - now < _EARLY:
             resource = scopes[0].removesuffix("/.default")
-            token, lasts = identity_token(resource, self._client_id, imds_address())
+            token, lasts = identity_token(resource, self._client_id)
             self._token = AccessTokenInfo(token, int(now + lasts))
         return self._token
 

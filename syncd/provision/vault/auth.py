@@ -34,18 +34,19 @@ from syncd.config.auth import (
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.timing import Lifetime
 from syncd.provision.credential_file import read_credential
-from syncd.provision.imds import azure_login_body, imds_address
+from syncd.provision.imds import azure_login_body
 from syncd.provision.vault.objects import DEFAULT_LOGIN_MOUNT
-from syncd.provision.vault.response import Response, ResponseError, parse_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from syncd.config.auth import VaultAuth
-    from syncd.provision.vault.http import Answer, Connection
+    from syncd.provision.vault.http import Connection
     from syncd.provision.vault.objects import VaultClass
+    from syncd.provision.vault.response import Response
 
 _OK = 200
+_ENDLESS = Lifetime.granted(0.0, 0.0, renewable=False)
 
 
 class Login:
@@ -56,7 +57,6 @@ class Login:
         vault: The manifest, for role and mount.
         connection: The server.
         clock: Monotonic clock, seconds.
-        imds: URL of Azure's instance metadata service; None for the default.
 
     Attributes:
         logins: How many tokens there have been; a change means that leases ended with the token.
@@ -69,15 +69,13 @@ class Login:
         connection: Connection,
         *,
         clock: Callable[[], float] = time.monotonic,
-        imds: str | None = None,
     ) -> None:
         self._auth = auth
         self._vault = vault
         self._connection = connection
         self._clock = clock
-        self._imds = imds or imds_address()
         self._token = ""
-        self._lifetime = Lifetime.granted(0.0, 0.0, renewable=False)
+        self._lifetime = _ENDLESS
         self._fresh = False
         self._unwrapped = ("", "")
         self.logins = 0
@@ -114,7 +112,7 @@ class Login:
             TemporaryError: The server cannot be reached.
             RefusedError: The token is not valid any longer, and syncd cannot get another one.
         """
-        if self._fresh or self._is_valid():
+        if self._fresh or self._look_up(self._token):
             return None
         if isinstance(self._auth, TokenFile):
             path = self._auth.token_file
@@ -152,10 +150,13 @@ class Login:
             )
 
     def _renew(self, now: float) -> bool:
-        answer = self._ask("POST", "auth/token/renew-self", "renew the token", self._token, "{}")
+        what = "renew the token"
+        answer = self._connection.request(
+            "POST", "auth/token/renew-self", what, token=self._token, body="{}"
+        )
         if answer.status != _OK:
             return False
-        response = self._parse(answer, "renew the token")
+        response = self._connection.parse(answer, what)
         seconds = response.seconds("auth", "lease_duration")
         if seconds <= 0:
             return False
@@ -163,33 +164,35 @@ class Login:
         self._lifetime = self._lifetime.renewed(now, seconds, renewable=renewable)
         return True
 
-    def _is_valid(self) -> bool:
-        answer = self._ask("GET", "auth/token/lookup-self", "look up the token", self._token)
-        return answer.status == _OK
+    def _look_up(self, token: str) -> Response | None:
+        """The answer about a token; None if it is not valid, or not allowed to look itself up."""
+        what = "look up the token"
+        answer = self._connection.request("GET", "auth/token/lookup-self", what, token=token)
+        return self._connection.parse(answer, what) if answer.status == _OK else None
 
     def _take_file(self, auth: TokenFile) -> None:
         token = read_credential("token_file", auth.token_file)
-        if token == self._token:
+        # a token that should have ended may have been prolonged by its owner
+        if token == self._token and self._clock() < self._lifetime.end:
             return
-        answer = self._ask("GET", "auth/token/lookup-self", "look up the token", token)
-        if answer.status == _OK:
-            response = self._parse(answer, "look up the token")
+        response = self._look_up(token)
+        if response is not None:
             seconds = response.seconds("data", "ttl")
             renewable = response.flag("data", "renewable")
             self._lifetime = Lifetime.granted(self._clock(), seconds, renewable=renewable)
         else:
-            # not valid, or not allowed to look itself up: the first read will show
-            self._lifetime = Lifetime.granted(0.0, 0.0, renewable=False)
-        self._token = token
-        self.logins += 1
+            self._lifetime = _ENDLESS  # the first read will show whether it is valid
+        if token != self._token:
+            self._token = token
+            self.logins += 1
 
     def _login(self) -> None:
         path, body = self._request()
         what = f"log in at {path}"
-        answer = self._ask("POST", path, what, "", json.dumps(body))
+        answer = self._connection.request("POST", path, what, body=json.dumps(body))
         if answer.status != _OK:
             self._refuse_login(answer.status, path)
-        response = self._parse(answer, what)
+        response = self._connection.parse(answer, what)
         token = response.text("auth", "client_token")
         if not token or not token.isascii() or not token.isprintable():
             raise RefusedError(
@@ -235,7 +238,7 @@ class Login:
     def _request(self) -> tuple[str, dict[str, str]]:
         """Path and body of the login; reads the credential files."""
         auth = self._auth
-        role = (getattr(auth, "role", None) or self._vault.role) or ""
+        role = getattr(auth, "role", None) or self._vault.role
         if isinstance(auth, AppRole):
             body = {"role_id": read_credential("role_id_file", auth.role_id_file)}
             if auth.secret_id_file is not None:
@@ -250,7 +253,7 @@ class Login:
             jwt = read_credential("jwt_file", auth.jwt_file)
             return f"auth/{mount}/login", {"role": role, "jwt": jwt}
         if isinstance(auth, AzureLogin):
-            return f"auth/{auth.mount}/login", azure_login_body(auth, role, self._imds)
+            return f"auth/{auth.mount}/login", azure_login_body(auth, role)
         assert isinstance(auth, CertLogin)
         return f"auth/{auth.mount}/login", {"name": role} if role else {}
 
@@ -263,33 +266,25 @@ class Login:
             f"cannot {what}: the wrapping token was used already, has expired or is not one",
             "write a new wrapped secret-id into the file",
         )
-        answer = self._ask("POST", "sys/wrapping/lookup", what, "", json.dumps({"token": wrapping}))
+        answer = self._connection.request(
+            "POST", "sys/wrapping/lookup", what, body=json.dumps({"token": wrapping})
+        )
         if answer.status != _OK:
             raise used
-        created_by = self._parse(answer, what).text("data", "creation_path")
+        created_by = self._connection.parse(answer, what).text("data", "creation_path")
         if not re.fullmatch(rf"auth/{re.escape(auth.mount)}/role/[^/]+/secret-id", created_by):
             raise RefusedError(
                 f"cannot {what}: it was not wrapped by auth/{auth.mount}, so it may have been read"
                 " on the way",
                 "revoke the secret-id, and write a new wrapped one into the file",
             )
-        answer = self._ask("POST", "sys/wrapping/unwrap", what, wrapping, "{}")
-        secret_id = self._parse(answer, what).text("data", "secret_id") if answer.body else ""
-        if answer.status != _OK or not secret_id:
+        answer = self._connection.request(
+            "POST", "sys/wrapping/unwrap", what, token=wrapping, body="{}"
+        )
+        if answer.status != _OK:
+            raise used
+        secret_id = self._connection.parse(answer, what).text("data", "secret_id")
+        if not secret_id:
             raise used
         self._unwrapped = (wrapping, secret_id)
         return secret_id
-
-    def _ask(
-        self, method: str, path: str, what: str, token: str, body: str | None = None
-    ) -> Answer:
-        return self._connection.request(method, path, what, token=token, body=body)
-
-    def _parse(self, answer: Answer, what: str) -> Response:
-        try:
-            return parse_response(answer.body)
-        except ResponseError as error:
-            raise TemporaryError(
-                f"cannot {what}: the answer of {self._connection.address} {error}",
-                "check that a Vault server listens there",
-            ) from None

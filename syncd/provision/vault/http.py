@@ -34,9 +34,11 @@ from syncd.net.requests_session import (
     RotatingSession,
     explain,
 )
+from syncd.provision.vault.response import ResponseError, parse_response
 
 if TYPE_CHECKING:
     from syncd.net.tls import Trust
+    from syncd.provision.vault.response import Response
 
 ATTEMPTS = 3
 """Attempts at a GET within a pass; then the refresh loop backs off."""
@@ -125,6 +127,24 @@ class Connection:
                 raise problem
             if self._requests.pause(pause):
                 raise problem
+
+    def parse(self, answer: Answer, what: str) -> Response:
+        """The body of an answer.
+
+        Args:
+            answer: As `request` returned it.
+            what: As for `request`.
+
+        Raises:
+            TemporaryError: It is not a response of Vault's.
+        """
+        try:
+            return parse_response(answer.body)
+        except ResponseError as error:
+            raise TemporaryError(
+                f"cannot {what}: the answer of {self.address} {error}",
+                "check that a Vault server listens there",
+            ) from None
 
     def resume(self) -> None:
         """Allows requests again after an interruption."""

@@ -90,7 +90,7 @@ class Leases:
         """Keeps a response that was read, if it is to be reused."""
         seconds = self._lasting(wanted, response)
         if seconds > 0:
-            renewable = bool(response.lease_id) and response.renewable
+            renewable = bool(response.text("lease_id")) and response.flag("renewable")
             lifetime = Lifetime.granted(self._clock(), seconds, renewable=renewable)
             self._leases[wanted.request] = _Lease(response, lifetime)
 
@@ -99,12 +99,13 @@ class Leases:
         self._leases.clear()
 
     def _lasting(self, wanted: VaultObject, response: Response) -> float:
-        if response.lease_id:
-            return response.lease_duration
+        seconds = response.seconds("lease_duration")
+        if response.text("lease_id"):
+            return seconds
         if wanted.method in ("GET", "LIST", "HEAD"):
             return 0.0
-        if response.lease_duration > 0:
-            return response.lease_duration
+        if seconds > 0:
+            return seconds
         certificate = response.text("data", "certificate")
         return _not_after(certificate) - self._wall() if certificate else 0.0
 
@@ -113,7 +114,7 @@ class Leases:
             "PUT",
             "sys/leases/renew",
             f"renew the lease of {wanted.path}",
-            body=json.dumps({"lease_id": lease.response.lease_id}),
+            body=json.dumps({"lease_id": lease.response.text("lease_id")}),
             token=token,
         )
         if answer.status != 200:  # noqa: PLR2004 - the only success of this call
@@ -122,11 +123,11 @@ class Leases:
             renewed = parse_response(answer.body)
         except ResponseError:
             return None
-        if renewed.lease_duration <= 0:
+        seconds = renewed.seconds("lease_duration")
+        if seconds <= 0:
             return None
-        return lease.lifetime.renewed(
-            self._clock(), renewed.lease_duration, renewable=renewed.renewable
-        )
+        renewable = renewed.flag("renewable")
+        return lease.lifetime.renewed(self._clock(), seconds, renewable=renewable)
 
 
 def _not_after(certificate: str) -> float:

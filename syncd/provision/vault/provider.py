@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from syncd.core.errors import RefusedError, TemporaryError
+from syncd.core.errors import RefusedError
 from syncd.core.payload import Payload
 from syncd.provision.vault.auth import Login
 from syncd.provision.vault.http import Connection
@@ -116,31 +116,23 @@ class VaultProvider:
         return tuple(files)
 
     def _read(self, wanted: VaultObject, token: str) -> Response:
-        answer = self._request(wanted, token)
+        what = f"read {wanted.path}"
+        answer = self._connection.request(
+            wanted.method,
+            wanted.secret_path,
+            what,
+            query=wanted.query,
+            body=wanted.arguments,
+            token=token,
+        )
         if answer.status == 403:  # noqa: PLR2004 - Forbidden: the token expired, or the policy
             another = self._login.recover()
             if another is not None:
                 raise _TokenLostError(another)
         if not 200 <= answer.status < 300:  # noqa: PLR2004 - success
             self._refuse(answer, wanted)
-        try:
-            return parse_response(answer.body)
-        except ResponseError as error:
-            raise TemporaryError(
-                f"cannot read {wanted.path}: the answer of {self._connection.address} to"
-                f" {wanted.method} {wanted.secret_path} {error}",
-                "check that a Vault server listens there",
-            ) from None
-
-    def _request(self, wanted: VaultObject, token: str) -> Answer:
-        return self._connection.request(
-            wanted.method,
-            wanted.secret_path,
-            f"read {wanted.path}",
-            query=wanted.query,
-            body=wanted.arguments,
-            token=token,
-        )
+        where = f"{wanted.method} {wanted.secret_path}"
+        return self._connection.parse(answer, f"{what} ({where})")
 
     def _refuse(self, answer: Answer, wanted: VaultObject) -> NoReturn:
         """Explains a status that another attempt does not change."""

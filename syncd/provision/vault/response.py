@@ -39,19 +39,9 @@ class ResponseError(SyncdError):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A parsed body; numbers are kept as they are written.
-
-    Attributes:
-        tree: The whole body.
-        lease_id: The lease's id, or empty.
-        lease_duration: Seconds that the lease lasts, or 0.
-        renewable: Whether the lease can be renewed.
-    """
+    """A parsed body; numbers are kept as they are written."""
 
     tree: Tree = field(repr=False)
-    lease_id: str
-    lease_duration: float
-    renewable: bool
 
     @property
     def data(self) -> Tree | None:
@@ -61,24 +51,23 @@ class Response:
 
     def text(self, *path: str) -> str:
         """The string at a path of keys; empty for anything else."""
-        found: Any = self.tree
-        for key in path:
-            found = found.get(key) if isinstance(found, dict) else None
+        found = self._at(path)
         return found if isinstance(found, str) else ""
 
     def seconds(self, *path: str) -> float:
         """The number at a path of keys; 0 for anything else."""
-        found: Any = self.tree
-        for key in path:
-            found = found.get(key) if isinstance(found, dict) else None
-        return _number(found)
+        found = self._at(path)
+        return float(bytes(found)) if isinstance(found, msgspec.Raw) else 0.0
 
     def flag(self, *path: str) -> bool:
         """Whether `true` is at a path of keys."""
+        return self._at(path) is True
+
+    def _at(self, path: tuple[str, ...]) -> object:
         found: Any = self.tree
         for key in path:
             found = found.get(key) if isinstance(found, dict) else None
-        return found is True
+        return found
 
 
 def parse_response(body: bytes) -> Response:
@@ -98,13 +87,7 @@ def parse_response(body: bytes) -> Response:
         raise ResponseError("is not JSON") from None
     if not isinstance(tree, dict):
         raise ResponseError("is not a JSON object")
-    lease_id = tree.get("lease_id")
-    return Response(
-        tree,
-        lease_id if isinstance(lease_id, str) else "",
-        _number(tree.get("lease_duration")),
-        tree.get("renewable") is True,
-    )
+    return Response(tree)
 
 
 def is_gone(response: Response) -> bool:
@@ -165,10 +148,6 @@ def _go_json(value: object) -> bytes:
 
 def _as_written(text: str) -> msgspec.Raw:
     return msgspec.Raw(text.encode())
-
-
-def _number(value: object) -> float:
-    return float(bytes(value)) if isinstance(value, msgspec.Raw) else 0.0
 
 
 def _refuse_constant(_name: str) -> NoReturn:

@@ -114,7 +114,9 @@ def test_what_is_no_json_object_is_no_response(body: bytes) -> None:
 def test_fields_of_the_wrong_type_count_as_absent() -> None:
     """A lease that makes no sense is no lease."""
     response = parse_response(b'{"lease_id": 5, "lease_duration": "1h", "renewable": "true"}')
-    assert (response.lease_id, response.lease_duration, response.renewable) == ("", 0.0, False)
+    assert response.text("lease_id") == ""
+    assert response.seconds("lease_duration") == 0.0
+    assert response.flag("renewable") is False
     assert (response.text("data", "x"), response.seconds("a"), response.flag("a")) == ("", 0, False)
     assert response.data is None
     assert "5" not in repr(response.tree.get("x"))
