@@ -12,7 +12,7 @@ import nats.errors
 import nats.js.errors
 
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
-from syncd.net.reasons import CHECK_SERVER, Fault, reason_of
+from syncd.net.reasons import CHECK_SERVER, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,6 +145,6 @@ class NatsErrors:
             if isinstance(error, kind):
                 return self.temporary(problem)
         reason = reason_of(error, address="urls")
-        if reason.fault is Fault.UNKNOWN:
+        if not reason.is_known:
             return self.temporary(f"the connection failed ({type(error).__name__})")
         return self.temporary(reason.problem, reason.remedy)

@@ -15,27 +15,20 @@ import socket
 import ssl
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from enum import Enum, auto
 from typing import Final
 
 CHECK_SERVER: Final = "check that the server is up and reachable"
 """The remedy where nothing better is known."""
 
-
-class Fault(Enum):
-    """What kind of thing went wrong."""
-
-    CERTIFICATE_EXPIRED = auto()
-    CERTIFICATE_UNTRUSTED = auto()
-    CERTIFICATE_FOR_OTHER_NAME = auto()
-    CERTIFICATE_INVALID = auto()
-    TLS = auto()
-    HOST_UNKNOWN = auto()
-    SYSTEM = auto()
-    """The operating system reports an error number."""
-    TIMEOUT = auto()
-    UNKNOWN = auto()
-    """Nothing above; most often the connection was closed."""
+# X509_V_ERR_* of OpenSSL's x509_vfy.h
+_EXPIRED: Final = 10
+_UNTRUSTED: Final = {
+    18: "is self-signed and not trusted",
+    19: "is signed by a CA that is not trusted",
+    20: "is signed by a CA that is not trusted",
+    21: "is signed by a CA that is not trusted",
+}
+_FOR_OTHER_NAME: Final = {62: "is for another host name", 64: "is for another IP address"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,40 +36,16 @@ class Reason:
     """Why a connection failed.
 
     Attributes:
-        fault: What kind of thing went wrong.
-        problem: The same as a clause, such as `Connection refused`.
+        problem: What went wrong, as a clause such as `Connection refused`.
         remedy: What a person can do about it.
+        is_certificate: Whether the server was reached and its certificate is not accepted.
+        is_known: Whether a cause was found; without one the connection was most often closed.
     """
 
-    fault: Fault
     problem: str
     remedy: str
-
-    @property
-    def is_certificate(self) -> bool:
-        """Whether the server was reached and its certificate is not accepted."""
-        return self.fault in _CERTIFICATE_FAULTS
-
-
-_CERTIFICATE_FAULTS: Final = frozenset(
-    (
-        Fault.CERTIFICATE_EXPIRED,
-        Fault.CERTIFICATE_UNTRUSTED,
-        Fault.CERTIFICATE_FOR_OTHER_NAME,
-        Fault.CERTIFICATE_INVALID,
-    )
-)
-
-# X509_V_ERR_* of OpenSSL's x509_vfy.h
-_CERTIFICATE_PROBLEMS: Final = {
-    10: (Fault.CERTIFICATE_EXPIRED, "has expired"),
-    18: (Fault.CERTIFICATE_UNTRUSTED, "is self-signed and not trusted"),
-    19: (Fault.CERTIFICATE_UNTRUSTED, "is signed by a CA that is not trusted"),
-    20: (Fault.CERTIFICATE_UNTRUSTED, "is signed by a CA that is not trusted"),
-    21: (Fault.CERTIFICATE_UNTRUSTED, "is signed by a CA that is not trusted"),
-    62: (Fault.CERTIFICATE_FOR_OTHER_NAME, "is for another host name"),
-    64: (Fault.CERTIFICATE_FOR_OTHER_NAME, "is for another IP address"),
-}
+    is_certificate: bool = False
+    is_known: bool = True
 
 
 def reason_of(
@@ -99,30 +68,37 @@ def reason_of(
     found = causes(error)
     for cause in found:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            unknown = (Fault.CERTIFICATE_INVALID, f"is not valid: {cause.verify_message}")
-            fault, problem = _CERTIFICATE_PROBLEMS.get(cause.verify_code, unknown)
-            remedies = {
-                Fault.CERTIFICATE_UNTRUSTED: f"name its CA by {ca}",
-                Fault.CERTIFICATE_FOR_OTHER_NAME: f"correct {server_name or address}, or replace "
-                "the certificate",
-            }
-            remedy = remedies.get(fault, "replace the certificate")
-            return Reason(fault, f"the certificate {problem}", remedy)
+            return _certificate_reason(cause, ca, server_name or address)
         if isinstance(cause, ssl.SSLError):
             # a constant of OpenSSL's, such as WRONG_VERSION_NUMBER; absent at an unexpected end
             detail = (getattr(cause, "reason", None) or "unexpected end").lower().replace("_", " ")
             remedy = f"check that {address} is a TLS address and that both sides share a version"
-            return Reason(Fault.TLS, f"TLS failed: {detail}", remedy)
+            if "alert" in detail and ("certificate" in detail or "unknown ca" in detail):
+                remedy = "configure a client certificate that the server accepts"
+            return Reason(f"TLS failed: {detail}", remedy)
         if isinstance(cause, socket.gaierror):
-            remedy = f"correct {address} or the DNS"
-            return Reason(Fault.HOST_UNKNOWN, "the host name cannot be resolved", remedy)
+            return Reason("the host name cannot be resolved", f"correct {address} or the DNS")
         if isinstance(cause, OSError) and cause.errno:
             is_missing_socket = cause.errno == errno.ENOENT  # connect(2) to a Unix socket
             remedy = "start the server, or correct socket" if is_missing_socket else CHECK_SERVER
-            return Reason(Fault.SYSTEM, os.strerror(cause.errno), remedy)
+            return Reason(os.strerror(cause.errno), remedy)
     if any(isinstance(cause, (TimeoutError, *timeouts)) for cause in found):
-        return Reason(Fault.TIMEOUT, "no answer in time", CHECK_SERVER)
-    return Reason(Fault.UNKNOWN, "the connection ended without a complete answer", CHECK_SERVER)
+        return Reason("no answer in time", CHECK_SERVER)
+    unknown = "the connection ended without a complete answer"
+    return Reason(unknown, CHECK_SERVER, is_known=False)
+
+
+def _certificate_reason(error: ssl.SSLCertVerificationError, ca: str, name: str) -> Reason:
+    code, remedy = error.verify_code, "replace the certificate"
+    if code in _UNTRUSTED:
+        problem, remedy = _UNTRUSTED[code], f"name its CA by {ca}"
+    elif code in _FOR_OTHER_NAME:
+        problem, remedy = _FOR_OTHER_NAME[code], f"correct {name}, or {remedy}"
+    elif code == _EXPIRED:
+        problem = "has expired"
+    else:
+        problem = f"is not valid: {error.verify_message}"
+    return Reason(f"the certificate {problem}", remedy, is_certificate=True)
 
 
 def causes(error: BaseException) -> list[BaseException]:

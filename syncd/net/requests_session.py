@@ -26,7 +26,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from syncd.core.errors import RefusedError, TemporaryError
-from syncd.net.reasons import CHECK_SERVER, Fault, causes, reason_of
+from syncd.net.reasons import CHECK_SERVER, causes, reason_of
 from syncd.net.tls import RotatingContext
 
 if TYPE_CHECKING:
@@ -200,11 +200,9 @@ def explain(
         ca: The option that names CAs to trust.
         server_name: The option that names the server in its certificate, where there is one.
     """
-    reason = reason_of(error, address=address, ca=ca, server_name=server_name, timeouts=_TIMEOUTS)
-    if reason.fault is Fault.UNKNOWN and any(
-        isinstance(cause, _INVALID_ADDRESS) for cause in causes(error)
-    ):
+    if any(isinstance(cause, _INVALID_ADDRESS) for cause in causes(error)):
         return RefusedError(f"cannot {what}: invalid address ({server})", f"correct {address}")
+    reason = reason_of(error, address=address, ca=ca, server_name=server_name, timeouts=_TIMEOUTS)
     # only a person can change a certificate, or whom to trust
     kind = RefusedError if reason.is_certificate else TemporaryError
     return kind(f"cannot {what}: {reason.problem} ({server})", reason.remedy)

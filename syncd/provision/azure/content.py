@@ -42,31 +42,17 @@ _CURVES: Final[dict[str, type[ec.EllipticCurve]]] = {
 
 
 class PublicJwk(Protocol):
-    """The public members of a key as Key Vault returns them (RFC 7517), numbers big-endian."""
+    """The public members of a key as Key Vault returns them (RFC 7517), numbers big-endian.
 
-    @property
-    def kty(self) -> object:
-        """`RSA`, `RSA-HSM`, `EC`, `EC-HSM`, or a type without a public part."""
+    The SDK's own class declares none of them.
+    """
 
-    @property
-    def n(self) -> bytes | None:
-        """RSA modulus."""
-
-    @property
-    def e(self) -> bytes | None:
-        """RSA exponent."""
-
-    @property
-    def crv(self) -> object:
-        """Name of the curve."""
-
-    @property
-    def x(self) -> bytes | None:
-        """Coordinate of the point."""
-
-    @property
-    def y(self) -> bytes | None:
-        """Coordinate of the point."""
+    kty: object
+    n: bytes | None
+    e: bytes | None
+    crv: object
+    x: bytes | None
+    y: bytes | None
 
 
 def pem_of_pkcs12(value: str) -> bytes:
@@ -121,15 +107,17 @@ def pem_of_key(jwk: PublicJwk) -> bytes:
         ValueError: The key has no public part, or an unknown curve; the text is for messages.
     """
     public: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+    # type and curve are text or the SDK's enumerations
     kind = str(getattr(jwk.kty, "value", jwk.kty)).removesuffix("-HSM")
     if kind == "RSA" and jwk.n and jwk.e:
-        public = rsa.RSAPublicNumbers(_number(jwk.e), _number(jwk.n)).public_key()
+        numbers = rsa.RSAPublicNumbers(int.from_bytes(jwk.e), int.from_bytes(jwk.n))
+        public = numbers.public_key()
     elif kind == "EC" and jwk.x and jwk.y:
         curve = _CURVES.get(str(getattr(jwk.crv, "value", jwk.crv)))
         if curve is None:
             raise ValueError("the key has an unknown curve")
-        numbers = ec.EllipticCurvePublicNumbers(_number(jwk.x), _number(jwk.y), curve())
-        public = numbers.public_key()
+        x, y = int.from_bytes(jwk.x), int.from_bytes(jwk.y)
+        public = ec.EllipticCurvePublicNumbers(x, y, curve()).public_key()
     else:
         raise ValueError("the key has no public part")
     return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
@@ -145,7 +133,3 @@ def pem_of_certificate(der: bytes) -> bytes:
         return load_der_x509_certificate(der).public_bytes(Encoding.PEM)
     except ValueError:
         raise ValueError("the vault's answer is not a certificate") from None
-
-
-def _number(digits: bytes) -> int:
-    return int.from_bytes(digits)

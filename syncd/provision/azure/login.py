@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from azure.core.credentials import AccessToken, AccessTokenInfo
+from azure.core.credentials import AccessTokenInfo
 from azure.core.exceptions import AzureError
 
 from syncd.config.auth import ClientCertificate, ClientSecret, ManagedIdentity, WorkloadIdentity
@@ -63,11 +63,6 @@ class MachineIdentity:
             token, lasts = identity_token(resource, self._client_id)
             self._token = AccessTokenInfo(token, int(now + lasts))
         return self._token
-
-    def get_token(self, *scopes: str, **_options: Any) -> AccessToken:  # noqa: ANN401 - azure-core's
-        """A token in azure-core's older form."""
-        token = self.get_token_info(*scopes)
-        return AccessToken(token.token, token.expires_on)
 
     def forget(self) -> None:
         """Discards the token, so that the next one is requested."""
@@ -143,11 +138,6 @@ class ServicePrincipal:
         return TemporaryError(
             f"cannot {what}: the answer is not Microsoft Entra ID's", "check tenantID and cloudName"
         )
-
-    def get_token(self, *scopes: str, **_options: Any) -> AccessToken:  # noqa: ANN401 - azure-core's
-        """A token in azure-core's older form."""
-        token = self.get_token_info(*scopes)
-        return AccessToken(token.token, token.expires_on)
 
     def forget(self) -> None:
         """Discards the token, so that the next one is requested."""

@@ -31,7 +31,7 @@ from syncd.provision.azure.content import (
 Key = ec.EllipticCurvePrivateKey
 
 
-@dataclass(frozen=True)
+@dataclass
 class Jwk:
     kty: object
     n: bytes | None = None
