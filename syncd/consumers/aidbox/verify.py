@@ -64,16 +64,24 @@ class _Progress:
     """The adoption of one version so far.
 
     Attributes:
+        detected: When the scan saw the version, seconds since the epoch.
         seconds: Replicas that have adopted it, and after how long.
         reasons: Replicas that have not, and why.
     """
 
+    path: str
+    version: str
+    client: str
+    detected: float
     seconds: dict[str, float] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
     @property
     def adopted(self) -> bool:
         return bool(self.seconds) and not self.reasons
+
+    def elapsed(self, now: float) -> float:
+        return round(max(0.0, now - self.detected), 3)
 
     def restrict(self, replicas: Sequence[Replica]) -> None:
         """Drops replicas that no longer exist: they are not waited for."""
@@ -82,7 +90,6 @@ class _Progress:
         self.reasons = {name: why for name, why in self.reasons.items() if name in names}
 
     def data(self) -> tuple[ReplicaData, ...]:
-        """As the event carries them."""
         return tuple(
             ReplicaData(name, name in self.seconds, self.seconds.get(name), self.reasons.get(name))
             for name in sorted({*self.seconds, *self.reasons})
@@ -167,7 +174,8 @@ class Verifier:
                         events = await anyio.to_thread.run_sync(self._take)
                     except StateError as error:
                         failure = attempts.retry(str(error), self._rng)
-                        self._report_postponed(error, is_news=failure.is_news)
+                        report = log.warning if failure.is_news else log.debug
+                        report("adoption.postponed", consumer=self._consumer, reason=str(error))
                         await anyio.sleep(failure.delay)
                         continue
                     attempts.succeed(self._clock())
@@ -178,10 +186,6 @@ class Verifier:
         finally:
             with anyio.move_on_after(1, shield=True):
                 await self._session.aclose()
-
-    def _report_postponed(self, error: StateError, *, is_news: bool = True) -> None:
-        report = log.warning if is_news else log.debug
-        report("adoption.postponed", consumer=self._consumer, reason=str(error))
 
     def _earlier_adoptions(self) -> dict[str, Adoption]:
         """The outcomes of earlier verifications, from the event log."""
@@ -215,7 +219,7 @@ class Verifier:
             try:
                 await self._process(event)
             except StateError as error:
-                self._report_postponed(error)
+                log.warning("adoption.postponed", consumer=self._consumer, reason=str(error))
                 failed = True
             except Exception as error:  # noqa: BLE001 - a bug in one must not stop the others
                 log.error("adoption.failed", consumer=self._consumer, error=describe(error))
@@ -242,18 +246,15 @@ class Verifier:
             self.adoptions[event.subject] = NOT_VERIFIABLE
         else:
             self.adoptions[event.subject] = Adoption(AdoptionState.PENDING, data.version)
-            detected = seconds_of(event.time)
-            progress = _Progress()
+            progress = _Progress(data.path, data.version, client, seconds_of(event.time))
             with anyio.move_on_after(self._timeout):
-                await self._until_adopted(data, data.version, client, detected, progress)
-            await self._conclude(event, data.version, client, detected, progress)
+                await self._until_adopted(event.subject, progress)
+            await self._conclude(event, progress)
         await anyio.to_thread.run_sync(
             self._ledger.acknowledge, mailbox_of(self._consumer), (event,)
         )
 
-    async def _until_adopted(
-        self, data: SecretData, version: str, client: str, detected: float, progress: _Progress
-    ) -> None:
+    async def _until_adopted(self, secret: str, progress: _Progress) -> None:
         # the first attempt waits a moment, too: the delivery of the same change drops the caches
         backoff = Backoff(first=0.1, cap=2.0)
         while not progress.adopted:
@@ -264,24 +265,17 @@ class Verifier:
                 except SyncdError as error:
                     progress.reasons["Aidbox"] = error.problem
                     continue
-                value = await anyio.to_thread.run_sync(self._read, data.secret, data.path, version)
+                value = await anyio.to_thread.run_sync(
+                    self._read, secret, progress.path, progress.version
+                )
                 progress.restrict(replicas)
                 async with anyio.create_task_group() as tasks:
                     for replica in replicas:
                         if str(replica) not in progress.seconds:
-                            tasks.start_soon(
-                                self._attempt, replica, client, value, detected, progress
-                            )
+                            tasks.start_soon(self._attempt, replica, value, progress)
                 del value  # not kept while waiting for the next attempt
 
-    async def _attempt(
-        self,
-        replica: Replica,
-        client: str,
-        value: bytes | None,
-        detected: float,
-        progress: _Progress,
-    ) -> None:
+    async def _attempt(self, replica: Replica, value: bytes | None, progress: _Progress) -> None:
         name = str(replica)
         progress.reasons.setdefault(name, "no answer yet")
         if value is None:
@@ -290,52 +284,32 @@ class Verifier:
         # a person who types the secret leaves out the newline that an editor put at its end
         for candidate in {value: None, value.removesuffix(_NEWLINE): None}:
             try:
-                status = await self._session.status_as(replica, client, candidate)
+                status = await self._session.status_as(replica, progress.client, candidate)
             except SyncdError as error:
                 progress.reasons[name] = error.problem
                 return
             progress.reasons[name] = f"it answers {status}"
             if accepts(status):
                 del progress.reasons[name]
-                progress.seconds[name] = round(max(0.0, self._clock() - detected), 3)
+                progress.seconds[name] = progress.elapsed(self._clock())
                 return
 
-    async def _conclude(
-        self, event: Event, version: str, client: str, detected: float, progress: _Progress
-    ) -> None:
-        adopted = progress.adopted
-        took = (
-            max(progress.seconds.values())
-            if adopted
-            else round(max(0.0, self._clock() - detected), 3)
-        )
-        data = AdoptionData(
-            event.subject,
-            Scope("Client", client),
-            version,
-            self._consumer,
-            took,
-            progress.data(),
-        )
-        await self._publish(
-            Event(
-                0,
-                rfc3339(self._clock()),
-                SECRET_ADOPTED if adopted else SECRET_REJECTED,
-                event.subject,
-                data,
-                event.audience,
-            )
-        )
-        found = self.adoptions[event.subject] = _adoption(data)
+    async def _conclude(self, event: Event, progress: _Progress) -> None:
+        secret, adopted, now = event.subject, progress.adopted, self._clock()
+        took = max(progress.seconds.values()) if adopted else progress.elapsed(now)
+        scope = Scope("Client", progress.client)
+        data = AdoptionData(secret, scope, progress.version, self._consumer, took, progress.data())
+        type_ = SECRET_ADOPTED if adopted else SECRET_REJECTED
+        await self._publish(Event(0, rfc3339(now), type_, secret, data, event.audience))
+        found = self.adoptions[secret] = _adoption(data)
         if adopted:
             self._metrics.adopted(took)
-            log.info("adoption.adopted", secret=event.subject, consumer=self._consumer, took=took)
+            log.info("adoption.adopted", secret=secret, consumer=self._consumer, took=took)
         else:
             self._metrics.rejected()
             log.error(
                 "adoption.rejected",
-                secret=event.subject,
+                secret=secret,
                 consumer=self._consumer,
                 problem=found.problem,
                 hint="see docs/aidbox.md",
@@ -346,7 +320,6 @@ def _adoption(data: AdoptionData) -> Adoption:
     failed = [item for item in data.replicas if not item.adopted]
     if data.replicas and not failed:
         return Adoption(AdoptionState.ADOPTED, data.version, data.seconds)
-    problem = (
-        "; ".join(f"{item.address}: {item.reason}" for item in failed) or "no replica answered"
-    )
+    reasons = "; ".join(f"{item.address}: {item.reason}" for item in failed)
+    problem = reasons or "no replica answered"
     return Adoption(AdoptionState.REJECTED, data.version, data.seconds, problem)
