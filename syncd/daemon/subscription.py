@@ -200,11 +200,6 @@ class Subscription:
         )
 
     def _require_own(self, config: ConsumerConfig) -> None:
-        """Refuses a consumer that was created for something else.
-
-        Raises:
-            RefusedError: Its subject or its acknowledgements differ.
-        """
         if config.filter_subject == self._source.subject and (
             config.ack_policy == AckPolicy.EXPLICIT
         ):

@@ -62,12 +62,7 @@ _NO_RESPONDERS: Final = "503"
 
 
 class _Client(Client):
-    """A client that presents the current login, and only over TLS where that was asked for.
-
-    Attributes:
-        login: What to present.
-        requires_tls: Whether a server without TLS is refused.
-    """
+    """A client that presents the current login, and only over TLS where that was asked for."""
 
     def __init__(self, login: Login, *, requires_tls: bool) -> None:
         super().__init__()
@@ -103,8 +98,6 @@ class _Client(Client):
 
 
 class _ApiError(msgspec.Struct):
-    """Why JetStream does not do something (its `ApiError`)."""
-
     code: int = 0
     err_code: int = 0
 
@@ -232,7 +225,6 @@ class Connection:
         return [future.result() if future.done() else reason for future in futures]
 
     async def _on_ack(self, message: Msg) -> None:
-        """Called by the client with JetStream's answer to a publication."""
         token = message.subject.rpartition(".")[2]
         if token not in self._pending_acks:
             return

@@ -67,7 +67,8 @@ class Login:
     def public_key(self) -> str:
         """The public NKey of the seed (`U…`)."""
         public = self._private_key().public_key().public_bytes_raw()
-        return _with_checksum(bytes((_USER_PREFIX,)) + public)
+        raw = bytes((_USER_PREFIX,)) + public
+        return base64.b32encode(raw + _checksum(raw)).decode().rstrip("=")
 
     def _private_key(self) -> Ed25519PrivateKey:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415 - rarely used
@@ -115,27 +116,28 @@ class LoginFiles:
 
     def _read(self, again: bool) -> Login:  # noqa: FBT001 - through `run_sync`
         texts = {option: self._text(option, again=again) for option in self._files}
-        jwt, seed = None, texts.get("nkey_seed_file")
+        jwt = seed = None
         if "credentials_file" in texts:
-            found = [pattern.search(texts["credentials_file"]) for pattern in (_JWT, _SEED)]
-            jwt, seed = (match[1] if match else "" for match in found)
-        raw = None
-        if seed is not None:
-            raw = _decode_seed(seed)
-            if raw is None or jwt == "":
-                if jwt is not None:
-                    option, what = "credentials_file", "a user's JWT and seed"
-                    remedy = "write the file that `nsc generate creds` makes"
-                else:
-                    option, what = "nkey_seed_file", "a user's seed (SU…)"
-                    remedy = "write the seed that `nsc generate nkey --user` makes"
-                raise self._refused(option, f"it does not hold {what}", remedy)
+            text = texts["credentials_file"]
+            jwt_found, seed_found = _JWT.search(text), _SEED.search(text)
+            if jwt_found and seed_found:
+                jwt, seed = jwt_found[1], _decode_seed(seed_found[1])
+            if seed is None:
+                problem = "it does not hold a user's JWT and seed"
+                remedy = "write the file that `nsc generate creds` makes"
+                raise self._refused("credentials_file", problem, remedy)
+        elif "nkey_seed_file" in texts:
+            seed = _decode_seed(texts["nkey_seed_file"])
+            if seed is None:
+                problem = "it does not hold a user's seed (SU…)"
+                remedy = "write the seed that `nsc generate nkey --user` makes"
+                raise self._refused("nkey_seed_file", problem, remedy)
         return Login(
             self._user,
             texts.get("password_file"),
             texts.get("token_file"),
             jwt,
-            raw,
+            seed,
             self._context.current() if self.tls else None,
         )
 
@@ -160,10 +162,6 @@ def _decode_seed(text: str) -> bytes | None:
         return None
     kind = (raw[0] & 7) << 5 | raw[1] >> 3
     return raw[2:-2] if raw[0] & 248 == _SEED_PREFIX and kind == _USER_PREFIX else None
-
-
-def _with_checksum(raw: bytes) -> str:
-    return base64.b32encode(raw + _checksum(raw)).decode().rstrip("=")
 
 
 def _checksum(raw: bytes) -> bytes:

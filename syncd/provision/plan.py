@@ -212,7 +212,6 @@ def _collisions(source: str, classes: Classes) -> list[Finding]:
 
 
 def _mismatches(entry: Provision, index: int, classes: Classes) -> Iterator[Finding]:
-    """What in an entry does not fit its manifest."""
     mixed = len({type(item) for _, item in classes}) > 1
     if mixed and entry.vault_url is not None:
         hint = "give each provider a manifest and an entry of its own"

@@ -32,7 +32,7 @@ import tempfile
 import time
 from typing import TYPE_CHECKING
 
-from syncd.core.errors import RefusedError, SyncdError, TemporaryError
+from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.mountinfo import parse_mountinfo
 from syncd.core.payload import path_problem
 from syncd.system.accounts import group_id, user_id
@@ -62,9 +62,14 @@ _LARGEST_MOUNTINFO = 16 << 20
 
 
 class Publisher:
-    """Writes generations into one target.
+    """Writes generations into one target. Every method blocks: for worker threads.
 
-    Every method blocks: for worker threads.
+    Args:
+        target: Absolute path of the directory; made where it does not exist.
+        owner: Name or number of the user that shall own files and directories; None for the
+            user that syncd runs as.
+        group: The same for the group.
+        step: Called with the name of every step before it; tests fail or stop there.
     """
 
     def __init__(
@@ -75,15 +80,6 @@ class Publisher:
         group: str | None = None,
         step: Callable[[str], None] = lambda _name: None,
     ) -> None:
-        """Prepares; writes nothing.
-
-        Args:
-            target: Absolute path of the directory; made where it does not exist.
-            owner: Name or number of the user that shall own files and directories; None for the
-                user that syncd runs as.
-            group: The same for the group.
-            step: Called with the name of every step before it; tests fail or stop there.
-        """
         self.target = target
         self._owner = owner
         self._group = group
@@ -111,7 +107,11 @@ class Publisher:
             with self._locked():
                 return self._publish(files)
         except OSError as error:
-            raise self._explain(error) from None
+            reason = os.strerror(error.errno) if error.errno else "I/O error"
+            raise TemporaryError(
+                f"cannot publish into {self.target}: {reason}",
+                _REMEDIES.get(error.errno or 0, "check the file system"),
+            ) from None
 
     def _publish(self, files: Sequence[File]) -> bool:
         uid, gid = self._ids()
@@ -160,24 +160,21 @@ class Publisher:
 
     def _ids(self) -> tuple[int, int]:
         """Owner and group as numbers; -1 leaves them as they are (chown(2))."""
-        uid = gid = -1
-        if self._owner is not None:
-            try:
-                uid = user_id(self._owner)
-            except LookupError:
-                raise RefusedError(
-                    f"cannot publish into {self.target}: there is no user {self._owner}",
-                    "create the user, or correct owner",
-                ) from None
-        if self._group is not None:
-            try:
-                gid = group_id(self._group)
-            except LookupError:
-                raise RefusedError(
-                    f"cannot publish into {self.target}: there is no group {self._group}",
-                    "create the group, or correct group",
-                ) from None
-        return uid, gid
+        return (
+            self._id("user", "owner", self._owner, user_id),
+            self._id("group", "group", self._group, group_id),
+        )
+
+    def _id(self, kind: str, option: str, name: str | None, find: Callable[[str], int]) -> int:
+        if name is None:
+            return -1
+        try:
+            return find(name)
+        except LookupError:
+            raise RefusedError(
+                f"cannot publish into {self.target}: there is no {kind} {name}",
+                f"create the {kind}, or correct {option}",
+            ) from None
 
     def _clean(self) -> str | None:
         """Removes leftovers; returns the absolute path of the current generation, if any."""
@@ -279,13 +276,6 @@ class Publisher:
             if name not in names and self._published_name(path) == name:
                 self._step("unlink name")
                 os.unlink(path)
-
-    def _explain(self, error: OSError) -> SyncdError:
-        reason = os.strerror(error.errno) if error.errno else "I/O error"
-        return TemporaryError(
-            f"cannot publish into {self.target}: {reason}",
-            _REMEDIES.get(error.errno or 0, "check the file system"),
-        )
 
 
 def filesystem(path: str) -> str | None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
@@ -85,8 +86,8 @@ class Refresher:
     """The loop of one provision entry.
 
     Args:
-        provider: Where the secrets come from.
-        publisher: Where they go.
+        provider: Fetches the secrets.
+        publisher: Writes them.
         interval: Seconds between fetches; 0 fetches once.
         metrics: Where to count.
         rng: Source of the jitter.
@@ -96,8 +97,8 @@ class Refresher:
         sleep: Waits for some seconds.
 
     Attributes:
-        provider: Where the secrets come from.
-        key: As given.
+        provider: As passed, and so is `key`.
+        key: As passed.
     """
 
     def __init__(
@@ -131,12 +132,8 @@ class Refresher:
     @property
     def health(self) -> ProviderHealth:
         """How the provider is doing now."""
-        attempts = self._attempts
         return ProviderHealth(
-            attempts.last_success_at,
-            attempts.last_error,
-            attempts.failures,
-            attempts.next_attempt_at,
+            **asdict(self._attempts.health),
             target=self._publisher.target,
             files=self._files,
             last_change_at=self._last_change_at,
@@ -226,8 +223,14 @@ class Refresher:
             return self._refuse(str(error))
         except Exception as error:  # noqa: BLE001 - a bug in one provider must not stop the others
             return self._refuse(f"internal error: {describe(error)}; please report it")
-        if self._attempts.last_success_at is None:
-            self._warn_of_disk(kind)
+        if kind is not None and kind not in IN_MEMORY:
+            log.warning(
+                "provision.target_on_disk",
+                provider=self.provider.name,
+                target=self._publisher.target,
+                filesystem=kind,
+                hint="secrets stay on disk after a power cut; mount a tmpfs at the target",
+            )
         self._succeed(payload, changed=changed)
         if not self._interval:
             return None
@@ -235,7 +238,7 @@ class Refresher:
         return delay if payload.due is None else min(delay, max(SOONEST, payload.due))
 
     def _pass(self) -> tuple[Payload, bool, str | None]:
-        """Runs in a worker thread; looks up the target's file system until the first success."""
+        """Blocks; before the first success also looks up the target's file system."""
         payload = self.provider.fetch()
         changed = self._publisher.publish(payload.files)
         first = self._attempts.last_success_at is None
@@ -255,16 +258,6 @@ class Refresher:
             files=self._files,
             after_failures=failures,
         )
-
-    def _warn_of_disk(self, kind: str | None) -> None:
-        if kind is not None and kind not in IN_MEMORY:
-            log.warning(
-                "provision.target_on_disk",
-                provider=self.provider.name,
-                target=self._publisher.target,
-                filesystem=kind,
-                hint="secrets stay on disk after a power cut; mount a tmpfs at the target",
-            )
 
     def _retry(self, reason: str, at_least: float) -> float:
         failure = self._attempts.retry(reason, self._rng, at_least=at_least)

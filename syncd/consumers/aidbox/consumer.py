@@ -21,7 +21,6 @@ from syncd.consumers.aidbox.session import Session
 from syncd.core.audit_event import audit_event, audit_event_id
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.event_data import SecretData
-from syncd.net.credentials import CredentialFiles
 from syncd.net.replicas import Replicas
 from syncd.net.tls import Trust
 
@@ -48,11 +47,7 @@ def open_session(settings: Aidbox, replicas: Replicas) -> Session:
     """A session with the credentials of a consumer of kind `aidbox`."""
     return Session(
         settings.client_id,
-        CredentialFiles(
-            username=settings.client_id,
-            password=settings.client_secret_file,
-            password_option="client_secret_file",  # noqa: S106 - the name of an option
-        ),
+        settings.client_secret_file,
         Trust.of(settings) if replicas.has_tls else None,
         use_token=settings.grant_type == "client_credentials",
         timeout=float(settings.timeout),
@@ -107,11 +102,7 @@ class AidboxConsumer:
         await self._session.aclose()
 
     async def _drop_caches(self, newest: int) -> list[SyncdError]:
-        """Drops what was cached before an event, at every replica where that is still to do.
-
-        Args:
-            newest: The event's sequence.
-        """
+        """Drops what was cached before an event (by sequence), where that is still to do."""
         errors: list[SyncdError] = []
         try:
             replicas = await self._replicas.current()

@@ -59,7 +59,7 @@ class Session:
 
     Args:
         client_id: Id of the Client.
-        files: Its secret.
+        secret_file: The file that holds its secret (`client_secret_file`).
         trust: The TLS configuration; None where no replica is reached over TLS.
         use_token: Ask for a token instead of sending the secret with each request.
         timeout: Seconds that a request may take.
@@ -69,7 +69,7 @@ class Session:
     def __init__(
         self,
         client_id: str,
-        files: CredentialFiles,
+        secret_file: str,
         trust: Trust | None = None,
         *,
         use_token: bool,
@@ -77,10 +77,18 @@ class Session:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client_id = client_id
-        self._secret_file = files.password
-        tls = None if trust is None else RotatingContext(trust)
+        self._secret_file = secret_file
+        files = CredentialFiles(
+            username=client_id,
+            password=secret_file,
+            password_option="client_secret_file",  # noqa: S106 - the name of an option
+        )
         self._connection = Connection(
-            Keyring(files), tls, timeout=timeout, url_option="urls", parallel=_PARALLEL
+            Keyring(files),
+            None if trust is None else RotatingContext(trust),
+            timeout=timeout,
+            url_option="urls",
+            parallel=_PARALLEL,
         )
         self._use_token = use_token
         self._clock = clock
@@ -231,9 +239,9 @@ class RejectedError(RefusedError):
         self.status = status
 
 
-def _age(path: str | None) -> float:
+def _age(path: str) -> float:
     """Seconds since a file changed; blocks."""
     try:
-        return time.time() - os.stat(path or "").st_mtime
+        return time.time() - os.stat(path).st_mtime
     except OSError:
         return math.inf

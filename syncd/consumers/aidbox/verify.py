@@ -188,7 +188,6 @@ class Verifier:
                 await self._session.aclose()
 
     def _earlier_adoptions(self) -> dict[str, Adoption]:
-        """The outcomes of earlier verifications, from the event log."""
         found = {}
         for event in self._ledger.events_of((SECRET_ADOPTED, SECRET_REJECTED)):
             data = event.data
@@ -234,7 +233,6 @@ class Verifier:
             self._check_drained()
 
     async def _process(self, event: Event) -> None:
-        """Verifies one change and removes it from the mailbox."""
         data = event.data
         client = client_of(event.audience.get(event.subject, ()))
         if not isinstance(data, SecretData) or data.version is None:

@@ -23,8 +23,6 @@ from syncd.provision.credential_file import read_bytes, read_credential
 from syncd.provision.imds import identity_token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from azure.core.credentials import SupportsTokenInfo, TokenRequestOptions
 
     from syncd.config.auth import AzureAuth
@@ -39,12 +37,10 @@ class MachineIdentity:
 
     Args:
         client_id: Which user-assigned identity; None for the system-assigned one.
-        clock: Seconds since the epoch.
     """
 
-    def __init__(self, client_id: str | None, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, client_id: str | None) -> None:
         self._client_id = client_id
-        self._clock = clock
         self._token = AccessTokenInfo("", 0)
 
     def get_token_info(
@@ -57,7 +53,7 @@ class MachineIdentity:
             RefusedError: The VM has no such identity.
         """
         del options  # a managed identity has one tenant
-        now = self._clock()
+        now = time.time()
         if self._token.expires_on - now < _EARLY:
             resource = scopes[0].removesuffix("/.default")
             token, lasts = identity_token(resource, self._client_id)
@@ -159,7 +155,6 @@ class ServicePrincipal:
         return "client_certificate_file", auth.client_certificate_file
 
     def _current(self) -> SupportsTokenInfo:
-        """The credential of the file as it is now."""
         content = self._content()
         seen = sha256(content).digest()
         if self._credential is None or seen != self._read:

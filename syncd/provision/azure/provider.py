@@ -228,7 +228,6 @@ class AzureProvider:
         return client.get_certificate(wanted.name)
 
     def _client(self, kind: str) -> Any:  # noqa: ANN401 - one of three types
-        """The SDK's client for a kind of object, imported when needed."""
         client = self._clients.get(kind)
         if client is None:
             options = {**pipeline_options(self._transport), **self._options}
@@ -237,7 +236,6 @@ class AzureProvider:
 
     def _ask(self, request: Callable[[], T], wanted: AzureObject) -> T:
         """Lets the SDK make requests, and maps its exceptions."""
-        what = f"read {wanted.path}"
         try:
             try:
                 return request()
@@ -249,12 +247,9 @@ class AzureProvider:
         except AzureError as error:
             if isinstance(error, HttpResponseError) and error.status_code:
                 self._judge(error, error.status_code, wanted)
-            raise explain(
-                error,
-                what=what,
-                server=self._url,
-                address="keyvaultName or vault_url",
-            ) from None
+            what = f"read {wanted.path}"
+            address = "keyvaultName or vault_url"
+            raise explain(error, what=what, server=self._url, address=address) from None
         except (AttributeError, KeyError, TypeError, ValueError):
             if self._transport.status == 401:  # noqa: PLR2004 - Unauthorized: the challenge
                 _refuse(
@@ -274,7 +269,7 @@ class AzureProvider:
     def _judge(self, error: HttpResponseError, status: int, wanted: AzureObject) -> NoReturn:
         """Explains a status that the SDK's repetitions did not change."""
         code = _code(error)
-        if status == 429 or status >= 500 or status == 408:  # noqa: PLR2004 - RFC 9110, RFC 6585
+        if status in (408, 429) or status >= 500:  # noqa: PLR2004 - RFC 9110, RFC 6585
             problem, remedy = "cannot answer now", "check Azure's service health"
             if status == 429:  # noqa: PLR2004 - Too Many Requests
                 problem, remedy = "limits requests", "raise the interval"

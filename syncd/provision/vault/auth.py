@@ -236,7 +236,6 @@ class Login:
         return "check the role"
 
     def _request(self) -> tuple[str, dict[str, str]]:
-        """Path and body of the login; reads the credential files."""
         auth = self._auth
         role = getattr(auth, "role", None) or self._vault.role
         if isinstance(auth, AppRole):

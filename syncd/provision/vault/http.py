@@ -64,16 +64,15 @@ class Answer:
 
 
 class Connection:
-    """Requests to one server, one at a time."""
+    """Requests to one server, one at a time.
+
+    Args:
+        address: URL of the server.
+        namespace: Sent with every request where not empty.
+        trust: The configuration of TLS.
+    """
 
     def __init__(self, address: str, namespace: str, trust: Trust) -> None:
-        """Prepares; does not connect.
-
-        Args:
-            address: URL of the server.
-            namespace: Sent with every request where not empty.
-            trust: The configuration of TLS.
-        """
         self.address = address
         self._namespace = namespace
         self._requests = Requests()

@@ -40,25 +40,16 @@ class _Lease:
 
 
 class Leases:
-    """The dynamic secrets in use, by the request that created them."""
+    """The dynamic secrets in use, by the request that created them.
 
-    def __init__(
-        self,
-        connection: Connection,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
-        """Starts without any.
+    Args:
+        connection: For renewals.
+        clock: Monotonic clock, seconds.
+    """
 
-        Args:
-            connection: For renewals.
-            clock: Monotonic clock for leases, seconds.
-            wall: Seconds since the epoch, for certificates.
-        """
+    def __init__(self, connection: Connection, clock: Callable[[], float]) -> None:
         self._connection = connection
         self._clock = clock
-        self._wall = wall
         self._leases: dict[Request, _Lease] = {}
 
     @property
@@ -107,7 +98,7 @@ class Leases:
         if seconds > 0:
             return seconds
         certificate = response.text("data", "certificate")
-        return _not_after(certificate) - self._wall() if certificate else 0.0
+        return _not_after(certificate) - time.time() if certificate else 0.0
 
     def _renew(self, wanted: VaultObject, lease: _Lease, token: str) -> Lifetime | None:
         answer = self._connection.request(

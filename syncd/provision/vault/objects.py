@@ -153,7 +153,6 @@ class _Parameters:
                 self._keys[name] = key
 
     def get(self, name: str) -> str:
-        """A value; empty where it is not set."""
         return self._values.get(name, "")
 
     def key(self, name: str) -> str:

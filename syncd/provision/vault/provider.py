@@ -66,7 +66,7 @@ class VaultProvider:
         self._clock = clock
         self._connection = Connection(address, vault.namespace, trust)
         self._login = Login(auth, vault, self._connection, clock=clock)
-        self._leases = Leases(self._connection, clock=clock)
+        self._leases = Leases(self._connection, clock)
         self._logins = 0
         self._lock = threading.Lock()
 

@@ -13,7 +13,6 @@ from support.receiver import Receiver
 
 from syncd.consumers.aidbox.session import Session
 from syncd.core.errors import RefusedError, TemporaryError
-from syncd.net.credentials import CredentialFiles
 from syncd.net.replicas import Replica, Replicas
 from syncd.net.tls import Trust
 
@@ -104,8 +103,7 @@ async def test_tls_verifies_the_name_not_the_address(tmp_path: Path, name: str) 
     authority.cert_pem.write_to_path(str(ca))
     secret = tmp_path / "secret"
     secret.write_bytes(b"x")
-    files = CredentialFiles(username="syncd", password=str(secret))
-    session = Session("syncd", files, Trust(ca_file=str(ca)), use_token=False, timeout=10)
+    session = Session("syncd", str(secret), Trust(ca_file=str(ca)), use_token=False, timeout=10)
     with Receiver(tls=context) as receiver:
         url = f"https://localhost:{receiver.port}"
         replicas = Replicas([url], expand=True, resolve=Dns("127.0.0.1").resolve)

@@ -14,7 +14,6 @@ from support.tls import replace
 
 from syncd.consumers.aidbox.session import RejectedError, Session
 from syncd.core.errors import RefusedError, TemporaryError
-from syncd.net.credentials import CredentialFiles
 from syncd.net.replicas import Replica
 
 if TYPE_CHECKING:
@@ -48,10 +47,7 @@ class Clock:
 
 
 def session(secret: Path, clock: Clock | None = None, *, use_token: bool = False) -> Session:
-    files = CredentialFiles(
-        username="syncd", password=str(secret), password_option="client_secret_file"
-    )
-    return Session("syncd", files, use_token=use_token, timeout=5, clock=clock or Clock())
+    return Session("syncd", str(secret), use_token=use_token, timeout=5, clock=clock or Clock())
 
 
 def replica(receiver: Receiver) -> Replica:

@@ -23,7 +23,6 @@ from syncd.core.errors import StateError, TemporaryError
 from syncd.core.event_data import AdoptionData
 from syncd.core.model import Grant, Scope
 from syncd.core.timing import Backoff
-from syncd.net.credentials import CredentialFiles
 from syncd.net.replicas import Replica, Replicas
 from syncd.telemetry.metrics import Metrics
 
@@ -42,7 +41,7 @@ class Box(Session):
     """Answers as a function of replica, Client and value says, and records who was tried."""
 
     def __init__(self, answer: Callable[[str, str, bytes], int]) -> None:
-        super().__init__("syncd", CredentialFiles(), use_token=False, timeout=5)
+        super().__init__("syncd", "/nowhere", use_token=False, timeout=5)
         self._answer = answer
         self.tried: list[tuple[str, str, bytes]] = []
         self.at_once = self.most = 0
