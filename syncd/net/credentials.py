@@ -156,7 +156,8 @@ class SecretFile:
             content, status = read_file(self.path, MAX_SECRET_SIZE)
         except UnsuitableError as error:
             raise RefusedError(
-                f"cannot use {self._option} {self.path}: {error.strerror}", "name the right file"
+                f"cannot use {self._option} {self.path}: {error.strerror}",
+                f"set {self._option} to the file that holds the secret",
             ) from None
         except OSError as error:
             raise unreadable(self._option, self.path, error) from None

@@ -141,7 +141,8 @@ class Connection:
             reason = reason_of(error, address=self._url_option)
             problem, remedy = reason.problem, reason.remedy
         else:
-            await _discard(response)
+            if not body_limit:
+                await _discard(response)
             retry_after = parse_retry_after(response.headers.get("retry-after"), time.time())
             return Answer(response.status_code, retry_after, body)
         # outside of the handlers, so that it does not carry the foreign exception as its context
@@ -199,8 +200,6 @@ async def _read(response: Response, limit: int) -> bytes:
 
 async def _discard(response: Response) -> None:
     """Reads the rest of an answer, so that its connection can be used again."""
-    if response.is_closed:
-        return
     size = 0
     try:
         with anyio.move_on_after(_DRAIN_TIME), contextlib.suppress(TransportError):

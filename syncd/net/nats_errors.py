@@ -61,7 +61,7 @@ class NatsErrors:
         """No stream stores a subject."""
         return self.temporary(
             f"no stream takes subject {subject}",
-            "create one that does, unless it is just electing a leader",
+            "create one that does, or wait if the stream is electing a leader",
         )
 
     def of_api(self, status: int, code: int, subject: str) -> SyncdError:

@@ -91,7 +91,7 @@ def reason_of(
 def _certificate_reason(error: ssl.SSLCertVerificationError, ca: str, name: str) -> Reason:
     code, remedy = error.verify_code, "replace the certificate"
     if code in _UNTRUSTED:
-        problem, remedy = _UNTRUSTED[code], f"name its CA by {ca}"
+        problem, remedy = _UNTRUSTED[code], f"set {ca} to its CA"
     elif code in _FOR_OTHER_NAME:
         problem, remedy = _FOR_OTHER_NAME[code], f"correct {name}, or {remedy}"
     elif code == _EXPIRED:

@@ -197,7 +197,7 @@ def stat_pem_file(option: str, path: str) -> os.stat_result:
         problem = f"larger than {size_text(MAX_PEM_SIZE)}"
     else:
         return status
-    raise RefusedError(f"cannot use {option} {path}: {problem}", "name a PEM file")
+    raise RefusedError(f"cannot use {option} {path}: {problem}", f"correct {option}")
 
 
 def _load_system_cas(context: ssl.SSLContext) -> None:

@@ -341,9 +341,7 @@ def number_permission(scalar: Scalar) -> int | None:
     Go (`yaml.v3`, `strconv.ParseInt` with base 0) takes `0600` and `0o600` as octal, `0x180` as
     hexadecimal and `384` as decimal. Returns None for anything else, and above 0777.
     """
-    if not scalar.plain:
-        return octal_permission(scalar)
-    if re.fullmatch("0o[0-7]+|0[0-7]*", scalar):
+    if not scalar.plain or re.fullmatch("0o[0-7]+|0[0-7]*", scalar):
         return octal_permission(scalar)
     if not re.fullmatch("[1-9][0-9]{0,4}|0x[0-9a-fA-F]{1,4}", scalar):
         return None

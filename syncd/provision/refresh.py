@@ -262,22 +262,25 @@ class Refresher:
     def _retry(self, reason: str, at_least: float) -> float:
         failure = self._attempts.retry(reason, self._rng, at_least=at_least)
         self._metrics.failed()
-        report = log.warning if failure.is_news else log.debug
-        report("provision.failed", **self._fields(reason, failure))
+        self._report("provision.failed", log.warning, reason, failure)
         return failure.delay
 
     def _refuse(self, reason: str) -> float:
         failure = self._attempts.refuse(reason, self._rng)
         self._metrics.refused()
-        report = log.error if failure.is_news else log.debug
-        report("provision.refused", **self._fields(reason, failure))
+        self._report("provision.refused", log.error, reason, failure)
         return failure.delay
 
-    def _fields(self, reason: str, failure: Failure) -> dict[str, str | int | float | None]:
-        return {
-            "provider": self.provider.name,
-            "reason": reason,
-            "failures": self._attempts.failures,
-            "last_success_at": self._attempts.last_success_at,
-            "retry_in": round(failure.delay, 1),
-        }
+    def _report(
+        self, event: str, report: Callable[..., None], reason: str, failure: Failure
+    ) -> None:
+        if not failure.is_news:
+            report = log.debug
+        report(
+            event,
+            provider=self.provider.name,
+            reason=reason,
+            failures=self._attempts.failures,
+            last_success_at=self._attempts.last_success_at,
+            retry_in=round(failure.delay, 1),
+        )

@@ -535,7 +535,9 @@ def test_tls_that_cannot_be_trusted(
     auth = ClientSecret(client_id=CLIENT, client_secret_file=str(file), tenant_id=TENANT)
     if to == "vault":
         wrong = open_provider(trust=Trust(ca_file=str(other.file)))
-        with pytest.raises(RefusedError, match=r"by a CA that is not trusted \(.*\); name its"):
+        with pytest.raises(
+            RefusedError, match=r"by a CA that is not trusted \(.*\); set ca_file to its"
+        ):
             wrong.fetch()
     context = azure.authority.server(expires=EXPIRED)
     with Azure(tmp_path, context=context) as expired:

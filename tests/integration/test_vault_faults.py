@@ -494,7 +494,7 @@ def test_a_write_with_a_duration_and_no_lease_is_kept(openbao: OpenBao, server: 
 @pytest.mark.parametrize(
     ("trust", "says"),
     [
-        ({}, r"certificate is signed by a CA that is not trusted \(https.*\); name its CA by"),
+        ({}, r"certificate is signed by a CA that is not trusted \(https.*\); set ca_file or"),
         ({"ca_file": "wrong"}, "is signed by a CA that is not trusted"),
         ({"ca_file": "right", "server_name": "vault.example"}, "is for another host name"),
         ({"ca_file": "/nowhere"}, "cannot read ca_file /nowhere: No such file"),

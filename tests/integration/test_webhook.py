@@ -485,7 +485,7 @@ async def test_tls_is_verified(mail: Mail, tmp_path: Path) -> None:
         (ours.server(), None),
         (
             theirs.server(),
-            "certificate is signed by a CA that is not trusted; name its CA by ca_file",
+            "certificate is signed by a CA that is not trusted; set ca_file to its CA",
         ),
         (ours.server(expires=EXPIRED), "the certificate has expired; replace the certificate"),
     ):

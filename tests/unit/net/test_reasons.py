@@ -85,7 +85,7 @@ def certificate_error(code: int, message: str = "") -> ssl.SSLCertVerificationEr
         ),
         (
             certificate_error(20),
-            "the certificate is signed by a CA that is not trusted; name its CA by ca_file",
+            "the certificate is signed by a CA that is not trusted; set ca_file to its CA",
         ),
         (
             certificate_error(62),
@@ -118,7 +118,7 @@ def test_remedies_name_the_options_of_the_caller() -> None:
         "server_name": "vaultTLSServerName",
     }
     untrusted = reason_of(certificate_error(19), **names)
-    assert untrusted.remedy == "name its CA by vaultCACertPath"
+    assert untrusted.remedy == "set vaultCACertPath to its CA"
     other_name = reason_of(certificate_error(64), **names)
     assert other_name.remedy == "correct vaultTLSServerName, or replace the certificate"
 

@@ -170,7 +170,9 @@ def test_what_is_not_a_pem_file_is_refused(tmp_path: Path) -> None:
     huge.touch()
     os.truncate(huge, MAX_PEM_SIZE + 1)
     for path, problem in ((fifo, "not a regular file"), (huge, "larger than 4 MiB")):
-        with pytest.raises(RefusedError, match=rf"cannot use ca_file {path}: {problem}; name a"):
+        with pytest.raises(
+            RefusedError, match=rf"cannot use ca_file {path}: {problem}; correct ca_file"
+        ):
             rotating(ca_file=path).current()
 
 
