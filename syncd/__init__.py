@@ -1,3 +1,3 @@
-"""syncd: watches mounted secrets, proves what changed, and tells everyone who must know."""
+"""Watches the secret files of Aidbox and reports each change to its consumers."""
 
 __version__ = "0.1.0"

@@ -22,7 +22,7 @@ GENERATIONS = scaled(100, 1000)
 SECRETS = 20
 TURNS = scaled(2, 50)
 MOST_CPU = 0.75
-"""Of a core: a scan takes half of the time at the most, delivery and log need the rest."""
+"""Of a core: a scan takes at most half of the time, delivery and log need the rest."""
 
 
 def test_swaps_at_full_speed(world: World, books: Books, count: Callable[[str], None]) -> None:
@@ -249,4 +249,4 @@ def fence(world: World, books: Books) -> None:
 
 
 def void(_: object) -> None:
-    """Takes a result that nobody needs."""
+    """Discards a result."""

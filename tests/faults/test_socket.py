@@ -286,9 +286,9 @@ def test_ten_thousand_connections(
         )
         problems = len(daemon.logged("secret.problem"))
     count(
-        f"connections {CONNECTIONS}, disconnected {disconnected.strip()}, kept {most} at the end, "
-        f"memory +{growth} KiB, others served {turns} of {turns}, {worst * 1000:.0f} ms at worst, "
-        f"rotations lost 0 of {turns}, problems {problems}"
+        f"connections {CONNECTIONS}, disconnected {disconnected.strip()} times, kept {most} at the "
+        f"end, memory +{growth} KiB, others served {turns} of {turns}, "
+        f"{worst * 1000:.0f} ms at worst, rotations lost 0 of {turns}, problems {problems}"
     )
     assert growth < MOST_GROWTH
     assert problems == 0

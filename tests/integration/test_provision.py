@@ -177,7 +177,7 @@ def test_once_fails_when_the_vault_cannot_be_asked(
     assert content(world) == secret("1")
 
 
-def test_a_dead_vault_keeps_nobody_from_being_notified(
+def test_a_dead_vault_does_not_delay_notifications(
     world: World, bao: OpenBao, receiver: Receiver
 ) -> None:
     """A server that hangs: the daemon is up, other mounts' changes are delivered, it stops fast."""
@@ -245,7 +245,7 @@ def test_a_deleted_secret_keeps_its_file(world: World, bao: OpenBao, receiver: R
 def test_a_target_that_cannot_be_written_is_told_and_heals(
     world: World, bao: OpenBao, receiver: Receiver, what: str
 ) -> None:
-    """Something in the way, a user that does not exist (yet): one line, and nobody restarts."""
+    """Something in the way, a user that does not exist (yet): one line, and no restart."""
     if what == "target":
         os.mkdir(world.target)
         with open(f"{world.target}/client-secret", "wb") as file:
@@ -253,8 +253,8 @@ def test_a_target_that_cannot_be_written_is_told_and_heals(
         configure(world, bao, receiver, interval="200ms")
         says = "there is a client-secret that syncd did not write; move it out of the target"
     else:
-        configure(world, bao, receiver, interval="200ms", owner="nobody-of-that-name")
-        says = "there is no user nobody-of-that-name; create the user, or correct owner"
+        configure(world, bao, receiver, interval="200ms", owner="no-such-account")
+        says = "there is no user no-such-account; create the user, or correct owner"
     with world.daemon() as daemon:
         assert says in daemon.wait_for("provision.refused")["reason"]
         if what == "target":
@@ -358,7 +358,7 @@ def test_a_killed_daemon_s_leftovers_are_cleaned_up(
 
 
 def test_check_covers_manifests_and_what_they_leave_out(world: World, bao: OpenBao) -> None:
-    """Errors in the manifest, paths that no object makes, files that nobody uses."""
+    """Errors in the manifest, paths that no object writes, files without an entry."""
     world.configure(provision=[entry(world, bao)])
     assert world.run("run", "--once", "-c", world.config).returncode == 0
     found = findings(world)
@@ -431,7 +431,7 @@ def test_a_sidecar_does_not_load_the_sdk(world: World) -> None:
 
 
 def test_requests_is_loaded_without_its_character_sets() -> None:
-    """3 MiB that JSON does not need; whoever imports the detector for itself gets the real one."""
+    """3 MiB that JSON does not need; a program that imports the detector gets the real one."""
     script = """
 import sys
 from syncd.system.lean_import import import_requests

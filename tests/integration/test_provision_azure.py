@@ -90,7 +90,7 @@ def test_a_new_version_reaches_file_and_webhook_within_the_interval(
 def test_a_vault_that_denies_leaves_the_files_and_recovers_by_itself(
     world: World, azure: Azure
 ) -> None:
-    """One clear line once, the old file meanwhile, and nobody restarts anything."""
+    """One clear line once, the old file stays, and no restart is needed."""
     with Receiver() as receiver:
         path = configure(world, azure, receiver, interval="500ms")
         with world.daemon(AZURE_POD_IDENTITY_AUTHORITY_HOST=azure.imds) as daemon:

@@ -108,7 +108,7 @@ def test_a_token_is_renewed_and_replaced_at_its_maximum(role: Role) -> None:
 
 
 def test_a_revoked_token_is_replaced_within_the_pass(role: Role) -> None:
-    """A 403 whose token does not know itself any more means another login, not a failure."""
+    """A 403 with a token that is no longer valid means another login, not a failure."""
     provider = role.server.provider(OBJECTS, role.auth())
     provider.fetch()
     role.server.ask("POST", "auth/token/revoke-self", {}, token=token_of(provider))
@@ -184,8 +184,8 @@ def test_a_wrapped_secret_id_is_unwrapped_once_and_remembered(role: Role) -> Non
         another.fetch()
 
 
-def test_a_wrapping_token_that_somebody_else_made_is_refused(role: Role) -> None:
-    """Whoever intercepts a wrapping token and wraps again is found out by `creation_path`."""
+def test_a_wrapping_token_of_another_origin_is_refused(role: Role) -> None:
+    """A secret-id that was intercepted and wrapped again has another `creation_path`."""
     stolen = {"secret_id": role.secret_id()}
     answer = role.server.ask("POST", "sys/wrapping/wrap", stolen, wrap="5m")
     role.secret_id_file.write_text(answer["wrap_info"]["token"])
@@ -258,7 +258,7 @@ def test_a_jwt_for_another_audience_is_refused(
 ) -> None:
     """The line names the file; the token is not in it. A missing role or method is told apart."""
     file = tmp_path / "jwt"
-    file.write_text(jwt(signing_key, sub="syncd", aud="somebody-else"))
+    file.write_text(jwt(signing_key, sub="syncd", aud="another"))
     provider = openbao.provider(OBJECTS, JwtLogin(role="aidbox", jwt_file=str(file)))
     with pytest.raises(RefusedError, match=f"role, audience and expiry .* in {file}") as caught:
         provider.fetch()
@@ -296,7 +296,7 @@ def test_a_token_file_is_read_in_every_pass(openbao: OpenBao, tmp_path: Path) ->
 def test_a_token_file_that_the_server_could_not_be_asked_about(
     openbao: OpenBao, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next pass asks again, or nobody would know when the token wants to be renewed."""
+    """The next pass looks it up again: otherwise the time of the renewal would be unknown."""
     answer = openbao.write("auth/token/create", policies=["reader"], ttl="1h")
     file = tmp_path / "token"
     file.write_text(answer["auth"]["client_token"])

@@ -570,14 +570,14 @@ def test_a_server_that_does_not_speak_tls(openbao: OpenBao, server: Receiver) ->
         ("http://no-such-host.invalid:8200", "the host name cannot be resolved"),
     ],
 )
-def test_an_address_where_nobody_is(openbao: OpenBao, address: str, says: str) -> None:
+def test_an_address_without_a_server(openbao: OpenBao, address: str, says: str) -> None:
     """Refused and unknown are told apart."""
     with pytest.raises(TemporaryError, match=says):
         openbao.provider(OBJECTS, address=address).fetch()
 
 
 def test_sealed_stopped_and_frozen_servers_come_back() -> None:
-    """The real server: sealed, killed, stopped in mid-air; each time recovery needs nobody."""
+    """The real server: sealed, killed, stopped in mid-air; each time it recovers by itself."""
     with OpenBao() as bao:
         bao.put("faults", k="v")
         provider = bao.provider(OBJECTS)

@@ -115,10 +115,11 @@ class Transport(RequestsTransport):
         interruption = self._interruption
         if interruption.requested:
             raise interrupted(interruption.what, self._address)
+        # before the timer starts: what it ends must count as having reached the limit
+        started = time.monotonic()
         limit = threading.Timer(REQUEST_LIMIT, interruption.sockets.shut)
         limit.daemon = True
         limit.start()
-        started = time.monotonic()
         self.status = 0
         try:
             response = super().send(request, **options)

@@ -127,6 +127,7 @@ class AzureProvider:
                 throttled = error.retry_after is not None
                 raise
             finally:
+                # only a throttled pass is continued; any other one reads everything again
                 if not throttled:
                     self._read = {}
 

@@ -209,9 +209,11 @@ class Login:
     def _refuse_login(self, status: int, path: str) -> NoReturn:
         what = f"cannot log in at {path}: {self._connection.address}"
         if status == 404:  # noqa: PLR2004 - Not Found
+            setting = "auth.mount"
+            if isinstance(self._auth, KubernetesLogin | JwtLogin) and not self._auth.mount:
+                setting = "vaultAuthMountPath" if self._vault.login_mount else setting
             raise RefusedError(
-                f"{what} has no such auth method (404)",
-                "enable it there, or correct auth.mount",
+                f"{what} has no such auth method (404)", f"enable it there, or correct {setting}"
             )
         raise RefusedError(f"{what} rejects the login ({status})", self._remedy())
 

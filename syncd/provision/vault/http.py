@@ -152,10 +152,11 @@ class Connection:
             raise interrupted(what, self.address)
         client = self._ready()
         client.token = token
+        # before the timer starts: what it ends must count as having reached the limit
+        started = time.monotonic()
         limit = threading.Timer(REQUEST_LIMIT, self._sockets.shut)
         limit.daemon = True
         limit.start()
-        started = time.monotonic()
         headers = {"Content-Type": "application/json"} if body is not None else {}
         try:
             response = client.adapter.request(

@@ -98,6 +98,7 @@ class VaultProvider:
         self._leases.forget()
 
     def _pass(self, token: str) -> tuple[File, ...]:
+        # leases are revoked with the token that they were created with
         if self._login.logins != self._logins:
             self._leases.forget()
             self._logins = self._login.logins

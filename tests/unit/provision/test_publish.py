@@ -141,7 +141,7 @@ def test_a_volatile_key_alone_is_no_change(target: Path) -> None:
     assert (target / "r").read_bytes() == response(3, "y").content
 
 
-def test_what_somebody_changed_behind_our_back_is_set_right(target: Path) -> None:
+def test_what_others_changed_is_written_again(target: Path) -> None:
     """A generation that was tampered with or deleted is replaced, a missing link made again."""
     publisher = Publisher(str(target))
     publisher.publish(OLD)
@@ -179,14 +179,12 @@ def test_a_target_that_is_made_belongs_to_owner_and_group(target: Path) -> None:
     assert (os.stat(target).st_uid, os.stat(target).st_gid) == (1234, 4321)
 
 
-@pytest.mark.parametrize(
-    ("owner", "group"), [("nobody-of-that-name", None), (None, "nobody-of-that-name")]
-)
+@pytest.mark.parametrize(("owner", "group"), [("no-such-account", None), (None, "no-such-account")])
 def test_an_unknown_owner_is_refused_by_name(
     target: Path, owner: str | None, group: str | None
 ) -> None:
     """The message names the missing user or group, and nothing is written."""
-    with pytest.raises(RefusedError, match=r"nobody-of-that-name; create the (user|group)"):
+    with pytest.raises(RefusedError, match=r"no-such-account; create the (user|group)"):
         Publisher(str(target), owner=owner, group=group).publish(OLD)
     assert view(target) == {} if target.exists() else True
 
@@ -228,7 +226,7 @@ def test_what_others_wrote_is_not_touched(target: Path, kind: str) -> None:
     assert os.path.lexists(target / "moved")
 
 
-def test_a_data_link_of_somebody_else_is_not_touched(target: Path) -> None:
+def test_a_foreign_data_link_is_not_touched(target: Path) -> None:
     """`..data` that leads anywhere but to a generation stops the pass."""
     target.mkdir()
     os.symlink("/etc", target / "..data")
@@ -324,7 +322,7 @@ def test_a_pass_that_fails_at_any_step_leaves_the_old_generation(
 
 
 def test_the_file_system_of_a_missing_directory_is_unknown(tmp_path: Path) -> None:
-    """Then nobody is warned about it."""
+    """Then there is no warning."""
     assert filesystem(str(tmp_path / "nowhere")) is None
     assert filesystem("/proc") == "proc"
 

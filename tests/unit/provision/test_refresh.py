@@ -211,7 +211,7 @@ async def test_retry_after_is_honoured_within_reason(
 
 
 async def test_a_refusal_is_an_error_once_per_reason(make: Callable[..., Loop]) -> None:
-    """It is repeated with backoff all the same: whoever mends it need not tell us."""
+    """It is repeated with backoff: after the correction no restart is needed."""
     denied = RefusedError("cannot read a: denied; allow it")
     loop = make(denied, denied, RefusedError("cannot read b: denied; allow it"), Payload(FILES))
     with capture_logs() as logs:
@@ -223,7 +223,7 @@ async def test_a_refusal_is_an_error_once_per_reason(make: Callable[..., Loop]) 
 
 
 async def test_a_bug_does_not_stop_the_loop_or_show_its_text(make: Callable[..., Loop]) -> None:
-    """The text of an exception that nobody foresaw may hold a value."""
+    """The text of an unexpected exception may hold a value."""
     loop = make(ValueError("CANARY"), Payload(FILES))
     with capture_logs() as logs:
         await loop.rounds(2)
@@ -320,7 +320,7 @@ async def test_a_provider_that_hangs_delays_no_other(tmp_path: Path) -> None:
 async def test_once_tries_again_only_what_may_heal(
     make: Callable[..., Loop], script: tuple[Step, ...], succeeds: bool, fetches: int
 ) -> None:
-    """A refusal ends it: nobody mends it while `ExecStartPre=` waits."""
+    """A refusal ends it: it will not be corrected while `ExecStartPre=` waits."""
     loop = make(*script)
     for _ in script:
         loop.sleeper.go_on()

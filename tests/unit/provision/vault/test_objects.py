@@ -225,7 +225,7 @@ def test_objects_that_are_wrong_or_do_nothing(objects: str, expected: str) -> No
 
 
 def test_a_decimal_permission_says_what_it_means() -> None:
-    """`400` without a zero is 0620, which nobody meant."""
+    """`400` without a zero is 0620, which is hardly meant."""
     decoded, (finding,) = decode("- {objectName: f, secretPath: p, filePermission: 400}")
     assert decoded is not None
     assert decoded.objects[0].mode == 0o620
