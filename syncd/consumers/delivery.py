@@ -86,7 +86,7 @@ class Delivery:
     Args:
         consumer: Gets the events; closed when the loop ends.
         ledger: Holds the mailbox; used in worker threads only.
-        metrics: Where to count.
+        metrics: Counts deliveries.
         rng: Source of the jitter.
         eager: Whether a new event ends the wait after a failure: for a consumer of several
             servers, of which only some have failed.

@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 def open_consumer(settings: ConsumerSettings, stamp: Stamp) -> Consumer:
     """Makes a consumer; it connects at its first delivery.
 
-    Args:
-        settings: An element of `consumers`.
-        stamp: The attributes of this installation that events carry.
-
     Raises:
         RefusedError: The configuration cannot be used.
     """
@@ -53,13 +49,7 @@ def open_verifier(
 ) -> Verifier | None:
     """Makes the verifier of a consumer, or None where its actions do not include `verify`.
 
-    Args:
-        settings: An element of `consumers`.
-        ledger: As for `Verifier`, and so are the others.
-        metrics: Where to count.
-        rng: Source of the jitter.
-        read: Reads a secret by name, path and version; blocks.
-        publish: Commits an event and delivers it to the other consumers.
+    The arguments are those of `Verifier`.
 
     Raises:
         RefusedError: The configuration cannot be used.

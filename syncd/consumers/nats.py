@@ -26,12 +26,7 @@ MAX_IN_FLIGHT: Final = 256
 
 
 class NatsConsumer:
-    """A consumer of kind `nats`.
-
-    Args:
-        settings: An element of `consumers`.
-        stamp: The attributes of this installation that events carry.
-    """
+    """A consumer of kind `nats`."""
 
     def __init__(self, settings: Nats, stamp: Stamp) -> None:
         self.name = settings.name

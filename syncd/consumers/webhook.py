@@ -37,7 +37,7 @@ class WebhookConsumer:
 
     Args:
         settings: An element of `consumers`.
-        stamp: The attributes of this installation that events carry.
+        stamp: Makes the wire form of events.
         clock: Seconds since the epoch, for the signature.
 
     Raises:

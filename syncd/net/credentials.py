@@ -69,9 +69,6 @@ class Credentials:
 class Keyring:
     """The secrets of one consumer. Reading blocks: for worker threads.
 
-    Args:
-        files: Where they are.
-
     Attributes:
         secret_files: Paths of the signing key, password and token in use.
     """

@@ -91,12 +91,7 @@ class NatsErrors:
         return self.temporary(f"JetStream answered {status}, error {code}", "see the server's log")
 
     def of_request(self, error: BaseException, subject: str) -> SyncdError:
-        """An exception of a request to JetStream.
-
-        Args:
-            error: What nats-py or a socket raised.
-            subject: What the request was about.
-        """
+        """The error for what nats-py or a socket raised during a request about a subject."""
         if isinstance(error, nats.js.errors.APIError):
             return self.of_api(error.code or 0, error.err_code or 0, subject)
         if isinstance(error, nats.errors.NoRespondersError):
@@ -106,12 +101,7 @@ class NatsErrors:
         return self.of_connection(error)
 
     def of_connection(self, error: BaseException, subjects: Sequence[str] = ()) -> SyncdError:
-        """An exception of the connection itself.
-
-        Args:
-            error: What nats-py or a socket raised.
-            subjects: Those that were published to just now.
-        """
+        """The error for what nats-py or a socket raised, after publishing to subjects."""
         text = str(error).lower() if isinstance(error, nats.errors.Error) else ""
         return self._refusal(error, text, subjects) or self._outage(error, text)
 

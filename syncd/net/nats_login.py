@@ -82,9 +82,6 @@ class Login:
 class LoginFiles:
     """The files of one connection.
 
-    Args:
-        server: Names them.
-
     Attributes:
         paths: Those that hold secrets.
         tls: Whether the connection must be encrypted.

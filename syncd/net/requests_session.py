@@ -6,7 +6,7 @@ Traps of requests that this module avoids (requests 2.34, urllib3 2.8):
   override it: TLS is one `SSLContext` of `syncd.net.tls`;
 - `.netrc` would be taken as credentials: only proxies come from the environment;
 - time limits are per socket operation, and a blocked read cannot be cancelled: every socket is
-  registered, and shutting it down ends the request in progress (`Requests`);
+  registered, and shutting it down ends the request in progress (`Interruption`);
 - an answer of any length is read whole: `LONGEST_ANSWER` bounds it.
 """
 
@@ -50,8 +50,8 @@ class _TooLongError(Exception):
     """An answer is longer than `LONGEST_ANSWER`."""
 
 
-class Requests:
-    """The requests of one provider: each bounded in time, and ended by another thread."""
+class Interruption:
+    """Ends the requests of one provider: after `REQUEST_LIMIT`, or when another thread asks."""
 
     def __init__(self) -> None:
         self._interrupted = threading.Event()
@@ -75,7 +75,7 @@ class Requests:
     def bounded(
         self, what: str, server: str, *, errors: tuple[type[Exception], ...], check: str
     ) -> Iterator[None]:
-        """Makes one request in its block.
+        """Bounds the one request that its block makes.
 
         Args:
             what: As for `explain`, and so is `server`.
@@ -130,14 +130,14 @@ class RotatingSession:
 
     Args:
         address: URL of the server; decides about the proxies of the environment.
-        trust: How TLS is done.
-        requests_: Knows every socket that a session opens.
+        trust: The configuration of TLS.
+        interruption: Knows every socket that a session opens.
     """
 
-    def __init__(self, address: str, trust: Trust, requests_: Requests) -> None:
+    def __init__(self, address: str, trust: Trust, interruption: Interruption) -> None:
         self._address = address
         self._trust = trust
-        self._requests = requests_
+        self._interruption = interruption
         # the system's CAs take a megabyte of memory
         self._tls = RotatingContext(trust) if address.startswith("https:") else None
         self._context: ssl.SSLContext | None = None
@@ -172,11 +172,11 @@ class RotatingSession:
         session.verify = not self._trust.skip_verify
         if self._trust.skip_verify:  # `syncd check` and the log of the daemon's start report it
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        session.mount("http://", _Adapter(self._requests))
+        session.mount("http://", _Adapter(self._interruption))
         if context is not None:
             name = self._trust.server_name
             session.mount(
-                "https://", _Adapter(self._requests, ssl_context=context, server_hostname=name)
+                "https://", _Adapter(self._interruption, ssl_context=context, server_hostname=name)
             )
         return session
 
@@ -196,7 +196,7 @@ def explain(
         error: What requests, urllib3, the socket or an SDK raised.
         what: What the request was for, as it shall stand in a message: `read client-secret`.
         server: The server's address.
-        address: The option that holds the address, for remedies; so are the others.
+        address: The option that holds the address, for remedies.
         ca: The option that names CAs to trust.
         server_name: The option that names the server in its certificate, where there is one.
     """
@@ -228,8 +228,8 @@ def interrupted(what: str, server: str) -> TemporaryError:
 class _Adapter(HTTPAdapter):
     """requests' adapter with syncd's TLS, sockets that can be shut down, and bounded answers."""
 
-    def __init__(self, requests_: Requests, **tls: Any) -> None:  # noqa: ANN401 - urllib3's
-        self._pool_classes = _pool_classes(requests_.opened)
+    def __init__(self, interruption: Interruption, **tls: Any) -> None:  # noqa: ANN401 - urllib3's
+        self._pool_classes = _pool_classes(interruption.opened)
         self._tls = tls
         super().__init__(max_retries=0)
 

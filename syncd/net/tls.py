@@ -91,11 +91,7 @@ class Trust:
 
 
 class RotatingContext:
-    """The SSL context of one connection. Blocks: for worker threads.
-
-    Args:
-        trust: Names the files.
-    """
+    """The SSL context of one connection. Blocks: for worker threads."""
 
     __slots__ = ("_context", "_signatures", "_trust")
 

@@ -89,7 +89,7 @@ class Refresher:
         provider: Fetches the secrets.
         publisher: Writes them.
         interval: Seconds between fetches; 0 fetches once.
-        metrics: Where to count.
+        metrics: Counts the fetches.
         rng: Source of the jitter.
         key: Entry and manifest that the provider was made of: a loop with an equal key may take it
             over.

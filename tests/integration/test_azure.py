@@ -444,7 +444,7 @@ def test_a_fault_that_may_pass(
     says: str,
 ) -> None:
     """Tried again within the pass, a few times; then one line, and the next pass succeeds."""
-    monkeypatch.setattr(transport.Requests, "pause", lambda _self, _seconds: False)
+    monkeypatch.setattr(transport.Interruption, "pause", lambda _self, _seconds: False)
     provider = open_provider()
     azure.fault(*[fault] * 3)
     assert contents(provider.fetch()) == {"app": CANARY.encode()}
@@ -463,7 +463,7 @@ def test_retry_after(azure: Azure, open_provider: Open, monkeypatch: pytest.Monk
         waited.append(seconds)
         return False
 
-    monkeypatch.setattr(transport.Requests, "pause", wait)
+    monkeypatch.setattr(transport.Interruption, "pause", wait)
     provider = open_provider()
     azure.fault(answer(429, retry_after="7"))
     provider.fetch()
@@ -528,7 +528,7 @@ def test_tls_that_cannot_be_trusted(
     to: str,
 ) -> None:
     """A wrong CA and an expired certificate are told apart, for the vault and for the login."""
-    monkeypatch.setattr(transport.Requests, "pause", lambda _self, _seconds: False)
+    monkeypatch.setattr(transport.Interruption, "pause", lambda _self, _seconds: False)
     other = Authority(tmp_path, "other")
     file = tmp_path / "client-secret"
     file.write_text(azure.client_secret)

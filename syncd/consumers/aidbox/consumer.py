@@ -57,10 +57,6 @@ def open_session(settings: Aidbox, replicas: Replicas) -> Session:
 class AidboxConsumer:
     """A consumer of kind `aidbox`.
 
-    Args:
-        settings: An element of `consumers`.
-        stamp: The attributes of this installation that events carry.
-
     Raises:
         RefusedError: A URL cannot be used.
     """

@@ -21,7 +21,7 @@ from syncd.core.errors import TemporaryError
 from syncd.net.requests_session import (
     CONNECT_TIMEOUT,
     READ_TIMEOUT,
-    Requests,
+    Interruption,
     RotatingSession,
     interrupted,
 )
@@ -39,8 +39,8 @@ OPERATION_LIMIT: Final = 60.0
 """Seconds that a request and its repetitions may take."""
 
 
-class NamedRequests(Requests):
-    """The requests of one provider, in all of its transports.
+class NamedInterruption(Interruption):
+    """Ends the requests of one provider, in all of its transports.
 
     Attributes:
         what: Purpose of the current ones, for messages: `read client-secret`.
@@ -55,15 +55,15 @@ class Transport(RequestsTransport):
     Args:
         address: URL of the server, for messages and the choice of a proxy.
         trust: The configuration of TLS; its files are read again when they change.
-        requests_: Shared with the provider's other transports.
+        interruption: Shared with the provider's other transports.
     """
 
-    def __init__(self, address: str, trust: Trust, requests_: NamedRequests) -> None:
+    def __init__(self, address: str, trust: Trust, interruption: NamedInterruption) -> None:
         super().__init__(use_env_settings=False)
         self.session: requests.Session | None = None
         self._address = address
-        self._sessions = RotatingSession(address, trust, requests_)
-        self._requests = requests_
+        self._sessions = RotatingSession(address, trust, interruption)
+        self._interruption = interruption
         self.status = 0
         """The status of the last answer, for errors of the SDK that have none."""
 
@@ -89,8 +89,8 @@ class Transport(RequestsTransport):
             RefusedError: The answer is too long.
         """
         self.status = 0
-        with self._requests.bounded(
-            self._requests.what,
+        with self._interruption.bounded(
+            self._interruption.what,
             self._address,
             errors=(AzureError,),
             check="check that it is a Key Vault",
@@ -105,11 +105,11 @@ class Transport(RequestsTransport):
         Raises:
             TemporaryError: It would be too long, or was interrupted.
         """
-        what = self._requests.what
+        what = self._interruption.what
         if duration > LONGEST_PAUSE:
             problem = f"cannot {what}: {self._address} limits requests"
             raise TemporaryError(problem, "raise the interval", retry_after=duration)
-        if self._requests.pause(duration):
+        if self._interruption.pause(duration):
             raise interrupted(what, self._address)
 
 

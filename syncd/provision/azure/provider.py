@@ -32,7 +32,7 @@ from syncd.core.payload import File, Payload, decode_value
 from syncd.net.reasons import parse_retry_after
 from syncd.net.requests_session import explain
 from syncd.provision.azure.content import PKCS12, pem_of_certificate, pem_of_key, pem_of_pkcs12
-from syncd.provision.azure.http import NamedRequests, Transport, pipeline_options
+from syncd.provision.azure.http import NamedInterruption, Transport, pipeline_options
 from syncd.provision.azure.login import open_login
 
 if TYPE_CHECKING:
@@ -93,13 +93,13 @@ class AzureProvider:
         self._clock = clock
         self._azure = azure
         self._url = vault_url
-        self._requests = NamedRequests()
-        self._transport = Transport(vault_url, trust, self._requests)
+        self._interruption = NamedInterruption()
+        self._transport = Transport(vault_url, trust, self._interruption)
         self._login = open_login(
             auth,
             azure.tenant,
             azure.assigned_identity or azure.client_id,
-            transport=Transport(authority, trust, self._requests),
+            transport=Transport(authority, trust, self._interruption),
             authority=authority,
         )
         self._options: dict[str, Any] = {"verify_challenge_resource": verify_challenge_resource}
@@ -133,11 +133,11 @@ class AzureProvider:
 
     def interrupt(self) -> None:
         """Ends the fetch under way; see `syncd.provision.refresh.Provider`."""
-        self._requests.interrupt()
+        self._interruption.interrupt()
 
     def resume(self) -> None:
         """Allows fetches again; see `syncd.provision.refresh.Provider`."""
-        self._requests.resume()
+        self._interruption.resume()
 
     def close(self) -> None:
         """Closes connections and forgets what was read; see `syncd.provision.refresh.Provider`."""
@@ -150,7 +150,7 @@ class AzureProvider:
         kept: dict[_Version, bytes] = {}
         files: list[File] = []
         for wanted in self._azure.objects:
-            self._requests.what = f"read {wanted.path}"
+            self._interruption.what = f"read {wanted.path}"
             if wanted.history:
                 files += self._history(wanted, kept)
             else:

@@ -55,7 +55,7 @@ class Login:
     Args:
         auth: The method and its credentials.
         vault: The manifest, for role and mount.
-        connection: The server.
+        connection: To the server.
         clock: Monotonic clock, seconds.
 
     Attributes:

@@ -30,7 +30,7 @@ from syncd.net.reasons import parse_retry_after
 from syncd.net.requests_session import (
     CONNECT_TIMEOUT,
     READ_TIMEOUT,
-    Requests,
+    Interruption,
     RotatingSession,
     explain,
 )
@@ -75,8 +75,8 @@ class Connection:
     def __init__(self, address: str, namespace: str, trust: Trust) -> None:
         self.address = address
         self._namespace = namespace
-        self._requests = Requests()
-        self._session = RotatingSession(address, trust, self._requests)
+        self._interruption = Interruption()
+        self._session = RotatingSession(address, trust, self._interruption)
         self._client: Any = None
 
     def request(
@@ -124,7 +124,7 @@ class Connection:
             pause = backoff.next(_RNG, at_least=problem.retry_after or 0.0)
             if method != "GET" or backoff.failures >= ATTEMPTS or pause > LONGEST_PAUSE:
                 raise problem
-            if self._requests.pause(pause):
+            if self._interruption.pause(pause):
                 raise problem
 
     def parse(self, answer: Answer, what: str) -> Response:
@@ -147,11 +147,11 @@ class Connection:
 
     def resume(self) -> None:
         """Allows requests again after an interruption."""
-        self._requests.resume()
+        self._interruption.resume()
 
     def interrupt(self) -> None:
         """Ends the running request, and fails others until `resume`. For any thread."""
-        self._requests.interrupt()
+        self._interruption.interrupt()
 
     def close(self) -> None:
         """Closes all connections, idle ones too."""
@@ -162,7 +162,7 @@ class Connection:
         headers = {"X-Vault-Token": token} if token else {}
         if body is not None:
             headers["Content-Type"] = "application/json"
-        bounded = self._requests.bounded(
+        bounded = self._interruption.bounded(
             what, self.address, errors=_ERRORS, check="check secretPath"
         )
         try:

@@ -45,9 +45,9 @@ class VaultProvider:
     Args:
         name: Its name in status, metrics and log.
         vault: The manifest.
-        auth: How to log in.
+        auth: The login.
         address: URL of the server.
-        trust: How TLS is done.
+        trust: The configuration of TLS.
         clock: Monotonic clock, seconds.
     """
 
