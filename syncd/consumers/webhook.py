@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from syncd import __version__
 from syncd.config.settings import grant
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.events import BATCH, STRUCTURED
 from syncd.net.credentials import CredentialFiles, Keyring
-from syncd.net.http import UNAUTHORIZED, Connection
+from syncd.net.http import Connection
 from syncd.net.lean_httpx2 import URL, InvalidURL, Request
 from syncd.net.tls import RotatingContext, Trust
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from syncd.core.events import Event, Stamp
     from syncd.net.credentials import Credentials
     from syncd.net.http import Answer
+
+_NOT_ACCEPTED: Final = frozenset((401, 403))
 
 
 class WebhookConsumer:
@@ -98,7 +100,7 @@ class WebhookConsumer:
         )
         message_id = self._stamp.origin(events[-1]).id
         answer = await self._post(message_id, body)
-        if answer.status in UNAUTHORIZED and self._keyring.secret_files:
+        if answer.status in _NOT_ACCEPTED and self._keyring.secret_files:
             answer = await self._post(message_id, body, reread=True)
         error = self._judge(answer)
         if error is not None:
@@ -141,7 +143,7 @@ class WebhookConsumer:
         problem = f"cannot deliver to {self.address}: it answered {status}"
         if answer.is_temporary:
             return TemporaryError(problem, retry_after=answer.retry_after)
-        if status in UNAUTHORIZED:
+        if status in _NOT_ACCEPTED:
             files = " or ".join(self._keyring.secret_files)
             remedy = f"replace the credentials in {files}" if files else "configure credentials"
         elif 300 <= status < 400:  # noqa: PLR2004 - RFC 9110, section 15.4

@@ -37,9 +37,6 @@ CONNECT_TIMEOUT: Final = 5.0
 KEEP_ALIVE: Final = 60.0
 """Seconds for which an idle connection is used again."""
 
-UNAUTHORIZED: Final = frozenset((401, 403))
-"""Statuses that may mean that credentials have been rotated a moment ago."""
-
 _TRY_AGAIN: Final = frozenset((408, 425, 429))
 _DRAIN_TIME: Final = 1.0
 _DRAIN_SIZE: Final = 64 << 10
@@ -92,7 +89,7 @@ class Connection:
         socket: str | None = None,
         parallel: int = 1,
     ) -> None:
-        self.keyring = keyring
+        self._keyring = keyring
         self._tls = tls
         self._timeout = timeout
         self._connect_timeout = min(CONNECT_TIMEOUT, timeout)
@@ -158,9 +155,9 @@ class Connection:
         """Secrets and certificates, in one trip to a worker thread, or none if there is no file."""
 
         def read() -> tuple[Credentials, ssl.SSLContext | None]:
-            return self.keyring.read(again=again), self._tls.current() if self._tls else None
+            return self._keyring.read(again=again), self._tls.current() if self._tls else None
 
-        if not self.keyring.secret_files and (self._tls is None or self._tls.is_fixed):
+        if not self._keyring.secret_files and (self._tls is None or self._tls.is_fixed):
             return read()
         return await anyio.to_thread.run_sync(read)
 

@@ -11,6 +11,7 @@ Source of the login to Vault's `azure` method: hashicorp/vault,
 from __future__ import annotations
 
 import os
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import requests
@@ -91,7 +92,7 @@ def _get(path: str, query: Mapping[str, str]) -> dict[str, Any]:
             f"{what} does not know the identity ({status})",
             "assign it to this VM, or correct its client id",
         )
-    if status != 200:  # noqa: PLR2004 - OK
+    if status != HTTPStatus.OK:
         raise TemporaryError(f"{what} cannot answer now ({status})", "check Azure's service health")
     try:
         answer = response.json()

@@ -14,6 +14,7 @@ import base64
 import math
 import os
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
     from syncd.net.http import Answer
     from syncd.net.lean_httpx2 import Request
     from syncd.net.replicas import Replica
-
-UNAUTHORIZED: Final = 401
-FORBIDDEN: Final = 403
-NOT_FOUND: Final = 404
 
 STALE: Final = 300.0
 """Seconds after a change of the credential file for which a 401 is ascribed to Aidbox's cache: its
@@ -148,7 +145,7 @@ class Session:
             )
 
         answer = await attempt(reread=False)
-        if answer.status == UNAUTHORIZED:
+        if answer.status == HTTPStatus.UNAUTHORIZED:
             answer = await attempt(reread=True)
         await self._require_success(failed, answer)
         return answer
@@ -184,7 +181,7 @@ class Session:
         answer = await self._connection.exchange(
             failed, make, reread=reread, body_limit=_TOKEN_SIZE
         )
-        if answer.status == UNAUTHORIZED and not reread:
+        if answer.status == HTTPStatus.UNAUTHORIZED and not reread:
             answer = await self._connection.exchange(
                 failed, make, reread=True, body_limit=_TOKEN_SIZE
             )
@@ -207,7 +204,7 @@ class Session:
         if answer.is_temporary:
             raise TemporaryError(problem, retry_after=answer.retry_after)
         client = f"Client/{self._client_id}"
-        if status == UNAUTHORIZED:
+        if status == HTTPStatus.UNAUTHORIZED:
             age = await anyio.to_thread.run_sync(_age, self._secret_file)
             if age < STALE:
                 raise TemporaryError(
@@ -218,9 +215,9 @@ class Session:
             remedy = (
                 f"write the secret of {client} into {self._secret_file}, and allow its grant type"
             )
-        elif status == FORBIDDEN:
+        elif status == HTTPStatus.FORBIDDEN:
             remedy = f"give {client} an AccessPolicy for this request, as docs/aidbox.md shows"
-        elif status == NOT_FOUND:
+        elif status == HTTPStatus.NOT_FOUND:
             remedy = "correct urls: this is not an Aidbox, or one that lacks this operation"
         else:
             remedy = "see Aidbox's log, and correct urls or Aidbox"

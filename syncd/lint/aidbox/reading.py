@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -16,7 +17,7 @@ import anyio
 import msgspec
 
 from syncd.consumers.aidbox.consumer import open_replicas, open_session
-from syncd.consumers.aidbox.session import NOT_FOUND, RejectedError
+from syncd.consumers.aidbox.session import RejectedError
 from syncd.core.errors import RefusedError, SyncdError
 from syncd.core.findings import finding
 from syncd.core.model import Scope
@@ -156,7 +157,7 @@ class _Reader:
             try:
                 page = await self._get(self._first, target, _Bundle)
             except RejectedError as error:
-                if error.status == NOT_FOUND:
+                if error.status == HTTPStatus.NOT_FOUND:
                     break
                 raise
             for entry in page.entry:

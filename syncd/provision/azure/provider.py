@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import threading
 import time
+from http import HTTPStatus
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -240,7 +241,7 @@ class AzureProvider:
             try:
                 return request()
             except ClientAuthenticationError:
-                if self._transport.status != 401:  # noqa: PLR2004 - Unauthorized
+                if self._transport.status != HTTPStatus.UNAUTHORIZED:
                     raise
                 self._login.forget()  # the token may have been revoked: try once with another
                 return request()
@@ -251,7 +252,7 @@ class AzureProvider:
             address = "keyvaultName or vault_url"
             raise explain(error, what=what, server=self._url, address=address) from None
         except (AttributeError, KeyError, TypeError, ValueError):
-            if self._transport.status == 401:  # noqa: PLR2004 - Unauthorized: the challenge
+            if self._transport.status == HTTPStatus.UNAUTHORIZED:  # the challenge
                 _refuse(
                     wanted,
                     f"{self._url} requires a token for another service",
@@ -271,7 +272,7 @@ class AzureProvider:
         code = _code(error)
         if status in (408, 429) or status >= 500:  # noqa: PLR2004 - RFC 9110, RFC 6585
             problem, remedy = "cannot answer now", "check Azure's service health"
-            if status == 429:  # noqa: PLR2004 - Too Many Requests
+            if status == HTTPStatus.TOO_MANY_REQUESTS:
                 problem, remedy = "limits requests", "raise the interval"
             raise TemporaryError(
                 f"cannot read {wanted.path}: {self._url} {problem} ({status})",
@@ -283,10 +284,10 @@ class AzureProvider:
             problem = f"{self._url} has no {wanted.kind} {wanted.name}{which} (404)"
             remedy = "create it, or correct objectName, objectType or objectVersion"
             _refuse(wanted, problem, remedy)
-        if status == 401:  # noqa: PLR2004 - Unauthorized
+        if status == HTTPStatus.UNAUTHORIZED:
             remedy = "check tenantID, and that the identity is in the vault's tenant"
             _refuse(wanted, f"{self._url} rejects the token (401)", remedy)
-        if status == 403:  # noqa: PLR2004 - Forbidden
+        if status == HTTPStatus.FORBIDDEN:
             self._forbidden(code, wanted)
         if 200 <= status < 300:  # noqa: PLR2004 - an answer that could not be read
             raise self._unexpected(wanted) from None

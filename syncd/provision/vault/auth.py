@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, NoReturn
 
 import structlog
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from syncd.provision.vault.objects import VaultClass
     from syncd.provision.vault.response import Response
 
-_OK = 200
 _ENDLESS = Lifetime.granted(0.0, 0.0, renewable=False)
 
 
@@ -154,7 +154,7 @@ class Login:
         answer = self._connection.request(
             "POST", "auth/token/renew-self", what, token=self._token, body="{}"
         )
-        if answer.status != _OK:
+        if answer.status != HTTPStatus.OK:
             return False
         response = self._connection.parse(answer, what)
         seconds = response.seconds("auth", "lease_duration")
@@ -168,7 +168,7 @@ class Login:
         """The answer about a token; None if it is not valid, or not allowed to look itself up."""
         what = "look up the token"
         answer = self._connection.request("GET", "auth/token/lookup-self", what, token=token)
-        return self._connection.parse(answer, what) if answer.status == _OK else None
+        return self._connection.parse(answer, what) if answer.status == HTTPStatus.OK else None
 
     def _take_file(self, auth: TokenFile) -> None:
         token = read_credential("token_file", auth.token_file)
@@ -190,7 +190,7 @@ class Login:
         path, body = self._request()
         what = f"log in at {path}"
         answer = self._connection.request("POST", path, what, body=json.dumps(body))
-        if answer.status != _OK:
+        if answer.status != HTTPStatus.OK:
             self._refuse_login(answer.status, path)
         response = self._connection.parse(answer, what)
         token = response.text("auth", "client_token")
@@ -211,7 +211,7 @@ class Login:
 
     def _refuse_login(self, status: int, path: str) -> NoReturn:
         what = f"cannot log in at {path}: {self._connection.address}"
-        if status == 404:  # noqa: PLR2004 - Not Found
+        if status == HTTPStatus.NOT_FOUND:
             setting = "auth.mount"
             if isinstance(self._auth, KubernetesLogin | JwtLogin) and not self._auth.mount:
                 setting = "vaultAuthMountPath" if self._vault.login_mount else setting
@@ -268,7 +268,7 @@ class Login:
         answer = self._connection.request(
             "POST", "sys/wrapping/lookup", what, body=json.dumps({"token": wrapping})
         )
-        if answer.status != _OK:
+        if answer.status != HTTPStatus.OK:
             raise used
         created_by = self._connection.parse(answer, what).text("data", "creation_path")
         if not re.fullmatch(rf"auth/{re.escape(auth.mount)}/role/[^/]+/secret-id", created_by):
@@ -280,7 +280,7 @@ class Login:
         answer = self._connection.request(
             "POST", "sys/wrapping/unwrap", what, token=wrapping, body="{}"
         )
-        if answer.status != _OK:
+        if answer.status != HTTPStatus.OK:
             raise used
         secret_id = self._connection.parse(answer, what).text("data", "secret_id")
         if not secret_id:

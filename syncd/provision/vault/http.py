@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -205,9 +206,9 @@ class Connection:
 
     def _unable(self, answer: Answer, what: str) -> TemporaryError:
         status = answer.status
-        if status == 429:  # noqa: PLR2004 - Too Many Requests
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
             problem, remedy = "limits requests (429)", "raise its quota or the interval"
-        elif status == 503:  # noqa: PLR2004 - Service Unavailable
+        elif status == HTTPStatus.SERVICE_UNAVAILABLE:
             problem, remedy = "is sealed or not ready (503)", "unseal it"
         else:
             problem, remedy = f"cannot answer now ({status})", "check its log"

@@ -18,6 +18,7 @@ import json
 import math
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from syncd.core.timing import Lifetime
@@ -108,7 +109,7 @@ class Leases:
             body=json.dumps({"lease_id": lease.response.text("lease_id")}),
             token=token,
         )
-        if answer.status != 200:  # noqa: PLR2004 - the only success of this call
+        if answer.status != HTTPStatus.OK:
             return None
         try:
             renewed = parse_response(answer.body)

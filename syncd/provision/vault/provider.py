@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, NoReturn
 
 from syncd.core.errors import RefusedError
@@ -125,7 +126,7 @@ class VaultProvider:
             body=wanted.arguments,
             token=token,
         )
-        if answer.status == 403:  # noqa: PLR2004 - Forbidden: the token expired, or the policy
+        if answer.status == HTTPStatus.FORBIDDEN:  # the token expired, or the policy denies
             another = self._login.recover()
             if another is not None:
                 raise _TokenLostError(another)
@@ -137,7 +138,7 @@ class VaultProvider:
     def _refuse(self, answer: Answer, wanted: VaultObject) -> NoReturn:
         """Explains a status that another attempt does not change."""
         status, where = answer.status, f"{wanted.method} {wanted.secret_path}"
-        if status == 404:  # noqa: PLR2004 - Not Found
+        if status == HTTPStatus.NOT_FOUND:
             problem = f"there is nothing at {wanted.secret_path} (404)"
             remedy = "write the secret, or correct secretPath (KV v2: mount/data/name)"
             try:
@@ -146,7 +147,7 @@ class VaultProvider:
                     remedy = "undelete it, or write a new version"
             except ResponseError:
                 pass
-        elif status == 403:  # noqa: PLR2004 - Forbidden
+        elif status == HTTPStatus.FORBIDDEN:
             problem, remedy = f"the policy denies {where} (403)", "allow it in the login's policy"
         elif 300 <= status < 400:  # noqa: PLR2004 - a redirect
             problem = f"{self._connection.address} redirects to another address ({status})"
