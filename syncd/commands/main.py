@@ -176,10 +176,10 @@ def _base_urls(
     if value:
         from syncd.config.validation import check_base_url  # noqa: PLC0415
 
-        for problem in filter(None, (check_base_url(url, ()) for url in value)):
-            hint = problem.hint.replace("client_id", "--client-id")
-            hint = hint.replace("client_secret_file", "--client-secret-file")
-            raise click.BadParameter(f"{problem.message}; {hint}", ctx, param)
+        for url in value:
+            problem = check_base_url(url, (), "--client-id and --client-secret-file")
+            if problem is not None:
+                raise click.BadParameter(f"{problem.message}; {problem.hint}", ctx, param)
     return value
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import threading
 from typing import TYPE_CHECKING
 
 import jsonschema
@@ -264,6 +267,34 @@ class TestWhichFile:
         file.write_text("#" * ((1 << 20) + 1))
         with pytest.raises(ConfigurationError, match="larger than 1 MiB; correct the path"):
             load_relay(str(file), {}, {})
+
+    @pytest.mark.timeout(10)
+    def test_a_pipe_that_the_user_gave_is_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`-c <(…)` and `-c /dev/stdin`, under the same limit; the default place has a file."""
+        for text, expected in (("vault_config: /v", None), ("#" * ((1 << 20) + 1), "larger than")):
+            reader, writer = os.pipe()
+            feeding = threading.Thread(target=_feed, args=(writer, text.encode()))
+            feeding.start()
+            loaded, findings = examine(f"/dev/fd/{reader}", {})
+            os.close(reader)
+            feeding.join()
+            if expected is None:
+                assert loaded == Settings(vault_config="/v")
+            else:
+                assert [found.code for found in findings] == ["config-unreadable"]
+                assert expected in findings[0].message
+        fifo = tmp_path / "fifo.yaml"
+        os.mkfifo(fifo)
+        monkeypatch.setattr(configuration, "DEFAULT_FILE", str(fifo))
+        with pytest.raises(ConfigurationError, match="not a regular file"):
+            load(None, MINIMUM)
+
+
+def _feed(writer: int, content: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError), open(writer, "wb") as file:
+        file.write(content)
 
 
 class TestProblems:
@@ -531,10 +562,15 @@ def test_a_consumer_of_kind_nats(
 
 
 def test_a_relays_configuration(tmp_path: Path) -> None:
-    """The command line wins over the file; the environment's vault config is not its business."""
+    """The command line wins over the file; variables about a mount are ignored."""
     file = tmp_path / "relay.yaml"
     file.write_text(json.dumps({"relay": {"urls": ["nats://a"], "subject": "s.>"}}))
-    environ = {"BOX_VAULT_CONFIG": "/v", "SYNCD_INSTANCE": "here", "SYNCD_WEBHOOK_URL": "http://h"}
+    environ = {
+        "BOX_VAULT_CONFIG": "/v",
+        "SYNCD_WATCH_ROOTS": "/r",
+        "SYNCD_INSTANCE": "here",
+        "SYNCD_WEBHOOK_URL": "http://h",
+    }
     found = load_relay(str(file), {"urls": ["nats://b"], "durable": "d"}, environ)
     assert (found.relay.urls, found.relay.subject, found.relay.durable) == (
         ("nats://b",),
@@ -544,6 +580,18 @@ def test_a_relays_configuration(tmp_path: Path) -> None:
     assert (found.instance, found.state_dir) == ("here", "/var/lib/syncd-relay")
     assert [consumer.name for consumer in found.consumers] == ["webhook"]
     assert credential_files(found) == []
+
+
+def test_a_relays_file_without_a_mount_is_blamed_for_its_own_keys(tmp_path: Path) -> None:
+    """A key that a relay does not have is reported in the file, also if a variable has its name."""
+    file = tmp_path / "relay.yaml"
+    relay = {"urls": ["nats://a"], "subject": "s.>"}
+    file.write_text(json.dumps({"vault_config": "/v", "relay": relay}))
+    with pytest.raises(ConfigurationError) as raised:
+        load_relay(str(file), {}, {"BOX_VAULT_CONFIG": "/v"})
+    assert [(found.source, found.where) for found in raised.value.findings] == [
+        (str(file), "vault_config")
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "a b", "x" * 254, "naïve"])
