@@ -256,7 +256,7 @@ class Service:
         )
         granted = {item.uid: (item.name, grant(item.scope)) for item in settings.subscribers}
         callers, most = Subscribers(granted), _room_for(MOST_CALLERS)
-        api = Api(callers, broadcast, self._ledger, self._status, self._settled.wait)
+        api = Api(callers, broadcast, self._ledger, self._status, self._settled)
         server = Server(api.app(), most, lambda accepted: callers.share(accepted, most))
         await server.start(listener.socket)
         scope = await self._tasks.start(_run_in_scope, broadcast.run)
@@ -272,10 +272,10 @@ class Service:
         return stop
 
     async def _serve_probes(self, listener: Listener) -> Stop:
-        from syncd.api.app import Probes  # noqa: PLC0415 - see the module's docstring
+        from syncd.api.app import probes_app  # noqa: PLC0415 - see the module's docstring
         from syncd.api.server import Server  # noqa: PLC0415
 
-        server = Server(Probes(self._status, self._metrics).app(), MOST_PROBES)
+        server = Server(probes_app(self._status, self._metrics), MOST_PROBES)
         await server.start(listener.socket)
         log.info("probes.listening", address=listener.address)
         return partial(server.stop, GRACE)

@@ -100,9 +100,10 @@ def inherit(environ: MutableMapping[str, str]) -> Inherited:
             continue
         unix = listener.socket.family == socket.AF_UNIX
         purpose = _NAMES.get(label, "api" if unix else "probes")
-        if taken.setdefault(purpose, listener) is not listener or not (unix or purpose == "probes"):
-            # only a Unix socket has peer credentials, which identify the caller
-            taken = {key: item for key, item in taken.items() if item is not listener}
+        # only a Unix socket has peer credentials, which identify the caller
+        if purpose not in taken and (unix or purpose == "probes"):
+            taken[purpose] = listener
+        else:
             listener.close()
             ignored.append(label or listener.address)
     return Inherited(**taken, ignored=tuple(ignored))
@@ -241,15 +242,14 @@ def make_tcp(listen: str) -> Listener:
         ConfigurationError: The host has no address.
         ListenError: The address cannot be listened on.
     """
-    hint = "write an address of this machine, such as 127.0.0.1:9753"
     parsed = parse_host_port(listen)
-    if parsed is None:
-        raise _misconfigured("listen", "is not host:port", hint)
+    assert parsed is not None  # the configuration was validated
     host, port = parsed
     try:
         flags = socket.AI_PASSIVE
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     except (OSError, UnicodeError):
+        hint = "write an address of this machine, such as 127.0.0.1:9753"
         raise _misconfigured("listen", f"{host} has no address", hint) from None
     family, _, _, _, address = found[0]
     listener = socket.socket(family, socket.SOCK_STREAM)

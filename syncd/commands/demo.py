@@ -73,7 +73,6 @@ class _Demo:
         self._log_read = anyio.Event()
 
     async def run(self, rotations: int | None, interval: float) -> int:
-        """Prepares, rotates, and prints the result."""
         await anyio.to_thread.run_sync(self._prepare)
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._end_by_signal, tasks.cancel_scope)
