@@ -83,7 +83,7 @@ class Api:
         return self._authorised(_starlette(routes))
 
     def _authorised(self, app: ASGIApp) -> ASGIApp:
-        # before routing: an unknown path must not tell a stranger that it is unknown
+        # before routing: a user without a grant must not learn which paths exist
         async def pass_on(scope: AsgiScope, receive: Receive, send: Send) -> None:
             connection: Connection = scope["state"]["connection"]
             peer = peer_of(connection.transport.get_extra_info("socket"))

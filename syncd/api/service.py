@@ -58,7 +58,7 @@ class _Endpoint:
     `open` prepares a listener, which `switch` then serves and `abandon` closes.
 
     Args:
-        inherited: The socket that systemd passed for it, which is used whatever is configured.
+        inherited: The socket that systemd passed for it; used regardless of the configuration.
     """
 
     def __init__(self, inherited: Listener | None) -> None:
@@ -127,7 +127,7 @@ class Service:
 
     Args:
         ledger: Event log and mailboxes.
-        stamp: What is written on events.
+        stamp: The attributes that are added to events.
         metrics: The metrics to serve.
         status: Returns the state of the daemon now.
         settled: Set when the first scan is done.

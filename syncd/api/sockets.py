@@ -2,8 +2,8 @@
 
 A Unix socket is never more accessible than configured: the mode that `fchmod` sets on a socket
 before `bind` bounds the mode of the file that `bind` makes (unix(7), net/unix/af_unix.c
-`unix_bind_bsd`). A file that a dead process left behind is replaced; connecting to it shows whether
-its process lives.
+`unix_bind_bsd`). The file of a process that has ended is replaced; connecting to it shows whether
+the process still runs.
 
 All of this blocks: call it in a worker thread.
 """
@@ -145,7 +145,7 @@ def make_unix(path: str, mode: int, group: str | None, key: str = "api.socket") 
 
     Raises:
         ConfigurationError: The group does not exist, or this process is not a member of it.
-        ListenError: The path cannot be used, or a live process listens there.
+        ListenError: The path cannot be used, or another process listens there.
     """
     _make_room(path, key)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -196,7 +196,7 @@ def set_access(listener: Listener, mode: int, group: str | None) -> None:
 
 
 def _make_room(path: str, key: str) -> None:
-    """Creates the directory, and removes the socket of a dead process."""
+    """Creates the directory, and removes the socket of a process that has ended."""
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(os.path.dirname(path), 0o755)
@@ -222,9 +222,9 @@ def _make_room(path: str, key: str) -> None:
 
 
 def _answers(path: str) -> bool:
-    """Whether a live process holds the socket: only ECONNREFUSED means that none does."""
+    """Whether a process listens: only ECONNREFUSED, or no file at all, means that none does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-        caller.setblocking(False)  # a full backlog is a live process too, and would block
+        caller.setblocking(False)  # with a full backlog, connecting would block
         try:
             caller.connect(path)
         except OSError as error:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MOST_FILTERS: Final = 20
 """Secrets, and resources, that one request can filter by."""
 
-MOST_STRANGERS: Final = 64
+MOST_UNGRANTED: Final = 64
 """Simultaneous connections of all users without a grant together."""
 
 _UCRED: Final = struct.Struct("iII")
@@ -106,7 +106,7 @@ class Subscribers:
         uid = peer_of(connection).uid
         found = self._callers.get(uid)
         if found is None:
-            return None, min(MOST_STRANGERS, most)
+            return None, min(MOST_UNGRANTED, most)
         return uid, most if found.privileged else max(1, most // 2)
 
 

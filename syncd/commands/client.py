@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_SOCKET: Final = "/run/syncd/syncd.sock"
 
 SILENCE: Final = 45.0
-"""Seconds without a byte after which a stream counts as dead: three heartbeats."""
+"""Seconds without a byte after which a stream counts as broken: three heartbeats."""
 
 _CONNECT: Final = 5.0
 _ANSWER: Final = 30.0

@@ -81,7 +81,7 @@ class EventReader:
         after: Id of the event to start after; None for the oldest event in the log.
         secrets: Names to show; empty for all.
         resources: `Type` or `Type/id` to show; empty for all.
-        warn: Called once when the daemon becomes unreachable, with a line for people.
+        warn: Called once when the daemon becomes unreachable, with a line that says why.
     """
 
     path: str

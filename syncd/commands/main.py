@@ -369,7 +369,7 @@ def main() -> None:
         _fail(error)
     except BaseExceptionGroup as group:
         _leave(group)
-    except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold anything
+    except Exception as error:  # noqa: BLE001 - its text may hold anything
         _crash(error)
 
 

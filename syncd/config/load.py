@@ -127,7 +127,7 @@ class _Place:
     given: bool = True
 
     def read(self) -> dict[str, Any]:
-        if self.path == os.devnull:  # how users say that there is no file
+        if self.path == os.devnull:  # means: no file
             return {}
         try:
             content, _ = read_file(self.path, MAX_SIZE, pipe=self.given)

@@ -104,7 +104,7 @@ class ProviderMetrics:
         self._failed.inc()
 
     def refused(self) -> None:
-        """Counts a pass that only a person can make succeed."""
+        """Counts a pass that fails until a person corrects something."""
         self._refused.inc()
 
 
