@@ -172,11 +172,6 @@ class Service:
     ) -> None:
         """Serves until cancelled; reports as started when it accepts connections.
 
-        Args:
-            settings: The section `api`.
-            credentials: As for `reconfigure`.
-            task_status: Where to report.
-
         Raises:
             ConfigurationError: An address or the group means nothing on this machine.
             ListenError: An address cannot be listened on.

@@ -82,9 +82,6 @@ def inherit(environ: MutableMapping[str, str]) -> Inherited:
     A Unix socket is the API's and a TCP socket the probes', unless `FileDescriptorName=` is
     `api`, `probes` or `credentials`. The variables are removed: child processes do not inherit the
     sockets.
-
-    Args:
-        environ: The environment.
     """
     pid, count, names = (environ.pop(name, "") for name in _ACTIVATION)
     if pid != str(os.getpid()) or not (count.isascii() and count.isdigit()):

@@ -181,11 +181,7 @@ class Stream:
         return self._blocked is not None
 
     def overdue(self, now: float) -> bool:
-        """Whether the subscriber has read nothing for too long.
-
-        Args:
-            now: Monotonic seconds.
-        """
+        """Whether the subscriber has read nothing for too long; `now` is in monotonic seconds."""
         blocked, last = self._blocked, self._broadcast.history.last
         if blocked is None:
             return False

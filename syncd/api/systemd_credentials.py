@@ -71,7 +71,7 @@ class CredentialServer:
 
     Args:
         ready: Set when values can be read.
-        metrics: Where to count.
+        metrics: Where answers are counted.
 
     Attributes:
         source: The secrets that units get; None for none. May change at any time.
@@ -83,11 +83,7 @@ class CredentialServer:
         self._metrics = metrics
 
     async def run(self, listener: socket.socket) -> None:
-        """Answers until cancelled; pending requests are then refused.
-
-        Args:
-            listener: A listening Unix socket.
-        """
+        """Answers until cancelled; pending requests are then refused."""
         async with anyio.create_task_group() as tasks:
             while True:
                 await anyio.wait_readable(listener)

@@ -49,11 +49,7 @@ class Block:
 
 
 def blocks(lines: Iterable[str]) -> Iterator[Block]:
-    """Parses a stream (WHATWG HTML section 9.2.6); comments and unknown fields are dropped.
-
-    Args:
-        lines: Without their ends.
-    """
+    """Parses a stream (WHATWG HTML section 9.2.6); drops comments and unknown fields."""
     type_, data, id_ = "", list[str](), None
     for line in lines:
         if not line:

@@ -28,10 +28,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def query(path: str) -> Status:
-    """Queries the daemon.
-
-    Args:
-        path: The path of its socket.
+    """Queries the daemon at a socket.
 
     Raises:
         UnreachableError: It cannot be reached.
@@ -48,12 +45,7 @@ def as_json(status: Status) -> str:
 
 
 def as_text(status: Status, now: datetime) -> str:
-    """For people.
-
-    Args:
-        status: The daemon's answers.
-        now: The present time, for ages.
-    """
+    """For people; `now` is the present time, for ages."""
     daemon = status.status
     state = "ready" if daemon.ready else "starting"
     scan = f"scanned {_age(daemon.last_scan, now)} ago" if daemon.last_scan else "not scanned yet"

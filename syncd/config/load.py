@@ -80,9 +80,7 @@ def examine(
 ) -> tuple[Settings | None, list[Finding]]:
     """Reads as much of the configuration as can be read, for a linter that goes on after an error.
 
-    Args:
-        file: As for `load`.
-        environ: As for `load`.
+    The arguments are those of `load`.
 
     Returns:
         The configuration, and every problem; with a problem, only the sections `vault_config` and

@@ -33,12 +33,7 @@ T = TypeVar("T")
 
 
 def check_section(section: object, at: Path) -> list[Problem]:
-    """The problems of one section; `decode` calls it for each of them.
-
-    Args:
-        section: A structure of `syncd.config.settings`.
-        at: Its key path.
-    """
+    """The problems of one section at its key path; `decode` calls it for each section."""
     return [
         problem
         for types, check in _CHECKS.items()
