@@ -139,7 +139,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         version: The version of syncd.
-        ready: Whether the first scan is done.
+        ready: Whether the first scan is done, or the relay has started.
         epoch: The ledger's epoch: first half of every event id.
         sequence: The newest event's: `<epoch>-<sequence>` is a position to subscribe from.
         watch_mode: How changes are detected: `inotify`, `poll`, or for a relay `nats`.
@@ -326,9 +326,10 @@ def _source(source: MountStatus | RelayStatus, *, limited: bool) -> _Source:
 def readiness(status: DaemonStatus) -> ReadinessReport:
     """Whether the daemon is ready; names no secret."""
     reasons = []
+    mount = status.source if isinstance(status.source, MountStatus) else None
     if not status.ready:
-        reasons.append("the first scan is not done")
-    if isinstance(status.source, MountStatus) and not status.source.vault_config_valid:
+        reasons.append("the first scan is not done" if mount else "the relay has not started")
+    if mount is not None and not mount.vault_config_valid:
         reasons.append("the vault config on disk is not valid; see the log or run syncd check")
     if status.failure is not None:
         reasons.append(status.failure)
