@@ -7,6 +7,7 @@ option that the value came from.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,7 @@ from syncd.core.decode import Path, Problem, decode
 from syncd.core.errors import ConfigurationError
 from syncd.core.findings import Finding, finding, key_path
 from syncd.core.tree import TreeError, parse_yaml
-from syncd.system.files import read_file
+from syncd.system.files import UnsuitableError, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,22 +117,27 @@ class _Place:
 
     Attributes:
         path: Its path.
-        remedy: What to do where the path is wrong.
-        given: Whether the user gave the path: a pipe is then meant, such as `<(…)` of a shell.
+        correction: What to do where the path is wrong.
+        given: Whether the user gave the path; it may then be a pipe, such as `<(…)` of a shell.
     """
 
     path: str
-    remedy: str
+    correction: str
     given: bool = True
 
     def read(self) -> dict[str, Any]:
-        if self.path == os.devnull:  # means: no file
-            return {}
         try:
-            content, _ = read_file(self.path, MAX_SIZE, pipe=self.given)
+            content, status = read_file(self.path, MAX_SIZE, stream=self.given)
         except OSError as error:
+            hint = self.correction
+            if not isinstance(error, UnsuitableError):
+                hint += ", or make the file readable for this user"
             message = f"cannot be read: {error.strerror}"
-            raise self._error("config-unreadable", message, self.remedy) from None
+            raise self._error("config-unreadable", message, hint) from None
+        if stat.S_ISFIFO(status.st_mode) and not content:
+            # at a reload the content is gone: an empty configuration would drop every consumer
+            hint = "use a file, so that it can be read again"
+            raise self._error("config-unreadable", "cannot be read: the pipe is empty", hint)
         try:
             documents = parse_yaml(content)
         except TreeError as error:
@@ -150,14 +156,12 @@ class _Place:
 
 
 def _locate(file: str | None, environ: Mapping[str, str], default: str) -> _Place | None:
-    access = "make the file readable for this user"
     if file:
-        return _Place(file, f"correct the path after -c, or {access}")
+        return _Place(file, "correct the path after -c")
     if environ.get("SYNCD_CONFIG"):
-        return _Place(environ["SYNCD_CONFIG"], f"correct $SYNCD_CONFIG, or {access}")
+        return _Place(environ["SYNCD_CONFIG"], "correct $SYNCD_CONFIG")
     if os.path.exists(default):
-        remedy = f"{access}, or give another path by -c or $SYNCD_CONFIG"
-        return _Place(default, remedy, given=False)
+        return _Place(default, "give another path by -c or $SYNCD_CONFIG", given=False)
     return None
 
 

@@ -55,14 +55,15 @@ def test_a_pipe_is_read_to_its_end_where_the_caller_allows_one() -> None:
     try:
         os.write(writer, b"x" * 1024)
         with pytest.raises(UnsuitableError, match="larger than 1023 bytes"):
-            read_file(f"/dev/fd/{reader}", 1023, pipe=True)
+            read_file(f"/dev/fd/{reader}", 1023, stream=True)
         os.write(writer, b"x" * 1024)
         os.close(writer)
-        assert read_file(f"/dev/fd/{reader}", 1024, pipe=True)[0] == b"x" * 1024
+        assert read_file(f"/dev/fd/{reader}", 1024, stream=True)[0] == b"x" * 1024
     finally:
         os.close(reader)
+    assert read_file(os.devnull, 1024, stream=True)[0] == b""
     with pytest.raises(UnsuitableError, match="not a regular file"):
-        read_file("/", 1024, pipe=True)
+        read_file("/", 1024, stream=True)
 
 
 def test_limits_are_shown_in_the_largest_whole_unit() -> None:
