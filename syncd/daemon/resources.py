@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import aiofiles
 import anyio
 import anyio.to_thread
 import structlog
@@ -13,7 +14,6 @@ import structlog
 from syncd.config.settings import Settings
 from syncd.ledger.ledger import UNKNOWN_BOOT, Ledger
 from syncd.ledger.state_dir import StateDir
-from syncd.system.files import read_file
 from syncd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ async def open_resources(settings: Settings | RelaySettings) -> AsyncIterator[Re
     """
     state = await anyio.to_thread.run_sync(StateDir.open, settings.state_dir)
     try:
-        ledger = await anyio.to_thread.run_sync(lambda: Ledger.open(state, _boot_id()))
+        ledger = await anyio.to_thread.run_sync(Ledger.open, state, await _boot_id())
         if ledger.rebuilt is not None:
             log.error("ledger.rebuilt", reason=ledger.rebuilt, old="ledger.sqlite3.set-aside")
         try:
@@ -64,8 +64,9 @@ async def open_resources(settings: Settings | RelaySettings) -> AsyncIterator[Re
         state.close()
 
 
-def _boot_id() -> str:
+async def _boot_id() -> str:
     try:
-        return read_file("/proc/sys/kernel/random/boot_id", 64)[0].decode("ascii").strip()
+        async with aiofiles.open("/proc/sys/kernel/random/boot_id") as file:
+            return (await file.read()).strip()
     except OSError:
         return UNKNOWN_BOOT
