@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+import anyio
 import anyio.to_thread
 import msgspec
 from starlette.applications import Starlette
@@ -16,19 +17,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from syncd.api.report import (
-    RefreshReport,
-    Refusal,
-    readiness,
-    secrets_report,
-    status_report,
-)
+from syncd.api.report import RefreshReport, Refusal, readiness, secrets_report, status_report
 from syncd.api.streams import Stream
 from syncd.api.subscribers import MOST_FILTERS, Caller, View, peer_of, resource
 from syncd.core.errors import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope as AsgiScope, Send
@@ -60,7 +55,7 @@ class Api:
         broadcast: The event streams.
         ledger: Holds the mailboxes.
         status: Returns the state of the daemon now.
-        settled: Returns when the first scan is done.
+        settled: Set when the first scan is done.
     """
 
     def __init__(
@@ -69,7 +64,7 @@ class Api:
         broadcast: Broadcast,
         ledger: Ledger,
         status: Callable[[], DaemonStatus],
-        settled: Callable[[], Awaitable[None]],
+        settled: anyio.Event,
     ) -> None:
         self._subscribers = subscribers
         self._broadcast = broadcast
@@ -88,7 +83,7 @@ class Api:
         return self._authorised(_starlette(routes))
 
     def _authorised(self, app: ASGIApp) -> ASGIApp:
-        # before routing: an unknown path must not tell a stranger that it is unknown
+        # before routing: a user without a grant must not learn which paths exist
         async def pass_on(scope: AsgiScope, receive: Receive, send: Send) -> None:
             connection: Connection = scope["state"]["connection"]
             peer = peer_of(connection.transport.get_extra_info("socket"))
@@ -104,7 +99,7 @@ class Api:
 
     async def _secrets(self, request: Request) -> Response:
         _parameters(request, ())
-        await self._settled()
+        await self._settled.wait()
         view, status = View(_caller(request).grant), self._current()
 
         def answer() -> bytes:
@@ -114,7 +109,7 @@ class Api:
 
     async def _status(self, request: Request) -> Response:
         _parameters(request, ())
-        grant, status = _caller(request).grant, self._current()
+        view, status = View(_caller(request).grant), self._current()
         position = (self._broadcast.stamp.epoch, self._broadcast.history.last)
         count = self._broadcast.count
 
@@ -123,10 +118,9 @@ class Api:
                 status_report(
                     status,
                     self._ledger.pending(),
-                    View(grant),
+                    view,
                     position=position,
                     subscribers=count,
-                    limited=grant.scopes is not None,
                     now=datetime.now(UTC),
                 )
             )
@@ -139,7 +133,7 @@ class Api:
         view = View(caller.grant, _secrets(parameters), _resources(parameters))
         follow = _follow(parameters)
         after = request.headers.get("last-event-id") or _single(parameters, "after")
-        await self._settled()
+        await self._settled.wait()
         return Stream(
             self._broadcast,
             view,
@@ -172,7 +166,7 @@ class Api:
         return _json(RefreshReport(tuple(sorted(status.providers))), 202)
 
 
-class Probes:
+def probes_app(status: Callable[[], DaemonStatus], metrics: Metrics) -> ASGIApp:
     """The application on `api.listen`: probes and metrics, for every client.
 
     Args:
@@ -180,31 +174,25 @@ class Probes:
         metrics: The metrics to serve.
     """
 
-    def __init__(self, status: Callable[[], DaemonStatus], metrics: Metrics) -> None:
-        self._current = status
-        self._metrics = metrics
-
-    def app(self) -> ASGIApp:
-        """The application."""
-        return _starlette(
-            [
-                Route("/healthz", self._healthz, methods=["GET"]),
-                Route("/readyz", self._readyz, methods=["GET"]),
-                Route("/metrics", self._exposition, methods=["GET"]),
-            ]
-        )
-
-    async def _healthz(self, _request: Request) -> Response:
+    async def healthz(_request: Request) -> Response:
         return Response(b"ok\n", media_type="text/plain")
 
-    async def _readyz(self, _request: Request) -> Response:
-        answer = readiness(self._current())
+    async def readyz(_request: Request) -> Response:
+        answer = readiness(status())
         return _json(answer, 200 if answer.ready else 503)
 
-    async def _exposition(self, request: Request) -> Response:
+    async def exposition(request: Request) -> Response:
         accept = request.headers.get("accept", "")
-        body, type_ = await anyio.to_thread.run_sync(self._metrics.exposition, accept)
+        body, type_ = await anyio.to_thread.run_sync(metrics.exposition, accept)
         return Response(body, headers={"content-type": type_})
+
+    return _starlette(
+        [
+            Route("/healthz", healthz, methods=["GET"]),
+            Route("/readyz", readyz, methods=["GET"]),
+            Route("/metrics", exposition, methods=["GET"]),
+        ]
+    )
 
 
 def _starlette(routes: Sequence[Route]) -> Starlette:

@@ -91,10 +91,10 @@ class History:
         """Adds committed events.
 
         Args:
-            events: In order.
+            events: One or more, in order.
             keep: Whether there are streams that will read them from memory.
         """
-        if not events or events[-1].sequence <= self.last:
+        if events[-1].sequence <= self.last:
             return
         joins = self._recent and events[0].sequence == self._recent[-1].event.sequence + 1
         if not keep or not joins:

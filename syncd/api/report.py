@@ -139,7 +139,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         version: The version of syncd.
-        ready: Whether the first scan is done.
+        ready: Whether the first scan is done, or the relay has started.
         epoch: The ledger's epoch: first half of every event id.
         sequence: The newest event's: `<epoch>-<sequence>` is a position to subscribe from.
         watch_mode: How changes are detected: `inotify`, `poll`, or for a relay `nats`.
@@ -233,10 +233,9 @@ def status_report(
     *,
     position: tuple[str, int],
     subscribers: int,
-    limited: bool,
     now: datetime,
 ) -> StatusReport:
-    """The state of the daemon, as far as a caller may see it.
+    """The state of the daemon, without texts that may name secrets that the view does not show.
 
     Args:
         status: The state of the daemon.
@@ -244,9 +243,9 @@ def status_report(
         view: What the caller may see.
         position: The ledger's epoch and the newest sequence.
         subscribers: Open event streams.
-        limited: Leave out texts that may name secrets that the view does not show.
         now: The present time, for the age of the last scan.
     """
+    limited = not view.shows_all
     shown = visible(status.inventory, view)
     names = {known.entry.key for known in shown}
     consumers = {
@@ -274,8 +273,6 @@ def status_report(
         for name, health in status.providers.items()
     }
     tally = Counter(known.state for known in shown)
-    failing = [_failing("consumer", *item) for item in consumers.items() if item[1].failures]
-    failing += [_failing("provider", *item) for item in providers.items() if item[1].failures]
     epoch, sequence = position
     return StatusReport(
         version=__version__,
@@ -290,7 +287,8 @@ def status_report(
             *_daemon_problems(status, now),
             *_secret_problems(shown),
             *_rejections(status, shown),
-            *failing,
+            *_failing("consumer", consumers),
+            *_failing("provider", providers),
         ),
         **_source(status.source, limited=limited),
     )
@@ -328,9 +326,10 @@ def _source(source: MountStatus | RelayStatus, *, limited: bool) -> _Source:
 def readiness(status: DaemonStatus) -> ReadinessReport:
     """Whether the daemon is ready; names no secret."""
     reasons = []
+    mount = status.source if isinstance(status.source, MountStatus) else None
     if not status.ready:
-        reasons.append("the first scan is not done")
-    if isinstance(status.source, MountStatus) and not status.source.vault_config_valid:
+        reasons.append("the first scan is not done" if mount else "the relay has not started")
+    if mount is not None and not mount.vault_config_valid:
         reasons.append("the vault config on disk is not valid; see the log or run syncd check")
     if status.failure is not None:
         reasons.append(status.failure)
@@ -353,15 +352,13 @@ def _daemon_problems(status: DaemonStatus, now: datetime) -> list[str]:
 
 
 def _secret_problems(shown: list[Known]) -> list[str]:
-    affected = [known for known in shown if known.problem or known.state is not State.PRESENT]
-    lines = [
+    found = [
         f"secret {known.entry.key} is {known.state.value}"
         + (f": {known.problem}" if known.problem else "")
-        for known in affected[:_NAMED]
+        for known in shown
+        if known.problem or known.state is not State.PRESENT
     ]
-    if len(affected) > _NAMED:
-        lines.append(f"{len(affected) - _NAMED} more secrets are missing or have a problem")
-    return lines
+    return _shortened(found, "secrets are missing or have a problem")
 
 
 def _rejections(status: DaemonStatus, shown: list[Known]) -> list[str]:
@@ -372,10 +369,18 @@ def _rejections(status: DaemonStatus, shown: list[Known]) -> list[str]:
         if (report := _adoption(status, consumer, known)) is not None
         and report.state is AdoptionState.REJECTED
     ]
-    more = [f"{len(found) - _NAMED} more secrets were not adopted"]
-    return found[:_NAMED] + more * (len(found) > _NAMED)
+    return _shortened(found, "secrets were not adopted")
 
 
-def _failing(kind: str, name: str, item: ConsumerReport | ProviderReport) -> str:
-    reason = f": {item.last_error}" if item.last_error else ""
-    return f"{kind} {name} has failed {item.failures} times in a row{reason}"
+def _shortened(lines: list[str], subject: str) -> list[str]:
+    rest = len(lines) - _NAMED
+    return lines if rest <= 0 else [*lines[:_NAMED], f"{rest} more {subject}"]
+
+
+def _failing(kind: str, reports: Mapping[str, ConsumerReport | ProviderReport]) -> list[str]:
+    return [
+        f"{kind} {name} has failed {item.failures} times in a row"
+        + (f": {item.last_error}" if item.last_error else "")
+        for name, item in reports.items()
+        if item.failures
+    ]

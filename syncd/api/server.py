@@ -145,7 +145,6 @@ class _Limit:
         return True
 
     def release(self, connection: Connection) -> None:
-        """Counts a connection no longer, if it was counted."""
         if connection in self._owners:
             owner = self._owners.pop(connection)
             self._taken[owner] -= 1
@@ -237,7 +236,6 @@ class Server:
                 await self._idle.wait()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs the application; logs an unexpected exception by class and place."""
         self._running += 1
         try:
             await self._app(scope, receive, send)

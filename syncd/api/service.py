@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from syncd.api.sockets import Inherited, Listener, inherit, make_tcp, make_unix, set_access
+from syncd.api.sockets import Listener, inherit, make_tcp, make_unix, set_access
 from syncd.api.streams import Broadcast
 from syncd.api.subscribers import Subscribers
 from syncd.api.systemd_credentials import CredentialServer
@@ -55,60 +55,59 @@ log = structlog.get_logger()
 class _Endpoint:
     """One address that is served, or none.
 
+    `open` prepares a listener, which `switch` then serves and `abandon` closes.
+
     Args:
-        inherited: The socket that systemd passed for it, which is used whatever is configured.
+        inherited: The socket that systemd passed for it; used regardless of the configuration.
     """
 
     def __init__(self, inherited: Listener | None) -> None:
         self._inherited = inherited
         self._listener: Listener | None = None
         self._address = ""
+        self._next: Listener | None = None
+        self._next_address = ""
         self._settings: object = None
         self._stop: Stop | None = None
 
     async def open(self, address: str, make: Callable[[], Listener]) -> Listener | None:
-        """The listener for an address: the present one, unless the address has changed.
+        """Opens an address, or keeps the present listener if the address has not changed.
 
         Args:
             address: As configured; empty for none.
             make: Opens it. Blocks.
         """
         if self._inherited is not None:
-            return self._inherited
-        if not address:
-            return None
-        if self._listener is not None and self._address == address:
-            return self._listener
-        return await anyio.to_thread.run_sync(make)
+            self._next = self._inherited
+        elif address == self._address:
+            self._next = self._listener
+        else:
+            self._next = await anyio.to_thread.run_sync(make) if address else None
+        self._next_address = address
+        return self._next
 
-    def holds(self, listener: Listener | None) -> bool:
-        """Whether a result of `open` is not a new listener."""
-        return listener in (None, self._listener, self._inherited)
+    async def abandon(self) -> None:
+        """Closes what `open` has opened, unless it is in use."""
+        if self._next not in (None, self._listener, self._inherited):
+            await anyio.to_thread.run_sync(self._next.close)
+        self._next, self._next_address = self._listener, self._address
 
-    async def switch(
-        self,
-        listener: Listener | None,
-        address: str,
-        settings: object,
-        serve: Callable[[Listener], Awaitable[Stop]],
-    ) -> None:
-        """Serves on a listener from `open`; does nothing unless it or the settings have changed.
+    async def switch(self, settings: object, serve: Callable[[Listener], Awaitable[Stop]]) -> None:
+        """Serves what `open` has opened; does nothing unless it or the settings have changed.
 
         Args:
-            listener: The listener, or None to serve nothing.
-            address: As for `open`.
             settings: Everything else that the serving depends on.
             serve: Starts serving, and returns what stops it.
         """
-        before = self._listener
-        if listener is before and settings == self._settings:
+        before, self._address = self._listener, self._next_address
+        if self._next is before and settings == self._settings:
             return
         await self._end()
-        if before is not None and before is not listener:
+        if before is not None and before is not self._next:
             await anyio.to_thread.run_sync(before.close)
-        self._listener, self._address, self._settings = listener, address, settings
-        if listener is not None:
-            self._stop = await serve(listener)
+        self._listener, self._settings = self._next, settings
+        if self._listener is not None:
+            self._stop = await serve(self._listener)
 
     async def aclose(self) -> None:
         """Stops serving and closes the address."""
@@ -128,7 +127,7 @@ class Service:
 
     Args:
         ledger: Event log and mailboxes.
-        stamp: What is written on events.
+        stamp: The attributes that are added to events.
         metrics: The metrics to serve.
         status: Returns the state of the daemon now.
         settled: Set when the first scan is done.
@@ -173,18 +172,16 @@ class Service:
     ) -> None:
         """Serves until cancelled; reports as started when it accepts connections.
 
-        Args:
-            settings: The section `api`.
-            credentials: As for `reconfigure`.
-            task_status: Where to report.
-
         Raises:
             ConfigurationError: An address or the group means nothing on this machine.
             ListenError: An address cannot be listened on.
             StateError: The ledger cannot be used.
         """
         _, self._last = await anyio.to_thread.run_sync(self._ledger.span)
-        inherited = self._inherit()
+        inherited = inherit(os.environ)
+        for name in inherited.ignored:
+            hint = "name it api, probes or credentials, one of each"
+            log.warning("api.socket_ignored", name=name, hint=hint)
         self._api = _Endpoint(inherited.api)
         self._probes = _Endpoint(inherited.probes)
         self._credentials = _Endpoint(inherited.credentials)
@@ -198,14 +195,6 @@ class Service:
             with anyio.CancelScope(shield=True):
                 for endpoint in (self._api, self._probes, self._credentials):
                     await endpoint.aclose()
-
-    @staticmethod
-    def _inherit() -> Inherited:
-        inherited = inherit(os.environ)
-        for name in inherited.ignored:
-            hint = "name it api, probes or credentials, one of each"
-            log.warning("api.socket_ignored", name=name, hint=hint)
-        return inherited
 
     async def reconfigure(
         self, settings: ApiSettings, credentials: CredentialSource | None
@@ -230,33 +219,28 @@ class Service:
     ) -> None:
         path, listen = settings.socket, settings.listen
         credentials_path = "" if credentials is None else credentials.socket
-        access = mode, group = settings.socket_mode, settings.socket_group
+        access = (settings.socket_mode, settings.socket_group)
         make_credentials = partial(
             make_unix, credentials_path, _CREDENTIALS_MODE, None, "credentials.socket"
         )
-        opened: list[tuple[_Endpoint, Listener | None]] = []
         try:
-            api = await self._api.open(path, partial(make_unix, path, mode, group))
-            opened.append((self._api, api))
-            probes = await self._probes.open(listen, partial(make_tcp, listen))
-            opened.append((self._probes, probes))
-            asked = await self._credentials.open(credentials_path, make_credentials)
-            opened.append((self._credentials, asked))
-            if self._api.holds(api) and api is not None and access != self._access:
-                await anyio.to_thread.run_sync(set_access, api, mode, group)
+            api = await self._api.open(path, partial(make_unix, path, *access))
+            await self._probes.open(listen, partial(make_tcp, listen))
+            await self._credentials.open(credentials_path, make_credentials)
+            if api is not None and access != self._access:
+                await anyio.to_thread.run_sync(set_access, api, *access)
         except BaseException:
             with anyio.CancelScope(shield=True):
-                for endpoint, listener in opened:
-                    if listener is not None and not endpoint.holds(listener):
-                        await anyio.to_thread.run_sync(listener.close)
+                for endpoint in (self._api, self._probes, self._credentials):
+                    await endpoint.abandon()
             raise
         self._access = access
         serve_api = partial(self._serve_api, settings)
-        await self._api.switch(api, path, (access, settings.subscribers), serve_api)
-        await self._probes.switch(probes, listen, None, self._serve_probes)
+        await self._api.switch((access, settings.subscribers), serve_api)
+        await self._probes.switch(None, self._serve_probes)
         # grants change while units are being answered: no answer is cut off for that
         self._credential_server.source = credentials
-        await self._credentials.switch(asked, credentials_path, None, self._serve_credentials)
+        await self._credentials.switch(None, self._serve_credentials)
 
     async def _serve_api(self, settings: ApiSettings, listener: Listener) -> Stop:
         from syncd.api.app import Api  # noqa: PLC0415 - see the module's docstring
@@ -267,7 +251,7 @@ class Service:
         )
         granted = {item.uid: (item.name, grant(item.scope)) for item in settings.subscribers}
         callers, most = Subscribers(granted), _room_for(MOST_CALLERS)
-        api = Api(callers, broadcast, self._ledger, self._status, self._settled.wait)
+        api = Api(callers, broadcast, self._ledger, self._status, self._settled)
         server = Server(api.app(), most, lambda accepted: callers.share(accepted, most))
         await server.start(listener.socket)
         scope = await self._tasks.start(_run_in_scope, broadcast.run)
@@ -283,10 +267,10 @@ class Service:
         return stop
 
     async def _serve_probes(self, listener: Listener) -> Stop:
-        from syncd.api.app import Probes  # noqa: PLC0415 - see the module's docstring
+        from syncd.api.app import probes_app  # noqa: PLC0415 - see the module's docstring
         from syncd.api.server import Server  # noqa: PLC0415
 
-        server = Server(Probes(self._status, self._metrics).app(), MOST_PROBES)
+        server = Server(probes_app(self._status, self._metrics), MOST_PROBES)
         await server.start(listener.socket)
         log.info("probes.listening", address=listener.address)
         return partial(server.stop, GRACE)

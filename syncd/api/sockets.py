@@ -2,8 +2,8 @@
 
 A Unix socket is never more accessible than configured: the mode that `fchmod` sets on a socket
 before `bind` bounds the mode of the file that `bind` makes (unix(7), net/unix/af_unix.c
-`unix_bind_bsd`). A file that a dead process left behind is replaced; connecting to it shows whether
-its process lives.
+`unix_bind_bsd`). The file of a process that has ended is replaced; connecting to it shows whether
+the process still runs.
 
 All of this blocks: call it in a worker thread.
 """
@@ -82,9 +82,6 @@ def inherit(environ: MutableMapping[str, str]) -> Inherited:
     A Unix socket is the API's and a TCP socket the probes', unless `FileDescriptorName=` is
     `api`, `probes` or `credentials`. The variables are removed: child processes do not inherit the
     sockets.
-
-    Args:
-        environ: The environment.
     """
     pid, count, names = (environ.pop(name, "") for name in _ACTIVATION)
     if pid != str(os.getpid()) or not (count.isascii() and count.isdigit()):
@@ -100,9 +97,10 @@ def inherit(environ: MutableMapping[str, str]) -> Inherited:
             continue
         unix = listener.socket.family == socket.AF_UNIX
         purpose = _NAMES.get(label, "api" if unix else "probes")
-        if taken.setdefault(purpose, listener) is not listener or not (unix or purpose == "probes"):
-            # only a Unix socket has peer credentials, which identify the caller
-            taken = {key: item for key, item in taken.items() if item is not listener}
+        # only a Unix socket has peer credentials, which identify the caller
+        if purpose not in taken and (unix or purpose == "probes"):
+            taken[purpose] = listener
+        else:
             listener.close()
             ignored.append(label or listener.address)
     return Inherited(**taken, ignored=tuple(ignored))
@@ -144,7 +142,7 @@ def make_unix(path: str, mode: int, group: str | None, key: str = "api.socket") 
 
     Raises:
         ConfigurationError: The group does not exist, or this process is not a member of it.
-        ListenError: The path cannot be used, or a live process listens there.
+        ListenError: The path cannot be used, or another process listens there.
     """
     _make_room(path, key)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -195,7 +193,7 @@ def set_access(listener: Listener, mode: int, group: str | None) -> None:
 
 
 def _make_room(path: str, key: str) -> None:
-    """Creates the directory, and removes the socket of a dead process."""
+    """Creates the directory, and removes the socket of a process that has ended."""
     try:
         with contextlib.suppress(FileExistsError):
             os.mkdir(os.path.dirname(path), 0o755)
@@ -221,9 +219,9 @@ def _make_room(path: str, key: str) -> None:
 
 
 def _answers(path: str) -> bool:
-    """Whether a live process holds the socket: only ECONNREFUSED means that none does."""
+    """Whether a process listens: only ECONNREFUSED, or no file at all, means that none does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-        caller.setblocking(False)  # a full backlog is a live process too, and would block
+        caller.setblocking(False)  # with a full backlog, connecting would block
         try:
             caller.connect(path)
         except OSError as error:
@@ -241,15 +239,14 @@ def make_tcp(listen: str) -> Listener:
         ConfigurationError: The host has no address.
         ListenError: The address cannot be listened on.
     """
-    hint = "write an address of this machine, such as 127.0.0.1:9753"
     parsed = parse_host_port(listen)
-    if parsed is None:
-        raise _misconfigured("listen", "is not host:port", hint)
+    assert parsed is not None  # the configuration was validated
     host, port = parsed
     try:
         flags = socket.AI_PASSIVE
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     except (OSError, UnicodeError):
+        hint = "write an address of this machine, such as 127.0.0.1:9753"
         raise _misconfigured("listen", f"{host} has no address", hint) from None
     family, _, _, _, address = found[0]
     listener = socket.socket(family, socket.SOCK_STREAM)

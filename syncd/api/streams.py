@@ -63,7 +63,7 @@ STALLED: Final = 30.0
 HEARTBEAT: Final = 15.0
 """Seconds between two comments (WHATWG HTML section 9.2.7 advises "every 15 seconds or so")."""
 
-_PATIENCE: Final = 1.0
+_BURST_TIMEOUT: Final = 1.0
 _TURN: Final = 32
 _PAUSE: Final = 0.0005
 _HEADERS: Final = (
@@ -89,10 +89,10 @@ class Link(Protocol):
 
     @property
     def unsent(self) -> int:
-        """Bytes that the kernel has not taken yet."""
+        """Bytes that the kernel has not accepted yet."""
 
     def abort(self) -> None:
-        """Closes at once; what is unsent is dropped."""
+        """Closes at once; unsent bytes are dropped."""
 
 
 @dataclass(slots=True)
@@ -111,7 +111,7 @@ class _Blocked:
 
 
 class Stream:
-    """An ASGI response that lasts for as long as its subscriber does.
+    """An ASGI response: the event stream of one subscriber.
 
     Args:
         broadcast: Wakes it, and holds the history that all streams share.
@@ -181,11 +181,7 @@ class Stream:
         return self._blocked is not None
 
     def overdue(self, now: float) -> bool:
-        """Whether the subscriber has read nothing for too long.
-
-        Args:
-            now: Monotonic seconds.
-        """
+        """Whether the subscriber has read nothing for too long; `now` is in monotonic seconds."""
         blocked, last = self._blocked, self._broadcast.history.last
         if blocked is None:
             return False
@@ -194,9 +190,9 @@ class Stream:
             self._blocked = _Blocked(now, last, unsent)
             return False
         waited = now - blocked.since
-        return waited >= STALLED or (waited >= _PATIENCE and last - blocked.last > BACKLOG)
+        return waited >= STALLED or (waited >= _BURST_TIMEOUT and last - blocked.last > BACKLOG)
 
-    def cut(self) -> None:
+    def disconnect(self) -> None:
         """Disconnects the subscriber."""
         log.warning(
             "subscriber.stalled",
@@ -287,7 +283,7 @@ class Broadcast:
 
     Args:
         ledger: Holds the event log.
-        stamp: What is written on events.
+        stamp: The attributes that are added to events.
         metrics: Where open streams are counted.
         inventory: Returns every secret, as of the last `publish`.
         last: Sequence of the newest event.
@@ -323,9 +319,8 @@ class Broadcast:
         return len(self._streams)
 
     def publish(self, events: Sequence[Event]) -> None:
-        """Adds committed events and wakes the streams. In the event loop only."""
-        if events:
-            self._published = events[-1].sequence
+        """Adds one or more committed events and wakes the streams. In the event loop only."""
+        self._published = events[-1].sequence
         if not self._streams:
             self.history.add(events, keep=False)
             return
@@ -383,7 +378,7 @@ class Broadcast:
                 await self._tidy()
             for number, stream in enumerate(list(self._streams), 1):
                 if stream.overdue(now):
-                    stream.cut()
+                    stream.disconnect()
                 else:
                     stream.wake(heartbeat=heartbeat)
                 if number % _TURN == 0:
@@ -397,7 +392,7 @@ class Broadcast:
         return min((s.position for s in self._streams if not s.blocked), default=last)
 
     async def _tidy(self) -> None:
-        """Frees what no stream needs, and takes note of events that were not published."""
+        """Frees what no stream needs, and looks for events that were not published."""
         self._last_reset = None
         if not self._streams:
             self.history.forget(self.history.last)

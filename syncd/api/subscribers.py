@@ -20,21 +20,13 @@ from syncd.core.model import Grant, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from typing import Protocol
 
     from syncd.core.events import Event
-
-    class Socket(Protocol):
-        """The part of a socket that reads its options."""
-
-        def getsockopt(self, level: int, option: int, size: int, /) -> bytes:
-            """One of its options."""
-
 
 MOST_FILTERS: Final = 20
 """Secrets, and resources, that one request can filter by."""
 
-MOST_STRANGERS: Final = 64
+MOST_UNGRANTED: Final = 64
 """Simultaneous connections of all users without a grant together."""
 
 _UCRED: Final = struct.Struct("iII")
@@ -67,7 +59,7 @@ class Caller:
     privileged: bool = False
 
 
-def peer_of(connection: Socket) -> Peer:
+def peer_of(connection: socket.socket) -> Peer:
     """The peer of a connection (`SO_PEERCRED`: pid, uid and gid, in this order)."""
     size = _UCRED.size
     return Peer(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)))
@@ -105,7 +97,7 @@ class Subscribers:
                 log.warning("api.denied", uid=peer.uid, gid=peer.gid, pid=peer.pid, hint=hint)
         return found
 
-    def share(self, connection: Socket, most: int) -> tuple[int | None, int]:
+    def share(self, connection: socket.socket, most: int) -> tuple[int | None, int]:
         """The owner of a connection, and how many of `most` connections the owner may have.
 
         A granted user gets half, so that no user can block the others; users without a grant share
@@ -114,7 +106,7 @@ class Subscribers:
         uid = peer_of(connection).uid
         found = self._callers.get(uid)
         if found is None:
-            return None, min(MOST_STRANGERS, most)
+            return None, min(MOST_UNGRANTED, most)
         return uid, most if found.privileged else max(1, most // 2)
 
 
@@ -126,9 +118,12 @@ class View:
         secrets: Names to show; empty for all.
         resources: Resources to show; empty for all. A secret matches if the resource may use it:
             `Client/app` also matches a secret for all Clients, and `Client` one of any Client.
+
+    Attributes:
+        shows_all: Whether every secret is shown.
     """
 
-    __slots__ = ("_all", "_grant", "_resources", "_secrets")
+    __slots__ = ("_grant", "_resources", "_secrets", "shows_all")
 
     def __init__(
         self, grant: Grant, secrets: Iterable[str] = (), resources: Iterable[Scope] = ()
@@ -136,7 +131,7 @@ class View:
         self._grant = grant
         self._secrets = frozenset(secrets)
         self._resources = tuple(resources)
-        self._all = grant.scopes is None and not self._secrets and not self._resources
+        self.shows_all = grant.scopes is None and not self._secrets and not self._resources
 
     @property
     def key(self) -> object:
@@ -156,7 +151,7 @@ class View:
 
     def see(self, event: Event) -> Event | None:
         """The part of an event that is shown, or None."""
-        if self._all:
+        if self.shows_all:
             return event
         return event.about(
             name for name, scopes in event.audience.items() if self.shows(name, scopes)

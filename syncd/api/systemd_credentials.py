@@ -41,7 +41,7 @@ REFUSAL: Final = 2 << 20
 """Bytes of an answer that systemd refuses: it accepts 1 MiB, or 1.125 MiB encrypted
 (src/shared/creds-util.h, `CREDENTIAL_ENCRYPTED_SIZE_MAX`)."""
 
-PATIENCE: Final = 5.0
+TIMEOUT: Final = 5.0
 """Seconds to wait for a file that is being written, and for an answer to be sent."""
 
 _PAUSE: Final = 0.05
@@ -58,7 +58,7 @@ class CredentialSource:
         socket: Path of the socket, or empty for none.
         grants: Names of secrets by unit and credential.
         read: Returns the value of a secret, or None while the file is being written; raises a
-            `SyncdError` where there is no value. Blocks.
+            `SyncdError` if it has none. Blocks.
     """
 
     socket: str
@@ -71,7 +71,7 @@ class CredentialServer:
 
     Args:
         ready: Set when values can be read.
-        metrics: Where to count.
+        metrics: Where answers are counted.
 
     Attributes:
         source: The secrets that units get; None for none. May change at any time.
@@ -83,11 +83,7 @@ class CredentialServer:
         self._metrics = metrics
 
     async def run(self, listener: socket.socket) -> None:
-        """Answers until cancelled; pending requests are then refused.
-
-        Args:
-            listener: A listening Unix socket.
-        """
+        """Answers until cancelled; pending requests are then refused."""
         async with anyio.create_task_group() as tasks:
             while True:
                 await anyio.wait_readable(listener)
@@ -105,7 +101,7 @@ class CredentialServer:
             try:
                 value, outcome = await self._decide(connection)
             finally:
-                with anyio.move_on_after(PATIENCE, shield=True):
+                with anyio.move_on_after(TIMEOUT, shield=True):
                     await _send(connection, value)
                 self._metrics.credential(outcome)
 
@@ -116,15 +112,15 @@ class CredentialServer:
             reason = "the caller is not root: only systemd gets credentials"
             log.warning("credential.denied", uid=peer.uid, pid=peer.pid, reason=reason)
             return None, "denied"
-        asked = parse_address(connection.getpeername())
-        if asked is None:
+        requested = parse_address(connection.getpeername())
+        if requested is None:
             reason = "the address names no unit and credential"
             log.warning("credential.denied", uid=peer.uid, pid=peer.pid, reason=reason)
             return None, "denied"
-        unit, credential = asked
+        unit, credential = requested
         bound = log.bind(unit=unit, name=credential)
         source = self.source
-        secret = None if source is None else source.grants.get(asked)
+        secret = None if source is None else source.grants.get(requested)
         if source is None or secret is None:
             bound.warning("credential.denied", reason="not granted: see credentials.grants")
             return None, "denied"
@@ -144,7 +140,7 @@ async def _read(source: CredentialSource, secret: str) -> bytes:
     Raises:
         SyncdError: There is no value.
     """
-    with anyio.move_on_after(PATIENCE):
+    with anyio.move_on_after(TIMEOUT):
         while True:
             value = await anyio.to_thread.run_sync(source.read, secret)
             if value is not None:

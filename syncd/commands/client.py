@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_SOCKET: Final = "/run/syncd/syncd.sock"
 
 SILENCE: Final = 45.0
-"""Seconds without a byte after which a stream counts as dead: three heartbeats."""
+"""Seconds without a byte after which a stream counts as broken: three heartbeats."""
 
 _CONNECT: Final = 5.0
 _ANSWER: Final = 30.0
@@ -46,11 +46,7 @@ def socket_path(given: str | None, environ: Mapping[str, str] = os.environ) -> s
 
 
 class Client:
-    """A connection to a daemon; closed by `with`.
-
-    Args:
-        path: Of the Unix socket.
-    """
+    """A connection to a daemon by its Unix socket; closed by `with`."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -68,11 +64,7 @@ class Client:
         self._http.close()
 
     def get(self, path: str, type_: type[T]) -> T:
-        """Sends a GET request.
-
-        Args:
-            path: Such as `/v1/status`.
-            type_: The type of the answer.
+        """Sends a GET request, and decodes the answer as `type_`.
 
         Raises:
             UnreachableError: The daemon cannot be reached.

@@ -36,7 +36,7 @@ _SCOPES: Final = {
     "kafka-jaas": {"resource_type": "AidboxTopicDestination", "id": "kafka"},
     "introspector-key": {"resource_type": "TokenIntrospector"},
 }
-_PATIENCE: Final = 20.0
+_TIMEOUT: Final = 20.0
 
 
 async def demo(rotations: int | None, interval: float) -> int:
@@ -73,7 +73,6 @@ class _Demo:
         self._log_read = anyio.Event()
 
     async def run(self, rotations: int | None, interval: float) -> int:
-        """Prepares, rotates, and prints the result."""
         await anyio.to_thread.run_sync(self._prepare)
         async with anyio.create_task_group() as tasks:
             await tasks.start(self._end_by_signal, tasks.cancel_scope)
@@ -161,7 +160,7 @@ class _Demo:
         self._log_read.set()
 
     async def _await_ready(self) -> bool:
-        with anyio.move_on_after(_PATIENCE):
+        with anyio.move_on_after(_TIMEOUT):
             await self._log_read.wait()
         if not self._ready:
             click.echo("the daemon did not start", err=True)
@@ -179,7 +178,7 @@ class _Demo:
             self._expected, self._arrived = set(chosen), anyio.Event()
             click.echo(f"rotation  {number}: {', '.join(chosen)}")
             await anyio.to_thread.run_sync(self._publish)
-            with anyio.move_on_after(_PATIENCE):
+            with anyio.move_on_after(_TIMEOUT):
                 await self._arrived.wait()
             if self._expected:
                 click.echo(f"no event for {', '.join(sorted(self._expected))}", err=True)
@@ -231,7 +230,7 @@ class _Demo:
 async def _stop(daemon: Process) -> None:
     with contextlib.suppress(ProcessLookupError):  # Ctrl-C on a terminal ends the daemon, too
         daemon.terminate()
-    with anyio.move_on_after(_PATIENCE, shield=True):
+    with anyio.move_on_after(_TIMEOUT, shield=True):
         await daemon.wait()
 
 

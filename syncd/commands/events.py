@@ -49,11 +49,7 @@ class Block:
 
 
 def blocks(lines: Iterable[str]) -> Iterator[Block]:
-    """Parses a stream (WHATWG HTML section 9.2.6); comments and unknown fields are dropped.
-
-    Args:
-        lines: Without their ends.
-    """
+    """Parses a stream (WHATWG HTML section 9.2.6); drops comments and unknown fields."""
     type_, data, id_ = "", list[str](), None
     for line in lines:
         if not line:
@@ -81,7 +77,7 @@ class EventReader:
         after: Id of the event to start after; None for the oldest event in the log.
         secrets: Names to show; empty for all.
         resources: `Type` or `Type/id` to show; empty for all.
-        warn: Called once when the daemon becomes unreachable, with a line for people.
+        warn: Called once when the daemon becomes unreachable, with a line that says why.
     """
 
     path: str

@@ -23,11 +23,7 @@ _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - connect
 
 
 def problem(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Why the daemon is not healthy, one line, or None.
-
-    Args:
-        environ: The environment.
-    """
+    """Why the daemon is not healthy, one line, or None."""
     listen = environ.get("SYNCD_LISTEN", "")
     address = parse_host_port(listen)
     if address is None:

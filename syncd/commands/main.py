@@ -41,13 +41,13 @@ class _DurationType(click.ParamType[float]):
 
 
 _DURATION = _DurationType()
-_config = click.option(
-    "-c",
-    "--config",
-    "config",
-    metavar="FILE",
+_config = partial(click.option, "-c", "--config", "config", metavar="FILE")
+_daemon_config = _config(
     help="Configuration file. Default: $SYNCD_CONFIG, else /etc/syncd/syncd.yaml, else the "
-    "environment alone.",
+    "environment alone."
+)
+_relay_config = _config(
+    help="Configuration file. Default: $SYNCD_CONFIG, else /etc/syncd/relay.yaml if it exists."
 )
 
 
@@ -67,7 +67,7 @@ def cli() -> None:
 
 
 @cli.command()
-@_config
+@_daemon_config
 @click.option("--once", is_flag=True, help="Make one pass, deliver pending events, exit.")
 @click.option(
     "--timeout",
@@ -78,18 +78,19 @@ def cli() -> None:
 )
 def run(config: str | None, *, once: bool, timeout: float) -> None:
     """Runs the daemon until SIGTERM or SIGINT."""
-    from syncd.config.load import load  # noqa: PLC0415
+    from syncd.config.load import load
 
-    settings = _set_up(partial(load, config), listens=not once)
+    reload = partial(load, config)
+    settings = _set_up(reload, listens=not once)
 
-    import anyio  # noqa: PLC0415
+    import anyio
 
-    from syncd.daemon.daemon import Daemon  # noqa: PLC0415
-    from syncd.daemon.engine import open_engine, run_once  # noqa: PLC0415
+    from syncd.daemon.daemon import Daemon
+    from syncd.daemon.engine import open_engine, run_once
 
     if once:
         sys.exit(0 if anyio.run(run_once, settings, timeout) else 1)
-    anyio.run(Daemon(settings, reload=partial(load, config), open_engine=open_engine).run)
+    anyio.run(Daemon(settings, reload=reload, open_engine=open_engine).run)
 
 
 _S = TypeVar("_S", bound="Settings | RelaySettings")
@@ -97,22 +98,22 @@ _S = TypeVar("_S", bound="Settings | RelaySettings")
 
 def _set_up(load: Callable[[], _S], *, listens: bool = True) -> _S:
     """Hardens the process, reads the configuration, and configures the log, in this order."""
-    import signal  # noqa: PLC0415 - see the module's docstring
+    import signal
 
     if listens:
         # by default they end the process: blocked until the daemon has a handler
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGUSR1))
 
-    from syncd.system.hardening import harden  # noqa: PLC0415
+    from syncd.system.hardening import harden
 
     refused = harden()  # before a secret can be in memory
 
-    from syncd.telemetry.log import configure  # noqa: PLC0415
+    from syncd.telemetry.log import configure
 
     settings = load()
     configure(settings.log.level, settings.log.format)  # before anything else loads structlog
     if refused:
-        import structlog  # noqa: PLC0415
+        import structlog
 
         for problem in refused:
             structlog.get_logger().warning("process.not_hardened", problem=problem)
@@ -120,13 +121,7 @@ def _set_up(load: Callable[[], _S], *, listens: bool = True) -> _S:
 
 
 @cli.command()
-@click.option(
-    "-c",
-    "--config",
-    "config",
-    metavar="FILE",
-    help="Configuration file. Default: $SYNCD_CONFIG, else /etc/syncd/relay.yaml if it exists.",
-)
+@_relay_config
 @click.option(
     "--nats", "urls", multiple=True, metavar="URL", help="A NATS server; may be repeated."
 )
@@ -138,31 +133,31 @@ def _set_up(load: Callable[[], _S], *, listens: bool = True) -> _S:
 @click.option("--credentials-file", metavar="FILE", help="A .creds file for the login.")
 def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> None:
     """Delivers events from NATS to the configured consumers until SIGTERM or SIGINT."""
-    from syncd.config.load import load_relay  # noqa: PLC0415
+    from syncd.config.load import load_relay
 
     given: dict[str, object] = {name: value for name, value in options.items() if value is not None}
     if urls:
         given["urls"] = list(urls)
-    settings = _set_up(partial(load_relay, config, given))
-
-    import anyio  # noqa: PLC0415
-
-    from syncd.daemon.daemon import Daemon  # noqa: PLC0415
-    from syncd.daemon.relay import open_engine  # noqa: PLC0415
-
     reload = partial(load_relay, config, given)
+    settings = _set_up(reload)
+
+    import anyio
+
+    from syncd.daemon.daemon import Daemon
+    from syncd.daemon.relay import open_engine
+
     anyio.run(Daemon(settings, reload=reload, open_engine=open_engine).run)
 
 
 @cli.command()
-@_config
+@_daemon_config
 @click.option("--timeout", type=_DURATION, default="60s", show_default=True, help="Time limit.")
 def wait(config: str | None, timeout: float) -> None:
     """Waits until every secret of the vault config is present and readable."""
-    import anyio  # noqa: PLC0415
+    import anyio
 
-    from syncd.commands.wait import wait as wait_for_all  # noqa: PLC0415
-    from syncd.config.load import load  # noqa: PLC0415
+    from syncd.commands.wait import wait as wait_for_all
+    from syncd.config.load import load
 
     missing = anyio.run(wait_for_all, load(config), timeout)
     for line in missing:
@@ -174,17 +169,17 @@ def _base_urls(
     ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
 ) -> tuple[str, ...]:
     if value:
-        from syncd.config.validation import check_base_url  # noqa: PLC0415
+        from syncd.config.validation import check_base_url
 
-        for problem in filter(None, (check_base_url(url, ()) for url in value)):
-            hint = problem.hint.replace("client_id", "--client-id")
-            hint = hint.replace("client_secret_file", "--client-secret-file")
-            raise click.BadParameter(f"{problem.message}; {hint}", ctx, param)
+        for url in value:
+            problem = check_base_url(url, (), "--client-id and --client-secret-file")
+            if problem is not None:
+                raise click.BadParameter(f"{problem.message}; {problem.hint}", ctx, param)
     return value
 
 
 @cli.command()
-@_config
+@_daemon_config
 @click.option(
     "--format",
     "format_",
@@ -215,12 +210,12 @@ def check(
     ca_file: str | None,
 ) -> None:
     """Lints vault config, mount and daemon configuration, and optionally a live Aidbox."""
-    from syncd.lint.check import run_checks  # noqa: PLC0415
-    from syncd.lint.render import as_json, as_text, exit_code  # noqa: PLC0415
+    from syncd.lint.check import run_checks
+    from syncd.lint.render import as_json, as_text, exit_code
 
     target = None
     if urls:
-        from syncd.lint.aidbox.check import Target  # noqa: PLC0415
+        from syncd.lint.aidbox.check import Target
 
         target = Target(
             urls=tuple(url.rstrip("/") for url in urls),
@@ -233,7 +228,7 @@ def check(
         raise click.UsageError(f"{given} are for a live Aidbox; add --aidbox URL")
     findings = run_checks(config, aidbox=target)
     if format_ == "sarif":
-        from syncd.lint.sarif import as_sarif  # noqa: PLC0415
+        from syncd.lint.sarif import as_sarif
 
         _print(as_sarif(findings))
     else:
@@ -260,10 +255,10 @@ def status(socket: str | None, format_: str) -> None:
 
     Exits with 1 when something needs attention.
     """
-    from datetime import UTC, datetime  # noqa: PLC0415
+    from datetime import UTC, datetime
 
-    from syncd.commands import status as report  # noqa: PLC0415
-    from syncd.commands.client import socket_path  # noqa: PLC0415
+    from syncd.commands import status as report
+    from syncd.commands.client import socket_path
 
     with _querying():
         found = report.query(socket_path(socket))
@@ -303,10 +298,10 @@ def events(
     follow: bool,
 ) -> None:
     """Shows past events and, with --follow, the live stream."""
-    import signal  # noqa: PLC0415
+    import signal
 
-    from syncd.commands.client import socket_path  # noqa: PLC0415
-    from syncd.commands.events import EventReader, as_text  # noqa: PLC0415
+    from syncd.commands.client import socket_path
+    from syncd.commands.events import EventReader, as_text
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it silently
     path = socket_path(socket)
@@ -322,7 +317,7 @@ def events(
 @contextmanager
 def _querying() -> Iterator[None]:
     """Exits with 2 when the daemon cannot be reached or refuses."""
-    from syncd.commands.client import DeniedError, UnreachableError  # noqa: PLC0415
+    from syncd.commands.client import DeniedError, UnreachableError
 
     try:
         yield
@@ -335,9 +330,9 @@ def _querying() -> Iterator[None]:
 @click.argument("what", type=click.Choice(["vault-config", "config", "event"]))
 def schema(what: str) -> None:
     """Prints a JSON Schema (2020-12)."""
-    import msgspec  # noqa: PLC0415
+    import msgspec
 
-    from syncd.commands.schema import schema_of  # noqa: PLC0415
+    from syncd.commands.schema import schema_of
 
     _print(msgspec.json.format(msgspec.json.encode(schema_of(what)), indent=2).decode())
 
@@ -349,9 +344,9 @@ def schema(what: str) -> None:
 )
 def demo(rotations: int | None, interval: float) -> None:
     """Rotates secrets in a temporary mount and prints each event on arrival."""
-    import anyio  # noqa: PLC0415
+    import anyio
 
-    from syncd.commands.demo import demo as show  # noqa: PLC0415
+    from syncd.commands.demo import demo as show
 
     sys.exit(anyio.run(show, rotations, interval))
 
@@ -374,7 +369,7 @@ def main() -> None:
         _fail(error)
     except BaseExceptionGroup as group:
         _leave(group)
-    except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold anything
+    except Exception as error:  # noqa: BLE001 - its text may hold anything
         _crash(error)
 
 
@@ -384,7 +379,7 @@ def _fail(error: SyncdError) -> NoReturn:
 
 
 def _crash(error: BaseException) -> NoReturn:
-    from syncd.telemetry.log import describe  # noqa: PLC0415 - see the module's docstring
+    from syncd.telemetry.log import describe
 
     # without the exception's text, which may quote a value
     _report(SyncdError(f"internal error: {describe(error)}", "please report it"))
@@ -420,12 +415,9 @@ def _print(text: str) -> None:
 
 
 def _report(error: SyncdError) -> None:
-    """Writes an error to standard error: what happened; what to do."""
-    if isinstance(error, ConfigurationError):
-        for finding in error.findings:
-            _print_error(str(finding))
-    else:
-        _print_error("; ".join(filter(None, (error.problem, error.remedy))))
+    """Writes an error to standard error: one line, or one for each finding."""
+    for line in str(error).splitlines():
+        _print_error(line)
 
 
 def _print_error(line: str) -> None:

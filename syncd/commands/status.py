@@ -28,10 +28,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def query(path: str) -> Status:
-    """Queries the daemon.
-
-    Args:
-        path: The path of its socket.
+    """Queries the daemon at a socket.
 
     Raises:
         UnreachableError: It cannot be reached.
@@ -48,12 +45,7 @@ def as_json(status: Status) -> str:
 
 
 def as_text(status: Status, now: datetime) -> str:
-    """For people.
-
-    Args:
-        status: The daemon's answers.
-        now: The present time, for ages.
-    """
+    """For people; `now` is the present time, for ages."""
     daemon = status.status
     state = "ready" if daemon.ready else "starting"
     scan = f"scanned {_age(daemon.last_scan, now)} ago" if daemon.last_scan else "not scanned yet"
@@ -96,7 +88,7 @@ def _secrets(status: Status, now: datetime) -> tuple[Sequence[str], Iterable[Seq
         changed = f"{_age(item.changed_at, now)} ago" if item.changed_at else "-"
         state = f"{item.state}!" if item.problem else item.state.value
         row = (
-            *(_secret(item), scope_text(item.scope), state, changed),
+            *(secret_key(item.secret, item.source or None), scope_text(item.scope), state, changed),
             *(", ".join(delivered) or "-", ", ".join(pending) or "-"),
         )
         found = [at.adoption for at in item.consumers.values() if at.adoption is not None]
@@ -107,10 +99,6 @@ def _secrets(status: Status, now: datetime) -> tuple[Sequence[str], Iterable[Seq
 def _adoption(item: AdoptionReport) -> str:
     state = item.state.value.replace("_", " ")
     return state if item.seconds is None else f"{state} after {item.seconds:.1f} s"
-
-
-def _secret(item: SecretReport) -> str:
-    return secret_key(item.secret, item.source or None)
 
 
 def _consumer(name: str, item: ConsumerReport, now: datetime) -> Sequence[str]:

@@ -14,6 +14,6 @@ def printable(text: str) -> str:
 
 
 def scope_text(scope: Scope | list[Scope]) -> str:
-    """A scope as people write it."""
+    """`Type` or `Type/id`, or several of them."""
     several = scope if isinstance(scope, list) else [scope]
     return ", ".join(s.resource_type + (f"/{s.id}" if s.id else "") for s in several)

@@ -7,6 +7,7 @@ option that the value came from.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,7 @@ from syncd.core.decode import Path, Problem, decode
 from syncd.core.errors import ConfigurationError
 from syncd.core.findings import Finding, finding, key_path
 from syncd.core.tree import TreeError, parse_yaml
-from syncd.system.files import read_file
+from syncd.system.files import UnsuitableError, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,19 +57,16 @@ def load_relay(
     Args:
         file: As for `load`, but that the default is `/etc/syncd/relay.yaml`.
         given: Keys of the section `relay` from the command line; they win over the file.
-        environ: As for `load`; a vault config named there is ignored.
+        environ: As for `load`; `BOX_VAULT_CONFIG` and `SYNCD_WATCH_ROOTS` are ignored.
 
     Raises:
         ConfigurationError: Every problem found, with file and key path.
     """
     place = _locate(file, environ, DEFAULT_RELAY_FILE)
     tree = {} if place is None else place.read()
-    written = "vault_config" in tree
-    tree, problems, origins = _overlay(tree, environ)
-    if not written:
-        tree.pop("vault_config", None)
+    problems, origins = _overlay(tree, environ, _RELAY_TWINS)
     for key, value in given.items():
-        _put(tree, ["relay"], key, value)
+        _put(tree, ("relay", key), value)
         origins["relay", key] = ("command line", _OPTIONS[key])
     settings, found = decode(tree, RelaySettings, check_section)
     problems += found
@@ -83,23 +81,21 @@ def examine(
 ) -> tuple[Settings | None, list[Finding]]:
     """Reads as much of the configuration as can be read, for a linter that goes on after an error.
 
-    Args:
-        file: As for `load`.
-        environ: As for `load`.
+    The arguments are those of `load`.
 
     Returns:
         The configuration, and every problem; with a problem, only the sections `vault_config` and
         `watch`, so far as they can be read; None when not even the vault config is known.
     """
     place = _locate(file, environ, DEFAULT_FILE)
-    written: dict[str, Any] = {}
+    tree: dict[str, Any] = {}
     findings: list[Finding] = []
     if place is not None:
         try:
-            written = place.read()
+            tree = place.read()
         except ConfigurationError as error:
             findings += error.findings
-    tree, problems, origins = _overlay(written, environ)
+    problems, origins = _overlay(tree, environ, _TWINS)
     if findings and "vault_config" not in tree:
         return None, findings
     settings, found = decode(tree, Settings, check_section)
@@ -121,20 +117,27 @@ class _Place:
 
     Attributes:
         path: Its path.
-        remedy: What to do where the path is wrong.
+        correction: What to do where the path is wrong.
+        given: Whether the user gave the path; it may then be a pipe, such as `<(…)` of a shell.
     """
 
     path: str
-    remedy: str
+    correction: str
+    given: bool = True
 
     def read(self) -> dict[str, Any]:
-        if self.path == os.devnull:  # how users say that there is no file
-            return {}
         try:
-            content, _ = read_file(self.path, MAX_SIZE)
+            content, status = read_file(self.path, MAX_SIZE, stream=self.given)
         except OSError as error:
+            hint = self.correction
+            if not isinstance(error, UnsuitableError):
+                hint += ", or make the file readable for this user"
             message = f"cannot be read: {error.strerror}"
-            raise self._error("config-unreadable", message, self.remedy) from None
+            raise self._error("config-unreadable", message, hint) from None
+        if stat.S_ISFIFO(status.st_mode) and not content:
+            # at a reload the content is gone: an empty configuration would drop every consumer
+            hint = "use a file, so that it can be read again"
+            raise self._error("config-unreadable", "cannot be read: the pipe is empty", hint)
         try:
             documents = parse_yaml(content)
         except TreeError as error:
@@ -144,34 +147,28 @@ class _Place:
             hint = "keep one document, without ---"
             raise self._error("config-malformed", "holds several documents", hint)
         tree = documents[0] if documents else None
-        if tree is None:
-            return {}
-        if not isinstance(tree, dict):
+        if not isinstance(tree, dict | None):
             raise self._error("config-malformed", "is not a mapping", "write key: value")
-        return tree
+        return tree or {}
 
     def _error(self, code: str, message: str, hint: str) -> ConfigurationError:
         return ConfigurationError([finding(code, self.path, "", message, hint)])
 
 
 def _locate(file: str | None, environ: Mapping[str, str], default: str) -> _Place | None:
-    access = "make the file readable for this user"
     if file:
-        return _Place(file, f"correct the path after -c, or {access}")
+        return _Place(file, "correct the path after -c")
     if environ.get("SYNCD_CONFIG"):
-        return _Place(environ["SYNCD_CONFIG"], f"correct $SYNCD_CONFIG, or {access}")
+        return _Place(environ["SYNCD_CONFIG"], "correct $SYNCD_CONFIG")
     if os.path.exists(default):
-        return _Place(default, f"{access}, or give another path by -c or $SYNCD_CONFIG")
+        return _Place(default, "give another path by -c or $SYNCD_CONFIG", given=False)
     return None
 
 
 def _salvage(tree: dict[str, Any]) -> Settings | None:
-    vault_config = tree.get("vault_config")
-    attempts = [
-        decode({"vault_config": vault_config, "watch": tree.get("watch", {})}, Settings)[0],
-        decode({"vault_config": vault_config}, Settings)[0],
-    ]
-    return next(filter(None, attempts), None)
+    vault_config = {"vault_config": tree.get("vault_config")}
+    settings, _ = decode({**vault_config, "watch": tree.get("watch", {})}, Settings)
+    return settings or decode(vault_config, Settings)[0]
 
 
 _OPTIONS: Final = {
@@ -203,7 +200,7 @@ def _finding(problem: Problem, source: str, origins: _Origins) -> Finding:
     return finding("config-invalid", source, where, problem.message, hint)
 
 
-_PLAIN_TWINS = {
+_RELAY_TWINS: Final[Mapping[str, tuple[str, ...]]] = {
     "SYNCD_STATE_DIR": ("state_dir",),
     "SYNCD_INSTANCE": ("instance",),
     "SYNCD_SOCKET": ("api", "socket"),
@@ -211,30 +208,35 @@ _PLAIN_TWINS = {
     "SYNCD_LOG_LEVEL": ("log", "level"),
     "SYNCD_LOG_FORMAT": ("log", "format"),
 }
+"""The variables that set a key of a relay, too."""
+
+_TWINS: Final[Mapping[str, tuple[str, ...]]] = {
+    "AIDBOX_VAULT_CONFIG": ("vault_config",),
+    "BOX_VAULT_CONFIG": ("vault_config",),  # wins over the older name
+    "SYNCD_WATCH_ROOTS": ("watch", "roots"),
+    **_RELAY_TWINS,
+}
+"""The variables that set a key."""
 
 
 def _overlay(
-    tree: dict[str, Any], environ: Mapping[str, str]
-) -> tuple[dict[str, Any], list[Problem], _Origins]:
+    tree: dict[str, Any], environ: Mapping[str, str], twins: Mapping[str, tuple[str, ...]]
+) -> tuple[list[Problem], _Origins]:
     """Puts the values of the environment into the file's tree; leaves malformed sections alone.
 
     Returns:
-        The tree, problems of the environment itself, and where values come from.
+        Problems of the environment itself, and where values come from.
     """
     problems: list[Problem] = []
     origins: _Origins = {}
-    for variable in ("AIDBOX_VAULT_CONFIG", "BOX_VAULT_CONFIG"):
-        if environ.get(variable):
-            tree["vault_config"] = environ[variable]
-            origins["vault_config",] = ("environment", variable)
-    for variable, (*sections, key) in _PLAIN_TWINS.items():
-        if environ.get(variable):
-            _put(tree, sections, key, environ[variable])
-            origins[*sections, key] = ("environment", variable)
-    if environ.get("SYNCD_WATCH_ROOTS"):
-        _put(tree, ["watch"], "roots", [r for r in environ["SYNCD_WATCH_ROOTS"].split(":") if r])
-        origins["watch", "roots"] = ("environment", "SYNCD_WATCH_ROOTS")
+    for variable, path in twins.items():
+        value = environ.get(variable)
+        if value:
+            roots = variable == "SYNCD_WATCH_ROOTS"
+            _put(tree, path, list(filter(None, value.split(":"))) if roots else value)
+            origins[path] = ("environment", variable)
     url, key_file = environ.get("SYNCD_WEBHOOK_URL"), environ.get("SYNCD_WEBHOOK_SIGNING_KEY_FILE")
+    key_origin = ("environment", "SYNCD_WEBHOOK_SIGNING_KEY_FILE")
     if url:
         webhook = {"name": "webhook", "kind": "webhook", "url": url}
         others = tree.get("consumers") or []
@@ -245,17 +247,17 @@ def _overlay(
             origins[*at, "url"] = ("environment", "SYNCD_WEBHOOK_URL")
             if key_file:
                 webhook["signing_key_file"] = key_file
-                key_origin = ("environment", "SYNCD_WEBHOOK_SIGNING_KEY_FILE")
                 origins[*at, "signing_key_file"] = key_origin
     elif key_file:
-        variable = "SYNCD_WEBHOOK_SIGNING_KEY_FILE"
-        hint = "set SYNCD_WEBHOOK_URL too, or unset this one"
+        hint = "set SYNCD_WEBHOOK_URL too, or unset this variable"
+        variable = key_origin[1]
         problems.append(Problem((variable,), "is set without SYNCD_WEBHOOK_URL", hint))
-        origins[variable,] = ("environment", variable)
-    return tree, problems, origins
+        origins[variable,] = key_origin
+    return problems, origins
 
 
-def _put(tree: dict[str, Any], sections: list[str], key: str, value: object) -> None:
+def _put(tree: dict[str, Any], path: tuple[str, ...], value: object) -> None:
+    *sections, key = path
     for section in sections:
         inner = tree.get(section)
         if inner is None:

@@ -5,8 +5,9 @@ Each check looks at one section and returns every problem with its key path and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import SplitResult, urlsplit
 
 from syncd.config.settings import (
     Aidbox,
@@ -17,7 +18,6 @@ from syncd.config.settings import (
     RelaySettings,
     RelaySource,
     Settings,
-    Subscriber,
     Watch,
     Webhook,
 )
@@ -26,17 +26,14 @@ from syncd.core.decode import Path, Problem
 from syncd.core.nats_binding import DEFAULT_SUBJECT, filter_problem, subject_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from types import UnionType
+
+T = TypeVar("T")
 
 
 def check_section(section: object, at: Path) -> list[Problem]:
-    """The problems of one section; `decode` calls it for each of them.
-
-    Args:
-        section: A structure of `syncd.config.settings`.
-        at: Its key path.
-    """
+    """The problems of one section at its key path; `decode` calls it for each section."""
     return [
         problem
         for types, check in _CHECKS.items()
@@ -46,22 +43,19 @@ def check_section(section: object, at: Path) -> list[Problem]:
 
 
 def _check_grants(credentials: Credentials, at: Path) -> list[Problem]:
-    asked = [(grant.unit, grant.credential) for grant in credentials.grants]
+    grants = credentials.grants
     hint = "give each credential of a unit one secret"
     return [
         Problem((*at, "grants", index, "credential"), f"is granted to {unit} twice", hint)
-        for index, (unit, credential) in enumerate(asked)
-        if (unit, credential) in asked[:index]
+        for index, (unit, _) in _repeated([(grant.unit, grant.credential) for grant in grants])
     ]
 
 
 def _check_consumers(settings: Settings | RelaySettings, _at: Path) -> list[Problem]:
-    names = [consumer.name for consumer in settings.consumers]
     hint = "give each consumer its own name"
     problems = [
         Problem(("consumers", index, "name"), "is used twice", hint)
-        for index, name in enumerate(names)
-        if name in names[:index]
+        for index, _ in _repeated([consumer.name for consumer in settings.consumers])
     ]
     if isinstance(settings, RelaySettings):
         hint = "remove verify here; configure it at the syncd that watches the secret's mount"
@@ -74,35 +68,35 @@ def _check_consumers(settings: Settings | RelaySettings, _at: Path) -> list[Prob
 
 
 def _check_watch(watch: Watch, at: Path) -> list[Problem]:
-    if watch.rescan_interval > 0:
-        return []
-    return [Problem((*at, "rescan_interval"), "must be above zero", "write 60s")]
+    return _check_positive(watch, at, rescan_interval="60s")
 
 
 def _check_api(api: Api, at: Path) -> list[Problem]:
-    return _check_listen(api.listen, at) + _check_subscribers(api.subscribers, at)
-
-
-def _check_subscribers(subscribers: tuple[Subscriber, ...], at: Path) -> list[Problem]:
-    uids = [subscriber.uid for subscriber in subscribers]
+    problems = []
+    if api.listen and parse_host_port(api.listen) is None:
+        hint = "write one such as 127.0.0.1:9753"
+        problems.append(Problem((*at, "listen"), "is not host:port", hint))
     hint = "give each uid one entry, with all of its scopes"
-    return [
+    problems += [
         Problem((*at, "subscribers", index, "uid"), "is used twice", hint)
-        for index, uid in enumerate(uids)
-        if uid in uids[:index]
+        for index, _ in _repeated([subscriber.uid for subscriber in api.subscribers])
     ]
+    return problems
 
 
 def _check_aidbox(aidbox: Aidbox, at: Path) -> list[Problem]:
-    problems: list[Problem] = []
-    for index, url in enumerate(aidbox.urls):
-        problem = check_base_url(url, (*at, "urls", index))
-        problems += filter(None, (problem,))
-        if url in aidbox.urls[:index]:
-            problems.append(Problem((*at, "urls", index), "is written twice", "keep one of them"))
+    problems = [
+        problem
+        for index, url in enumerate(aidbox.urls)
+        if (problem := check_base_url(url, (*at, "urls", index)))
+    ]
+    problems += [
+        Problem((*at, "urls", index), "is written twice", "keep one of them")
+        for index, _ in _repeated(aidbox.urls)
+    ]
     hints = {
         "urls": "name each replica, such as http://127.0.0.1:8080",
-        "actions": "name some of drop_cache, audit_event and verify",
+        "actions": "name at least one of drop_cache, audit_event and verify",
     }
     problems += [
         Problem((*at, key), "is empty", hint)
@@ -113,50 +107,45 @@ def _check_aidbox(aidbox: Aidbox, at: Path) -> list[Problem]:
         problems.append(
             Problem((*at, "client_id"), "is not the id of a Client", "write the id alone")
         )
-    problems += [
-        Problem((*at, key), "must be above zero", hint)
-        for key, hint in {"timeout": "write 10s", "verify_timeout": "write 60s"}.items()
-        if getattr(aidbox, key) <= 0
-    ]
-    return problems + _check_client_certificate(aidbox, at)
+    problems += _check_positive(aidbox, at, timeout="10s", verify_timeout="60s")
+    return problems + _check_pair(aidbox, at, "client_cert", "client_key")
 
 
-def check_base_url(url: str, at: Path) -> Problem | None:
-    """Checks the URL of a server: no credentials, nothing after the path."""
-    if not _is_http_url(url):
+def check_base_url(
+    url: str, at: Path, credentials: str = "client_id and client_secret_file"
+) -> Problem | None:
+    """Checks the URL of a server: no credentials, nothing after the path.
+
+    Args:
+        url: The URL.
+        at: Its key path.
+        credentials: Where credentials belong, for the hint.
+    """
+    parts = _parse_url(url, _HTTP)
+    if parts is None:
         return Problem(at, "is not an http or https URL", "write http://host:port")
-    parts = urlsplit(url)
     if "@" in parts.netloc:
-        return Problem(at, "holds credentials", "use client_id and client_secret_file")
+        return Problem(at, "holds credentials", f"use {credentials}")
     if parts.query or parts.fragment:
         return Problem(at, "has a query or a fragment", "write http://host:port")
     return None
 
 
-def _check_client_certificate(section: Webhook | Aidbox, at: Path) -> list[Problem]:
-    if bool(section.client_cert) == bool(section.client_key):
-        return []
-    missing, there = "client_cert", "client_key"
-    if section.client_cert:
-        missing, there = there, missing
-    return [Problem((*at, missing), "is missing", f"add {missing}, or remove {there}")]
-
-
 def _check_webhook(webhook: Webhook, at: Path) -> list[Problem]:
     problems: list[Problem] = []
-    if not _is_http_url(webhook.url):
+    url = _parse_url(webhook.url, _HTTP)
+    if url is None:
         hint = "write http://host:port/path"
         problems.append(Problem((*at, "url"), "is not an http or https URL", hint))
-    elif "@" in urlsplit(webhook.url).netloc:
+    elif "@" in url.netloc:
         hint = "use basic_auth with a password_file"
         problems.append(Problem((*at, "url"), "holds credentials", hint))
     if webhook.basic_auth and webhook.bearer_token_file:
         problems.append(
             Problem((*at, "bearer_token_file"), "contradicts basic_auth", "keep one of them")
         )
-    problems += _check_client_certificate(webhook, at)
-    if webhook.timeout <= 0:
-        problems.append(Problem((*at, "timeout"), "must be above zero", "write 10s"))
+    problems += _check_pair(webhook, at, "client_cert", "client_key")
+    problems += _check_positive(webhook, at, timeout="10s")
     for name, value in webhook.headers.items():
         if name.lower() in _OWN_HEADERS or name.lower().startswith("webhook-"):
             problems.append(Problem((*at, "headers", name), "is set by syncd itself", "remove it"))
@@ -174,8 +163,8 @@ def _check_webhook(webhook: Webhook, at: Path) -> list[Problem]:
 
 def _check_nats(nats: NatsServer, at: Path) -> list[Problem]:
     problems = [
-        Problem((*at, "urls", i), *bad)
-        for i, url in enumerate(nats.urls)
+        Problem((*at, "urls", index), *bad)
+        for index, url in enumerate(nats.urls)
         if (bad := _bad_nats_url(url))
     ]
     if not nats.urls:
@@ -187,13 +176,9 @@ def _check_nats(nats: NatsServer, at: Path) -> list[Problem]:
     ]
     if len(logins) > 1:
         problems.append(Problem((*at, logins[1]), f"contradicts {logins[0]}", "keep one of them"))
-    for one, other in (("user", "password_file"), ("client_cert", "client_key")):
-        if bool(getattr(nats, one)) != bool(getattr(nats, other)):
-            missing, there = (other, one) if getattr(nats, one) else (one, other)
-            hint = f"add {missing}, or remove {there}"
-            problems.append(Problem((*at, missing), "is missing", hint))
-    if nats.timeout <= 0:
-        problems.append(Problem((*at, "timeout"), "must be above zero", "write 10s"))
+    problems += _check_pair(nats, at, "user", "password_file")
+    problems += _check_pair(nats, at, "client_cert", "client_key")
+    problems += _check_positive(nats, at, timeout="10s")
     bad_subject = None
     if isinstance(nats, Nats):
         bad_subject, example = subject_problem(nats.subject), DEFAULT_SUBJECT
@@ -205,40 +190,50 @@ def _check_nats(nats: NatsServer, at: Path) -> list[Problem]:
 
 
 def _bad_nats_url(text: str) -> tuple[str, str] | None:
-    hint = "write nats://host:4222, or tls://host:4222 to insist on TLS"
-    try:
-        url = urlsplit(text)
-        usable = url.scheme in ("nats", "tls") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        return "is not the URL of a NATS server", hint
-    if not usable or not text.isprintable() or " " in text or url.path or url.query or url.fragment:
+    url = _parse_url(text, ("nats", "tls"))
+    if url is None or url.path or url.query or url.fragment:
+        hint = "write nats://host:4222, or tls://host:4222 to insist on TLS"
         return "is not the URL of a NATS server", hint
     if "@" in url.netloc:
         return "holds credentials", "use password_file, token_file or credentials_file"
     return None
 
 
-def _is_http_url(text: str) -> bool:
+def _parse_url(text: str, schemes: Sequence[str]) -> SplitResult | None:
     if not text.isprintable() or " " in text:
-        return False  # urlsplit silently drops a line break
-    try:
+        return None  # urlsplit silently drops a line break
+    with suppress(ValueError):
         url = urlsplit(text)
-        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        return False
+        if url.scheme in schemes and url.hostname and url.port != 0:
+            return url
+    return None
 
 
-_OWN_HEADERS = frozenset(
+def _repeated(items: Sequence[T]) -> list[tuple[int, T]]:
+    """The items that occur before, with their indices."""
+    return [(index, item) for index, item in enumerate(items) if item in items[:index]]
+
+
+def _check_pair(section: object, at: Path, one: str, other: str) -> list[Problem]:
+    given = [key for key in (one, other) if getattr(section, key)]
+    if len(given) != 1:
+        return []
+    missing = other if given == [one] else one
+    return [Problem((*at, missing), "is missing", f"add {missing}, or remove {given[0]}")]
+
+
+def _check_positive(section: object, at: Path, **examples: str) -> list[Problem]:
+    return [
+        Problem((*at, key), "must be above zero", f"write a duration such as {example}")
+        for key, example in examples.items()
+        if getattr(section, key) <= 0
+    ]
+
+
+_HTTP: Final = ("http", "https")
+_OWN_HEADERS: Final = frozenset(
     ("authorization", "connection", "content-length", "content-type", "host", "transfer-encoding")
 )
-
-
-def _check_listen(listen: str, at: Path) -> list[Problem]:
-    if not listen or parse_host_port(listen):
-        return []
-    return [Problem((*at, "listen"), "is not host:port", "write one such as 127.0.0.1:9753")]
-
-
 _CHECKS: Final[Mapping[type | UnionType, Callable[[Any, Path], list[Problem]]]] = {
     Webhook: _check_webhook,
     Aidbox: _check_aidbox,

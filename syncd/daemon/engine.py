@@ -43,12 +43,7 @@ log = structlog.get_logger()
 async def open_engine(
     settings: Settings, resources: Resources, previous: MountEngine | None
 ) -> MountEngine:
-    """Makes an engine, and reads what it needs before it can run.
-
-    Args:
-        settings: The configuration.
-        resources: What outlives a reload.
-        previous: The engine that this one replaces; its vault clients are taken over.
+    """Makes an engine and reads what it needs; takes over the vault clients of a previous one.
 
     Raises:
         ConfigurationError: The vault config or a manifest cannot be used.
@@ -78,12 +73,7 @@ async def run_once(settings: Settings, limit: float) -> bool:
 
 
 class MountEngine:
-    """Everything that one configuration calls for, running.
-
-    Args:
-        settings: The configuration.
-        resources: What outlives a reload.
-        reason: Of the first scan.
+    """Everything that one configuration calls for, running; `reason` is that of the first scan.
 
     Attributes:
         pipeline: The consumers.
@@ -119,7 +109,7 @@ class MountEngine:
         )
 
     def _open_verifiers(self) -> dict[str, Verifier]:
-        verifiers = {
+        opened = {
             item.name: open_verifier(
                 item,
                 ledger=self._resources.ledger,
@@ -130,7 +120,7 @@ class MountEngine:
             )
             for item in self._settings.consumers
         }
-        return {name: item for name, item in verifiers.items() if item is not None}
+        return {name: verifier for name, verifier in opened.items() if verifier is not None}
 
     async def prepare(self, previous: MountEngine | None) -> None:
         """Loads the vault config and the manifests; see `open_engine`."""
@@ -236,12 +226,7 @@ class MountEngine:
         }
 
     def status(self, inventory: Mapping[str, Known], *, ready: bool) -> DaemonStatus:
-        """The state of the engine now.
-
-        Args:
-            inventory: Every secret, as of the last commit.
-            ready: Whether the first scan is done.
-        """
+        """The state of the engine now."""
         reconciler = self._reconciler
         return DaemonStatus(
             ready=ready,
@@ -262,12 +247,9 @@ class MountEngine:
         )
 
     def refresh(self) -> int:
-        """Starts a fetch by every provider, regardless of interval and backoff.
+        """Starts a fetch by every provider, regardless of interval and backoff; returns how many.
 
         In the event loop only.
-
-        Returns:
-            How many providers there are.
         """
         for refresher in self.refreshers:
             refresher.wake()

@@ -33,10 +33,6 @@ log = structlog.get_logger()
 class Pipeline:
     """The consumers of one configuration.
 
-    Args:
-        settings: The configuration.
-        resources: The ledger, metrics and listeners.
-
     Attributes:
         deliveries: The loop of each consumer, by name; the engine runs them.
         grants: Every mailbox, and which events go into it.
@@ -96,10 +92,5 @@ class Pipeline:
 
 
 def make_stamp(ledger: Ledger, instance: str | None) -> Stamp:
-    """The attributes that this installation adds to its events.
-
-    Args:
-        ledger: Gives the epoch.
-        instance: The installation's name, or None for the host's.
-    """
+    """The attributes that an installation adds to its events; its name defaults to the host's."""
     return Stamp(ledger.epoch, f"/syncd/{instance or socket.gethostname()}")

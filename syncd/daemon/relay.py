@@ -47,10 +47,6 @@ async def open_engine(
 class RelayEngine:
     """Everything that one configuration of a relay calls for, running.
 
-    Args:
-        settings: The configuration.
-        resources: What outlives a reload.
-
     Attributes:
         pipeline: The consumers.
         credentials: None: a relay has no values of secrets.
@@ -94,12 +90,7 @@ class RelayEngine:
         }
 
     def status(self, inventory: Mapping[str, Known], *, ready: bool) -> DaemonStatus:
-        """The state of the engine now.
-
-        Args:
-            inventory: Every secret, as of the last commit.
-            ready: Whether the engine has started.
-        """
+        """The state of the engine now."""
         heard = self._subscription.heard_at
         return DaemonStatus(
             ready=ready,

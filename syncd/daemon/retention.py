@@ -52,27 +52,20 @@ class Retention:
             self._grown = anyio.Event()
             bounds = self._bounds()
             try:
-                await anyio.to_thread.run_sync(
-                    prune, self._ledger, bounds.max_events, bounds.max_age
-                )
+                await anyio.to_thread.run_sync(prune, self._ledger, bounds)
             except StateError as error:
                 log.warning("event_log.not_pruned", problem=str(error))
                 self._grown.set()  # try again: on a full disk no commit would trigger it
             await anyio.sleep(bounds.prune_interval)
 
 
-def prune(ledger: Ledger, max_events: int, max_age: float) -> None:
+def prune(ledger: Ledger, bounds: EventLog) -> None:
     """Removes events beyond the bounds. Blocks.
-
-    Args:
-        ledger: Holds the event log.
-        max_events: How many events to keep, at most.
-        max_age: Seconds that an event is kept, at most.
 
     Raises:
         StateError: The ledger cannot be used.
     """
-    oldest = max(0.0, time.time() - max_age)
-    count = ledger.prune(max_events, rfc3339(oldest))
+    oldest = max(0.0, time.time() - bounds.max_age)
+    count = ledger.prune(bounds.max_events, rfc3339(oldest))
     if count:
         log.info("event_log.pruned", events=count)

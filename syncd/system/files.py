@@ -1,8 +1,9 @@
 """Small files, read whole and bounded; directories, made durable.
 
 A configuration, a manifest, a credential and a key are read in one way: opened without waiting for
-a FIFO's writer, checked on the descriptor, and refused above their limit. A file cut off at its
-limit would parse as a shorter one, and lose what is at its end.
+a FIFO's writer (unless the user gave a pipe on purpose), checked on the descriptor, and refused
+above their limit. A file cut off at its limit would parse as a shorter one, and lose what is at its
+end.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ class UnsuitableError(OSError):
     """The file was opened but is not one to read: of another kind, or too large."""
 
 
-def read_file(path: str, limit: int) -> tuple[bytes, os.stat_result]:
+def read_file(path: str, limit: int, *, stream: bool = False) -> tuple[bytes, os.stat_result]:
     """Reads a small regular file.
 
     Blocks: for worker threads, or before the event loop runs.
@@ -24,23 +25,27 @@ def read_file(path: str, limit: int) -> tuple[bytes, os.stat_result]:
     Args:
         path: The file.
         limit: Bytes that it may have.
+        stream: Whether it may also be a pipe or a character device (a terminal, `/dev/null`), which
+            is then read to its end, however long that takes.
 
     Returns:
         The content, and the status as it was before reading.
 
     Raises:
-        UnsuitableError: It is not a regular file, or larger than the limit; `strerror` says which.
+        UnsuitableError: It is of another kind, or larger than the limit; `strerror` says which.
         OSError: It cannot be opened or read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    wait = 0 if stream else os.O_NONBLOCK
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | wait)
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        is_stream = stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode)
+        if not (stat.S_ISREG(status.st_mode) or (stream and is_stream)):
             raise UnsuitableError(errno.EINVAL, "not a regular file", path)
         if status.st_size <= limit:
             with open(descriptor, "rb", closefd=False) as file:
                 content = file.read(limit + 1)
-            # the size can have grown since, and procfs says 0
+            # the size can have grown since, and is 0 in procfs and for a stream
             if len(content) <= limit:
                 return content, status
         raise UnsuitableError(errno.EFBIG, f"larger than {size_text(limit)}", path)

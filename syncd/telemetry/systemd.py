@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 
 class Notifier:
-    """Notifies systemd of the service's state.
-
-    Args:
-        environ: The environment.
-    """
+    """Notifies systemd of the service's state."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         address = environ.get("NOTIFY_SOCKET", "")

@@ -37,8 +37,8 @@ class Served:
         return stop
 
     async def apply(self, endpoint: _Endpoint, address: str, settings: object = None) -> None:
-        listener = await endpoint.open(address, self.make(address))
-        await endpoint.switch(listener, address, settings, self.serve)
+        await endpoint.open(address, self.make(address))
+        await endpoint.switch(settings, self.serve)
 
     @property
     def open(self) -> list[str]:
@@ -71,15 +71,30 @@ async def test_an_address_that_changes(served: Served) -> None:
     """The new one is open before the old one is closed; an empty one serves nothing."""
     endpoint = _Endpoint(None)
     await served.apply(endpoint, "a")
-    new = await endpoint.open("b", served.make("b"))
-    assert not endpoint.holds(new)
+    await endpoint.open("b", served.make("b"))
     assert served.open == ["a", "b"]
-    await endpoint.switch(new, "b", None, served.serve)
+    await endpoint.switch(None, served.serve)
     assert served.log == ["serve a", "stop a", "serve b"]
     assert served.open == ["b"]
     await served.apply(endpoint, "")
     assert served.log[-1] == "stop b"
     assert served.open == []
+    await endpoint.aclose()
+
+
+async def test_an_address_that_is_abandoned(served: Served) -> None:
+    """What was opened in vain is closed; the present address is served as before."""
+    endpoint = _Endpoint(None)
+    await served.apply(endpoint, "a")
+    await endpoint.open("b", served.make("b"))
+    for _ in range(2):
+        await endpoint.abandon()
+        assert served.open == ["a"]
+    await endpoint.open("a", served.make("a"))
+    await endpoint.abandon()
+    assert served.open == ["a"]
+    await served.apply(endpoint, "a")
+    assert served.log == ["serve a"]
     await endpoint.aclose()
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import jsonschema
@@ -25,6 +28,7 @@ from syncd.core.model import Scope
 from syncd.core.tree import parse_yaml
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 CONTRACT = """
@@ -242,7 +246,7 @@ class TestWhichFile:
     def test_the_remedy_for_a_wrong_path_names_what_gave_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The option, the variable, or the default that this user cannot read."""
+        """The option, the variable, or neither; permissions only where the file may be right."""
         absent = str(tmp_path / "absent.yaml")
         directory = tmp_path / "directory.yaml"
         directory.mkdir()
@@ -251,7 +255,7 @@ class TestWhichFile:
         for file, environ, hint in (
             (absent, {"SYNCD_CONFIG": "/other"}, f"correct the path after -c, or {access}"),
             (None, {"SYNCD_CONFIG": absent}, f"correct $SYNCD_CONFIG, or {access}"),
-            (None, {}, f"{access}, or give another path by -c or $SYNCD_CONFIG"),
+            (None, {}, "give another path by -c or $SYNCD_CONFIG"),
         ):
             with pytest.raises(ConfigurationError) as raised:
                 load(file, environ)
@@ -262,8 +266,57 @@ class TestWhichFile:
         """It is refused, not cut off: what its end says would be lost."""
         file = tmp_path / "relay.yaml"
         file.write_text("#" * ((1 << 20) + 1))
-        with pytest.raises(ConfigurationError, match="larger than 1 MiB; correct the path"):
+        with pytest.raises(
+            ConfigurationError, match=r"larger than 1 MiB; correct the path after -c \["
+        ):
             load_relay(str(file), {}, {})
+
+    @pytest.mark.timeout(10)
+    def test_a_pipe_that_the_user_gave_is_read_once(self) -> None:
+        """`-c <(…)` and `-c /dev/stdin`; at a reload, an empty pipe is not an empty file."""
+        with piped("vault_config: /v") as path:
+            assert load(path, {}) == Settings(vault_config="/v")
+            with pytest.raises(ConfigurationError, match="the pipe is empty; use a file"):
+                load(path, MINIMUM)
+        assert load(os.devnull, MINIMUM) == Settings(vault_config="/vc.json")
+
+    @pytest.mark.timeout(10)
+    def test_a_pipe_has_the_same_limit(self) -> None:
+        """It is refused, not cut off."""
+        with (
+            piped("#" * ((1 << 20) + 1)) as path,
+            pytest.raises(ConfigurationError, match="larger than 1 MiB"),
+        ):
+            load(path, MINIMUM)
+
+    @pytest.mark.timeout(10)
+    def test_a_pipe_in_the_default_place_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The user did not give it: the daemon does not wait for a writer."""
+        fifo = tmp_path / "fifo.yaml"
+        os.mkfifo(fifo)
+        monkeypatch.setattr(configuration, "DEFAULT_FILE", str(fifo))
+        with pytest.raises(ConfigurationError, match="not a regular file"):
+            load(None, MINIMUM)
+
+
+@contextmanager
+def piped(text: str) -> Iterator[str]:
+    """The path of a pipe that a thread fills with a text."""
+    reader, writer = os.pipe()
+
+    def feed() -> None:
+        with suppress(BrokenPipeError), open(writer, "w") as file:
+            file.write(text)
+
+    feeding = threading.Thread(target=feed)
+    feeding.start()
+    try:
+        yield f"/dev/fd/{reader}"
+    finally:
+        os.close(reader)
+        feeding.join()
 
 
 class TestProblems:
@@ -531,10 +584,15 @@ def test_a_consumer_of_kind_nats(
 
 
 def test_a_relays_configuration(tmp_path: Path) -> None:
-    """The command line wins over the file; the environment's vault config is not its business."""
+    """The command line wins over the file; variables about a mount are ignored."""
     file = tmp_path / "relay.yaml"
     file.write_text(json.dumps({"relay": {"urls": ["nats://a"], "subject": "s.>"}}))
-    environ = {"BOX_VAULT_CONFIG": "/v", "SYNCD_INSTANCE": "here", "SYNCD_WEBHOOK_URL": "http://h"}
+    environ = {
+        "BOX_VAULT_CONFIG": "/v",
+        "SYNCD_WATCH_ROOTS": "/r",
+        "SYNCD_INSTANCE": "here",
+        "SYNCD_WEBHOOK_URL": "http://h",
+    }
     found = load_relay(str(file), {"urls": ["nats://b"], "durable": "d"}, environ)
     assert (found.relay.urls, found.relay.subject, found.relay.durable) == (
         ("nats://b",),
@@ -544,6 +602,18 @@ def test_a_relays_configuration(tmp_path: Path) -> None:
     assert (found.instance, found.state_dir) == ("here", "/var/lib/syncd-relay")
     assert [consumer.name for consumer in found.consumers] == ["webhook"]
     assert credential_files(found) == []
+
+
+def test_a_relays_file_without_a_mount_is_blamed_for_its_own_keys(tmp_path: Path) -> None:
+    """A key that a relay does not have is reported in the file, also if a variable has its name."""
+    file = tmp_path / "relay.yaml"
+    relay = {"urls": ["nats://a"], "subject": "s.>"}
+    file.write_text(json.dumps({"vault_config": "/v", "relay": relay}))
+    with pytest.raises(ConfigurationError) as raised:
+        load_relay(str(file), {}, {"BOX_VAULT_CONFIG": "/v"})
+    assert [(found.source, found.where) for found in raised.value.findings] == [
+        (str(file), "vault_config")
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "a b", "x" * 254, "naïve"])

@@ -33,9 +33,12 @@ def mail(tmp_path: Path) -> Iterator[Mail]:
 async def test_number_and_age(mail: Mail) -> None:
     """Events beyond the number, and those older than the age, go."""
     await mail.put(*(change("a", n + 1, n) for n in range(5)))
-    await anyio.to_thread.run_sync(prune, mail.ledger, 3, 10 * 365 * 86400.0)
+    decade = 10 * 365 * 86400.0
+    bounds = EventLog(max_events=3, max_age=Duration(decade))
+    await anyio.to_thread.run_sync(prune, mail.ledger, bounds)
     assert await anyio.to_thread.run_sync(mail.ledger.span) == (2, 5)
-    await anyio.to_thread.run_sync(prune, mail.ledger, 3, -10 * 365 * 86400.0)
+    bounds = EventLog(max_events=3, max_age=Duration(-decade))
+    await anyio.to_thread.run_sync(prune, mail.ledger, bounds)
     assert await anyio.to_thread.run_sync(mail.ledger.span) == (5, 5)
 
 

@@ -48,6 +48,24 @@ def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path: Path) -> None:
             read_file(str(path), 1024)
 
 
+@pytest.mark.timeout(10)
+def test_a_pipe_is_read_to_its_end_where_the_caller_allows_one() -> None:
+    """Its size is unknown, so the limit holds for what is read; a directory is still refused."""
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, b"x" * 1024)
+        with pytest.raises(UnsuitableError, match="larger than 1023 bytes"):
+            read_file(f"/dev/fd/{reader}", 1023, stream=True)
+        os.write(writer, b"x" * 1024)
+        os.close(writer)
+        assert read_file(f"/dev/fd/{reader}", 1024, stream=True)[0] == b"x" * 1024
+    finally:
+        os.close(reader)
+    assert read_file(os.devnull, 1024, stream=True)[0] == b""
+    with pytest.raises(UnsuitableError, match="not a regular file"):
+        read_file("/", 1024, stream=True)
+
+
 def test_limits_are_shown_in_the_largest_whole_unit() -> None:
     """As the configuration writes sizes."""
     assert [size_text(size) for size in (0, 7, 1 << 10, 64 << 10, 4 << 20, 1500)] == [
