@@ -56,7 +56,6 @@ _MODE = re.compile(r"0?[0-7]{3}|0o[0-7]{3}")
 
 
 def _written(kinds: list[str], pattern: re.Pattern[str]) -> msgspec.Meta:
-    """The schema of a leaf that may be a number or a string such as `30s`."""
     return msgspec.Meta(extra_json_schema={_KINDS_KEY: kinds, "pattern": f"^({pattern.pattern})$"})
 
 
@@ -355,13 +354,7 @@ def keys_of(type_: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldIn
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
-    """A hint for an unknown word.
-
-    Args:
-        word: As written.
-        known: The words that would be right.
-        otherwise: The hint where none of them is close; None for a list of all of them.
-    """
+    """A hint for an unknown word: the closest known one, or `otherwise`, or a list of all."""
     words = sorted(known)
     close = difflib.get_close_matches(word, words, n=1)
     if close:

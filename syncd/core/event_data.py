@@ -12,7 +12,7 @@ import msgspec
 from syncd.core.model import ChangeKind, Entry, Known, Scope, State
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Callable, Container, Mapping
 
     from syncd.core.model import Change
 
@@ -157,6 +157,11 @@ DATA_TYPES: Final[Mapping[str, type[Data]]] = {
     SECRET_REJECTED: AdoptionData,
     VAULT_CONFIG_CHANGED: VaultConfigData,
 }
+
+DECODERS: Final[Mapping[str, Callable[[bytes | str | msgspec.Raw], Data]]] = {
+    name: msgspec.json.Decoder(type_).decode for name, type_ in DATA_TYPES.items()
+}
+"""For each type of event, what decodes its data from JSON."""
 
 
 def scope_data(scopes: tuple[Scope, ...]) -> Scope | list[Scope]:

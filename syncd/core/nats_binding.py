@@ -22,14 +22,13 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from syncd.core.event_data import DATA_TYPES, AdoptionData, SecretData
+from syncd.core.event_data import DECODERS, AdoptionData, SecretData
 from syncd.core.events import STRUCTURED, Attributes, Event, Origin
 from syncd.core.model import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from syncd.core.event_data import Data
     from syncd.core.events import Stamp
 
 ContentMode = Literal["structured", "binary"]
@@ -149,9 +148,6 @@ class _Envelope(Attributes, frozen=True, kw_only=True):
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
-_decode_data: Final[Mapping[str, Callable[[bytes | msgspec.Raw], Data]]] = {
-    name: msgspec.json.Decoder(type_).decode for name, type_ in DATA_TYPES.items()
-}
 
 
 def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
@@ -163,7 +159,7 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
     named = {name.lower(): value for name, value in (headers or {}).items()}
     try:
         envelope = _envelope(named, payload)
-        decode_data = _decode_data.get(envelope.type)
+        decode_data = DECODERS.get(envelope.type)
         data = None if decode_data is None else decode_data(envelope.data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise BindingError("is not a CloudEvent of syncd") from None

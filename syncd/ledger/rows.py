@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from syncd.core.event_data import DATA_TYPES
+from syncd.core.event_data import DECODERS
 from syncd.core.events import Event, Origin
 from syncd.core.model import Entry, Known, Scope, State
 
@@ -29,7 +29,6 @@ _encode = msgspec.json.encode
 _decode_audience = msgspec.json.Decoder(dict[str, tuple[Scope, ...]] | None).decode
 _decode_origin = msgspec.json.Decoder(Origin).decode
 _decode_scopes = msgspec.json.Decoder(tuple[Scope, ...]).decode
-_decode_data = {name: msgspec.json.Decoder(type_).decode for name, type_ in DATA_TYPES.items()}
 
 
 def event_of(row: Sequence) -> Event:  # type: ignore[type-arg] # sqlite3's rows
@@ -40,7 +39,7 @@ def event_of(row: Sequence) -> Event:  # type: ignore[type-arg] # sqlite3's rows
         time,
         type_,
         subject,
-        _decode_data[type_](data),
+        DECODERS[type_](data),
         _decode_audience(audience),
         None if origin is None else _decode_origin(origin),
     )

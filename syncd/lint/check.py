@@ -9,8 +9,6 @@ wherever something is left to look at, so that one run reports every mistake.
 from __future__ import annotations
 
 import os
-import secrets
-import time
 from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
@@ -24,8 +22,8 @@ from syncd.core.findings import finding, json_path, key_path
 from syncd.core.mountinfo import frozen_mount
 from syncd.core.vault_config import lint_vault_config
 from syncd.mount.listing import mounts, unclaimed_files
-from syncd.mount.read import Reader
-from syncd.mount.roots import derive_roots
+from syncd.mount.read import scan_once
+from syncd.mount.roots import roots_of
 from syncd.mount.vault_config_file import read_vault_config
 from syncd.net.inspection import inspect
 
@@ -67,8 +65,7 @@ def run_checks(
         aidbox: Which Aidbox to read, or None.
 
     Returns:
-        Every finding: the configuration's, the vault config's, the manifests', the mount's,
-        Aidbox's.
+        Every finding.
 
     Raises:
         ConfigurationError: There are no credentials to read Aidbox with.
@@ -79,7 +76,8 @@ def run_checks(
     settings, findings = examine(file, environ)
     if settings is None:
         return findings
-    findings += _credentials(settings, config_file(file, environ) or "environment")
+    source = config_file(file, environ) or "environment"
+    findings += _credentials(settings, source)
     path = settings.vault_config
     try:
         text, _ = read_vault_config(path)
@@ -87,7 +85,7 @@ def run_checks(
         return [*findings, *error.findings, *plan_provision(settings.provision)[1]]
     entries, found = lint_vault_config(text, path)
     found += check_provision(settings, entries)
-    found += _grants(settings, entries, config_file(file, environ) or "environment")
+    found += _grants(settings, entries, source)
     found += check_files(settings, entries) + check_mount(settings, entries)
     if aidbox is not None:
         from syncd.lint.aidbox.check import lint_aidbox  # noqa: PLC0415 - as above
@@ -115,7 +113,6 @@ def _credentials(settings: Settings, source: str) -> list[Finding]:
 
 
 def _grants(settings: Settings, entries: Mapping[str, Entry], source: str) -> list[Finding]:
-    """Grants of secrets that the vault config does not name."""
     return [
         finding(
             "grant-unknown",
@@ -131,29 +128,22 @@ def _grants(settings: Settings, entries: Mapping[str, Entry], source: str) -> li
 
 async def log_findings(settings: Settings, vault_config: VaultConfigFile) -> None:
     """Logs what `check_mount` finds; for the start of a daemon."""
-    entries = dict(vault_config.entries)
-    for found in await anyio.to_thread.run_sync(check_mount, settings, entries):
+    for found in await anyio.to_thread.run_sync(check_mount, settings, vault_config.entries):
         report = log.error if found.is_error else log.warning
         report("check.finding", code=found.code, finding=str(found))
 
 
 def check_files(settings: Settings, entries: Mapping[str, Entry]) -> list[Finding]:
     """Reads each entry's file as the daemon would, but without waiting for it to be at rest."""
-    reader = Reader(
-        secrets.token_bytes(32),  # the hashes are compared with nothing and dropped
-        _roots(settings, entries),
-        max_size=settings.watch.max_secret_size,
-        settle=0.0,
-        grace=0.0,
-    )
-    snapshot = reader.scan(entries, now=time.time(), monotonic=time.monotonic())
+    snapshot = scan_once(entries, settings.watch, settle=0.0)
     findings = []
     for name, entry in entries.items():
         seen = snapshot.observations[name]
         if seen.problem is None:
             continue
         code = seen.code or "secret-unreadable"
-        message = seen.problem if entry.path in seen.problem else f"{entry.path} {seen.problem}"
+        names_place = seen.problem.startswith(("there is no file ", "the mount "))
+        message = seen.problem if names_place else f"{entry.path} {seen.problem}"
         hint = _REMEDIES[code]
         if code == "secret-outside-roots" and not settings.watch.roots:
             # the roots are derived from the paths, and setting any replaces all of them
@@ -217,9 +207,7 @@ def _shared(
 
 
 def _frozen(
-    settings: Settings,
-    real: Mapping[str, str],
-    mounted: tuple[Mount, ...],
+    settings: Settings, real: Mapping[str, str], mounted: tuple[Mount, ...]
 ) -> list[Finding]:
     hint = "mount the whole volume, without subPath, at a directory"
     findings = []
@@ -237,7 +225,7 @@ def _frozen(
 def _unmapped(settings: Settings, entries: Mapping[str, Entry]) -> list[Finding]:
     own = [settings.vault_config, *(path for _, path in credential_files(settings))]
     claimed = [*own, *(entry.path for entry in entries.values())]
-    paths = unclaimed_files(_roots(settings, entries), claimed, most=_MOST_FILES)
+    paths = unclaimed_files(roots_of(settings.watch, entries), claimed, most=_MOST_FILES)
     hint = "add an entry to the vault config, or remove the file"
     findings = [
         finding("file-unmapped", path, "", "is named by no entry of the vault config", hint)
@@ -248,10 +236,6 @@ def _unmapped(settings: Settings, entries: Mapping[str, Entry]) -> list[Finding]
         message = f"and {more} more files are named by no entry of the vault config"
         findings.append(finding("file-unmapped", paths[_MOST_UNMAPPED], "", message, hint))
     return findings
-
-
-def _roots(settings: Settings, entries: Mapping[str, Entry]) -> tuple[str, ...]:
-    return settings.watch.roots or derive_roots(entries.values())
 
 
 def _at(settings: Settings, name: str, code: str, message: str, hint: str) -> Finding:

@@ -6,6 +6,7 @@ SARIF is in `syncd.lint.sarif`.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def exit_code(findings: Iterable[Finding], *, strict: bool) -> int:
 
 
 def as_text(findings: Iterable[Finding]) -> str:
-    """One line per finding, and a line with their numbers."""
+    """One line per finding, and a line with the number of errors and warnings."""
     findings = tuple(findings)
     errors, warnings = _count(findings)
     return "\n".join(
@@ -51,21 +52,11 @@ def as_text(findings: Iterable[Finding]) -> str:
 
 
 def as_json(findings: Iterable[Finding]) -> str:
-    """The findings and their numbers as one JSON object."""
+    """The findings, and the number of errors and warnings, as one JSON object."""
     findings = tuple(findings)
     errors, warnings = _count(findings)
     document = {
-        "findings": [
-            {
-                "code": found.code,
-                "severity": found.severity,
-                "source": found.source,
-                "where": found.where,
-                "message": found.message,
-                "hint": found.hint,
-            }
-            for found in findings
-        ],
+        "findings": [asdict(found) for found in findings],
         "summary": {"errors": errors, "warnings": warnings},
     }
     return json.dumps(document, indent=2)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from syncd.core.errors import RefusedError
 from syncd.mount.read import Reader
-from syncd.mount.roots import derive_roots
+from syncd.mount.roots import roots_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _ValueReader(Reader):
-    """Keeps the content that it read last, beside the fingerprint."""
+    """Keeps the content that it read last."""
 
     value = b""
 
@@ -33,7 +33,6 @@ class _ValueReader(Reader):
         return super().fingerprint(name, content)
 
     def read(self, entry: Entry) -> Observation:
-        """One scan for one secret."""
         found = self.scan({entry.name: entry}, now=time.time(), monotonic=time.monotonic())
         return found.observations[entry.name]
 
@@ -42,7 +41,7 @@ def read_value(name: str, entries: Mapping[str, Entry], watch: Watch) -> bytes |
     """Reads the value that a secret has now.
 
     Args:
-        name: The secret's.
+        name: The secret's name.
         entries: The vault config's, by name.
         watch: The section `watch` of the configuration.
 
@@ -55,7 +54,7 @@ def read_value(name: str, entries: Mapping[str, Entry], watch: Watch) -> bytes |
     entry = entries.get(name)
     if entry is None:
         raise RefusedError("is not in the vault config")
-    reader = _reader(b"", watch.roots or derive_roots(entries.values()), watch)
+    reader = _reader(b"", roots_of(watch, entries), watch)
     seen = reader.read(entry)
     if not seen.settled:
         return None

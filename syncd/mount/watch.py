@@ -69,7 +69,7 @@ class Hint:
     directories: frozenset[str]
 
     def merge(self, later: Hint) -> Hint:
-        """Both hints in one."""
+        """One hint in place of two."""
         return Hint(
             "overflow" if "overflow" in (self.reason, later.reason) else "inotify",
             self.urgent or later.urgent,
@@ -139,50 +139,16 @@ class Watcher:
         self.degraded = degraded
 
     def _open(self) -> None:
-        if self._epoll is None:
-            try:
+        try:
+            if self._epoll is None:
                 self._epoll = select.epoll()
-            except OSError as error:
-                if self._wanted:
-                    self.degraded = _explain(error)
-                return
-        if self._mounts is None:
-            self._mounts = self._open_mounts(self._epoll)
-        if not self._wanted or self._inotify is not None:
-            return
-        try:
-            inotify = INotify(nonblocking=True)
+            if self._mounts is None:
+                self._mounts = _open_mounts(self._epoll)
+            if self._wanted and self._inotify is None:
+                self._inotify = _open_inotify(self._epoll)
         except OSError as error:
-            self.degraded = _explain(error)
-            return
-        try:
-            self._epoll.register(inotify.fileno(), select.EPOLLIN)
-        except OSError as error:
-            inotify.close()
-            self.degraded = _explain(error)
-            return
-        self._inotify = inotify
-
-    @staticmethod
-    def _open_mounts(epoll: select.epoll) -> int | None:
-        """Opens and watches the mount table; None where that fails, and the rescan finds mounts."""
-        try:
-            mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            epoll.register(mounts, select.EPOLLIN | select.EPOLLET)
-            epoll.poll(0)  # consumes the edge that registering gives
-        except OSError:
-            os.close(mounts)
-            return None
-        return mounts
-
-    def writers(self) -> frozenset[str]:
-        """Paths of files that were written to and not closed since, by the events so far."""
-        limit = time.monotonic() - WRITER_LIMIT
-        self._modified = {path: at for path, at in self._modified.items() if at > limit}
-        return frozenset(self._modified)
+            if self._wanted:
+                self.degraded = _explain(error)
 
     def is_written(self, path: str) -> bool:
         """Whether a file is being written, by all events until now.
@@ -268,6 +234,31 @@ class Watcher:
         if self._mounts is not None:
             os.close(self._mounts)
         self._epoll = self._inotify = self._mounts = self._kept = None
+
+
+def _open_mounts(epoll: select.epoll) -> int | None:
+    """Opens and watches the mount table; None where that fails, and the rescan finds mounts."""
+    try:
+        mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        epoll.register(mounts, select.EPOLLIN | select.EPOLLET)
+        epoll.poll(0)  # consumes the edge that registering gives
+    except OSError:
+        os.close(mounts)
+        return None
+    return mounts
+
+
+def _open_inotify(epoll: select.epoll) -> INotify:
+    inotify = INotify(nonblocking=True)
+    try:
+        epoll.register(inotify.fileno(), select.EPOLLIN)
+    except OSError:
+        inotify.close()
+        raise
+    return inotify
 
 
 def _explain(error: OSError) -> str:
