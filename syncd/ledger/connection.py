@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.errors import StateError
-from syncd.ledger.file import state_error
+from syncd.ledger.file import DAMAGE, error_code, state_error
+from syncd.ledger.rows import set_meta
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +19,6 @@ _CHECKPOINT: Final = 1000
 """Pages in the log after which a commit moves them into the database (SQLite's default)."""
 
 _LONG_LOG: Final = _CHECKPOINT * 4096
-_DAMAGE: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 
 
 class LedgerConnection:
@@ -76,7 +76,7 @@ class LedgerConnection:
             try:
                 yield self._connection
             except sqlite3.Error as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+                if error_code(error) in DAMAGE:
                     # Not closed cleanly, the file is checked at the next opening and replaced.
                     self._damaged = True
                 raise state_error("use the ledger", error) from None
@@ -104,27 +104,8 @@ class LedgerConnection:
         with self._lock:
             try:
                 if not self._damaged:
-                    self._connection.execute(
-                        "UPDATE meta SET value = '' WHERE key = 'open_since_boot'"
-                    )
+                    set_meta(self._connection, open_since_boot="")
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.Error:
                 pass  # the next opening takes it for a crash, which is safe
             self._connection.close()
-
-
-def meta(db: sqlite3.Connection, key: str) -> str | None:
-    """The value of a key in the table `meta`, or None."""
-    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-    return None if row is None else str(row[0])
-
-
-def set_meta(db: sqlite3.Connection, **values: str) -> None:
-    """Sets keys in the table `meta`."""
-    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
-
-
-def last_sequence(db: sqlite3.Connection) -> int:
-    """The newest sequence that was ever given out, even if its event was pruned."""
-    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
-    return 0 if row is None else int(row[0])

@@ -25,7 +25,7 @@ import msgspec
 from syncd.core.event_data import SecretData
 from syncd.core.events import events_of
 from syncd.ledger import received
-from syncd.ledger.connection import LedgerConnection, last_sequence, meta, set_meta
+from syncd.ledger.connection import LedgerConnection
 from syncd.ledger.file import open_file, state_error
 from syncd.ledger.rows import (
     EVENT_COLUMNS,
@@ -33,6 +33,9 @@ from syncd.ledger.rows import (
     event_of,
     insert_events,
     known_of,
+    last_sequence,
+    meta,
+    set_meta,
     store_inventory,
 )
 from syncd.ledger.schema import FILE_NAME
@@ -153,8 +156,8 @@ class Ledger:
         `checkpoint` afterwards.
 
         Args:
-            plan: What a scan found.
-            known: The inventory before it.
+            plan: The result of a scan.
+            known: The inventory before the plan.
             vault_config_path: Subject of a vault config event.
             at: Time of the scan (RFC 3339, UTC).
             consumers: Names of the mailboxes to fill, and what each consumer may see.
@@ -181,14 +184,14 @@ class Ledger:
         return event
 
     def follow(self, stream: str, last: int) -> int:
-        """Begins or goes on to follow a stream, and returns where its past ends.
+        """Begins or continues to follow a stream, and returns where its past ends.
 
         What the first stream of a ledger holds already is the past, and is not passed on. A stream
         that takes the place of another one has no past.
 
         Args:
             stream: Identity of a stream; one that was deleted and made again has another.
-            last: Its newest position.
+            last: The stream's newest position.
 
         Returns:
             The last position of the past; 0 where there is none.

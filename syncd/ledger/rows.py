@@ -31,6 +31,23 @@ _decode_origin = msgspec.json.Decoder(Origin).decode
 _decode_scopes = msgspec.json.Decoder(tuple[Scope, ...]).decode
 
 
+def meta(db: sqlite3.Connection, key: str) -> str | None:
+    """The value of a key in the table `meta`, or None."""
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def set_meta(db: sqlite3.Connection, **values: str) -> None:
+    """Sets keys in the table `meta`."""
+    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+
+def last_sequence(db: sqlite3.Connection) -> int:
+    """The newest sequence that was ever given out, even if its event was pruned."""
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def event_of(row: Sequence) -> Event:  # type: ignore[type-arg] # sqlite3's rows
     """The event of a row of `EVENT_COLUMNS`."""
     sequence, time, type_, subject, data, audience, origin = row
@@ -67,13 +84,7 @@ def known_of(row: Sequence) -> Known:  # type: ignore[type-arg] # sqlite3's rows
 
 
 def store_inventory(db: sqlite3.Connection, plan: Plan, known: Mapping[str, Known]) -> None:
-    """Writes what a plan changes of the inventory.
-
-    Args:
-        db: In a transaction.
-        plan: Its `touched` and `dropped` names are written.
-        known: The inventory before the plan.
-    """
+    """Writes what a plan changes of the inventory, which was `known` before it."""
     rows, updates = [], []
     for name in plan.touched:
         item, before = plan.inventory[name], known.get(name)

@@ -265,7 +265,7 @@ def _explain(error: OSError) -> str:
     remedies = {
         errno.EMFILE: "raise fs.inotify.max_user_instances or the limit of open files",
         errno.ENOSPC: "raise fs.inotify.max_user_watches",
-        errno.ENOSYS: "this sandbox has no inotify",
+        errno.ENOSYS: "set watch.mode to poll, since this sandbox has no inotify",
     }
     reason = error.strerror or os.strerror(error.errno or 0)
     remedy = remedies.get(error.errno or 0)

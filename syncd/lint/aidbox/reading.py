@@ -99,12 +99,7 @@ async def read_live(settings: Aidbox) -> tuple[Live, list[Finding]]:
 
 
 def unreadable(source: str, error: SyncdError) -> Finding:
-    """The finding that something of Aidbox cannot be read.
-
-    Args:
-        source: Its URL.
-        error: Why.
-    """
+    """The finding that something of Aidbox, at the URL `source`, cannot be read."""
     hint = error.remedy or "start Aidbox, or correct the URL"
     return finding("aidbox-unreadable", source, "", error.problem, hint)
 
@@ -121,16 +116,15 @@ class _Reader:
         url = self._url
         started = await self._started()
         if str(self._first) not in started:
-            return Live(url, {}, frozenset(RESOURCE_TYPES), started=started)
+            return Live(url, {}, started=started)
         resources: dict[str, tuple[Resource, ...]] = {}
         for type_ in RESOURCE_TYPES:
             try:
                 resources[type_] = await self._all(type_)
             except SyncdError as error:
                 self._report(f"{url}/fhir/{type_}", error)
-        unread = frozenset(RESOURCE_TYPES) - resources.keys()
         destinations = await self._destinations(resources.get(DESTINATION, ()))
-        return Live(url, resources, unread, destinations, started)
+        return Live(url, resources, destinations, started)
 
     def _report(self, source: str, error: SyncdError) -> None:
         self.findings.append(unreadable(source, error))

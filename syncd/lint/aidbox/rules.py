@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.decode import did_you_mean
 from syncd.core.findings import finding, json_path
 from syncd.core.model import Scope
-from syncd.lint.aidbox.references import (
-    DESTINATION,
-    Reference,
-    references_in,
-    stored_secrets,
-)
+from syncd.core.timing import rfc3339
+from syncd.lint.aidbox.references import DESTINATION, Reference, references_in, stored_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,15 +44,13 @@ class Live:
 
     Attributes:
         url: Its base URL.
-        resources: By type.
-        unread: Types whose resources could not be read.
+        resources: By type; without the types that could not be read.
         destinations: The status of each destination that refers to a secret, by id.
         started: When each replica started, seconds since the epoch, by URL.
     """
 
     url: str
     resources: Mapping[str, tuple[Resource, ...]]
-    unread: frozenset[str] = frozenset()
     destinations: Mapping[str, Destination] = field(default_factory=dict)
     started: Mapping[str, float] = field(default_factory=dict)
 
@@ -133,7 +126,7 @@ def _unreferenced(
     used = {reference.name for reference in found}
     for name, entry in entries.items():
         types = {scope.resource_type for scope in entry.scopes}
-        if name in used or not types or types & live.unread or not types <= set(live.resources):
+        if name in used or not types or not types <= live.resources.keys():
             continue  # not all resources that could refer to it were read
         message = "is not used by any resource of Aidbox"
         hint = "refer to it from a resource, or remove the entry and the file"
@@ -151,7 +144,7 @@ def _stale_destinations(
             continue
         message = (
             f"has used the secret {reference.name} as it was at its start at "
-            f"{_time(state.started)}, before the rotation at {_time(rotated[reference.name])}"
+            f"{rfc3339(state.started)}, before the rotation at {rfc3339(rotated[reference.name])}"
         )
         queued = "unknown" if state.queued is None else state.queued
         hint = f"{_RECREATE}; messagesQueued is {queued}, and those messages can be lost"
@@ -172,13 +165,8 @@ def _restart(live: Live, vault_config: str, changed: float | None) -> Iterator[F
     for url, started in live.started.items():
         if changed is not None and started < changed - _CLOCK_ERROR:
             message = (
-                f"has been running since {_time(started)}, but {vault_config} changed at "
-                f"{_time(changed)}"
+                f"has been running since {rfc3339(started)}, but {vault_config} changed at "
+                f"{rfc3339(changed)}"
             )
             hint = "restart Aidbox: it loads the vault config only when it starts"
             yield finding("aidbox-restart-needed", url, "", message, hint)
-
-
-def _time(seconds: float) -> str:
-    at = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-    return at.replace("+00:00", "Z")
