@@ -27,11 +27,7 @@ _INTERVAL: Final = 1.0
 
 
 async def wait(settings: Settings, limit: float) -> list[str]:
-    """Waits until every entry of the vault config is present and readable.
-
-    Args:
-        settings: The configuration.
-        limit: Seconds to wait at most; 0 scans once.
+    """Waits until every entry is present and readable, at most `limit` seconds; 0 scans once.
 
     Returns:
         One line per entry that is still missing; empty when none is.

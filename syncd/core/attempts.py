@@ -58,10 +58,8 @@ class Attempts:
     def retry(self, reason: str, rng: Random, *, at_least: float = 0.0) -> Failure:
         """Counts a failure that may heal.
 
-        Args:
-            reason: Why the attempt failed, one line.
-            rng: Source of the jitter.
-            at_least: Seconds that the other side asked to wait (`Retry-After`).
+        The next attempt is not before `at_least` seconds, which the other side asked to wait
+        (`Retry-After`). The reason is one line.
         """
         delay = self.backoff.next(rng, at_least=at_least)
         self.last_error = reason
@@ -70,10 +68,8 @@ class Attempts:
     def refuse(self, reason: str, rng: Random, *, at_cap: bool = False) -> Failure:
         """Counts a failure that only a person can change.
 
-        Args:
-            reason: Why the attempt failed, one line.
-            rng: Source of the jitter.
-            at_cap: Whether to wait as long as the backoff allows, from the first failure on.
+        With `at_cap` the delay is as long as the backoff allows from the first failure on. The
+        reason is one line.
         """
         delay = self.backoff.at_cap(rng) if at_cap else self.backoff.next(rng)
         self.last_error = reason

@@ -50,14 +50,7 @@ def audit_event_id(event_id: str) -> str:
 
 
 def audit_event(data: SecretData, *, event_id: str, source: str, time: str) -> dict[str, Any]:
-    """The resource for one change.
-
-    Args:
-        data: The data of the change's event.
-        event_id: Id of that event.
-        source: URI of the installation of syncd, as in its events.
-        time: When the scan saw the change (RFC 3339, UTC).
-    """
+    """The resource for one change, from the data and attributes of its event."""
     syncd = {"display": "syncd", "identifier": {"system": SOURCE_SYSTEM, "value": source}}
     scopes = data.scope if isinstance(data.scope, list) else [data.scope]
     return {

@@ -84,11 +84,8 @@ def decode(
 ) -> tuple[T | None, list[Problem]]:
     """Decodes a tree into `type_`.
 
-    Args:
-        tree: A parsed file.
-        type_: The structure to build.
-        check: Returns the problems of a structure whose types are right; called for each
-            structure, inner ones first.
+    `check` returns the problems of a structure whose types are right. It is called for each
+    structure, inner ones first.
 
     Returns:
         The value and no problems, or None and every problem in order of appearance.

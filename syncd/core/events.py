@@ -189,13 +189,7 @@ class Stamp(msgspec.Struct, frozen=True):
         return _wire_form(self.origin(event), event.type, event.subject, event.time, event.data)
 
     def encode_reset(self, secrets: tuple[SecretState, ...], sequence: int, at: str) -> bytes:
-        """An `io.syncd.reset` event as JSON.
-
-        Args:
-            secrets: The current state.
-            sequence: The newest event that the state includes.
-            at: Now (RFC 3339, UTC).
-        """
+        """An `io.syncd.reset` event as JSON: the state at a time, up to the event `sequence`."""
         origin = Origin(self.id(sequence), self.source)
         return _encoder.encode(_wire_form(origin, RESET, "secrets", at, ResetData(secrets)))
 
@@ -225,7 +219,7 @@ def events_of(
     """The events of a plan: first the vault config's, then the secrets' by name.
 
     Args:
-        plan: What changed.
+        plan: The changes.
         known: The inventory before the plan, for the scopes that entries had.
         vault_config_path: Subject of a vault config event.
         at: Time of the scan.

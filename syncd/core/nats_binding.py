@@ -75,9 +75,7 @@ def subject_problem(template: str) -> str | None:
 def filter_problem(subject: str, *, wildcards: bool = True) -> str | None:
     """The problem of a subject, as the end of a sentence, or None.
 
-    Args:
-        subject: As written.
-        wildcards: Whether `*`, and `>` at the end, may stand for tokens.
+    With `wildcards`, `*` and, at the end, `>` may stand for tokens.
     """
     if not subject.isascii() or not subject.isprintable() or " " in subject:
         return "has characters other than visible ASCII"

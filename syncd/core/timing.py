@@ -46,9 +46,7 @@ class Backoff:
     def next(self, rng: Random, *, at_least: float = 0.0) -> float:
         """Counts a failure and returns how long to wait, in seconds.
 
-        Args:
-            rng: Source of the jitter.
-            at_least: Seconds that the other side asked for (`Retry-After`), also above the cap.
+        The other side may ask for `at_least` some seconds (`Retry-After`), also above the cap.
         """
         step = min(self.cap, self.first * 2.0 ** min(self.failures, 30))
         self.failures += 1
@@ -86,12 +84,7 @@ class Pace:
     at: float | None = None
 
     def rest(self, now: float, took: float) -> float:
-        """Counts work that took some seconds; returns how many seconds to rest after it.
-
-        Args:
-            now: When the work ended, on a monotonic clock, seconds.
-            took: How long the work took, seconds.
-        """
+        """Counts work that took some seconds and ends `now`; returns how many seconds to rest."""
         since = 0.0 if self.at is None else now - self.at
         self.at = now
         most = self.burst + self.longest * self.share

@@ -91,11 +91,7 @@ def parse_json(text: bytes) -> Any:  # noqa: ANN401 - a tree of JSON values has 
 
 
 def parse_yaml(text: bytes, *, raw: bool = False) -> list[Any]:
-    """Parses every document of a YAML stream, mappings as `Node`.
-
-    Args:
-        text: The stream, UTF-8.
-        raw: Gives every scalar as a `Scalar` instead of its value.
+    """Parses every document of a YAML stream, mappings as `Node`, with `raw` scalars as `Scalar`.
 
     Raises:
         TreeError: Not UTF-8 or not YAML; names line and column.

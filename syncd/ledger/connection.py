@@ -22,12 +22,7 @@ _LONG_LOG: Final = _CHECKPOINT * 4096
 
 
 class LedgerConnection:
-    """A connection that threads share, one at a time.
-
-    Args:
-        path: The file.
-        connection: A connection to it in autocommit mode, usable from any thread.
-    """
+    """A connection in autocommit mode that threads share, one at a time."""
 
     def __init__(self, path: str, connection: sqlite3.Connection) -> None:
         self._path = path
@@ -48,8 +43,7 @@ class LedgerConnection:
     def transaction(self, *, checkpoint: bool = True) -> Iterator[sqlite3.Connection]:
         """Commits all that the block does, or nothing.
 
-        Args:
-            checkpoint: Whether the commit also moves a long log into the database.
+        With `checkpoint` the commit also moves a long log into the database.
 
         Raises:
             StateError: The file cannot be used.

@@ -37,9 +37,7 @@ _MACHINE_ERRORS = (_REMEDIES.keys() - DAMAGE) | {
 def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
     """Opens or creates the file; one that cannot be used is renamed and replaced.
 
-    Args:
-        path: The file.
-        key_id: Id of the fingerprint key that its versions must have been made with.
+    Its versions must have been made with the fingerprint key `key_id`.
 
     Returns:
         The connection, and why an existing file was replaced, or None.

@@ -94,11 +94,8 @@ class Ledger:
         """Opens or creates the ledger of a state directory.
 
         A damaged ledger, or one that belongs to another fingerprint key, is renamed and replaced
-        by a new one; `rebuilt` says why.
-
-        Args:
-            state: The locked directory.
-            boot_id: Names this run of the machine (`/proc/sys/kernel/random/boot_id`).
+        by a new one; `rebuilt` has the reason. The `boot_id` names this run of the machine
+        (`/proc/sys/kernel/random/boot_id`).
 
         Raises:
             StateError: It cannot be opened, or a newer syncd wrote it.

@@ -59,13 +59,7 @@ def run_checks(
 ) -> list[Finding]:
     """Checks configuration, vault config and mount, and optionally a live Aidbox.
 
-    Args:
-        file: Path of the configuration from the command line; see `syncd.config.load.load`.
-        environ: The environment.
-        aidbox: Which Aidbox to read, or None.
-
-    Returns:
-        Every finding.
+    The configuration is found from `file` and `environ` as by `syncd.config.load.load`.
 
     Raises:
         ConfigurationError: There are no credentials to read Aidbox with.

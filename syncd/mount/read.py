@@ -126,12 +126,7 @@ def scan_once(
     """Scans for a command: nothing is remembered, so that a missing file counts as removed.
 
     The key is a random one, so the versions can be compared with nothing.
-
-    Args:
-        entries: By name.
-        watch: The section `watch` of the configuration.
-        settle: As for `Reader`; 0 also reads files that are being written.
-        is_written: As for `Reader.scan`.
+    With a `settle` of 0, files that are being written are read, too.
     """
     reader = Reader(
         secrets.token_bytes(32),

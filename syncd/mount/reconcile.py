@@ -207,10 +207,8 @@ class Reconciler:
     async def _wake(self, rest: float, retry: float | None, reason: str) -> str:
         """Waits until the next pass is due; returns its reason.
 
-        Args:
-            rest: Seconds after the last pass before a hint starts the next one.
-            retry: Seconds after which to scan again without a hint, or None.
-            reason: The last pass's, which a retry continues.
+        Hints start it after `rest` seconds at the earliest. A `retry` comes after so many seconds
+        without a hint, and has the reason of the last pass, which it continues.
         """
         now = time.monotonic()
         rested = now + rest

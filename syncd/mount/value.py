@@ -38,12 +38,7 @@ class _ValueReader(Reader):
 
 
 def read_value(name: str, entries: Mapping[str, Entry], watch: Watch) -> bytes | None:
-    """Reads the value that a secret has now.
-
-    Args:
-        name: The secret's name.
-        entries: The vault config's, by name.
-        watch: The section `watch` of the configuration.
+    """Reads the value that a secret of the vault config has now.
 
     Returns:
         The value; None while it is being written or replaced: try again soon.
@@ -68,13 +63,13 @@ def read_value(name: str, entries: Mapping[str, Entry], watch: Watch) -> bytes |
 def read_version(
     key: bytes, roots: Iterable[str], watch: Watch, entry: Entry, version: str
 ) -> bytes | None:
-    """Reads a secret's value if its file still has a certain version.
+    """Reads a secret's value if its file lies in the roots and still has a certain version.
 
     Args:
         key: Key of the fingerprints.
-        roots: Directories that the file must lie in, after resolving symlinks.
+        roots: As for `Reader`.
         watch: The section `watch` of the configuration.
-        entry: The secret's.
+        entry: The secret.
         version: The version that the content must have.
 
     Returns:

@@ -80,13 +80,9 @@ class VaultConfigFile:
             raise ConfigurationError(self.findings)
 
     async def refresh(self, *, at_rest: bool = True) -> bool:
-        """Reads the file again if it may have changed.
+        """Reads the file again; returns whether the result differs from the last one.
 
-        Args:
-            at_rest: Whether to postpone reading a file that was written within the settle time.
-
-        Returns:
-            Whether the result differs from the last one.
+        With `at_rest`, reading a file that was written within the settle time is postponed.
         """
         self.postponed = False
         # One trip to a thread: a cancellation between opening and closing would leak the file.

@@ -85,8 +85,7 @@ _Table = dict[int, list[tuple[str, frozenset[str] | None]]]
 class Watcher:
     """Watches a set of directories that `arm` may change at any time.
 
-    Args:
-        mode: `auto` and `inotify` use inotify where it works, `poll` does not.
+    The modes `auto` and `inotify` use inotify where it works, `poll` does not.
     """
 
     def __init__(self, mode: Literal["auto", "inotify", "poll"] = "auto") -> None:
@@ -109,10 +108,8 @@ class Watcher:
         """Watches these directories and no others; may be called from a worker thread.
 
         A directory that was replaced by another one of the same name gets a new watch. A directory
-        that cannot be watched shows in `degraded`.
-
-        Args:
-            watch: Per directory the names that matter, or None for all.
+        that cannot be watched shows in `degraded`. For each directory only some names matter, or
+        all (None).
         """
         self._open()
         if self._inotify is None:
@@ -151,13 +148,10 @@ class Watcher:
                 self.degraded = _explain(error)
 
     def is_written(self, path: str) -> bool:
-        """Whether a file is being written, by all events until now.
+        """Whether a file, or the file that a symlink leads to, is being written.
 
-        May be called from a worker thread while no `next_hint` is waiting. The hint of the events
-        that it reads is kept for the next `next_hint`.
-
-        Args:
-            path: The file, or a symlink to it.
+        This takes all events until now. Their hint is kept for the next `next_hint`. May be called
+        from a worker thread while no `next_hint` is waiting.
         """
         hint = None if self._epoll is None else self._drain(self._epoll)
         if hint is not None:

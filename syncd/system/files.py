@@ -17,13 +17,9 @@ class UnsuitableError(OSError):
 
 
 def read_file(path: str, limit: int) -> tuple[bytes, os.stat_result]:
-    """Reads a small regular file.
+    """Reads a regular file of at most `limit` bytes.
 
     Blocks: for worker threads, or before the event loop runs.
-
-    Args:
-        path: The file.
-        limit: Bytes that it may have.
 
     Returns:
         The content, and the status as it was before reading.

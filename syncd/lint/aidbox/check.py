@@ -44,11 +44,6 @@ class Target:
 def lint_aidbox(settings: Settings, entries: Mapping[str, Entry], target: Target) -> list[Finding]:
     """Every finding about Aidbox, vault config and files together. Blocks.
 
-    Args:
-        settings: The configuration.
-        entries: Those of the vault config, by name.
-        target: The Aidbox.
-
     Raises:
         ConfigurationError: There are no credentials to read Aidbox with.
     """

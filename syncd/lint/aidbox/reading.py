@@ -81,10 +81,7 @@ class _Health(msgspec.Struct):
 
 
 async def read_live(settings: Aidbox) -> tuple[Live, list[Finding]]:
-    """Reads what the rules need.
-
-    Args:
-        settings: Replicas and credentials; resources are read from the first replica.
+    """Reads what the rules need; resources from the first replica.
 
     Returns:
         What was read, and a finding for each part that could not be.
