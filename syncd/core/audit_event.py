@@ -69,29 +69,18 @@ def audit_event(data: SecretData, *, event_id: str, source: str, time: str) -> d
     }
 
 
+def _entity(what: dict[str, Any], role: dict[str, str], name: str) -> dict[str, Any]:
+    return {"what": {**what, "display": name}, "type": _SYSTEM_OBJECT, "role": role, "name": name}
+
+
 def _secret(data: SecretData, event_id: str) -> dict[str, Any]:
+    what = {"identifier": {"system": EVENT_SYSTEM, "value": event_id}}
     versions = {"version": data.version, "previous_version": data.previous_version}
-    return {
-        "what": {
-            "identifier": {"system": EVENT_SYSTEM, "value": event_id},
-            "display": data.secret,
-        },
-        "type": _SYSTEM_OBJECT,
-        "role": _SECURITY_RESOURCE,
-        "name": data.secret,
-        "detail": [{"type": key, "valueString": value} for key, value in versions.items() if value],
-    }
+    detail = [{"type": key, "valueString": value} for key, value in versions.items() if value]
+    return {**_entity(what, _SECURITY_RESOURCE, data.secret), "detail": detail}
 
 
 def _resource(scope: Scope) -> dict[str, Any]:
-    name = str(scope)
-    return {
-        "what": {
-            "type": scope.resource_type,
-            "identifier": {"system": RESOURCE_SYSTEM, "value": name},
-            "display": name,
-        },
-        "type": _SYSTEM_OBJECT,
-        "role": _SECURITY_USER,
-        "name": name,
-    }
+    identifier = {"system": RESOURCE_SYSTEM, "value": str(scope)}
+    what = {"type": scope.resource_type, "identifier": identifier}
+    return _entity(what, _SECURITY_USER, str(scope))

@@ -170,11 +170,7 @@ _Convert = Callable[[str], str | float | bool | None]
 _TAG = "tag:yaml.org,2002:"
 _LONGEST_NUMBER = 64
 _SCALARS: dict[str, tuple[re.Pattern[str], list[str], _Convert]] = {
-    _TAG + "null": (
-        re.compile(r"(?:~|null|Null|NULL|)\Z"),
-        ["~", "n", "N", ""],
-        lambda _: None,
-    ),
+    _TAG + "null": (re.compile(r"(?:~|null|Null|NULL|)\Z"), ["~", "n", "N", ""], lambda _: None),
     _TAG + "bool": (
         re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"),
         list("tTfF"),

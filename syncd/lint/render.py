@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from syncd.core.findings import Finding
 
@@ -28,22 +28,20 @@ NO_INPUT: Final = frozenset(
 """Codes that mean that an input could not be read at all."""
 
 
-def exit_code(findings: Iterable[Finding], *, strict: bool) -> int:
+def exit_code(findings: Sequence[Finding], *, strict: bool) -> int:
     """The exit code of `syncd check`.
 
     Returns:
         0 when there is no error (with `strict`: no finding), 2 when an input could not be read at
         all, else 1.
     """
-    findings = tuple(findings)
     if any(found.code in NO_INPUT for found in findings):
         return 2
     return int(any(strict or found.is_error for found in findings))
 
 
-def as_text(findings: Iterable[Finding]) -> str:
+def as_text(findings: Sequence[Finding]) -> str:
     """One line per finding, and a line with the number of errors and warnings."""
-    findings = tuple(findings)
     errors, warnings = _count(findings)
     return "\n".join(
         [f"{found.severity}: {found}" for found in findings]
@@ -51,9 +49,8 @@ def as_text(findings: Iterable[Finding]) -> str:
     )
 
 
-def as_json(findings: Iterable[Finding]) -> str:
+def as_json(findings: Sequence[Finding]) -> str:
     """The findings, and the number of errors and warnings, as one JSON object."""
-    findings = tuple(findings)
     errors, warnings = _count(findings)
     document = {
         "findings": [asdict(found) for found in findings],
@@ -62,6 +59,6 @@ def as_json(findings: Iterable[Finding]) -> str:
     return json.dumps(document, indent=2)
 
 
-def _count(findings: tuple[Finding, ...]) -> tuple[int, int]:
+def _count(findings: Sequence[Finding]) -> tuple[int, int]:
     errors = sum(found.is_error for found in findings)
     return errors, len(findings) - errors

@@ -316,10 +316,7 @@ class Reconciler:
                 self._entries, self._parents = entries, parents_of(entries.values())
             self._reader.set_roots(mounts_of(self._parents, self._reader.roots))
         return self._reader.scan(
-            entries,
-            now=time.time(),
-            monotonic=time.monotonic(),
-            is_written=self.watcher.is_written,
+            entries, now=time.time(), monotonic=time.monotonic(), is_written=self.watcher.is_written
         )
 
     def _still_being_written(self, snapshot: Snapshot) -> bool:

@@ -240,15 +240,13 @@ class RootScan:
         problem = f"the mount {known.path} is missing or incomplete"
         held = Observation(State.MISSING, None, problem, settled=False)
         if names is None:
-            self._observe_all(held)
-        else:
-            self._snapshot.observations.update(dict.fromkeys(names, held))
+            names = [entry.name for entry in self._entries]
+        self._snapshot.observations.update(dict.fromkeys(names, held))
         self._snapshot.retry_within(left)
         return True
 
     def _observe_all(self, observation: Observation) -> None:
-        for entry in self._entries:
-            self._snapshot.observations[entry.name] = observation
+        self._snapshot.observations = {entry.name: observation for entry in self._entries}
 
     def _observe(self, root: int, data: int | None, entry: Entry) -> Observation:
         relative = entry.path[self._prefix :]

@@ -8,7 +8,6 @@ query are used: behind a proxy it can name another host, and credentials must no
 from __future__ import annotations
 
 import time
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -20,6 +19,7 @@ from syncd.consumers.aidbox.session import NOT_FOUND, RejectedError
 from syncd.core.errors import RefusedError, SyncdError
 from syncd.core.findings import finding
 from syncd.core.model import Scope
+from syncd.core.timing import seconds_of
 from syncd.core.vault_config import RESOURCE_TYPES
 from syncd.lint.aidbox.references import DESTINATION, references_in
 from syncd.lint.aidbox.rules import Destination, Live
@@ -203,7 +203,7 @@ def _destination(status: _Parameters) -> Destination:
     started = values.get("startTimestamp", _Parameter()).value_date_time
     queued = values.get("messagesQueued", _Parameter()).value_decimal
     try:
-        at = None if started is None else datetime.fromisoformat(started).timestamp()
+        at = None if started is None else seconds_of(started)
     except ValueError:
         at = None
     return Destination(at, None if queued is None else int(queued))
