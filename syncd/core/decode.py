@@ -356,7 +356,7 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) 
     close = difflib.get_close_matches(word, words, n=1)
     if close:
         return f"did you mean {close[0]}?"
-    return "known here: " + ", ".join(words) if otherwise is None else otherwise
+    return "use one of " + ", ".join(words) if otherwise is None else otherwise
 
 
 def _kind(tree: object) -> str:

@@ -144,7 +144,7 @@ class _Reader:
             hint = "keep one of them: which one Aidbox uses is not defined"
             self.report("name-duplicate", (*at, name), "is written twice", hint)
         if not secrets:
-            self.report("vault-config-empty", at, "names no secret", "add an entry for each secret")
+            self.report("vault-config-empty", at, "has no entries", "add one for each secret")
         entries = {}
         for name, item in secrets.items():
             entry = self.entry(name, item, (*at, name))

@@ -113,7 +113,7 @@ def _grants(settings: Settings, entries: Mapping[str, Entry], source: str) -> li
             source,
             key_path("credentials", "grants", index, "secret"),
             f"{item.secret} is not in {settings.vault_config}",
-            did_you_mean(item.secret, entries, "correct it, or add it to the vault config"),
+            did_you_mean(item.secret, entries, "correct the name, or add it to the vault config"),
         )
         for index, item in enumerate(settings.credentials.grants)
         if item.secret not in entries
@@ -162,7 +162,7 @@ def _about_content(
                 snapshot.newline_ended,
                 "secret-newline",
                 "ends in a newline",
-                "write it without a newline: whether Aidbox removes one is not documented",
+                "write the secret without it: whether Aidbox removes one is not documented",
             ),
             (
                 snapshot.world_readable,

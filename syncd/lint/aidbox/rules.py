@@ -98,8 +98,7 @@ def _names(live: Live, found: list[Reference], entries: Mapping[str, Entry]) -> 
         entry, name = entries.get(reference.name), _quoted(reference.name)
         if entry is None:
             message = f"refers to {name}, which is not in the vault config"
-            closest = _closest(reference, entries)
-            hint = f"add it there and restart Aidbox, or correct the name; {closest}"
+            hint = f"add it there and restart Aidbox{_other_names(reference, entries)}"
             yield finding("reference-unknown", place, where, message, hint)
         elif entry.scopes and not any(s.covers(reference.resource) for s in entry.scopes):
             allowed = ", ".join(map(str, entry.scopes))
@@ -113,11 +112,11 @@ def _quoted(name: str) -> str:
     return f"the secret {name}" if name.isprintable() and len(name) <= _NAME else "a secret"
 
 
-def _closest(reference: Reference, entries: Mapping[str, Entry]) -> str:
+def _other_names(reference: Reference, entries: Mapping[str, Entry]) -> str:
     fitting = [n for n, e in entries.items() if any(s.covers(reference.resource) for s in e.scopes)]
     if not fitting:
-        return f"the vault config has no entry for {reference.resource}"
-    return did_you_mean(reference.name, fitting)
+        return f": the vault config has no entry for {reference.resource}"
+    return f", or correct the name: {did_you_mean(reference.name, fitting)}"
 
 
 def _unreferenced(
@@ -143,7 +142,7 @@ def _stale_destinations(
         if state is None or state.started is None or rotated[reference.name] <= state.started:
             continue
         message = (
-            f"has used the secret {reference.name} as it was at its start at "
+            f"uses an old value of the secret {reference.name}: it started at "
             f"{rfc3339(state.started)}, before the rotation at {rfc3339(rotated[reference.name])}"
         )
         queued = "unknown" if state.queued is None else state.queued
@@ -156,7 +155,7 @@ def _stored(live: Live) -> Iterator[Finding]:
     for of, resource in live.each():
         for where in stored_secrets(resource, of.resource_type):
             message = "holds a secret in Aidbox's database"
-            hint = "write it to a file, add an entry to the vault config, and refer to that"
+            hint = "write it to a file, add an entry to the vault config, and refer to the entry"
             place = live.place(of)
             yield finding("secret-stored", place, json_path(*where), message, hint)
 
