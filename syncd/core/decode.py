@@ -97,8 +97,8 @@ def decode(
 
 def schema(type_: type) -> dict[str, Any]:
     """The JSON Schema (2020-12) of what `decode` takes for `type_`."""
-    document = _as_decoded(msgspec.json.schema(type_))
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
+    document: dict[str, Any] = _as_decoded(msgspec.json.schema(type_))
+    return document
 
 
 def _as_decoded(described: Any) -> Any:

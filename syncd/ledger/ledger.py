@@ -32,9 +32,9 @@ from syncd.ledger.rows import (
     INVENTORY_COLUMNS,
     event_of,
     insert_events,
-    known_of,
     last_sequence,
     meta,
+    secret_of,
     set_meta,
     store_inventory,
 )
@@ -136,7 +136,7 @@ class Ledger:
     def inventory(self) -> dict[str, Known]:
         """Everything known, by secret name."""
         rows = self._file.read(f"SELECT {INVENTORY_COLUMNS} FROM secret")  # noqa: S608 - constant
-        return {known.entry.name: known for known in map(known_of, rows)}
+        return {known.entry.name: known for known in map(secret_of, rows)}
 
     def record(
         self,

@@ -23,7 +23,7 @@ EVENT_COLUMNS: Final = (
 """What a statement selects for `event_of`."""
 
 INVENTORY_COLUMNS: Final = "name, path, scopes, state, version, problem, changed_at"
-"""What a statement selects for `known_of`."""
+"""What a statement selects for `secret_of`."""
 
 _encode = msgspec.json.encode
 _decode_audience = msgspec.json.Decoder(dict[str, tuple[Scope, ...]] | None).decode
@@ -76,7 +76,7 @@ def insert_events(db: sqlite3.Connection, events: Iterable[Event]) -> None:
     )
 
 
-def known_of(row: Sequence) -> Known:  # type: ignore[type-arg] # sqlite3's rows
+def secret_of(row: Sequence) -> Known:  # type: ignore[type-arg] # sqlite3's rows
     """The secret of a row of `INVENTORY_COLUMNS`."""
     name, path, scopes, state, version, problem, changed_at = row
     entry = Entry(name, path, _decode_scopes(scopes))
