@@ -43,12 +43,7 @@ def _never(_path: str) -> bool:
 class Reader:
     """Takes snapshots of the files that a vault config names.
 
-    Args:
-        key: Key of the fingerprints.
-        roots: Directories that files must lie in, after resolving symlinks.
-        max_size: Largest secret, bytes.
-        settle: Seconds since the last write before a plain file is read.
-        grace: Seconds until the secrets of a mount that is away count as removed.
+    The fingerprints are made with `key`. `Rules` describes the other arguments.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ class Rules:
     """The parameters of every scan.
 
     Attributes:
-        roots: Directories that files must lie in, longest first.
+        roots: Directories that files must lie in after resolving symlinks, longest first.
         max_size: Largest secret, bytes.
         settle: Seconds since the last write before a plain file is read.
         grace: Seconds until the secrets of a mount that is away count as removed.
