@@ -49,6 +49,8 @@ _REMEDIES: Final = {
     "secret-too-large": "correct the path, or raise watch.max_secret_size",
     "secret-unreadable": "let syncd's user read the file and enter its directories",
     "secret-empty": "write the secret into the file",
+    "secret-newline": ("write the secret without it: whether Aidbox removes one is not documented"),
+    "secret-world-readable": "remove the permission with chmod o-r",
 }
 
 log = structlog.get_logger()
@@ -149,27 +151,14 @@ def check_files(settings: Settings, entries: Mapping[str, Entry]) -> list[Findin
 def _about_content(
     settings: Settings, entries: Mapping[str, Entry], snapshot: Snapshot
 ) -> list[Finding]:
+    empty = [name for name in snapshot.empty if not snapshot.observations[name].problem]
+    readable = "is readable for every user of this machine"
     return [
-        _at(settings, name, code, f"{entries[name].path} {message}", hint)
-        for names, code, message, hint in (
-            (
-                [name for name in snapshot.empty if not snapshot.observations[name].problem],
-                "secret-empty",
-                "is empty",
-                _REMEDIES["secret-empty"],
-            ),
-            (
-                snapshot.newline_ended,
-                "secret-newline",
-                "ends in a newline",
-                "write the secret without it: whether Aidbox removes one is not documented",
-            ),
-            (
-                snapshot.world_readable,
-                "secret-world-readable",
-                "is readable for every user of this machine",
-                "remove the permission with chmod o-r",
-            ),
+        _at(settings, name, code, f"{entries[name].path} {message}", _REMEDIES[code])
+        for names, code, message in (
+            (empty, "secret-empty", "is empty"),
+            (snapshot.newline_ended, "secret-newline", "ends in a newline"),
+            (snapshot.world_readable, "secret-world-readable", readable),
         )
         for name in names
     ]

@@ -207,8 +207,8 @@ class Reconciler:
     async def _wake(self, rest: float, retry: float | None, reason: str) -> str:
         """Waits until the next pass is due; returns its reason.
 
-        Hints start it after `rest` seconds at the earliest. A `retry` comes after so many seconds
-        without a hint, and has the reason of the last pass, which it continues.
+        A hint starts the pass after `rest` seconds at the earliest. Without a hint, a pass after
+        `retry` seconds continues the last one and has its reason.
         """
         now = time.monotonic()
         rested = now + rest
