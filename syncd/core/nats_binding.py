@@ -102,20 +102,16 @@ def render(template: str, event: Event, source: str) -> str:
     the older list form. A change of the vault config has `~vault_config` as resource type, and `~`
     as id and secret.
     """
-    type_, id_, secret = _VAULT_CONFIG, _NONE, _NONE
-    if isinstance(event.data, SecretData | AdoptionData):
-        scope = event.data.scope
-        secret = escape(event.data.secret)
-        type_, id_ = _NONE, _NONE
-        if isinstance(scope, Scope):
-            type_ = escape(scope.resource_type)
-            id_ = _NONE if scope.id is None else escape(scope.id)
-    values = {
-        "instance": escape(source.removeprefix("/syncd/")),
-        "resource_type": type_,
-        "resource_id": id_,
-        "secret": secret,
-    }
+    values = dict.fromkeys(_PLACES, _NONE) | {"instance": escape(source.removeprefix("/syncd/"))}
+    data = event.data
+    if not isinstance(data, SecretData | AdoptionData):
+        values["resource_type"] = _VAULT_CONFIG
+    else:
+        values["secret"] = escape(data.secret)
+        if isinstance(data.scope, Scope):
+            values["resource_type"] = escape(data.scope.resource_type)
+            if data.scope.id is not None:
+                values["resource_id"] = escape(data.scope.id)
     return _PLACE.sub(lambda place: values[place[1]], template)
 
 

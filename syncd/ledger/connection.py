@@ -22,7 +22,11 @@ _LONG_LOG: Final = _CHECKPOINT * 4096
 
 
 class LedgerConnection:
-    """A connection in autocommit mode that threads share, one at a time."""
+    """A connection in autocommit mode that threads share, one at a time.
+
+    Where the file cannot be used, `checkpoint` and `close` ignore the error, and the other methods
+    raise `StateError`.
+    """
 
     def __init__(self, path: str, connection: sqlite3.Connection) -> None:
         self._path = path
@@ -31,11 +35,7 @@ class LedgerConnection:
         self._damaged = False
 
     def read(self, statement: str, parameters: tuple[object, ...] = ()) -> list[tuple]:  # type: ignore[type-arg] # sqlite3's rows
-        """All rows of a statement.
-
-        Raises:
-            StateError: The file cannot be used.
-        """
+        """All rows of a statement."""
         with self.held() as db:
             return db.execute(statement, parameters).fetchall()
 
@@ -44,9 +44,6 @@ class LedgerConnection:
         """Commits all that the block does, or nothing.
 
         With `checkpoint` the commit also moves a long log into the database.
-
-        Raises:
-            StateError: The file cannot be used.
         """
         with self.held() as db:
             db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT if checkpoint else 0}")
@@ -61,11 +58,7 @@ class LedgerConnection:
 
     @contextmanager
     def held(self) -> Iterator[sqlite3.Connection]:
-        """Locks the connection against other threads.
-
-        Raises:
-            StateError: The file cannot be used.
-        """
+        """Locks the connection against other threads."""
         with self._lock:
             try:
                 yield self._connection
@@ -85,11 +78,7 @@ class LedgerConnection:
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def truncate_log(self) -> None:
-        """Moves all that was committed into the database, and syncs it to the disk.
-
-        Raises:
-            StateError: The file cannot be used.
-        """
+        """Moves all that was committed into the database, and syncs it to the disk."""
         with self.held() as db:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
