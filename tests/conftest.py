@@ -1,7 +1,7 @@
 """What every test runs under: asyncio alone, no blocking call in the event loop, no value shown.
 
-Values that tests plant hold a canary. Whatever a test, or a process that it started, printed is
-searched for it at the test's end, so that a leak fails even a test of something else.
+Values that tests plant hold a canary. The output of each test and of the processes that it started
+is searched for it at the test's end, so that a leak fails even a test of something else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ settings.register_profile("syncd", deadline=None)
 settings.load_profile("syncd")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # whoever starts the tests in the background ignores it, and what they start would inherit that
+    # a shell that runs the tests in the background ignores it, and processes of tests inherit that
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

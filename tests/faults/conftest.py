@@ -1,4 +1,4 @@
-"""Counts that the tests of faults bring home, in a section of their own at the end of the run.
+"""Figures that the tests of faults count, in a section of their own at the end of the run.
 
 `SYNCD_SOAK=1` (`make soak`) runs the same tests at full size.
 """

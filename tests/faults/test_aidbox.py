@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.aidbox_clients import Load, box, consumer
 from support.aidbox_server import TTL
+from support.waiting import DEADLINE
 from support.world import World, secret
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def test_the_gap(actions: tuple[str, ...], count: Callable[[str], None]) -> None
                 load.run_up()
                 swapped = time.monotonic()
                 world.publish(app=new)
-                load.wait_for_switch(within=2 * TTL)
+                load.wait_for_switch(within=TTL + DEADLINE)
                 refused = max(load.refused.values()) - swapped
                 accepted = max(load.accepted.values()) - swapped
                 took = daemon.wait_for("adoption.adopted", secret="app")["took"]

@@ -1,4 +1,4 @@
-"""The wall clock is stepped by a day, forth and back, under the running daemon: nobody notices.
+"""The wall clock is stepped by a day, forth and back, under the running daemon, without effect.
 
 The step is the daemon's alone (`support/clock.c`, preloaded); the monotonic clock goes on as it
 does when `date` or NTP steps a machine. Files are dated by the stepped clock, too.

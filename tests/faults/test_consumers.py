@@ -85,7 +85,7 @@ def test_hostile_consumers(tmp_path: Path, count: Callable[[str], None]) -> None
                     "a hostile consumer does not fail",
                 )
                 for books in (good, *hostile):
-                    books.mend()
+                    books.recover()
                 reload(daemon)  # an operator who repaired the consumers need not wait for a backoff
                 for books in hostile:
                     books.wait_for_state(expected(world))

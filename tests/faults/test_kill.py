@@ -32,12 +32,12 @@ def test_kill_at_any_moment(count: Callable[[str], None]) -> None:
                 hook(moody, "moody"),
                 hook(batched, "batched", socket=socket, max_batch=20),
             ]
-            everybody = (steady, moody, batched)
+            receivers = (steady, moody, batched)
             world.publish({f"s{number}": secret("0") for number in range(SECRETS)})
             world.map(*world.values)
             world.configure(consumers=consumers)
             with world.daemon():
-                for books in everybody:
+                for books in receivers:
                     books.start_from(expected(world))
             daemon = world.daemon(ready=False)
             moment = threading.Event()
@@ -47,16 +47,16 @@ def test_kill_at_any_moment(count: Callable[[str], None]) -> None:
                     daemon.start()
                     moment.wait(rng.uniform(0.0, 1.2))  # the moment itself, nothing is waited for
                     daemon.kill()
-            moody.mend()  # else what daemons left over that were killed early is a long backoff
+            moody.recover()  # else what daemons left over that were killed early is a long backoff
             with world.daemon():
-                for books in everybody:
+                for books in receivers:
                     books.wait_for_state(expected(world))
-            lost = sum(len(books.lost(expected(world))) for books in everybody)
-            disordered = sum(books.disordered for books in everybody)
-            removed = sum(books.removed for books in everybody)
-            received = sum(books.received for books in everybody)
+            lost = sum(len(books.lost(expected(world))) for books in receivers)
+            disordered = sum(books.disordered for books in receivers)
+            removed = sum(books.removed for books in receivers)
+            received = sum(books.received for books in receivers)
     count(
-        f"lost {lost} of {SECRETS * len(everybody)}, kills {KILLS}, swaps {rotation.swaps}, "
+        f"lost {lost} of {SECRETS * len(receivers)}, kills {KILLS}, swaps {rotation.swaps}, "
         f"events {received}, out of order {disordered}, false removals {removed}"
     )
     assert (lost, disordered, removed) == (0, 0, 0)

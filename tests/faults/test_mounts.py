@@ -180,7 +180,7 @@ def test_replaced_by_another_file_system(place: Place, count: Callable[[str], No
 def test_bound_into_another_namespace(place: Place, count: Callable[[str], None]) -> None:
     """A pod's view: another mount namespace, where the directory is bound to another place.
 
-    Whoever publishes does so in the first namespace; inotify tells of it in the second.
+    The publisher is in the first namespace; inotify reports it in the second.
     """
     place.mount()
     place.publish("0")

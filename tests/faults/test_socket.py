@@ -1,4 +1,4 @@
-"""Whoever reaches the Unix socket tries everything: others are served, and memory is bounded."""
+"""Callers try everything on the Unix socket: others are served, and memory is bounded."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The state directory fails in every way it can: refused in one line, or rebuilt and said; no loss.
 
-A silent loss would be a change that nobody was told of while the daemon said that all is well.
+A silent loss would be a change that no consumer gets while the daemon reports no problem.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ while True:
 
 
 def test_flood_of_unrelated_files(world: World, books: Books, count: Callable[[str], None]) -> None:
-    """While somebody floods the mount with other files, every rotation arrives."""
+    """While another process floods the mount with other files, every rotation arrives."""
     world.configure(consumers=[hook(books)])
     with world.daemon() as daemon:
         books.start_from(expected(world))

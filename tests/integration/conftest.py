@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def openbao() -> Iterator[OpenBao]:
-    """A server that all tests share: each keeps to paths of its own, and nobody stops it."""
+    """A server that all tests share: each keeps to paths of its own, and none stops it."""
     with OpenBao() as server:
         yield server
 

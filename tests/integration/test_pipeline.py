@@ -530,7 +530,7 @@ def test_no_value_reaches_the_state_directory(world: World, receiver: Receiver) 
         receiver.wait(1)
         for name in ("cmdline", "environ"):
             with (
-                contextlib.suppress(PermissionError),  # its environment is nobody's but root's
+                contextlib.suppress(PermissionError),  # only root may read its environment
                 open(f"/proc/{daemon.pid}/{name}", "rb") as file,
             ):
                 assert CANARY not in file.read()

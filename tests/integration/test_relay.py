@@ -16,7 +16,7 @@ from support.faults import hook
 from support.nats import NatsServer, free_port, stream
 from support.receiver import Receiver, reply
 from support.subscriber import Subscription, ask
-from support.waiting import wait_until
+from support.waiting import DEADLINE, wait_until
 from support.world import World, secret
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def test_a_relay_without_a_server_says_so(name: str) -> None:
 
 def get(url: str) -> tuple[int, Any]:
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=DEADLINE) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:

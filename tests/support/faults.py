@@ -1,4 +1,4 @@
-"""What the tests of faults share: what must arrive, who counts it, who rotates, who is in the way.
+"""What the tests of faults share: expected versions, counting receivers, rotation, namespaces.
 
 Expected versions are computed here independently of the daemon, from the values that the test
 published and the installation's key, so that "nothing lost" compares two sides.
@@ -45,7 +45,7 @@ def expected(world: World, values: Mapping[str, bytes] | None = None) -> dict[st
 
 
 class Books(Receiver):
-    """A receiver that keeps the books of a consumer: its state, from the events alone.
+    """A receiver that derives a consumer's state from the events alone.
 
     Attributes:
         state: The version of each secret that the events ended up with.
@@ -91,8 +91,8 @@ class Books(Receiver):
         self._newest[name] = sequence
         self.state[name] = change["version"]
 
-    def mend(self) -> None:
-        """Forgets the script and lets go of what hangs: from now on every answer is the default."""
+    def recover(self) -> None:
+        """Forgets the script and releases what hangs: from now on every answer is the default."""
         self._script.clear()
         self.release()
 
@@ -101,12 +101,12 @@ class Books(Receiver):
         self.state = {**versions}
 
     def lost(self, versions: Mapping[str, str]) -> list[str]:
-        """The secrets whose last event does not tell the state of the mount."""
+        """The secrets whose last event does not match the mount."""
         with self._news:
             return sorted(name for name in versions if self.state.get(name) != versions[name])
 
     def wait_for_state(self, versions: Mapping[str, str]) -> None:
-        """Waits until the events report the state of the mount."""
+        """Waits until the events match the mount."""
         wait_until(
             lambda: not self.lost(versions),
             lambda: f"lost {len(self.lost(versions))} of {len(versions)}",
@@ -177,7 +177,7 @@ def is_root() -> bool:
 class MountNamespace:
     """A private mount namespace, alive while the block is; needs root.
 
-    What is mounted in there nobody else sees, and it all goes with the namespace.
+    What is mounted in it is invisible outside, and goes with the namespace.
 
     Args:
         parent: The namespace to begin with a copy of, as a container runtime does for a pod.

@@ -6,10 +6,10 @@ says which; the fake in `support.azure` is then the only judge.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import shutil
-import ssl
 import subprocess
 import time
 import urllib.request
@@ -20,6 +20,7 @@ from azure.keyvault.certificates import CertificateClient
 from azure.keyvault.secrets import SecretClient
 from cryptography.hazmat.primitives.serialization import Encoding, pkcs12
 from support.openbao import free_ports
+from support.waiting import DEADLINE, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,16 +102,19 @@ class Lowkey:
         self._process.wait()
 
     def _await(self, url: str) -> bytes:
-        deadline = time.monotonic() + 90
-        context = ssl.create_default_context()
-        while True:
+        found: list[bytes] = []
+
+        def answers() -> bool:
             assert self._process.poll() is None, "Lowkey Vault has ended"
-            try:
-                with urllib.request.urlopen(url, timeout=5, context=context) as answer:
-                    return bytes(answer.read())
-            except OSError:
-                assert time.monotonic() < deadline, "Lowkey Vault does not answer"
-                time.sleep(0.5)
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(url, timeout=DEADLINE) as answer,
+            ):
+                found.append(answer.read())
+            return bool(found)
+
+        wait_until(answers, "Lowkey Vault does not answer", 2 * DEADLINE)
+        return found[0]
 
     def set_secret(self, name: str, value: str) -> str:
         """A new version of a secret; returns its id."""

@@ -30,7 +30,7 @@ _BUS = "/run/dbus/system_bus_socket"
 
 
 def step(text: str) -> None:
-    """Tells the reader of the test's log what happens."""
+    """Logs what happens."""
     sys.stderr.write(f"\n  - {text} ")
     sys.stderr.flush()
 

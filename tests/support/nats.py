@@ -138,12 +138,12 @@ class NatsServer:
         return len(re.findall(text, self.log))
 
     def freeze(self, *, frozen: bool) -> None:
-        """Cuts it off from everybody, with its connections open."""
+        """Stops it from answering, with its connections open."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
 
     def stop(self) -> None:
-        """Kills it; harmless when it is gone."""
+        """Kills it; harmless after the end."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             self._process.kill()

