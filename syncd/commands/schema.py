@@ -16,8 +16,9 @@ _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 def schema_of(what: str) -> dict[str, Any]:
     """The schema of `vault-config`, `config` or `event`."""
     if what == "vault-config":
-        return {"$schema": _DIALECT, "title": "Aidbox vault config", **vault_config.schema()}
-    if what == "config":
-        return {"title": "syncd configuration", **decode.schema(Settings)}
-    document = msgspec.json.schema(WIRE_TYPES)
-    return {"$schema": _DIALECT, "title": "syncd event (CloudEvents 1.0)", **document}
+        title, document = "Aidbox vault config", vault_config.schema()
+    elif what == "config":
+        title, document = "syncd configuration", decode.schema(Settings)
+    else:
+        title, document = "syncd event (CloudEvents 1.0)", msgspec.json.schema(WIRE_TYPES)
+    return {"$schema": _DIALECT, "title": title, **document}

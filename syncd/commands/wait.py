@@ -6,8 +6,6 @@ secrets.
 
 from __future__ import annotations
 
-import os
-import time
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -15,8 +13,8 @@ import anyio.to_thread
 
 from syncd.core.errors import ConfigurationError
 from syncd.core.model import State
-from syncd.mount.read import Reader
-from syncd.mount.roots import derive_roots, watch_path
+from syncd.mount.read import scan_once
+from syncd.mount.roots import watch_path
 from syncd.mount.vault_config_file import VaultConfigFile
 from syncd.mount.watch import Watcher
 
@@ -29,11 +27,7 @@ _INTERVAL: Final = 1.0
 
 
 async def wait(settings: Settings, limit: float) -> list[str]:
-    """Waits until every entry of the vault config is present and readable.
-
-    Args:
-        settings: The configuration.
-        limit: Seconds to wait at most; 0 scans once.
+    """Waits until every entry is present and readable, at most `limit` seconds; 0 scans once.
 
     Returns:
         One line per entry that is still missing; empty when none is.
@@ -50,7 +44,6 @@ async def wait(settings: Settings, limit: float) -> list[str]:
                 if missing:
                     with anyio.move_on_after(retry):
                         await watcher.next_hint()
-                    missing, watch, retry = await _scan_all(settings, watcher)
     finally:
         watcher.close()
     return missing
@@ -76,13 +69,5 @@ async def _scan_all(
 
 
 def _scan(settings: Settings, file: VaultConfigFile, watcher: Watcher) -> Snapshot:
-    reader = Reader(
-        os.urandom(32),
-        settings.watch.roots or derive_roots(file.entries.values()),
-        max_size=settings.watch.max_secret_size,
-        settle=settings.watch.settle,
-        grace=0.0,
-    )
-    return reader.scan(
-        file.entries, now=time.time(), monotonic=time.monotonic(), is_written=watcher.is_written
-    )
+    watch = settings.watch
+    return scan_once(file.entries, watch, settle=watch.settle, is_written=watcher.is_written)

@@ -6,13 +6,9 @@ _PORTS = range(1, 1 << 16)
 
 
 def parse_host_port(text: str) -> tuple[str, int] | None:
-    """Splits `host:port`.
+    """Splits `host:port`; returns None where the text is something else.
 
-    Args:
-        text: A name or an IP address with a port; an IPv6 address stands in brackets.
-
-    Returns:
-        The host without brackets and the port, or None where the text is something else.
+    The host is a name or an IP address. The brackets of an IPv6 address are removed.
     """
     host, _, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):

@@ -64,11 +64,9 @@ def client_of(scopes: Sequence[Scope]) -> str | None:
 
 
 def adoption_of(known: Known, adoptions: Mapping[str, Adoption]) -> Adoption | None:
-    """The adoption of the version that a secret has now, or None where none is known yet.
+    """The adoption of the version that a secret has now, by the last one of each secret.
 
-    Args:
-        known: The secret.
-        adoptions: The last known adoption of each secret, by name.
+    None where it is not known yet.
     """
     if client_of(known.entry.scopes) is None:
         return NOT_VERIFIABLE

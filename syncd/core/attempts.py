@@ -32,12 +32,7 @@ class Failure:
 
 @dataclass(slots=True)
 class Attempts:
-    """What is known of the attempts at one thing.
-
-    Attributes:
-        backoff: When to try again.
-        last_success_at: As for `Health`, and so are the others.
-    """
+    """The attempts at one thing so far; the attributes are those of `Health`."""
 
     backoff: Backoff = field(default_factory=Backoff)
     last_success_at: str | None = None
@@ -57,16 +52,14 @@ class Attempts:
 
     @property
     def health(self) -> Health:
-        """All of it at this moment."""
+        """The present state, for reports."""
         return Health(self.last_success_at, self.last_error, self.failures, self.next_attempt_at)
 
     def retry(self, reason: str, rng: Random, *, at_least: float = 0.0) -> Failure:
         """Counts a failure that may heal.
 
-        Args:
-            reason: Why it failed, one line.
-            rng: Source of the jitter.
-            at_least: Seconds that the other side asked to wait (`Retry-After`).
+        The next attempt is not before `at_least` seconds, which the other side asked to wait
+        (`Retry-After`). The reason is one line.
         """
         delay = self.backoff.next(rng, at_least=at_least)
         self.last_error = reason
@@ -75,10 +68,8 @@ class Attempts:
     def refuse(self, reason: str, rng: Random, *, at_cap: bool = False) -> Failure:
         """Counts a failure that only a person can change.
 
-        Args:
-            reason: Why it failed, one line.
-            rng: Source of the jitter.
-            at_cap: Whether to wait as long as the backoff allows, from the first failure on.
+        With `at_cap` the delay is as long as the backoff allows from the first failure on. The
+        reason is one line.
         """
         delay = self.backoff.at_cap(rng) if at_cap else self.backoff.next(rng)
         self.last_error = reason
@@ -87,20 +78,11 @@ class Attempts:
         return Failure(delay, is_news)
 
     def schedule(self, now: float, delay: float) -> None:
-        """Notes when the next attempt is due.
-
-        Args:
-            now: Seconds since the epoch.
-            delay: Seconds from now.
-        """
+        """Records that the next attempt is due `delay` seconds after `now` (since the epoch)."""
         self.next_attempt_at = rfc3339(now + delay)
 
     def succeed(self, now: float) -> int:
-        """Counts a success; returns the failures before it.
-
-        Args:
-            now: Seconds since the epoch.
-        """
+        """Counts a success at `now` (seconds since the epoch); returns the failures before it."""
         failures = self.failures
         self.backoff.reset()
         self._refusals.clear()

@@ -28,31 +28,20 @@ RESOURCE_SYSTEM: Final = "urn:syncd:resource"
 
 _ACTIONS: Final = {ChangeKind.ADDED: "C", ChangeKind.MODIFIED: "U", ChangeKind.REMOVED: "D"}
 _SUCCESS: Final = "0"
-_APPLICATION: Final = {
-    "system": "http://dicom.nema.org/resources/ontology/DCM",
-    "code": "110150",
-    "display": "Application",
-}
-_APPLICATION_SERVER: Final = {
-    "system": "http://terminology.hl7.org/CodeSystem/security-source-type",
-    "code": "4",
-    "display": "Application Server",
-}
-_SYSTEM_OBJECT: Final = {
-    "system": "http://terminology.hl7.org/CodeSystem/audit-entity-type",
-    "code": "2",
-    "display": "System Object",
-}
-_SECURITY_RESOURCE: Final = {
-    "system": "http://terminology.hl7.org/CodeSystem/object-role",
-    "code": "13",
-    "display": "Security Resource",
-}
-_SECURITY_USER: Final = {
-    "system": "http://terminology.hl7.org/CodeSystem/object-role",
-    "code": "11",
-    "display": "Security User Entity",
-}
+_HL7: Final = "http://terminology.hl7.org/CodeSystem"
+
+
+def _coding(system: str, code: str, display: str) -> dict[str, str]:
+    return {"system": system, "code": code, "display": display}
+
+
+_APPLICATION: Final = _coding(
+    "http://dicom.nema.org/resources/ontology/DCM", "110150", "Application"
+)
+_APPLICATION_SERVER: Final = _coding(f"{_HL7}/security-source-type", "4", "Application Server")
+_SYSTEM_OBJECT: Final = _coding(f"{_HL7}/audit-entity-type", "2", "System Object")
+_SECURITY_RESOURCE: Final = _coding(f"{_HL7}/object-role", "13", "Security Resource")
+_SECURITY_USER: Final = _coding(f"{_HL7}/object-role", "11", "Security User Entity")
 
 
 def audit_event_id(event_id: str) -> str:
@@ -61,27 +50,14 @@ def audit_event_id(event_id: str) -> str:
 
 
 def audit_event(data: SecretData, *, event_id: str, source: str, time: str) -> dict[str, Any]:
-    """The resource for one change.
-
-    Args:
-        data: The change.
-        event_id: Id of its event.
-        source: URI of the installation of syncd, as in its events.
-        time: When the scan saw the change (RFC 3339, UTC).
-    """
+    """The resource for one change, from the data and attributes of its event."""
     syncd = {"display": "syncd", "identifier": {"system": SOURCE_SYSTEM, "value": source}}
     scopes = data.scope if isinstance(data.scope, list) else [data.scope]
     return {
         "resourceType": "AuditEvent",
         "id": audit_event_id(event_id),
-        "type": {"system": TYPE_SYSTEM, "code": "secret", "display": "Secret"},
-        "subtype": [
-            {
-                "system": SUBTYPE_SYSTEM,
-                "code": f"secret-{data.change.value}",
-                "display": f"Secret {data.change.value}",
-            }
-        ],
+        "type": _coding(TYPE_SYSTEM, "secret", "Secret"),
+        "subtype": [_coding(SUBTYPE_SYSTEM, f"secret-{data.change}", f"Secret {data.change}")],
         "action": _ACTIONS[data.change],
         "recorded": time,
         "outcome": _SUCCESS,
@@ -93,29 +69,18 @@ def audit_event(data: SecretData, *, event_id: str, source: str, time: str) -> d
     }
 
 
+def _entity(what: dict[str, Any], role: dict[str, str], name: str) -> dict[str, Any]:
+    return {"what": {**what, "display": name}, "type": _SYSTEM_OBJECT, "role": role, "name": name}
+
+
 def _secret(data: SecretData, event_id: str) -> dict[str, Any]:
+    what = {"identifier": {"system": EVENT_SYSTEM, "value": event_id}}
     versions = {"version": data.version, "previous_version": data.previous_version}
-    return {
-        "what": {
-            "identifier": {"system": EVENT_SYSTEM, "value": event_id},
-            "display": data.secret,
-        },
-        "type": _SYSTEM_OBJECT,
-        "role": _SECURITY_RESOURCE,
-        "name": data.secret,
-        "detail": [{"type": key, "valueString": value} for key, value in versions.items() if value],
-    }
+    detail = [{"type": key, "valueString": value} for key, value in versions.items() if value]
+    return {**_entity(what, _SECURITY_RESOURCE, data.secret), "detail": detail}
 
 
 def _resource(scope: Scope) -> dict[str, Any]:
-    name = scope.resource_type if scope.id is None else f"{scope.resource_type}/{scope.id}"
-    return {
-        "what": {
-            "type": scope.resource_type,
-            "identifier": {"system": RESOURCE_SYSTEM, "value": name},
-            "display": name,
-        },
-        "type": _SYSTEM_OBJECT,
-        "role": _SECURITY_USER,
-        "name": name,
-    }
+    identifier = {"system": RESOURCE_SYSTEM, "value": str(scope)}
+    what = {"type": scope.resource_type, "identifier": identifier}
+    return _entity(what, _SECURITY_USER, str(scope))

@@ -20,14 +20,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from syncd.core.model import (
-    Change,
-    ChangeKind,
-    Known,
-    Observation,
-    State,
-    VaultConfigChange,
-)
+from syncd.core.event_data import VaultConfigData
+from syncd.core.model import Change, ChangeKind, Known, Observation, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +44,7 @@ class Plan:
     """
 
     changes: tuple[Change, ...]
-    vault_config: VaultConfigChange
+    vault_config: VaultConfigData
     inventory: Mapping[str, Known]
     touched: tuple[str, ...]
     dropped: tuple[str, ...]
@@ -66,7 +60,7 @@ def plan(
 
     Args:
         known: The inventory so far, by name.
-        entries: The vault config's entries, by name.
+        entries: The vault config's, by name.
         observations: The scan's, by name; a name without one counts as not yet seen.
         at: Time of the scan (RFC 3339, UTC), for `changed_at`.
     """
@@ -121,7 +115,7 @@ def _judge(
     return after, change
 
 
-def compare_entries(known: Mapping[str, Known], entries: Mapping[str, Entry]) -> VaultConfigChange:
+def compare_entries(known: Mapping[str, Known], entries: Mapping[str, Entry]) -> VaultConfigData:
     """Compares the vault config's entries with those that were known."""
     # In nearly every scan none of ten thousand entries differs, so none is sorted or compared.
     differing = sorted(
@@ -129,19 +123,9 @@ def compare_entries(known: Mapping[str, Known], entries: Mapping[str, Entry]) ->
         for name, entry in entries.items()
         if (old := known.get(name)) is not None and old.entry is not entry and old.entry != entry
     )
-    return VaultConfigChange(
+    return VaultConfigData(
         added=tuple(sorted(entries.keys() - known.keys())),
         removed=tuple(sorted(known.keys() - entries.keys())),
         rescoped=tuple(n for n in differing if known[n].entry.scopes != entries[n].scopes),
         repointed=tuple(n for n in differing if known[n].entry.path != entries[n].path),
-    )
-
-
-def restrict(change: VaultConfigChange, visible: frozenset[str]) -> VaultConfigChange:
-    """Leaves only the names that a consumer may see."""
-    return VaultConfigChange(
-        *(
-            tuple(name for name in names if name in visible)
-            for names in (change.added, change.removed, change.rescoped, change.repointed)
-        )
     )

@@ -56,7 +56,6 @@ _MODE = re.compile(r"0?[0-7]{3}|0o[0-7]{3}")
 
 
 def _written(kinds: list[str], pattern: re.Pattern[str]) -> msgspec.Meta:
-    """The schema of a leaf that may be a number or a string such as `30s`."""
     return msgspec.Meta(extra_json_schema={_KINDS_KEY: kinds, "pattern": f"^({pattern.pattern})$"})
 
 
@@ -85,11 +84,8 @@ def decode(
 ) -> tuple[T | None, list[Problem]]:
     """Decodes a tree into `type_`.
 
-    Args:
-        tree: A parsed file.
-        type_: The structure to build.
-        check: Returns the problems of a structure whose types are right; called for each
-            structure, inner ones first.
+    `check` returns the problems of a structure whose types are right. It is called for each
+    structure, inner ones first.
 
     Returns:
         The value and no problems, or None and every problem in order of appearance.
@@ -101,8 +97,8 @@ def decode(
 
 def schema(type_: type) -> dict[str, Any]:
     """The JSON Schema (2020-12) of what `decode` takes for `type_`."""
-    document = _as_decoded(msgspec.json.schema(type_))
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
+    document: dict[str, Any] = _as_decoded(msgspec.json.schema(type_))
+    return document
 
 
 def _as_decoded(described: Any) -> Any:
@@ -355,18 +351,12 @@ def keys_of(type_: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldIn
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
-    """A hint for an unknown word.
-
-    Args:
-        word: As written.
-        known: The words that would be right.
-        otherwise: The hint where none of them is close; None for a list of all of them.
-    """
+    """A hint for an unknown word: the closest known one, or `otherwise`, or a list of all."""
     words = sorted(known)
     close = difflib.get_close_matches(word, words, n=1)
     if close:
         return f"did you mean {close[0]}?"
-    return "known here: " + ", ".join(words) if otherwise is None else otherwise
+    return "use one of " + ", ".join(words) if otherwise is None else otherwise
 
 
 def _kind(tree: object) -> str:

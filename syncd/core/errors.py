@@ -17,13 +17,9 @@ if TYPE_CHECKING:
 class SyncdError(Exception):
     """Base of all errors that syncd raises on purpose; `str()` is a message for users.
 
-    Args:
+    Attributes:
         problem: What happened, why and where.
         remedy: What a person can do about it, or None where there is nothing to do.
-
-    Attributes:
-        problem: As passed.
-        remedy: As passed.
     """
 
     def __init__(self, problem: str, remedy: str | None = None) -> None:
@@ -67,4 +63,4 @@ class StateError(SyncdError):
 
 
 class ListenError(SyncdError):
-    """An address of the API cannot be listened on: it is in use or not available."""
+    """The API cannot listen on an address, because it is in use or not available."""

@@ -12,9 +12,9 @@ import msgspec
 from syncd.core.model import ChangeKind, Entry, Known, Scope, State
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Container, Mapping
 
-    from syncd.core.model import Change, VaultConfigChange
+    from syncd.core.model import Change
 
 SECRET_CHANGED: Final = "io.syncd.secret.changed"  # noqa: S105 - an event type
 SECRET_ADOPTED: Final = "io.syncd.secret.adopted"  # noqa: S105 - an event type
@@ -53,12 +53,27 @@ class SecretData(msgspec.Struct, frozen=True, gc=False):
 
 
 class VaultConfigData(msgspec.Struct, frozen=True):
-    """Data of `io.syncd.vault_config.changed`: names of secrets whose entry changed."""
+    """Data of `io.syncd.vault_config.changed`: names of secrets whose entry changed, sorted.
+
+    Attributes:
+        added: Names that are new.
+        removed: Names that are gone.
+        rescoped: Names whose scope changed.
+        repointed: Names whose path changed.
+    """
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
     rescoped: tuple[str, ...]
     repointed: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return any(msgspec.structs.astuple(self))
+
+    def about(self, names: Container[str]) -> VaultConfigData:
+        """The change as far as it concerns these secrets."""
+        lists = msgspec.structs.astuple(self)
+        return VaultConfigData(*(tuple(n for n in listed if n in names) for listed in lists))
 
 
 class ReplicaData(msgspec.Struct, frozen=True):
@@ -143,6 +158,11 @@ DATA_TYPES: Final[Mapping[str, type[Data]]] = {
     VAULT_CONFIG_CHANGED: VaultConfigData,
 }
 
+DECODERS: Final[Mapping[str, Callable[[bytes | str | msgspec.Raw], Data]]] = {
+    name: msgspec.json.Decoder(type_).decode for name, type_ in DATA_TYPES.items()
+}
+"""For each type of event, what decodes its data from JSON."""
+
 
 def scope_data(scopes: tuple[Scope, ...]) -> Scope | list[Scope]:
     """Scopes as an event carries them."""
@@ -155,13 +175,7 @@ def scopes_of(data: Scope | list[Scope]) -> tuple[Scope, ...]:
 
 
 def known_of(time: str, source: str, data: SecretData) -> Known:
-    """The secret of another installation, as of one of its events.
-
-    Args:
-        time: The event's.
-        source: The installation.
-        data: The event's.
-    """
+    """The secret of another installation, by the source, time and data of one of its events."""
     entry = Entry(data.secret, data.path, scopes_of(data.scope), source)
     state = State.MISSING if data.version is None else State.PRESENT
     return Known(entry, state, data.version, None, time)
@@ -193,8 +207,3 @@ def secret_data(change: Change) -> SecretData:
         change.version,
         change.previous_version,
     )
-
-
-def vault_config_data(change: VaultConfigChange) -> VaultConfigData:
-    """The data of the event for a change of the vault config."""
-    return VaultConfigData(change.added, change.removed, change.rescoped, change.repointed)

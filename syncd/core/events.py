@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from syncd.core.changes import restrict
 from syncd.core.event_data import (
     DATA_TYPES,
     RESET,
@@ -28,9 +27,8 @@ from syncd.core.event_data import (
     VaultConfigData,
     scopes_of,
     secret_data,
-    vault_config_data,
 )
-from syncd.core.model import ChangeKind, Known, Scope, VaultConfigChange, secret_key
+from syncd.core.model import ChangeKind, Known, Scope, secret_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -109,11 +107,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         """The event as far as it concerns these secrets, or None if it does not."""
         visible = frozenset(names)
         if isinstance(self.data, VaultConfigData):
-            data = self.data
-            seen = restrict(
-                VaultConfigChange(data.added, data.removed, data.rescoped, data.repointed), visible
-            )
-            return msgspec.structs.replace(self, data=vault_config_data(seen)) if seen else None
+            seen = self.data.about(visible)
+            return msgspec.structs.replace(self, data=seen) if seen else None
         return self if self.subject in visible else None
 
     def since(self, acknowledged: str | None) -> Event:
@@ -191,38 +186,12 @@ class Stamp(msgspec.Struct, frozen=True):
 
     def cloud_event(self, event: Event) -> CloudEvent:
         """The wire form of an event."""
-        origin = self.origin(event)
-        return CloudEvent(
-            "1.0",
-            origin.id,
-            origin.source,
-            event.type,
-            event.subject,
-            event.time,
-            "application/json",
-            event.data,
-        )
+        return _wire_form(self.origin(event), event.type, event.subject, event.time, event.data)
 
     def encode_reset(self, secrets: tuple[SecretState, ...], sequence: int, at: str) -> bytes:
-        """An `io.syncd.reset` event as JSON.
-
-        Args:
-            secrets: The current state.
-            sequence: The newest event that the state includes.
-            at: Now (RFC 3339, UTC).
-        """
-        return _encoder.encode(
-            CloudEvent(
-                "1.0",
-                self.id(sequence),
-                self.source,
-                RESET,
-                "secrets",
-                at,
-                "application/json",
-                ResetData(secrets),
-            )
-        )
+        """An `io.syncd.reset` event as JSON: the state at a time, up to the event `sequence`."""
+        origin = Origin(self.id(sequence), self.source)
+        return _encoder.encode(_wire_form(origin, RESET, "secrets", at, ResetData(secrets)))
 
     def encode(self, event: Event) -> bytes:
         """The event as JSON, in structured content mode."""
@@ -236,13 +205,21 @@ class Stamp(msgspec.Struct, frozen=True):
 _encoder = msgspec.json.Encoder()
 
 
+def _wire_form(
+    origin: Origin, type_: str, subject: str, time: str, data: Data | ResetData
+) -> CloudEvent:
+    return CloudEvent(
+        "1.0", origin.id, origin.source, type_, subject, time, "application/json", data
+    )
+
+
 def events_of(
     plan: Plan, known: Mapping[str, Known], vault_config_path: str, at: str, first: int
 ) -> list[Event]:
     """The events of a plan: first the vault config's, then the secrets' by name.
 
     Args:
-        plan: What changed.
+        plan: The changes.
         known: The inventory before the plan, for the scopes that entries had.
         vault_config_path: Subject of a vault config event.
         at: Time of the scan.
@@ -251,20 +228,19 @@ def events_of(
     events: list[Event] = []
     if plan.vault_config:
         change = plan.vault_config
-        names = {*change.added, *change.removed, *change.rescoped, *change.repointed}
+        names = sorted(set().union(*msgspec.structs.astuple(change)))
         audience = {
             name: tuple(
-                {
-                    scope: None
+                dict.fromkeys(
+                    scope
                     for inventory in (known, plan.inventory)
                     if name in inventory
                     for scope in inventory[name].entry.scopes
-                }
+                )
             )
-            for name in sorted(names)
+            for name in names
         }
-        data = vault_config_data(change)
-        events.append(Event(first, at, VAULT_CONFIG_CHANGED, vault_config_path, data, audience))
+        events.append(Event(first, at, VAULT_CONFIG_CHANGED, vault_config_path, change, audience))
     for sequence, secret in enumerate(plan.changes, first + len(events)):
         name = secret.entry.name
         events.append(Event(sequence, at, SECRET_CHANGED, name, secret_data(secret)))
@@ -272,7 +248,7 @@ def events_of(
 
 
 def _wire_type(type_: str, data: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    """The wire form of one type: `io.syncd.secret.changed` is described as `_SecretChanged`."""
+    """The structure of one type: `io.syncd.secret.changed` is described as `_SecretChanged`."""
     words = type_.removeprefix("io.syncd.").replace("_", ".").split(".")
     fields = [(name, str) for name in Attributes.__struct_fields__ if name != "type"]
     return msgspec.defstruct(

@@ -152,23 +152,3 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     entry: Entry
     version: str | None
     previous_version: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class VaultConfigChange:
-    """How the vault config's entries differ from those known before: names, sorted.
-
-    Attributes:
-        added: Names that are new.
-        removed: Names that are gone.
-        rescoped: Names whose scope changed.
-        repointed: Names whose path changed.
-    """
-
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    rescoped: tuple[str, ...] = ()
-    repointed: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.removed or self.rescoped or self.repointed)

@@ -22,14 +22,13 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from syncd.core.event_data import DATA_TYPES, AdoptionData, SecretData
+from syncd.core.event_data import DECODERS, AdoptionData, SecretData
 from syncd.core.events import STRUCTURED, Attributes, Event, Origin
 from syncd.core.model import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from syncd.core.event_data import Data
     from syncd.core.events import Stamp
 
 ContentMode = Literal["structured", "binary"]
@@ -76,9 +75,7 @@ def subject_problem(template: str) -> str | None:
 def filter_problem(subject: str, *, wildcards: bool = True) -> str | None:
     """The problem of a subject, as the end of a sentence, or None.
 
-    Args:
-        subject: As written.
-        wildcards: Whether `*`, and `>` at the end, may stand for tokens.
+    With `wildcards`, `*` and, at the end, `>` may stand for tokens.
     """
     if not subject.isascii() or not subject.isprintable() or " " in subject:
         return "has characters other than visible ASCII"
@@ -105,20 +102,16 @@ def render(template: str, event: Event, source: str) -> str:
     the older list form. A change of the vault config has `~vault_config` as resource type, and `~`
     as id and secret.
     """
-    type_, id_, secret = _VAULT_CONFIG, _NONE, _NONE
-    if isinstance(event.data, SecretData | AdoptionData):
-        scope = event.data.scope
-        secret = escape(event.data.secret)
-        type_, id_ = _NONE, _NONE
-        if isinstance(scope, Scope):
-            type_ = escape(scope.resource_type)
-            id_ = _NONE if scope.id is None else escape(scope.id)
-    values = {
-        "instance": escape(source.removeprefix("/syncd/")),
-        "resource_type": type_,
-        "resource_id": id_,
-        "secret": secret,
-    }
+    values = dict.fromkeys(_PLACES, _NONE) | {"instance": escape(source.removeprefix("/syncd/"))}
+    data = event.data
+    if not isinstance(data, SecretData | AdoptionData):
+        values["resource_type"] = _VAULT_CONFIG
+    else:
+        values["secret"] = escape(data.secret)
+        if isinstance(data.scope, Scope):
+            values["resource_type"] = escape(data.scope.resource_type)
+            if data.scope.id is not None:
+                values["resource_id"] = escape(data.scope.id)
     return _PLACE.sub(lambda place: values[place[1]], template)
 
 
@@ -149,9 +142,6 @@ class _Envelope(Attributes, frozen=True, kw_only=True):
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
-_decode_data: Final[Mapping[str, Callable[[bytes | msgspec.Raw], Data]]] = {
-    name: msgspec.json.Decoder(type_).decode for name, type_ in DATA_TYPES.items()
-}
 
 
 def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
@@ -163,7 +153,7 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
     named = {name.lower(): value for name, value in (headers or {}).items()}
     try:
         envelope = _envelope(named, payload)
-        decode_data = _decode_data.get(envelope.type)
+        decode_data = DECODERS.get(envelope.type)
         data = None if decode_data is None else decode_data(envelope.data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise BindingError("is not a CloudEvent of syncd") from None

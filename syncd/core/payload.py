@@ -76,11 +76,7 @@ class Payload:
 
 
 def decode_value(content: bytes, encoding: str) -> bytes:
-    """The content of a file from a vault's value.
-
-    Args:
-        content: The value.
-        encoding: One of `ENCODINGS`; `utf-8` leaves it as it is.
+    """The content of a file from a vault's value; `utf-8` leaves the value as it is.
 
     Raises:
         ValueError: The value does not have this encoding.

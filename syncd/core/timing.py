@@ -12,11 +12,7 @@ if TYPE_CHECKING:
 
 
 def rfc3339(seconds: float) -> str:
-    """A time as events and reports carry it: UTC, milliseconds, `Z` (RFC 3339).
-
-    Args:
-        seconds: Since the epoch.
-    """
+    """Seconds since the epoch as events and reports carry them: UTC, milliseconds, `Z`."""
     moment = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
     return moment.removesuffix("+00:00") + "Z"
 
@@ -50,9 +46,7 @@ class Backoff:
     def next(self, rng: Random, *, at_least: float = 0.0) -> float:
         """Counts a failure and returns how long to wait, in seconds.
 
-        Args:
-            rng: Source of the jitter.
-            at_least: Seconds that the other side asked for (`Retry-After`), also above the cap.
+        The other side may ask for `at_least` some seconds (`Retry-After`), also above the cap.
         """
         step = min(self.cap, self.first * 2.0 ** min(self.failures, 30))
         self.failures += 1
@@ -90,12 +84,7 @@ class Pace:
     at: float | None = None
 
     def rest(self, now: float, took: float) -> float:
-        """Counts work, and returns how long to rest after it, seconds.
-
-        Args:
-            now: When it ended, on a monotonic clock, seconds.
-            took: How long it took, seconds.
-        """
+        """Counts work that took some seconds and ends `now`; returns how many seconds to rest."""
         since = 0.0 if self.at is None else now - self.at
         self.at = now
         most = self.burst + self.longest * self.share
@@ -103,9 +92,9 @@ class Pace:
         return max(took, (self.debt - self.burst) / self.share)
 
 
-def jittered(interval: float, rng: Random, *, share: float = 0.1) -> float:
-    """An interval ± `share` of it, so that a fleet does not arrive at once."""
-    return interval * rng.uniform(1 - share, 1 + share)
+def jittered(interval: float, rng: Random) -> float:
+    """An interval ± 10 % of it, so that a fleet does not arrive at once."""
+    return interval * rng.uniform(0.9, 1.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +119,13 @@ class Lifetime:
 
     @classmethod
     def granted(cls, now: float, seconds: float, *, renewable: bool) -> Lifetime:
-        """A new grant; 0 seconds mean for ever, as Vault writes it."""
+        """A new grant; 0 seconds mean without end, as Vault writes it."""
         if seconds <= 0:
             return cls(math.inf, math.inf, False, math.inf)
         return cls(now + seconds * 2 / 3, now + seconds, renewable, seconds)
 
     def renewed(self, now: float, seconds: float, *, renewable: bool) -> Lifetime:
-        """The grant after a renewal that answered with this many seconds."""
+        """The grant after a renewal that returned this many seconds."""
         again = Lifetime.granted(now, seconds, renewable=renewable)
         at_maximum = again.end - now < self.full - _ROUNDING
         return replace(again, renewable=renewable and not at_maximum, full=self.full)

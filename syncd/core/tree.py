@@ -91,11 +91,7 @@ def parse_json(text: bytes) -> Any:  # noqa: ANN401 - a tree of JSON values has 
 
 
 def parse_yaml(text: bytes, *, raw: bool = False) -> list[Any]:
-    """Parses every document of a YAML stream, mappings as `Node`.
-
-    Args:
-        text: The stream, UTF-8.
-        raw: Gives every scalar as a `Scalar` instead of its value.
+    """Parses every document of a YAML stream, mappings as `Node`, with `raw` scalars as `Scalar`.
 
     Raises:
         TreeError: Not UTF-8 or not YAML; names line and column.
@@ -174,11 +170,7 @@ _Convert = Callable[[str], str | float | bool | None]
 _TAG = "tag:yaml.org,2002:"
 _LONGEST_NUMBER = 64
 _SCALARS: dict[str, tuple[re.Pattern[str], list[str], _Convert]] = {
-    _TAG + "null": (
-        re.compile(r"(?:~|null|Null|NULL|)\Z"),
-        ["~", "n", "N", ""],
-        lambda _: None,
-    ),
+    _TAG + "null": (re.compile(r"(?:~|null|Null|NULL|)\Z"), ["~", "n", "N", ""], lambda _: None),
     _TAG + "bool": (
         re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"),
         list("tTfF"),

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,17 +84,6 @@ _EXAMPLE = '{"resource_type": "Client", "id": "my-client"}'
 Steps = tuple[str | int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class VaultConfig:
-    """A vault config without errors.
-
-    Attributes:
-        entries: Its entries by name, in the order of the file.
-    """
-
-    entries: Mapping[str, Entry]
-
-
 def schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of a vault config.
 
@@ -105,28 +93,21 @@ def schema() -> dict[str, Any]:
     return msgspec.json.schema(Document)
 
 
-def decode_vault_config(text: bytes, source: str) -> tuple[VaultConfig | None, list[Finding]]:
-    """Decodes a vault config.
-
-    Args:
-        text: Content of the file.
-        source: Path of the file, for the findings.
+def decode_vault_config(
+    text: bytes, source: str
+) -> tuple[Mapping[str, Entry] | None, list[Finding]]:
+    """Decodes a vault config whose path is `source`.
 
     Returns:
-        The vault config, or None when any finding is an error; and every finding.
+        The entries by name, in the order of the file, or None when any finding is an error; and
+        every finding.
     """
     entries, findings = lint_vault_config(text, source)
-    if any(found.is_error for found in findings):
-        return None, findings
-    return VaultConfig(entries), findings
+    return None if any(found.is_error for found in findings) else entries, findings
 
 
 def lint_vault_config(text: bytes, source: str) -> tuple[Mapping[str, Entry], list[Finding]]:
     """Decodes as much of a vault config as possible, for a linter that goes on after an error.
-
-    Args:
-        text: Content of the file.
-        source: Path of the file, for the findings.
 
     Returns:
         Every entry with a usable name and path, with no scopes where its scope is unusable; and
@@ -136,14 +117,12 @@ def lint_vault_config(text: bytes, source: str) -> tuple[Mapping[str, Entry], li
     try:
         tree = parse_json(text)
     except TreeError as error:
-        reader.report("vault-config-malformed", (), str(error), "fix the JSON there")
+        reader.report("vault-config-malformed", (), str(error), "correct the JSON")
         return MappingProxyType({}), reader.findings
     return MappingProxyType(reader.document(tree)), reader.findings
 
 
 class _Reader:
-    """Walks one vault config from the top down and collects findings."""
-
     def __init__(self, source: str) -> None:
         self.source = source
         self.findings: list[Finding] = []
@@ -165,7 +144,7 @@ class _Reader:
             hint = "keep one of them: which one Aidbox uses is not defined"
             self.report("name-duplicate", (*at, name), "is written twice", hint)
         if not secrets:
-            self.report("vault-config-empty", at, "names no secret", "add an entry for each secret")
+            self.report("vault-config-empty", at, "has no entries", "add one for each secret")
         entries = {}
         for name, item in secrets.items():
             entry = self.entry(name, item, (*at, name))
@@ -260,7 +239,6 @@ class _Reader:
     def fields(
         self, value: object, at: Steps, structure: type[msgspec.Struct], hint: str
     ) -> Node | None:
-        """Checks that something is an object with the keys of a structure."""
         if not isinstance(value, Node):
             self.mistyped(at, "an object", value, hint)
             return None
@@ -276,7 +254,6 @@ class _Reader:
         return value
 
     def text(self, value: object, at: Steps, hint: str) -> str | None:
-        """Checks that something is a string of visible characters."""
         if not isinstance(value, str):
             self.mistyped(at, "a string", value, hint)
             return None
@@ -298,12 +275,7 @@ class _Reader:
 
 
 def _rewritten(scopes: tuple[Scope, ...]) -> str:
-    texts = [
-        '"scope": ' + json.dumps({"resource_type": scope.resource_type, "id": scope.id})
-        if scope.id is not None
-        else '"scope": ' + json.dumps({"resource_type": scope.resource_type})
-        for scope in scopes
-    ]
+    texts = ['"scope": ' + json.dumps(msgspec.to_builtins(scope)) for scope in scopes]
     if len(texts) == 1:
         return f"write {texts[0]}"
     return (

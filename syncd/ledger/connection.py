@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.errors import StateError
-from syncd.ledger.file import state_error
+from syncd.ledger.file import DAMAGE, error_code, state_error
+from syncd.ledger.rows import set_meta
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,15 +19,13 @@ _CHECKPOINT: Final = 1000
 """Pages in the log after which a commit moves them into the database (SQLite's default)."""
 
 _LONG_LOG: Final = _CHECKPOINT * 4096
-_DAMAGE: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
 
 
 class LedgerConnection:
-    """A connection that threads share, one at a time.
+    """A connection in autocommit mode that threads share, one at a time.
 
-    Args:
-        path: The file.
-        connection: A connection to it in autocommit mode, usable from any thread.
+    Where the file cannot be used, `checkpoint` and `close` ignore the error, and the other methods
+    raise `StateError`.
     """
 
     def __init__(self, path: str, connection: sqlite3.Connection) -> None:
@@ -36,11 +35,7 @@ class LedgerConnection:
         self._damaged = False
 
     def read(self, statement: str, parameters: tuple[object, ...] = ()) -> list[tuple]:  # type: ignore[type-arg] # sqlite3's rows
-        """All rows of a statement.
-
-        Raises:
-            StateError: The file cannot be used.
-        """
+        """All rows of a statement."""
         with self.held() as db:
             return db.execute(statement, parameters).fetchall()
 
@@ -48,11 +43,7 @@ class LedgerConnection:
     def transaction(self, *, checkpoint: bool = True) -> Iterator[sqlite3.Connection]:
         """Commits all that the block does, or nothing.
 
-        Args:
-            checkpoint: Whether the commit also moves a long log into the database.
-
-        Raises:
-            StateError: The file cannot be used.
+        With `checkpoint` the commit also moves a long log into the database.
         """
         with self.held() as db:
             db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT if checkpoint else 0}")
@@ -67,16 +58,12 @@ class LedgerConnection:
 
     @contextmanager
     def held(self) -> Iterator[sqlite3.Connection]:
-        """Locks the connection against other threads.
-
-        Raises:
-            StateError: The file cannot be used.
-        """
+        """Locks the connection against other threads."""
         with self._lock:
             try:
                 yield self._connection
             except sqlite3.Error as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+                if error_code(error) in DAMAGE:
                     # Not closed cleanly, the file is checked at the next opening and replaced.
                     self._damaged = True
                 raise state_error("use the ledger", error) from None
@@ -91,11 +78,7 @@ class LedgerConnection:
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def truncate_log(self) -> None:
-        """Moves all that was committed into the database, and syncs it to the disk.
-
-        Raises:
-            StateError: The file cannot be used.
-        """
+        """Moves all that was committed into the database, and syncs it to the disk."""
         with self.held() as db:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
@@ -104,27 +87,8 @@ class LedgerConnection:
         with self._lock:
             try:
                 if not self._damaged:
-                    self._connection.execute(
-                        "UPDATE meta SET value = '' WHERE key = 'open_since_boot'"
-                    )
+                    set_meta(self._connection, open_since_boot="")
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.Error:
                 pass  # the next opening takes it for a crash, which is safe
             self._connection.close()
-
-
-def meta(db: sqlite3.Connection, key: str) -> str | None:
-    """The value of a key in the table `meta`, or None."""
-    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-    return None if row is None else str(row[0])
-
-
-def set_meta(db: sqlite3.Connection, **values: str) -> None:
-    """Sets keys in the table `meta`."""
-    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
-
-
-def last_sequence(db: sqlite3.Connection) -> int:
-    """The newest sequence that was ever given out, even if its event was pruned."""
-    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
-    return 0 if row is None else int(row[0])

@@ -6,43 +6,38 @@ import errno
 import os
 import sqlite3
 import sys
+from typing import Final
 
 from syncd.core.errors import StateError
+from syncd.ledger.rows import meta
 from syncd.ledger.schema import TABLES, UPGRADES, VERSION
 
+DAMAGE: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
+"""Errors that mean that the file's content is damaged."""
+
 _DISK_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")  # the latter: no room for its -shm file
-_DAMAGE = "restart syncd: it sets the file aside and starts from a new baseline"
-_LOCKED = "close the other program that has it open"
 _NOT_WRITABLE = "make state_dir and its files writable for this user"
 _REMEDIES = {
-    sqlite3.SQLITE_BUSY: _LOCKED,
-    sqlite3.SQLITE_CANTOPEN: _NOT_WRITABLE,
-    sqlite3.SQLITE_CORRUPT: _DAMAGE,
-    sqlite3.SQLITE_LOCKED: _LOCKED,
-    sqlite3.SQLITE_NOTADB: _DAMAGE,
-    sqlite3.SQLITE_PERM: _NOT_WRITABLE,
-    sqlite3.SQLITE_READONLY: _NOT_WRITABLE,
+    **dict.fromkeys(
+        (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
+        "close the other program that has the ledger open",
+    ),
+    **dict.fromkeys(
+        (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY), _NOT_WRITABLE
+    ),
+    **dict.fromkeys(DAMAGE, "restart syncd: it sets the file aside and starts from a new baseline"),
 }
-_MACHINE_ERRORS = frozenset(
-    (
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_READONLY,
-    )
-)
+_MACHINE_ERRORS = (_REMEDIES.keys() - DAMAGE) | {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+}
 
 
 def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
     """Opens or creates the file; one that cannot be used is renamed and replaced.
 
-    Args:
-        path: The file.
-        key_id: Id of the fingerprint key that its versions must have been made with.
+    Its versions must have been made with the fingerprint key `key_id`.
 
     Returns:
         The connection, and why an existing file was replaced, or None.
@@ -59,7 +54,7 @@ def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
             connection = _connect(path)
             rebuilt = _unusable(connection, path, key_id)
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _MACHINE_ERRORS:
+        if error_code(error) in _MACHINE_ERRORS:
             raise
         rebuilt = "damaged"
     finally:
@@ -71,6 +66,11 @@ def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
         _set_aside(path)
         connection = _connect(path)
     return connection, rebuilt
+
+
+def error_code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code, or 0."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def state_error(
@@ -91,20 +91,14 @@ def state_error(
         name = str(getattr(error, "sqlite_errorname", "SQLITE_ERROR"))
         is_full = name in _DISK_FULL
         reason = name.removeprefix("SQLITE_").replace("_", " ").lower()
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        remedy = _REMEDIES.get(code, "check the disk that state_dir is on")
+        remedy = _REMEDIES.get(error_code(error), "check the disk that state_dir is on")
     if is_full:
         reason, remedy = "the disk is full", "free disk space"
     return StateError(f"cannot {action}: {reason}", remedy)
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    """Opens the file and brings it to the current schema.
-
-    Raises:
-        sqlite3.DatabaseError: Not a ledger, or damaged.
-        sqlite3.OperationalError: It cannot be read or written now.
-    """
+    """Opens the file and brings it to the current schema."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
@@ -128,15 +122,9 @@ def _connect(path: str) -> sqlite3.Connection:
 
 
 def _unusable(connection: sqlite3.Connection, path: str, key_id: str) -> str | None:
-    """Why a ledger that could be opened must be replaced, or None.
-
-    Raises:
-        StateError: A newer syncd wrote it.
-        sqlite3.Error: It is damaged.
-    """
+    """Why a ledger that could be opened must be replaced, or None."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
-        connection.close()
         raise StateError(
             f"cannot use {path}: a newer syncd wrote it",
             "run that version, or remove the file to start from a new baseline",
@@ -147,17 +135,12 @@ def _unusable(connection: sqlite3.Connection, path: str, key_id: str) -> str | N
     (expected,) = connection.execute(
         "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
     ).fetchone()
-    if not _closed_cleanly(connection) or os.path.getsize(path) < expected:
+    closed_cleanly = meta(connection, "open_since_boot") == ""
+    if not closed_cleanly or os.path.getsize(path) < expected:
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             return "damaged"
-    meta = dict(connection.execute("SELECT key, value FROM meta"))
-    return None if meta.get("key_id") in (None, key_id) else "fingerprint key replaced"
-
-
-def _closed_cleanly(connection: sqlite3.Connection) -> bool:
-    row = connection.execute("SELECT value FROM meta WHERE key = 'open_since_boot'").fetchone()
-    return row is not None and row[0] == ""
+    return None if meta(connection, "key_id") in (None, key_id) else "fingerprint key replaced"
 
 
 def _is_emptied(path: str) -> bool:

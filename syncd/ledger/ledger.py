@@ -25,14 +25,17 @@ import msgspec
 from syncd.core.event_data import SecretData
 from syncd.core.events import events_of
 from syncd.ledger import received
-from syncd.ledger.connection import LedgerConnection, last_sequence, meta, set_meta
+from syncd.ledger.connection import LedgerConnection
 from syncd.ledger.file import open_file, state_error
 from syncd.ledger.rows import (
     EVENT_COLUMNS,
     INVENTORY_COLUMNS,
     event_of,
     insert_events,
-    known_of,
+    last_sequence,
+    meta,
+    secret_of,
+    set_meta,
     store_inventory,
 )
 from syncd.ledger.schema import FILE_NAME
@@ -91,11 +94,8 @@ class Ledger:
         """Opens or creates the ledger of a state directory.
 
         A damaged ledger, or one that belongs to another fingerprint key, is renamed and replaced
-        by a new one; `rebuilt` says why.
-
-        Args:
-            state: The locked directory.
-            boot_id: Names this run of the machine (`/proc/sys/kernel/random/boot_id`).
+        by a new one; `rebuilt` has the reason. The `boot_id` names this run of the machine
+        (`/proc/sys/kernel/random/boot_id`).
 
         Raises:
             StateError: It cannot be opened, or a newer syncd wrote it.
@@ -136,7 +136,7 @@ class Ledger:
     def inventory(self) -> dict[str, Known]:
         """Everything known, by secret name."""
         rows = self._file.read(f"SELECT {INVENTORY_COLUMNS} FROM secret")  # noqa: S608 - constant
-        return {known.entry.name: known for known in map(known_of, rows)}
+        return {known.entry.name: known for known in map(secret_of, rows)}
 
     def record(
         self,
@@ -153,8 +153,8 @@ class Ledger:
         `checkpoint` afterwards.
 
         Args:
-            plan: What a scan found.
-            known: The inventory before it.
+            plan: The result of a scan.
+            known: The inventory before the plan.
             vault_config_path: Subject of a vault config event.
             at: Time of the scan (RFC 3339, UTC).
             consumers: Names of the mailboxes to fill, and what each consumer may see.
@@ -181,14 +181,14 @@ class Ledger:
         return event
 
     def follow(self, stream: str, last: int) -> int:
-        """Begins or goes on to follow a stream, and returns where its past ends.
+        """Begins or continues to follow a stream, and returns where its past ends.
 
         What the first stream of a ledger holds already is the past, and is not passed on. A stream
         that takes the place of another one has no past.
 
         Args:
             stream: Identity of a stream; one that was deleted and made again has another.
-            last: Its newest position.
+            last: The stream's newest position.
 
         Returns:
             The last position of the past; 0 where there is none.

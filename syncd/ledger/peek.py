@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from syncd.core.timing import seconds_of
+from syncd.ledger.rows import meta
 from syncd.ledger.schema import FILE_NAME
 
 if TYPE_CHECKING:
@@ -32,11 +33,7 @@ class Rotations:
 
 
 def read_rotations(state_dir: str) -> Rotations:
-    """Reads when secrets changed; empty where there is no ledger, or it cannot be read.
-
-    Args:
-        state_dir: Of a daemon, which may be running.
-    """
+    """Reads when secrets changed; empty where there is no ledger, or it cannot be read."""
     path = f"{state_dir}/{FILE_NAME}"
     # SQLite opens a WAL database by creating -wal and -shm where they are missing. Run as another
     # user, that would leave files that the daemon cannot open. Without -wal the database is closed,
@@ -44,9 +41,9 @@ def read_rotations(state_dir: str) -> Rotations:
     mode = "mode=ro" if os.path.exists(f"{path}-wal") else "mode=ro&immutable=1"
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(path)}?{mode}", uri=True)) as db:
-            baseline = db.execute("SELECT value FROM meta WHERE key = 'baseline'").fetchone()
+            baseline = meta(db, "baseline")
             rows = db.execute("SELECT name, changed_at FROM secret WHERE changed_at IS NOT NULL")
             changed = {name: seconds_of(at) for name, at in rows}
     except sqlite3.Error:
         return Rotations()
-    return Rotations(seconds_of(baseline[0]) if baseline else math.inf, changed)
+    return Rotations(seconds_of(baseline) if baseline else math.inf, changed)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from syncd.core.event_data import SecretData, known_of
-from syncd.ledger.connection import meta, set_meta
+from syncd.ledger.rows import meta, set_meta
 
 if TYPE_CHECKING:
     import sqlite3

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from syncd.core.event_data import DATA_TYPES
+from syncd.core.event_data import DECODERS
 from syncd.core.events import Event, Origin
 from syncd.core.model import Entry, Known, Scope, State
 
@@ -23,13 +23,29 @@ EVENT_COLUMNS: Final = (
 """What a statement selects for `event_of`."""
 
 INVENTORY_COLUMNS: Final = "name, path, scopes, state, version, problem, changed_at"
-"""What a statement selects for `known_of`."""
+"""What a statement selects for `secret_of`."""
 
 _encode = msgspec.json.encode
 _decode_audience = msgspec.json.Decoder(dict[str, tuple[Scope, ...]] | None).decode
 _decode_origin = msgspec.json.Decoder(Origin).decode
 _decode_scopes = msgspec.json.Decoder(tuple[Scope, ...]).decode
-_decode_data = {name: msgspec.json.Decoder(type_).decode for name, type_ in DATA_TYPES.items()}
+
+
+def meta(db: sqlite3.Connection, key: str) -> str | None:
+    """The value of a key in the table `meta`, or None."""
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def set_meta(db: sqlite3.Connection, **values: str) -> None:
+    """Sets keys in the table `meta`."""
+    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+
+def last_sequence(db: sqlite3.Connection) -> int:
+    """The newest sequence that was ever given out, even if its event was pruned."""
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def event_of(row: Sequence) -> Event:  # type: ignore[type-arg] # sqlite3's rows
@@ -40,7 +56,7 @@ def event_of(row: Sequence) -> Event:  # type: ignore[type-arg] # sqlite3's rows
         time,
         type_,
         subject,
-        _decode_data[type_](data),
+        DECODERS[type_](data),
         _decode_audience(audience),
         None if origin is None else _decode_origin(origin),
     )
@@ -60,7 +76,7 @@ def insert_events(db: sqlite3.Connection, events: Iterable[Event]) -> None:
     )
 
 
-def known_of(row: Sequence) -> Known:  # type: ignore[type-arg] # sqlite3's rows
+def secret_of(row: Sequence) -> Known:  # type: ignore[type-arg] # sqlite3's rows
     """The secret of a row of `INVENTORY_COLUMNS`."""
     name, path, scopes, state, version, problem, changed_at = row
     entry = Entry(name, path, _decode_scopes(scopes))
@@ -68,13 +84,7 @@ def known_of(row: Sequence) -> Known:  # type: ignore[type-arg] # sqlite3's rows
 
 
 def store_inventory(db: sqlite3.Connection, plan: Plan, known: Mapping[str, Known]) -> None:
-    """Writes what a plan changes of the inventory.
-
-    Args:
-        db: In a transaction.
-        plan: Its `touched` and `dropped` names are written.
-        known: The inventory before the plan.
-    """
+    """Writes what a plan changes of the inventory, which was `known` before it."""
     rows, updates = [], []
     for name in plan.touched:
         item, before = plan.inventory[name], known.get(name)

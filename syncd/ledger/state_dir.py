@@ -55,7 +55,7 @@ class StateDir:
             os.close(lock)
             raise StateError(
                 f"cannot use {path}: another syncd uses it",
-                "stop that one, or set state_dir to another directory",
+                "stop that syncd, or set state_dir to another directory",
             ) from None
         try:
             return cls(path, lock, _read_or_make_key(path))

@@ -9,8 +9,6 @@ wherever something is left to look at, so that one run reports every mistake.
 from __future__ import annotations
 
 import os
-import secrets
-import time
 from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
@@ -24,8 +22,8 @@ from syncd.core.findings import finding, json_path, key_path
 from syncd.core.mountinfo import frozen_mount
 from syncd.core.vault_config import lint_vault_config
 from syncd.mount.listing import mounts, unclaimed_files
-from syncd.mount.read import Reader
-from syncd.mount.roots import derive_roots
+from syncd.mount.read import scan_once
+from syncd.mount.roots import roots_of
 from syncd.mount.vault_config_file import read_vault_config
 from syncd.net.inspection import inspect
 
@@ -51,6 +49,8 @@ _REMEDIES: Final = {
     "secret-too-large": "correct the path, or raise watch.max_secret_size",
     "secret-unreadable": "let syncd's user read the file and enter its directories",
     "secret-empty": "write the secret into the file",
+    "secret-newline": ("write the secret without it: whether Aidbox removes one is not documented"),
+    "secret-world-readable": "remove the permission with chmod o-r",
 }
 
 log = structlog.get_logger()
@@ -61,14 +61,7 @@ def run_checks(
 ) -> list[Finding]:
     """Checks configuration, vault config and mount, and optionally a live Aidbox.
 
-    Args:
-        file: Path of the configuration from the command line; see `syncd.config.load.load`.
-        environ: The environment.
-        aidbox: Which Aidbox to read, or None.
-
-    Returns:
-        Every finding: the configuration's, the vault config's, the manifests', the mount's,
-        Aidbox's.
+    The configuration is found from `file` and `environ` as by `syncd.config.load.load`.
 
     Raises:
         ConfigurationError: There are no credentials to read Aidbox with.
@@ -79,7 +72,8 @@ def run_checks(
     settings, findings = examine(file, environ)
     if settings is None:
         return findings
-    findings += _credentials(settings, config_file(file, environ) or "environment")
+    source = config_file(file, environ) or "environment"
+    findings += _credentials(settings, source)
     path = settings.vault_config
     try:
         text, _ = read_vault_config(path)
@@ -87,7 +81,7 @@ def run_checks(
         return [*findings, *error.findings, *plan_provision(settings.provision)[1]]
     entries, found = lint_vault_config(text, path)
     found += check_provision(settings, entries)
-    found += _grants(settings, entries, config_file(file, environ) or "environment")
+    found += _grants(settings, entries, source)
     found += check_files(settings, entries) + check_mount(settings, entries)
     if aidbox is not None:
         from syncd.lint.aidbox.check import lint_aidbox  # noqa: PLC0415 - as above
@@ -115,14 +109,13 @@ def _credentials(settings: Settings, source: str) -> list[Finding]:
 
 
 def _grants(settings: Settings, entries: Mapping[str, Entry], source: str) -> list[Finding]:
-    """Grants of secrets that the vault config does not name."""
     return [
         finding(
             "grant-unknown",
             source,
             key_path("credentials", "grants", index, "secret"),
             f"{item.secret} is not in {settings.vault_config}",
-            did_you_mean(item.secret, entries, "correct it, or add it to the vault config"),
+            did_you_mean(item.secret, entries, "correct the name, or add it to the vault config"),
         )
         for index, item in enumerate(settings.credentials.grants)
         if item.secret not in entries
@@ -131,29 +124,22 @@ def _grants(settings: Settings, entries: Mapping[str, Entry], source: str) -> li
 
 async def log_findings(settings: Settings, vault_config: VaultConfigFile) -> None:
     """Logs what `check_mount` finds; for the start of a daemon."""
-    entries = dict(vault_config.entries)
-    for found in await anyio.to_thread.run_sync(check_mount, settings, entries):
+    for found in await anyio.to_thread.run_sync(check_mount, settings, vault_config.entries):
         report = log.error if found.is_error else log.warning
         report("check.finding", code=found.code, finding=str(found))
 
 
 def check_files(settings: Settings, entries: Mapping[str, Entry]) -> list[Finding]:
     """Reads each entry's file as the daemon would, but without waiting for it to be at rest."""
-    reader = Reader(
-        secrets.token_bytes(32),  # the hashes are compared with nothing and dropped
-        _roots(settings, entries),
-        max_size=settings.watch.max_secret_size,
-        settle=0.0,
-        grace=0.0,
-    )
-    snapshot = reader.scan(entries, now=time.time(), monotonic=time.monotonic())
+    snapshot = scan_once(entries, settings.watch, settle=0.0)
     findings = []
     for name, entry in entries.items():
         seen = snapshot.observations[name]
         if seen.problem is None:
             continue
         code = seen.code or "secret-unreadable"
-        message = seen.problem if entry.path in seen.problem else f"{entry.path} {seen.problem}"
+        names_place = seen.problem.startswith(("there is no file ", "the mount "))
+        message = seen.problem if names_place else f"{entry.path} {seen.problem}"
         hint = _REMEDIES[code]
         if code == "secret-outside-roots" and not settings.watch.roots:
             # the roots are derived from the paths, and setting any replaces all of them
@@ -165,27 +151,14 @@ def check_files(settings: Settings, entries: Mapping[str, Entry]) -> list[Findin
 def _about_content(
     settings: Settings, entries: Mapping[str, Entry], snapshot: Snapshot
 ) -> list[Finding]:
+    empty = [name for name in snapshot.empty if not snapshot.observations[name].problem]
+    readable = "is readable for every user of this machine"
     return [
-        _at(settings, name, code, f"{entries[name].path} {message}", hint)
-        for names, code, message, hint in (
-            (
-                [name for name in snapshot.empty if not snapshot.observations[name].problem],
-                "secret-empty",
-                "is empty",
-                _REMEDIES["secret-empty"],
-            ),
-            (
-                snapshot.newline_ended,
-                "secret-newline",
-                "ends in a newline",
-                "write it without a newline: whether Aidbox removes one is not documented",
-            ),
-            (
-                snapshot.world_readable,
-                "secret-world-readable",
-                "is readable for every user of this machine",
-                "remove the permission with chmod o-r",
-            ),
+        _at(settings, name, code, f"{entries[name].path} {message}", _REMEDIES[code])
+        for names, code, message in (
+            (empty, "secret-empty", "is empty"),
+            (snapshot.newline_ended, "secret-newline", "ends in a newline"),
+            (snapshot.world_readable, "secret-world-readable", readable),
         )
         for name in names
     ]
@@ -217,9 +190,7 @@ def _shared(
 
 
 def _frozen(
-    settings: Settings,
-    real: Mapping[str, str],
-    mounted: tuple[Mount, ...],
+    settings: Settings, real: Mapping[str, str], mounted: tuple[Mount, ...]
 ) -> list[Finding]:
     hint = "mount the whole volume, without subPath, at a directory"
     findings = []
@@ -237,7 +208,7 @@ def _frozen(
 def _unmapped(settings: Settings, entries: Mapping[str, Entry]) -> list[Finding]:
     own = [settings.vault_config, *(path for _, path in credential_files(settings))]
     claimed = [*own, *(entry.path for entry in entries.values())]
-    paths = unclaimed_files(_roots(settings, entries), claimed, most=_MOST_FILES)
+    paths = unclaimed_files(roots_of(settings.watch, entries), claimed, most=_MOST_FILES)
     hint = "add an entry to the vault config, or remove the file"
     findings = [
         finding("file-unmapped", path, "", "is named by no entry of the vault config", hint)
@@ -248,10 +219,6 @@ def _unmapped(settings: Settings, entries: Mapping[str, Entry]) -> list[Finding]
         message = f"and {more} more files are named by no entry of the vault config"
         findings.append(finding("file-unmapped", paths[_MOST_UNMAPPED], "", message, hint))
     return findings
-
-
-def _roots(settings: Settings, entries: Mapping[str, Entry]) -> tuple[str, ...]:
-    return settings.watch.roots or derive_roots(entries.values())
 
 
 def _at(settings: Settings, name: str, code: str, message: str, hint: str) -> Finding:

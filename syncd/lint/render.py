@@ -6,10 +6,11 @@ SARIF is in `syncd.lint.sarif`.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from syncd.core.findings import Finding
 
@@ -27,22 +28,20 @@ NO_INPUT: Final = frozenset(
 """Codes that mean that an input could not be read at all."""
 
 
-def exit_code(findings: Iterable[Finding], *, strict: bool) -> int:
+def exit_code(findings: Sequence[Finding], *, strict: bool) -> int:
     """The exit code of `syncd check`.
 
     Returns:
         0 when there is no error (with `strict`: no finding), 2 when an input could not be read at
         all, else 1.
     """
-    findings = tuple(findings)
     if any(found.code in NO_INPUT for found in findings):
         return 2
     return int(any(strict or found.is_error for found in findings))
 
 
-def as_text(findings: Iterable[Finding]) -> str:
-    """One line per finding, and a line with their numbers."""
-    findings = tuple(findings)
+def as_text(findings: Sequence[Finding]) -> str:
+    """One line per finding, and a line with the number of errors and warnings."""
     errors, warnings = _count(findings)
     return "\n".join(
         [f"{found.severity}: {found}" for found in findings]
@@ -50,27 +49,16 @@ def as_text(findings: Iterable[Finding]) -> str:
     )
 
 
-def as_json(findings: Iterable[Finding]) -> str:
-    """The findings and their numbers as one JSON object."""
-    findings = tuple(findings)
+def as_json(findings: Sequence[Finding]) -> str:
+    """The findings, and the number of errors and warnings, as one JSON object."""
     errors, warnings = _count(findings)
     document = {
-        "findings": [
-            {
-                "code": found.code,
-                "severity": found.severity,
-                "source": found.source,
-                "where": found.where,
-                "message": found.message,
-                "hint": found.hint,
-            }
-            for found in findings
-        ],
+        "findings": [asdict(found) for found in findings],
         "summary": {"errors": errors, "warnings": warnings},
     }
     return json.dumps(document, indent=2)
 
 
-def _count(findings: tuple[Finding, ...]) -> tuple[int, int]:
+def _count(findings: Sequence[Finding]) -> tuple[int, int]:
     errors = sum(found.is_error for found in findings)
     return errors, len(findings) - errors

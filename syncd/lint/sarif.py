@@ -15,16 +15,15 @@ from urllib.parse import quote
 from syncd import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from syncd.core.findings import Finding
 
 _SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
-def as_sarif(findings: Iterable[Finding]) -> str:
+def as_sarif(findings: Sequence[Finding]) -> str:
     """The findings as one SARIF log."""
-    findings = tuple(findings)
     rules = {found.code: found for found in findings}
     index = {code: number for number, code in enumerate(rules)}
     driver = {
@@ -73,9 +72,5 @@ def _uri(source: str) -> str:
     """A URL as it is; a file relative to the working directory if it lies below."""
     if "://" in source:
         return source
-    if not source.startswith("/"):
-        return quote(source)
-    here = os.getcwd().rstrip("/") + "/"
-    return (
-        quote(source.removeprefix(here)) if source.startswith(here) else f"file://{quote(source)}"
-    )
+    path = quote(source.removeprefix(os.getcwd().rstrip("/") + "/"))
+    return f"file://{path}" if path.startswith("/") else path

@@ -51,10 +51,7 @@ def unclaimed_files(roots: Iterable[str], claimed: Iterable[str], *, most: int) 
 
 def _files(root: str) -> Iterator[str]:
     """Files below a directory; links are followed at its top, where the AtomicWriter's are."""
-    try:
-        device = os.stat(root).st_dev
-    except OSError:
-        return
+    device = _device(root)
     pending = [root]
     while pending:
         directory = pending.pop()
@@ -68,8 +65,15 @@ def _files(root: str) -> Iterator[str]:
                 continue
             if not _is_directory(item, follow=directory == root):
                 yield item.path
-            elif os.stat(item.path).st_dev == device:
+            elif _device(item.path) == device:
                 pending.append(item.path)
+
+
+def _device(directory: str) -> int | None:
+    try:
+        return os.stat(directory).st_dev
+    except OSError:  # removed since it was listed
+        return None
 
 
 def _is_directory(item: os.DirEntry[str], *, follow: bool) -> bool:

@@ -18,18 +18,21 @@ values of two secrets have different versions, and without the key no guess can 
 
 from __future__ import annotations
 
+import secrets
+import time
 from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from syncd.mount.root_scan import Root, RootScan, Rules
-from syncd.mount.roots import contains
+from syncd.mount.roots import contains, roots_of
 from syncd.mount.snapshot import Snapshot
 from syncd.mount.verdict import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from syncd.config.settings import Watch
     from syncd.core.model import Entry
 
 
@@ -40,12 +43,7 @@ def _never(_path: str) -> bool:
 class Reader:
     """Takes snapshots of the files that a vault config names.
 
-    Args:
-        key: Key of the fingerprints.
-        roots: Directories that files must lie in, after resolving symlinks.
-        max_size: Largest secret, bytes.
-        settle: Seconds since the last write before a plain file is read.
-        grace: Seconds until the secrets of a mount that is away count as removed.
+    The fingerprints are made with `key`. `Rules` describes the other arguments.
     """
 
     def __init__(
@@ -111,3 +109,25 @@ class Reader:
         digest.update(name.encode() + b"\0")
         digest.update(content)  # separately, so that the value is not copied
         return "k1:" + digest.hexdigest()
+
+
+def scan_once(
+    entries: Mapping[str, Entry],
+    watch: Watch,
+    *,
+    settle: float,
+    is_written: Callable[[str], bool] = _never,
+) -> Snapshot:
+    """Scans for a command: nothing is remembered, so that a missing file counts as removed.
+
+    The key is a random one, so the versions can be compared with nothing.
+    With a `settle` of 0, files that are being written are read, too.
+    """
+    reader = Reader(
+        secrets.token_bytes(32),
+        roots_of(watch, entries),
+        max_size=watch.max_secret_size,
+        settle=settle,
+        grace=0.0,
+    )
+    return reader.scan(entries, now=time.time(), monotonic=time.monotonic(), is_written=is_written)

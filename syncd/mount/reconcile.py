@@ -62,6 +62,15 @@ class _Pass:
     duration: float
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 class Reconciler:
     """Keeps the ledger in step with the mount.
 
@@ -106,7 +115,13 @@ class Reconciler:
         self.failure: str | None = None
         self.settled = False
         self._first_reason: Literal["start", "reload"] = "start"
-        self._reader = self._make_reader()
+        self._reader = Reader(
+            key,
+            settings.roots,
+            max_size=settings.max_secret_size,
+            settle=settings.settle,
+            grace=settings.remount_grace,
+        )
         self._entries: Mapping[str, Entry] = {}
         self._parents: frozenset[str] = frozenset()
         self._watch: dict[str, frozenset[str] | None] = {}
@@ -118,27 +133,8 @@ class Reconciler:
         self._degraded: str | None = None
         self._born = time.monotonic()
 
-    def _make_reader(self) -> Reader:
-        settings = self._settings
-        return Reader(
-            self._key,
-            settings.roots,
-            max_size=settings.max_secret_size,
-            settle=settings.settle,
-            grace=settings.remount_grace,
-        )
-
     def read_value(self, name: str, path: str, version: str) -> bytes | None:
-        """Reads a secret's value, to verify that Aidbox accepts it. Blocks.
-
-        Args:
-            name: The secret's name.
-            path: Its file.
-            version: The version that the content must have.
-
-        Returns:
-            The content, or None where it cannot be read or has another version.
-        """
+        """Reads a secret's value, to verify that Aidbox accepts it; see `read_version`. Blocks."""
         entry = Entry(name, path, ())
         return read_version(self._key, self._reader.roots, self._settings, entry, version)
 
@@ -146,8 +142,8 @@ class Reconciler:
         """Loads the ledger's inventory, and makes the first pass.
 
         Args:
-            reason: Of the first pass. At a `reload` the daemon is already running, so a ledger that
-                cannot be written is no reason to end it: `run` repeats the pass until it can.
+            reason: Of the first pass. At a `reload` the daemon is already running, and a ledger
+                that cannot be written does not end it: `run` repeats the pass until it can.
 
         Raises:
             StateError: The ledger cannot be used; only with the reason `start`.
@@ -204,7 +200,6 @@ class Reconciler:
             retry = result.snapshot.retry_in
 
     def _fail(self, error: StateError) -> None:
-        """Remembers that the ledger cannot be used, and logs each reason once."""
         if self.failure != str(error):
             log.error("ledger.unusable", problem=str(error))
         self.failure = str(error)
@@ -212,10 +207,8 @@ class Reconciler:
     async def _wake(self, rest: float, retry: float | None, reason: str) -> str:
         """Waits until the next pass is due; returns its reason.
 
-        Args:
-            rest: Seconds after the last pass before a hint starts the next one.
-            retry: Seconds after which to scan again without a hint, or None.
-            reason: The last pass's, which a retry continues.
+        A hint starts the pass after `rest` seconds at the earliest. Without a hint, a pass after
+        `retry` seconds continues the last one and has its reason.
         """
         now = time.monotonic()
         rested = now + rest
@@ -242,7 +235,7 @@ class Reconciler:
         return next_reason
 
     async def _follow_vault_config(self) -> bool:
-        """Reads the vault config again, and returns whether it or its validity changed."""
+        """Returns whether the vault config or its validity changed."""
         file = self.vault_config
         changed = await file.refresh()
         self._vault_config_stale = file.postponed
@@ -280,11 +273,8 @@ class Reconciler:
             await anyio.to_thread.run_sync(self._ledger.checkpoint)
         return result
 
+    @_uncollected()
     def _scan_and_commit(self) -> _Pass:
-        with _uncollected():
-            return self._scan_compare_commit()
-
-    def _scan_compare_commit(self) -> _Pass:
         started = time.monotonic()
         # Which directories matter depends on what the scan finds (links, mounts, missing parents),
         # but they must be watched before the scan, or a change between scan and watch would give no
@@ -308,16 +298,14 @@ class Reconciler:
         before = self.inventory
         now = rfc3339(time.time())
         planned = plan(before, self.vault_config.entries, snapshot.observations, now)
-        commit = None
-        if self._ledger.fresh and self._still_being_written(snapshot):
-            return _Pass(snapshot, planned, None, time.monotonic() - started)
-        if self._ledger.fresh or planned.touched or planned.dropped:
+        commit, fresh = None, self._ledger.fresh
+        postponed = fresh and self._still_being_written(snapshot)
+        if not postponed and (fresh or planned.touched or planned.dropped):
             events = self._ledger.record(
                 planned, before, self.vault_config.path, now, self._consumers
             )
             commit = Commit(tuple(events), planned.inventory, started)
-        duration = time.monotonic() - started
-        return _Pass(snapshot, planned, commit, duration)
+        return _Pass(snapshot, planned, commit, time.monotonic() - started)
 
     def _scan(self) -> Snapshot:
         entries = self.vault_config.entries
@@ -328,10 +316,7 @@ class Reconciler:
                 self._entries, self._parents = entries, parents_of(entries.values())
             self._reader.set_roots(mounts_of(self._parents, self._reader.roots))
         return self._reader.scan(
-            entries,
-            now=time.time(),
-            monotonic=time.monotonic(),
-            is_written=self.watcher.is_written,
+            entries, now=time.time(), monotonic=time.monotonic(), is_written=self.watcher.is_written
         )
 
     def _still_being_written(self, snapshot: Snapshot) -> bool:
@@ -347,8 +332,7 @@ class Reconciler:
         watch_path(mine, self.vault_config.path)
         for directory, names in mine.items():
             others = watch.get(directory, frozenset())
-            both = None if others is None or names is None else others | names
-            watch[directory] = both
+            watch[directory] = None if others is None or names is None else others | names
         self._vault_config_watch = frozenset(mine)
 
     def _report(self, result: _Pass, before: Mapping[str, Known], reason: str) -> None:
@@ -392,12 +376,3 @@ class Reconciler:
                     path=item.entry.path,
                     problem=item.problem,
                 )
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

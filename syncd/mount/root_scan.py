@@ -16,15 +16,7 @@ from typing import TYPE_CHECKING, Final
 from syncd.core.model import Observation, State
 from syncd.mount.roots import DATA_LINK, contains, parents_of, watch_path
 from syncd.mount.snapshot import Snapshot
-from syncd.mount.verdict import (
-    GONE,
-    MACHINE_SHORT,
-    failure,
-    gone,
-    missing,
-    not_a_file,
-    unreadable,
-)
+from syncd.mount.verdict import GONE, MACHINE_SHORT, failure, gone, missing, not_a_file, unreadable
 from syncd.system import beneath
 
 if TYPE_CHECKING:
@@ -62,7 +54,7 @@ class Rules:
     """The parameters of every scan.
 
     Attributes:
-        roots: Directories that files must lie in, longest first.
+        roots: Directories that files must lie in after resolving symlinks, longest first.
         max_size: Largest secret, bytes.
         settle: Seconds since the last write before a plain file is read.
         grace: Seconds until the secrets of a mount that is away count as removed.
@@ -119,7 +111,7 @@ class RootScan:
             root = os.open(self._root.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             if error.errno not in GONE:
-                self._observe_all(self._failure(error, "its mount"))
+                self._observe_all(self._failure(error, self._root.path))
             elif not self._may_return():
                 self._observe_all(gone(f"the mount {self._root.path} does not exist"))
                 self._root.absent = frozenset(self._snapshot.observations)
@@ -146,7 +138,7 @@ class RootScan:
             except _GenerationGoneError:
                 continue
             except OSError as error:
-                self._observe_all(self._failure(error, "its mount"))
+                self._observe_all(self._failure(error, self._root.path))
                 return
             self._remember(root)
             return
@@ -157,12 +149,7 @@ class RootScan:
         self._snapshot.retry_within(self._rules.settle)
 
     def _pin(self, root: int) -> int | None:
-        """Opens the directory behind `..data`, so that all files are read from this one.
-
-        Raises:
-            _GenerationGoneError: It was replaced at this moment.
-            OSError: It exists but cannot be opened.
-        """
+        """Opens the directory behind `..data`, so that all files are read from this one."""
         if not _exists(root, DATA_LINK):
             return None
         generation = _link(root, DATA_LINK)
@@ -195,17 +182,10 @@ class RootScan:
         return expected and self._may_return()
 
     def _read_generation(self, root: int, data: int | None) -> None:
-        """Reads all entries through one pinned generation, or plain files where there is none.
-
-        Raises:
-            _GenerationGoneError: It was replaced and removed before all files were read.
-        """
         observations = self._snapshot.observations
         for entry in self._entries:
             observations[entry.name] = self._observe(root, data, entry)
-        if data is not None:
-            self._snapshot.atomic_roots.append(self._root.path)
-        elif self._generation is not None:
+        if data is None and self._generation is not None:
             self._generation, self._dangling = None, True
 
     def _remember(self, root: int) -> None:
@@ -249,11 +229,7 @@ class RootScan:
     def _may_return(self, names: Iterable[str] | None = None) -> bool:
         """Keeps secrets of a mount that is away unsettled while the grace period lasts.
 
-        Args:
-            names: The secrets; all by default.
-
-        Returns:
-            False when the period is over.
+        Returns False when the period is over.
         """
         known = self._root
         if known.away_since is None:
@@ -264,15 +240,13 @@ class RootScan:
         problem = f"the mount {known.path} is missing or incomplete"
         held = Observation(State.MISSING, None, problem, settled=False)
         if names is None:
-            self._observe_all(held)
-        else:
-            self._snapshot.observations.update(dict.fromkeys(names, held))
+            names = [entry.name for entry in self._entries]
+        self._snapshot.observations.update(dict.fromkeys(names, held))
         self._snapshot.retry_within(left)
         return True
 
     def _observe_all(self, observation: Observation) -> None:
-        for entry in self._entries:
-            self._snapshot.observations[entry.name] = observation
+        self._snapshot.observations = {entry.name: observation for entry in self._entries}
 
     def _observe(self, root: int, data: int | None, entry: Entry) -> Observation:
         relative = entry.path[self._prefix :]
@@ -287,7 +261,7 @@ class RootScan:
             descriptor = self._open(beneath.open_file, directory, relative)
         except OSError as error:
             if error.errno not in GONE:
-                return self._failure(error, "the file")
+                return self._failure(error)
             if published and _link(root, DATA_LINK) != self._generation:
                 raise _GenerationGoneError from None
             return self._missing(entry, published=published)
@@ -301,7 +275,7 @@ class RootScan:
                     raise _GenerationGoneError
             return self._read(descriptor, entry, published=published)
         except OSError as error:
-            return self._failure(error, "the file")
+            return self._failure(error)
         finally:
             os.close(descriptor)
 
@@ -382,10 +356,10 @@ class RootScan:
             return False
         return True
 
-    def _failure(self, error: OSError, what: str) -> Observation:
+    def _failure(self, error: OSError, mount: str | None = None) -> Observation:
         if error.errno in MACHINE_SHORT:
             self._snapshot.retry_within(_TRY_AGAIN)
-        return failure(error, what)
+        return failure(error, mount)
 
     def _missing(self, entry: Entry, *, published: bool) -> Observation:
         seen = missing(entry, atomic=published)

@@ -6,21 +6,18 @@ import os
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from syncd.config.settings import Watch
     from syncd.core.model import Entry
 
 DATA_LINK: Final = "..data"
 """The link of an AtomicWriter mount to its current generation."""
 
 
-def derive_roots(entries: Iterable[Entry]) -> tuple[str, ...]:
-    """The roots where the configuration sets none: the mounts that the entries' files lie in.
-
-    For each path that is the nearest ancestor with a `..data` link, else the parent directory. A
-    root inside another one is left out.
-    """
-    return mounts_of(parents_of(entries))
+def roots_of(watch: Watch, entries: Mapping[str, Entry]) -> tuple[str, ...]:
+    """The configured roots, or where none are, the mounts that the entries' files lie in."""
+    return watch.roots or mounts_of(parents_of(entries.values()))
 
 
 def parents_of(entries: Iterable[Entry]) -> frozenset[str]:
@@ -29,7 +26,10 @@ def parents_of(entries: Iterable[Entry]) -> frozenset[str]:
 
 
 def mounts_of(parents: Iterable[str], known: Iterable[str] = ()) -> tuple[str, ...]:
-    """The mounts that directories lie in now; see `derive_roots`.
+    """The mounts that directories lie in now.
+
+    For each directory that is the nearest one, itself or above, with a `..data` link; without such
+    a link it is the directory. A mount inside another one is left out.
 
     Args:
         parents: The directories.

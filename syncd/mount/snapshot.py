@@ -20,7 +20,6 @@ class Snapshot:
         empty: Names of secrets whose file is empty.
         newline_ended: Names of secrets whose file ends in a newline.
         world_readable: Names of secrets outside of AtomicWriter mounts that every user can read.
-        atomic_roots: The roots that are AtomicWriter mounts.
     """
 
     observations: dict[str, Observation] = field(default_factory=dict)
@@ -29,10 +28,9 @@ class Snapshot:
     empty: list[str] = field(default_factory=list)
     newline_ended: list[str] = field(default_factory=list)
     world_readable: list[str] = field(default_factory=list)
-    atomic_roots: list[str] = field(default_factory=list)
 
     def retry_within(self, seconds: float) -> None:
-        """Asks for another scan after at most this many seconds."""
+        """Requests another scan after at most this many seconds."""
         self.retry_in = seconds if self.retry_in is None else min(self.retry_in, seconds)
 
     def add(self, other: Snapshot) -> None:
@@ -44,4 +42,3 @@ class Snapshot:
         self.empty += other.empty
         self.newline_ended += other.newline_ended
         self.world_readable += other.world_readable
-        self.atomic_roots += other.atomic_roots

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from syncd.core.errors import RefusedError
 from syncd.mount.read import Reader
-from syncd.mount.roots import derive_roots
+from syncd.mount.roots import roots_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _ValueReader(Reader):
-    """Keeps the content that it read last, beside the fingerprint."""
+    """Keeps the content that it read last."""
 
     value = b""
 
@@ -33,18 +33,12 @@ class _ValueReader(Reader):
         return super().fingerprint(name, content)
 
     def read(self, entry: Entry) -> Observation:
-        """One scan for one secret."""
         found = self.scan({entry.name: entry}, now=time.time(), monotonic=time.monotonic())
         return found.observations[entry.name]
 
 
 def read_value(name: str, entries: Mapping[str, Entry], watch: Watch) -> bytes | None:
-    """Reads the value that a secret has now.
-
-    Args:
-        name: The secret's.
-        entries: The vault config's, by name.
-        watch: The section `watch` of the configuration.
+    """Reads the value that a secret of the vault config has now.
 
     Returns:
         The value; None while it is being written or replaced: try again soon.
@@ -55,7 +49,7 @@ def read_value(name: str, entries: Mapping[str, Entry], watch: Watch) -> bytes |
     entry = entries.get(name)
     if entry is None:
         raise RefusedError("is not in the vault config")
-    reader = _reader(b"", watch.roots or derive_roots(entries.values()), watch)
+    reader = _reader(b"", roots_of(watch, entries), watch)
     seen = reader.read(entry)
     if not seen.settled:
         return None
@@ -69,13 +63,13 @@ def read_value(name: str, entries: Mapping[str, Entry], watch: Watch) -> bytes |
 def read_version(
     key: bytes, roots: Iterable[str], watch: Watch, entry: Entry, version: str
 ) -> bytes | None:
-    """Reads a secret's value if its file still has a certain version.
+    """Reads a secret's value if its file lies in the roots and still has a certain version.
 
     Args:
         key: Key of the fingerprints.
-        roots: Directories that the file must lie in, after resolving symlinks.
+        roots: As for `Reader`.
         watch: The section `watch` of the configuration.
-        entry: The secret's.
+        entry: The secret.
         version: The version that the content must have.
 
     Returns:

@@ -17,7 +17,7 @@ import anyio.to_thread
 
 from syncd.core.errors import ConfigurationError
 from syncd.core.findings import Finding, finding
-from syncd.core.vault_config import VaultConfig, decode_vault_config
+from syncd.core.vault_config import decode_vault_config
 from syncd.system.files import read_file
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ _LARGEST: Final = 64 << 20
 
 def read_vault_config(path: str) -> tuple[bytes, os.stat_result]:
     """Reads a vault config.
-
-    Args:
-        path: The file.
 
     Returns:
         The content, and the file's status from before it was read.
@@ -57,25 +54,20 @@ class VaultConfigFile:
 
     Attributes:
         path: Where Aidbox reads it.
-        config: The last valid one, which is in force.
+        entries: Those of the last valid one, which is in force, by name.
         findings: What the last reading found, errors and warnings.
         valid: Whether the file as it is now is the one in force.
-        postponed: Whether the last reading left the file alone because it is being written.
+        postponed: Whether the last reading was put off because the file is being written.
     """
 
     def __init__(self, path: str, settle: float) -> None:
         self.path = path
-        self.config = VaultConfig({})
+        self.entries: Mapping[str, Entry] = {}
         self.findings: tuple[Finding, ...] = ()
         self.valid = False
         self.postponed = False
         self._settle = settle
         self._digest = b""
-
-    @property
-    def entries(self) -> Mapping[str, Entry]:
-        """The entries in force, by name."""
-        return self.config.entries
 
     async def load(self) -> None:
         """Reads the file for the first time.
@@ -88,13 +80,9 @@ class VaultConfigFile:
             raise ConfigurationError(self.findings)
 
     async def refresh(self, *, at_rest: bool = True) -> bool:
-        """Reads the file again if it may have changed.
+        """Reads the file again; returns whether the result differs from the last one.
 
-        Args:
-            at_rest: Leave a file alone that was written to within the settle time.
-
-        Returns:
-            Whether the reading came out differently from the last one.
+        With `at_rest`, reading a file that was written within the settle time is postponed.
         """
         self.postponed = False
         # One trip to a thread: a cancellation between opening and closing would leak the file.
@@ -109,19 +97,14 @@ class VaultConfigFile:
         if digest == self._digest:
             return False
         self._digest = digest
-        config, findings = decode_vault_config(text, self.path)
+        entries, findings = decode_vault_config(text, self.path)
         self.findings = tuple(findings)
-        self.valid = config is not None
-        if config is not None:
-            self.config = config
+        self.valid = entries is not None
+        if entries is not None:
+            self.entries = entries
         return True
 
     def _read(self, at_rest: bool) -> bytes | None:  # noqa: FBT001 - run_sync's
-        """The content, or None for a file that is being written.
-
-        Raises:
-            ConfigurationError: It cannot be read.
-        """
         text, status = read_vault_config(self.path)
         if at_rest and 0 <= time.time() - status.st_mtime < self._settle:
             return None

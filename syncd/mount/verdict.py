@@ -20,18 +20,12 @@ MACHINE_SHORT: Final = frozenset(
 )
 """Errors of a machine that is short of a resource, which say nothing about the file."""
 
-_KINDS = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+_KINDS: Final = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO"}
 
 
 def not_a_file(mode: int) -> Observation:
-    """Something that is not a regular file, by its `st_mode`."""
-    kind = next((name for test, name in _KINDS if test(mode)), "of an unknown kind")
+    """Something that can be opened and is not a regular file, by its `st_mode`."""
+    kind = _KINDS.get(stat.S_IFMT(mode), "a device")
     return unreadable("secret-not-a-file", f"is {kind}, not a file")
 
 
@@ -55,11 +49,8 @@ def unreadable(code: str, reason: str) -> Observation:
     return Observation(State.UNREADABLE, None, reason, code=code)
 
 
-def failure(error: OSError, what: str) -> Observation:
+def failure(error: OSError, mount: str | None = None) -> Observation:
     """The observation for an error at a file, or at the mount of all of its files."""
-    if error.errno in MACHINE_SHORT:
-        problem = f"{what} could not be read: {error.strerror}"
-        return Observation(State.UNREADABLE, None, problem, settled=False)
     reasons = {
         errno.EXDEV: ("secret-outside-roots", "leads outside the watch roots"),
         errno.ELOOP: ("secret-link-loop", "is a loop of symlinks"),
@@ -68,4 +59,6 @@ def failure(error: OSError, what: str) -> Observation:
     }
     otherwise = ("secret-unreadable", f"cannot be read: {error.strerror}")
     code, reason = reasons.get(error.errno or 0, otherwise)
-    return unreadable(code, reason if what == "the file" else f"{what} {reason}")
+    problem = reason if mount is None else f"the mount {mount} {reason}"
+    settled = error.errno not in MACHINE_SHORT
+    return Observation(State.UNREADABLE, None, problem, settled, code)

@@ -69,7 +69,7 @@ class Hint:
     directories: frozenset[str]
 
     def merge(self, later: Hint) -> Hint:
-        """Both hints in one."""
+        """One hint in place of two."""
         return Hint(
             "overflow" if "overflow" in (self.reason, later.reason) else "inotify",
             self.urgent or later.urgent,
@@ -85,8 +85,7 @@ _Table = dict[int, list[tuple[str, frozenset[str] | None]]]
 class Watcher:
     """Watches a set of directories that `arm` may change at any time.
 
-    Args:
-        mode: `auto` and `inotify` use inotify where it works, `poll` does not.
+    The modes `auto` and `inotify` use inotify where it works, `poll` does not.
     """
 
     def __init__(self, mode: Literal["auto", "inotify", "poll"] = "auto") -> None:
@@ -109,10 +108,8 @@ class Watcher:
         """Watches these directories and no others; may be called from a worker thread.
 
         A directory that was replaced by another one of the same name gets a new watch. A directory
-        that cannot be watched shows in `degraded`.
-
-        Args:
-            watch: Per directory the names that matter, or None for all.
+        that cannot be watched shows in `degraded`. For each directory only some names matter, or
+        all (None).
         """
         self._open()
         if self._inotify is None:
@@ -139,59 +136,22 @@ class Watcher:
         self.degraded = degraded
 
     def _open(self) -> None:
-        if self._epoll is None:
-            try:
+        try:
+            if self._epoll is None:
                 self._epoll = select.epoll()
-            except OSError as error:
-                if self._wanted:
-                    self.degraded = _explain(error)
-                return
-        if self._mounts is None:
-            self._mounts = self._open_mounts(self._epoll)
-        if not self._wanted or self._inotify is not None:
-            return
-        try:
-            inotify = INotify(nonblocking=True)
+            if self._mounts is None:
+                self._mounts = _open_mounts(self._epoll)
+            if self._wanted and self._inotify is None:
+                self._inotify = _open_inotify(self._epoll)
         except OSError as error:
-            self.degraded = _explain(error)
-            return
-        try:
-            self._epoll.register(inotify.fileno(), select.EPOLLIN)
-        except OSError as error:
-            inotify.close()
-            self.degraded = _explain(error)
-            return
-        self._inotify = inotify
-
-    @staticmethod
-    def _open_mounts(epoll: select.epoll) -> int | None:
-        """Opens and watches the mount table; None where that fails, and the rescan finds mounts."""
-        try:
-            mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            epoll.register(mounts, select.EPOLLIN | select.EPOLLET)
-            epoll.poll(0)  # consumes the edge that registering gives
-        except OSError:
-            os.close(mounts)
-            return None
-        return mounts
-
-    def writers(self) -> frozenset[str]:
-        """Paths of files that were written to and not closed since, by the events so far."""
-        limit = time.monotonic() - WRITER_LIMIT
-        self._modified = {path: at for path, at in self._modified.items() if at > limit}
-        return frozenset(self._modified)
+            if self._wanted:
+                self.degraded = _explain(error)
 
     def is_written(self, path: str) -> bool:
-        """Whether a file is being written, by all events until now.
+        """Whether a file, or the file that a symlink leads to, is being written.
 
-        May be called from a worker thread while no `next_hint` is waiting. The hint of the events
-        that it reads is kept for the next `next_hint`.
-
-        Args:
-            path: The file, or a symlink to it.
+        This takes all events until now. Their hint is kept for the next `next_hint`. May be called
+        from a worker thread while no `next_hint` is waiting.
         """
         hint = None if self._epoll is None else self._drain(self._epoll)
         if hint is not None:
@@ -270,11 +230,36 @@ class Watcher:
         self._epoll = self._inotify = self._mounts = self._kept = None
 
 
+def _open_mounts(epoll: select.epoll) -> int | None:
+    """Opens and watches the mount table; None where that fails, and the rescan finds mounts."""
+    try:
+        mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        epoll.register(mounts, select.EPOLLIN | select.EPOLLET)
+        epoll.poll(0)  # consumes the edge that registering gives
+    except OSError:
+        os.close(mounts)
+        return None
+    return mounts
+
+
+def _open_inotify(epoll: select.epoll) -> INotify:
+    inotify = INotify(nonblocking=True)
+    try:
+        epoll.register(inotify.fileno(), select.EPOLLIN)
+    except OSError:
+        inotify.close()
+        raise
+    return inotify
+
+
 def _explain(error: OSError) -> str:
     remedies = {
         errno.EMFILE: "raise fs.inotify.max_user_instances or the limit of open files",
         errno.ENOSPC: "raise fs.inotify.max_user_watches",
-        errno.ENOSYS: "this sandbox has no inotify",
+        errno.ENOSYS: "set watch.mode to poll, since this sandbox has no inotify",
     }
     reason = error.strerror or os.strerror(error.errno or 0)
     remedy = remedies.get(error.errno or 0)

@@ -7,10 +7,7 @@ from pwd import getpwnam
 
 
 def user_id(user: str) -> int:
-    """The uid of a user.
-
-    Args:
-        user: A name or a number.
+    """The uid of a user, who is given by name or number.
 
     Raises:
         LookupError: There is no such user.
@@ -19,10 +16,7 @@ def user_id(user: str) -> int:
 
 
 def group_id(group: str) -> int:
-    """The gid of a group.
-
-    Args:
-        group: A name or a number.
+    """The gid of a group, which is given by name or number.
 
     Raises:
         LookupError: There is no such group.

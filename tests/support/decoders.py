@@ -58,13 +58,13 @@ class Mount:
         if config is None:
             return 0
         now = time.time() + 60
-        snapshot = self.reader.scan(config.entries, now=now, monotonic=time.monotonic())
+        snapshot = self.reader.scan(config, now=now, monotonic=time.monotonic())
         found = 0
         for name, seen in snapshot.observations.items():
             if seen.state is State.PRESENT:
                 found += 1
                 assert seen.version == self.reader.fingerprint(name, INSIDE), "read from outside"
-                real = os.path.realpath(config.entries[name].path)
+                real = os.path.realpath(config[name].path)
                 assert real.startswith(f"{self.root}/"), "accepted from outside"
         return found
 
@@ -77,7 +77,7 @@ def vault_config(text: bytes) -> None:
     config, findings = decode_vault_config(text, "vault-config.json")
     are_lines(findings)
     assert (config is None) == any(found.is_error for found in findings)
-    for name, entry in (config.entries if config else {}).items():
+    for name, entry in (config or {}).items():
         assert name == entry.name != ""
         assert entry.path.startswith("/")
         assert "\0" not in entry.path

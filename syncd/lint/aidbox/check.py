@@ -44,11 +44,6 @@ class Target:
 def lint_aidbox(settings: Settings, entries: Mapping[str, Entry], target: Target) -> list[Finding]:
     """Every finding about Aidbox, vault config and files together. Blocks.
 
-    Args:
-        settings: The configuration.
-        entries: Those of the vault config, by name.
-        target: The Aidbox.
-
     Raises:
         ConfigurationError: There are no credentials to read Aidbox with.
     """
@@ -70,9 +65,9 @@ def lint_aidbox(settings: Settings, entries: Mapping[str, Entry], target: Target
 def _as_consumer(settings: Settings, target: Target) -> Aidbox:
     consumers = [item for item in settings.consumers if isinstance(item, Aidbox)]
     consumers.sort(key=lambda item: not set(item.urls) & set(target.urls))
-    known = consumers[0] if consumers and target.client_id is None else None
     secret_file, ca_file = _absolute(target.client_secret_file), _absolute(target.ca_file)
-    if known is not None:
+    if target.client_id is None and consumers:
+        known = consumers[0]
         return msgspec.structs.replace(
             known,
             urls=target.urls,

@@ -8,7 +8,6 @@ query are used: behind a proxy it can name another host, and credentials must no
 from __future__ import annotations
 
 import time
-from datetime import datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -21,6 +20,7 @@ from syncd.consumers.aidbox.session import RejectedError
 from syncd.core.errors import RefusedError, SyncdError
 from syncd.core.findings import finding
 from syncd.core.model import Scope
+from syncd.core.timing import seconds_of
 from syncd.core.vault_config import RESOURCE_TYPES
 from syncd.lint.aidbox.references import DESTINATION, references_in
 from syncd.lint.aidbox.rules import Destination, Live
@@ -82,10 +82,7 @@ class _Health(msgspec.Struct):
 
 
 async def read_live(settings: Aidbox) -> tuple[Live, list[Finding]]:
-    """Reads what the rules need.
-
-    Args:
-        settings: Replicas and credentials; resources are read from the first replica.
+    """Reads what the rules need; resources from the first replica.
 
     Returns:
         What was read, and a finding for each part that could not be.
@@ -100,12 +97,7 @@ async def read_live(settings: Aidbox) -> tuple[Live, list[Finding]]:
 
 
 def unreadable(source: str, error: SyncdError) -> Finding:
-    """The finding that something of Aidbox cannot be read.
-
-    Args:
-        source: Its URL.
-        error: Why.
-    """
+    """The finding that something of Aidbox, at the URL `source`, cannot be read."""
     hint = error.remedy or "start Aidbox, or correct the URL"
     return finding("aidbox-unreadable", source, "", error.problem, hint)
 
@@ -122,16 +114,15 @@ class _Reader:
         url = self._url
         started = await self._started()
         if str(self._first) not in started:
-            return Live(url, {}, frozenset(RESOURCE_TYPES), started=started)
+            return Live(url, {}, started=started)
         resources: dict[str, tuple[Resource, ...]] = {}
         for type_ in RESOURCE_TYPES:
             try:
                 resources[type_] = await self._all(type_)
             except SyncdError as error:
                 self._report(f"{url}/fhir/{type_}", error)
-        unread = frozenset(RESOURCE_TYPES) - resources.keys()
         destinations = await self._destinations(resources.get(DESTINATION, ()))
-        return Live(url, resources, unread, destinations, started)
+        return Live(url, resources, destinations, started)
 
     def _report(self, source: str, error: SyncdError) -> None:
         self.findings.append(unreadable(source, error))
@@ -213,7 +204,7 @@ def _destination(status: _Parameters) -> Destination:
     started = values.get("startTimestamp", _Parameter()).value_date_time
     queued = values.get("messagesQueued", _Parameter()).value_decimal
     try:
-        at = None if started is None else datetime.fromisoformat(started).timestamp()
+        at = None if started is None else seconds_of(started)
     except ValueError:
         at = None
     return Destination(at, None if queued is None else int(queued))

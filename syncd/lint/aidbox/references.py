@@ -61,12 +61,7 @@ class Reference:
 
 
 def references_in(resource: Mapping[str, object], of: Scope) -> Iterator[Reference]:
-    """Every reference in a resource, at any depth.
-
-    Args:
-        resource: As Aidbox returns it.
-        of: Its type and id.
-    """
+    """Every reference in a resource, at any depth; `of` is the resource's type and id."""
     for name, where in _walk(resource, ()):
         yield Reference(name, of, where)
 

@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
 
 def rotations(state_dir: str, entries: Iterable[Entry]) -> dict[str, float]:
-    """When each secret's content last changed, seconds since the epoch, where that is known.
-
-    Args:
-        state_dir: Of the daemon, which may be running.
-        entries: The secrets.
-    """
+    """When each secret's content last changed, seconds since the epoch, where that is known."""
     ledger = read_rotations(state_dir)
     found = {}
     for entry in entries:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.decode import did_you_mean
 from syncd.core.findings import finding, json_path
 from syncd.core.model import Scope
-from syncd.lint.aidbox.references import (
-    DESTINATION,
-    Reference,
-    references_in,
-    stored_secrets,
-)
+from syncd.core.timing import rfc3339
+from syncd.lint.aidbox.references import DESTINATION, Reference, references_in, stored_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,15 +44,13 @@ class Live:
 
     Attributes:
         url: Its base URL.
-        resources: By type.
-        unread: Types whose resources could not be read.
+        resources: By type; without the types that could not be read.
         destinations: The status of each destination that refers to a secret, by id.
         started: When each replica started, seconds since the epoch, by URL.
     """
 
     url: str
     resources: Mapping[str, tuple[Resource, ...]]
-    unread: frozenset[str] = frozenset()
     destinations: Mapping[str, Destination] = field(default_factory=dict)
     started: Mapping[str, float] = field(default_factory=dict)
 
@@ -105,8 +98,7 @@ def _names(live: Live, found: list[Reference], entries: Mapping[str, Entry]) -> 
         entry, name = entries.get(reference.name), _quoted(reference.name)
         if entry is None:
             message = f"refers to {name}, which is not in the vault config"
-            closest = _closest(reference, entries)
-            hint = f"add it there and restart Aidbox, or correct the name; {closest}"
+            hint = f"add it there and restart Aidbox{_other_names(reference, entries)}"
             yield finding("reference-unknown", place, where, message, hint)
         elif entry.scopes and not any(s.covers(reference.resource) for s in entry.scopes):
             allowed = ", ".join(map(str, entry.scopes))
@@ -120,11 +112,11 @@ def _quoted(name: str) -> str:
     return f"the secret {name}" if name.isprintable() and len(name) <= _NAME else "a secret"
 
 
-def _closest(reference: Reference, entries: Mapping[str, Entry]) -> str:
+def _other_names(reference: Reference, entries: Mapping[str, Entry]) -> str:
     fitting = [n for n, e in entries.items() if any(s.covers(reference.resource) for s in e.scopes)]
     if not fitting:
-        return f"the vault config has no entry for {reference.resource}"
-    return did_you_mean(reference.name, fitting)
+        return f": the vault config has no entry for {reference.resource}"
+    return f", or correct the name: {did_you_mean(reference.name, fitting)}"
 
 
 def _unreferenced(
@@ -133,7 +125,7 @@ def _unreferenced(
     used = {reference.name for reference in found}
     for name, entry in entries.items():
         types = {scope.resource_type for scope in entry.scopes}
-        if name in used or not types or types & live.unread or not types <= set(live.resources):
+        if name in used or not types or not types <= live.resources.keys():
             continue  # not all resources that could refer to it were read
         message = "is not used by any resource of Aidbox"
         hint = "refer to it from a resource, or remove the entry and the file"
@@ -150,8 +142,8 @@ def _stale_destinations(
         if state is None or state.started is None or rotated[reference.name] <= state.started:
             continue
         message = (
-            f"has used the secret {reference.name} as it was at its start at "
-            f"{_time(state.started)}, before the rotation at {_time(rotated[reference.name])}"
+            f"uses an old value of the secret {reference.name}: it started at "
+            f"{rfc3339(state.started)}, before the rotation at {rfc3339(rotated[reference.name])}"
         )
         queued = "unknown" if state.queued is None else state.queued
         hint = f"{_RECREATE}; messagesQueued is {queued}, and those messages can be lost"
@@ -163,7 +155,7 @@ def _stored(live: Live) -> Iterator[Finding]:
     for of, resource in live.each():
         for where in stored_secrets(resource, of.resource_type):
             message = "holds a secret in Aidbox's database"
-            hint = "write it to a file, add an entry to the vault config, and refer to that"
+            hint = "write it to a file, add an entry to the vault config, and refer to the entry"
             place = live.place(of)
             yield finding("secret-stored", place, json_path(*where), message, hint)
 
@@ -172,13 +164,8 @@ def _restart(live: Live, vault_config: str, changed: float | None) -> Iterator[F
     for url, started in live.started.items():
         if changed is not None and started < changed - _CLOCK_ERROR:
             message = (
-                f"has been running since {_time(started)}, but {vault_config} changed at "
-                f"{_time(changed)}"
+                f"has been running since {rfc3339(started)}, but {vault_config} changed at "
+                f"{rfc3339(changed)}"
             )
             hint = "restart Aidbox: it loads the vault config only when it starts"
             yield finding("aidbox-restart-needed", url, "", message, hint)
-
-
-def _time(seconds: float) -> str:
-    at = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-    return at.replace("+00:00", "Z")

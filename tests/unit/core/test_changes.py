@@ -9,17 +9,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from msgspec.structs import replace
 
-from syncd.core.changes import Plan, compare_entries, plan, restrict
-from syncd.core.model import (
-    Change,
-    ChangeKind,
-    Entry,
-    Known,
-    Observation,
-    Scope,
-    State,
-    VaultConfigChange,
-)
+from syncd.core.changes import Plan, compare_entries, plan
+from syncd.core.event_data import VaultConfigData
+from syncd.core.model import Change, ChangeKind, Entry, Known, Observation, Scope, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,7 +106,7 @@ class TestEntries:
         result = plan({"a": KNOWN, "b": never}, {}, {}, NOW)
         assert result.changes == (Change(ChangeKind.REMOVED, ENTRY, None, "k1:1"),)
         assert result.dropped == ("a", "b")
-        assert result.vault_config == VaultConfigChange(removed=("a", "b"))
+        assert result.vault_config == VaultConfigData((), ("a", "b"), (), ())
         assert result.inventory == {}
 
     def test_that_are_rescoped_or_repointed_are_told_so(self) -> None:
@@ -122,19 +114,14 @@ class TestEntries:
         moved = dataclasses.replace(ENTRY, path="/s/b", scopes=(Scope("Client", "c"),))
         result = judge(KNOWN, Observation(State.PRESENT, "k1:1"), moved)
         assert result.changes == ()
-        assert result.vault_config == VaultConfigChange(rescoped=("a",), repointed=("a",))
+        assert result.vault_config == VaultConfigData((), (), ("a",), ("a",))
         assert result.inventory["a"].entry == moved
 
     def test_are_compared_by_name(self) -> None:
         """New and lost names are told apart and sorted."""
         entries = {name: dataclasses.replace(ENTRY, name=name) for name in "dcb"}
         known = {name: replace(KNOWN, entry=dataclasses.replace(ENTRY, name=name)) for name in "ab"}
-        assert compare_entries(known, entries) == VaultConfigChange(("c", "d"), ("a",))
-
-    def test_can_be_restricted_to_those_that_may_be_seen(self) -> None:
-        """A consumer reads no name outside its scope."""
-        change = VaultConfigChange(("a", "b"), ("c",), ("b",), ("b", "c"))
-        assert restrict(change, frozenset("b")) == VaultConfigChange(("b",), (), ("b",), ("b",))
+        assert compare_entries(known, entries) == VaultConfigData(("c", "d"), ("a",), (), ())
 
 
 NAMES = st.sampled_from("abcd")

@@ -257,7 +257,7 @@ class TestCheck:
 def test_did_you_mean_offers_the_closest_word_or_all() -> None:
     """A slip of the pen is recognised; anything else gets the list."""
     assert did_you_mean("timeuot", ["timeout", "url"]) == "did you mean timeout?"
-    assert did_you_mean("zzz", ["url", "timeout"]) == "known here: timeout, url"
+    assert did_you_mean("zzz", ["url", "timeout"]) == "use one of timeout, url"
     assert did_you_mean("zzz", ["url"], otherwise="remove it") == "remove it"
     assert did_you_mean("ulr", ["url"], otherwise="remove it") == "did you mean url?"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from syncd.core.model import Grant, Scope, VaultConfigChange
+from syncd.core.model import Grant, Scope
 
 CLIENTS, MINE, OTHER = Scope("Client"), Scope("Client", "mine"), Scope("Client", "other")
 
@@ -52,10 +52,3 @@ class TestGrant:
         """Whatever a grant sees, it still sees with one scope more."""
         for secret in (CLIENTS, MINE, OTHER):
             assert Grant([*scopes, more]).sees([secret]) >= Grant(scopes).sees([secret])
-
-
-@pytest.mark.parametrize("field", ["added", "removed", "rescoped", "repointed"])
-def test_a_vault_config_change_is_true_if_anything_changed(field: str) -> None:
-    """It is false only when all four lists are empty."""
-    assert VaultConfigChange(**{field: ("a",)})
-    assert not VaultConfigChange()

@@ -48,7 +48,7 @@ class TestGood:
         config, findings = decode_vault_config(text_of(b=everybody, a=GOOD), SOURCE)
         assert findings == []
         assert config is not None
-        assert list(config.entries.values()) == [
+        assert list(config.values()) == [
             Entry("b", "/run/b", (Scope("TokenIntrospector"),)),
             Entry("a", "/run/vault-secrets/a", (Scope("Client", "my-client"),)),
         ]
@@ -63,7 +63,7 @@ class TestGood:
         config, _ = decode_vault_config(text_of(a=GOOD), SOURCE)
         assert config is not None
         with pytest.raises(TypeError):
-            config.entries["b"] = config.entries["a"]  # type: ignore[index]
+            config["b"] = config["a"]  # type: ignore[index]
 
 
 class TestListScope:
@@ -72,7 +72,7 @@ class TestListScope:
         text = text_of(a={"path": "/a", "scope": ["Client/my-client"]})
         config, _ = decode_vault_config(text, SOURCE)
         assert config is not None
-        assert config.entries["a"].scopes == (Scope("Client", "my-client"),)
+        assert config["a"].scopes == (Scope("Client", "my-client"),)
         assert told(text) == [("scope-list", "$.secret.a.scope")]
         replacement = '"scope": {"resource_type": "Client", "id": "my-client"}'
         assert hint_of("scope-list", text) == f"write {replacement}"
@@ -90,7 +90,7 @@ class TestListScope:
         text = text_of(a={"path": "/a", "scope": ["Client/c", "TokenIntrospector", "Client/c"]})
         config, _ = decode_vault_config(text, SOURCE)
         assert config is not None
-        assert config.entries["a"].scopes == (Scope("Client", "c"), Scope("TokenIntrospector"))
+        assert config["a"].scopes == (Scope("Client", "c"), Scope("TokenIntrospector"))
         hint = hint_of("scope-list", text)
         assert "split it into 2 entries" in hint
         assert '"scope": {"resource_type": "Client", "id": "c"}' in hint
@@ -225,7 +225,7 @@ class TestWarnings:
         )
         config, findings = decode_vault_config(text, SOURCE)
         assert config is not None
-        assert config.entries["a"].scopes == (Scope("client", "Client/x"),)
+        assert config["a"].scopes == (Scope("client", "Client/x"),)
         assert [(f.code, f.where) for f in findings] == [
             ("key-unknown", "$.secret.a.Path"),
             ("resource-type-unknown", "$.secret.a.scope.resource_type"),
@@ -311,7 +311,7 @@ def check_promises(text: bytes) -> None:
         assert str(found).isprintable()
         assert found.message
         assert found.hint
-    entries = config.entries if config else {}
+    entries = config or {}
     for name, entry in entries.items():
         assert name == entry.name != ""
         assert entry.path.startswith("/")

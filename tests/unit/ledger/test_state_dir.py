@@ -113,7 +113,7 @@ def test_a_key_that_cannot_be_written(
 def test_two_daemons_cannot_share_a_directory(tmp_path: Path) -> None:
     """The second one is told so; after the first one is gone it may."""
     state = StateDir.open(str(tmp_path))
-    assert "another syncd uses it; stop that one" in open_elsewhere(tmp_path)
+    assert "another syncd uses it; stop that syncd" in open_elsewhere(tmp_path)
     state.close()
     assert open_elsewhere(tmp_path) == ""
 

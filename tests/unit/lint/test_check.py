@@ -113,6 +113,24 @@ class TestFiles:
         roots = f"watch: {{roots: [{world.mount}]}}"
         assert world.told(roots) == [("secret-outside-roots", place)]
 
+    def test_a_mount_that_cannot_be_opened_is_the_subject_of_the_message(
+        self, world: Place
+    ) -> None:
+        """The path of one of its secrets is in the finding's place, and not blamed."""
+        (world.plain / "loop").symlink_to("loop")
+        root = world.plain / "loop"
+        world.enter(str(root / "a"))
+        (found,) = world.check(f"watch: {{roots: [{root}]}}")
+        assert found.code == "secret-link-loop"
+        assert found.message == f"the mount {root} is a loop of symlinks"
+
+    def test_a_mount_that_does_not_exist_is_named_once(self, world: Place) -> None:
+        """The message begins with the mount, without the path of the secret before it."""
+        root = world.plain / "gone"
+        world.enter(str(root / "a"))
+        (found,) = world.check(f"watch: {{roots: [{root}]}}")
+        assert found.message == f"the mount {root} does not exist"
+
     def test_a_file_that_may_not_be_read_is_told(
         self, world: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -14,10 +14,11 @@ import pytest
 from support.mount import publish
 from support.waiting import DEADLINE
 
+from syncd.config.settings import Watch
 from syncd.core.model import Entry, Observation, Scope, State
 from syncd.mount import root_scan
 from syncd.mount.read import Reader
-from syncd.mount.roots import derive_roots, mounts_of, watch_path
+from syncd.mount.roots import mounts_of, roots_of, watch_path
 from syncd.system import beneath
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def test_a_generation_is_read_through_its_links(mount: Path) -> None:
     assert brief(seen.observations["empty"]) == PRESENT
     assert brief(seen.observations["none"]) == MISSING
     assert (seen.empty, seen.newline_ended) == (["empty"], ["db/user"])
-    assert (seen.world_readable, seen.atomic_roots) == ([], [str(mount)])
+    assert seen.world_readable == []
     assert seen.retry_in is None
 
 
@@ -414,7 +415,7 @@ def test_a_lost_race_leaves_nothing_in_the_next_attempt(
     monkeypatch.setattr(beneath, "open_file", slow)
     seen = Looker(mount).scan(entries(mount, "a", "b"))
     assert [brief(o) for o in seen.observations.values()] == [PRESENT, PRESENT]
-    assert (seen.newline_ended, seen.atomic_roots) == (["a"], [str(mount)])
+    assert seen.newline_ended == ["a"]
 
 
 # removed, or away
@@ -550,8 +551,9 @@ def test_roots_are_the_mounts_that_files_lie_in(mount: Path, tmp_path: Path) -> 
     plain.mkdir()
     wanted = entries(mount, "db/user", "deep/er/x") | entries(plain, "y")
     publish(mount, {"db/user": b"x"})
-    assert derive_roots(wanted.values()) == (str(mount), str(plain))
-    assert derive_roots(entries(tmp_path, "x", "plain/y").values()) == (str(tmp_path),)
+    assert roots_of(Watch(), wanted) == (str(mount), str(plain))
+    assert roots_of(Watch(), entries(tmp_path, "x", "plain/y")) == (str(tmp_path),)
+    assert roots_of(Watch(roots=("/etc",)), wanted) == ("/etc",)
 
 
 def test_a_mount_that_was_found_stays_a_root_while_it_is_away(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ async def test_a_slow_writer_is_waited_for(bench: Bench) -> None:
             file.write(b"ha")
             before = reconciler.scanned_at
             await until(
-                lambda: not (reconciler.scanned_at == before or not reconciler.watcher.writers())
+                lambda: not (reconciler.scanned_at == before or not reconciler.watcher._modified)
             )
             file.write(b"lf")
         assert await bench.wait(1) == [("a", "modified")]
