@@ -137,7 +137,7 @@ def decode_manifests(text: bytes, source: str) -> tuple[tuple[Manifest, ...], li
     try:
         documents = [tree for tree in parse_yaml(text, raw=True) if not _empty(tree)]
     except TreeError as error:
-        report.error((), error.problem, "fix the YAML there", "manifest-malformed")
+        report.error((), error.problem, "fix the YAML at that line", "manifest-malformed")
         return (), report.findings
     manifests = []
     for number, tree in enumerate(documents, 1):

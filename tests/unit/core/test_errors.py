@@ -9,13 +9,13 @@ from syncd.core.findings import finding
 def test_a_configuration_error_tells_every_finding_on_its_own_line() -> None:
     """All that must be mended is in the message, one line each, in order."""
     findings = [
-        finding("config-invalid", "syncd.yaml", where, "is wrong", "mend it") for where in "ab"
+        finding("config-invalid", "syncd.yaml", where, "is wrong", "fix it") for where in "ab"
     ]
     error = ConfigurationError(findings)
     assert error.findings == tuple(findings)
     assert str(error).splitlines() == [
-        "syncd.yaml: a: is wrong; mend it [config-invalid]",
-        "syncd.yaml: b: is wrong; mend it [config-invalid]",
+        "syncd.yaml: a: is wrong; fix it [config-invalid]",
+        "syncd.yaml: b: is wrong; fix it [config-invalid]",
     ]
     assert isinstance(error, SyncdError)
 

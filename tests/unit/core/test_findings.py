@@ -18,13 +18,13 @@ ROOT = Path(__file__).parents[3]
 class TestFinding:
     def test_reads_as_one_line_with_place_remedy_and_code(self) -> None:
         """A finding says where, what, what to do, and by which code to look it up."""
-        found = finding("path-not-absolute", "vc.json", "$.secret.a", "is not absolute", "mend it")
-        assert str(found) == "vc.json: $.secret.a: is not absolute; mend it [path-not-absolute]"
+        found = finding("path-not-absolute", "vc.json", "$.secret.a", "is not absolute", "fix it")
+        assert str(found) == "vc.json: $.secret.a: is not absolute; fix it [path-not-absolute]"
 
     def test_about_the_whole_source_has_no_place(self) -> None:
         """Without a place, the source alone is named."""
-        found = finding("config-unreadable", "f.yaml", "", "cannot be read", "mend it")
-        assert str(found) == "f.yaml: cannot be read; mend it [config-unreadable]"
+        found = finding("config-unreadable", "f.yaml", "", "cannot be read", "fix it")
+        assert str(found) == "f.yaml: cannot be read; fix it [config-unreadable]"
 
     def test_has_the_severity_of_its_code(self) -> None:
         """Severity follows from the code; only errors make a source unusable."""

@@ -68,7 +68,7 @@ def test_jitter_stays_within_its_share(seed: int, interval: float) -> None:
 
 class TestLifetime:
     def test_is_renewed_at_two_thirds(self) -> None:
-        """A third is left to mend what goes wrong."""
+        """A third is left to correct what fails."""
         assert Lifetime.granted(100.0, 90.0, renewable=True) == Lifetime(160.0, 190.0, True, 90.0)
 
     def test_of_zero_seconds_never_ends(self) -> None:
