@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -13,8 +15,7 @@ if TYPE_CHECKING:
     from syncd.core.model import Grant, Known
 
 
-@dataclass(frozen=True, slots=True)
-class MountStatus:
+class MountStatus(msgspec.Struct, frozen=True):
     """The state of a daemon that watches a mount.
 
     Attributes:
@@ -34,8 +35,7 @@ class MountStatus:
     rescan_interval: float
 
 
-@dataclass(frozen=True, slots=True)
-class RelayStatus:
+class RelayStatus(msgspec.Struct, frozen=True):
     """The state of a relay.
 
     Attributes:

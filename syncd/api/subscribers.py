@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 
 from syncd.core.model import Grant, Scope
@@ -35,8 +36,7 @@ _REMEMBERED: Final = 256
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True):
     """The process at the other end, as of when it connected."""
 
     pid: int

@@ -8,8 +8,9 @@ the new secret of a TokenIntrospector or a destination cannot be verified.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,8 +31,7 @@ class AdoptionState(enum.StrEnum):
     NOT_VERIFIABLE = "not_verifiable"
 
 
-@dataclass(frozen=True, slots=True)
-class Adoption:
+class Adoption(msgspec.Struct, frozen=True):
     """The adoption of a version.
 
     Attributes:

@@ -7,8 +7,9 @@ person who has read it needs no reminder, and a new reason must not hide behind 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from syncd.core.health import Health
 from syncd.core.timing import Backoff, rfc3339
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from random import Random
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """A failed attempt.
 
     Attributes:
@@ -30,15 +30,14 @@ class Failure:
     is_news: bool
 
 
-@dataclass(slots=True)
-class Attempts:
+class Attempts(msgspec.Struct):
     """The attempts at one thing so far; the attributes are those of `Health`."""
 
-    backoff: Backoff = field(default_factory=Backoff)
+    backoff: Backoff = msgspec.field(default_factory=Backoff)
     last_success_at: str | None = None
     last_error: str | None = None
     next_attempt_at: str | None = None
-    _refusals: set[str] = field(default_factory=set)
+    _refusals: set[str] = msgspec.field(default_factory=set)
 
     @property
     def failures(self) -> int:

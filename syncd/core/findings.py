@@ -9,9 +9,10 @@ from __future__ import annotations
 import enum
 import json
 import re
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,8 +93,7 @@ CODES: Mapping[str, Severity] = MappingProxyType(
 """Every code and its severity."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One problem.
 
     Attributes:

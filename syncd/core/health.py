@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(msgspec.Struct, frozen=True):
     """How something that is tried again and again is doing.
 
     Attributes:
@@ -22,8 +21,7 @@ class Health:
     next_attempt_at: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ConsumerHealth(Health):
+class ConsumerHealth(Health, frozen=True):
     """How a consumer is doing; an attempt succeeds when the consumer acknowledges events.
 
     Attributes:
@@ -33,8 +31,7 @@ class ConsumerHealth(Health):
     pending: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderHealth(Health):
+class ProviderHealth(Health, frozen=True):
     """How a provider is doing; an attempt succeeds when everything is fetched and in place.
 
     Attributes:

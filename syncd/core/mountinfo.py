@@ -10,8 +10,9 @@ the mount's root.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,8 +22,7 @@ _GENERATION = re.compile(r"/\.\.[0-9]{4}(?:_[0-9]{2}){5}\.[0-9]+(?:/|$)")
 _LEAST_FIELDS = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(msgspec.Struct, frozen=True):
     """One mount.
 
     Attributes:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from random import Random
@@ -26,8 +28,7 @@ def seconds_of(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp()
 
 
-@dataclass(slots=True)
-class Backoff:
+class Backoff(msgspec.Struct):
     """Exponential backoff with jitter, for one thing that fails.
 
     Every delay lies between half of the step and the step, so that many clients of one server
@@ -62,8 +63,7 @@ class Backoff:
         self.failures = 0
 
 
-@dataclass(slots=True)
-class Pace:
+class Pace(msgspec.Struct):
     """Limits the share of the time that repeated work takes, however often it is triggered.
 
     In a burst the work may take half of the time, in the long run a share. Work that is triggered
@@ -97,8 +97,7 @@ def jittered(interval: float, rng: Random) -> float:
     return interval * rng.uniform(0.9, 1.1)
 
 
-@dataclass(frozen=True, slots=True)
-class Lifetime:
+class Lifetime(msgspec.Struct, frozen=True):
     """How long something granted for a time lasts: a token, a lease, a certificate.
 
     It is renewed or replaced at two thirds of the lifetime, so that a third is left for retries. A

@@ -6,8 +6,9 @@ SARIF is in `syncd.lint.sarif`.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import asdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,6 +17,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from standardwebhooks import Webhook as Signer
 
 from syncd.core.errors import RefusedError, TemporaryError
@@ -30,8 +31,7 @@ _KEY_PREFIX: Final = b"whsec_"
 _TOKEN: Final = re.compile(rb"[\x21-\x7e]+")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CredentialFiles:
+class CredentialFiles(msgspec.Struct, frozen=True, kw_only=True):
     """Where a consumer's secrets are; None where it uses none of that kind.
 
     Attributes:

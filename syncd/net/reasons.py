@@ -13,9 +13,10 @@ import errno
 import os
 import socket
 import ssl
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
+
+import msgspec
 
 CHECK_SERVER: Final = "check that the server is up and reachable"
 """The remedy where nothing better is known."""
@@ -31,8 +32,7 @@ _UNTRUSTED: Final = {
 _FOR_OTHER_NAME: Final = {62: "is for another host name", 64: "is for another IP address"}
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(msgspec.Struct, frozen=True):
     """Why a connection failed.
 
     Attributes:

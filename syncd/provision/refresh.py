@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import structlog
+from msgspec.structs import asdict
 
 from syncd.core.attempts import Attempts
 from syncd.core.errors import RefusedError, TemporaryError
