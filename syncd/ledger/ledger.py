@@ -6,7 +6,7 @@ the mailboxes: per consumer, the events that it has not acknowledged. It promise
 - a change and its events are committed together, before anything is delivered;
 - a mailbox holds per secret the newest event only, with the version that its consumer last
   acknowledged, and keeps them in the order of their sequences;
-- a relay passes on each event once, however often and in whatever order it arrives (`receive`);
+- a relay passes on each event once, however often and in any order it arrives (`receive`);
 - an event id never comes to mean another event (`_begin`).
 
 The tables are in `syncd.ledger.schema`. Methods block, may be called from any thread, and raise

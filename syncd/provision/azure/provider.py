@@ -10,7 +10,7 @@ of a version never changes.
 
 Traps of the SDK (azure-keyvault-secrets 4.12): the texts of its exceptions hold the answer, so only
 status and error code are read; a challenge that does not match the vault's host is a `ValueError`,
-and an unexpected answer raises whatever the SDK's code happens to raise.
+and an unexpected answer raises any exception of the SDK's own code.
 """
 
 from __future__ import annotations

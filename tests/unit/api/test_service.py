@@ -99,7 +99,7 @@ async def test_an_address_that_is_abandoned(served: Served) -> None:
 
 
 async def test_an_address_from_systemd(served: Served) -> None:
-    """It is used whatever is configured, and closed at the end."""
+    """It is used regardless of the configuration, and closed at the end."""
     inherited = served.make("inherited")()
     endpoint = _Endpoint(inherited)
     for address in ("", "a", "b"):

@@ -151,7 +151,7 @@ def test_a_client_has_timeouts_of_its_own() -> None:
 
 
 def test_no_client_is_imported() -> None:
-    """Whatever asks for a reason does not pay for the client of another."""
+    """Asking for a reason imports no client."""
     program = "import sys, syncd.net.reasons; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -88,7 +88,7 @@ def test_a_ca_file_replaces_the_systems_cas(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("settled")
 def test_every_file_of_a_directory_is_trusted(tmp_path: Path) -> None:
-    """Whatever its name; another file in it is noticed."""
+    """With any name; another file in it is noticed."""
     directory = tmp_path / "cas"
     directory.mkdir()
     (directory / "below").mkdir()
