@@ -104,22 +104,26 @@ def pem_of_key(jwk: PublicJwk) -> bytes:
     """A public key as SubjectPublicKeyInfo (RFC 5280, section 4.1), PEM.
 
     Raises:
-        ValueError: The key has no public part, or an unknown curve; the text is for messages.
+        ValueError: The key has no public part, an unknown curve or invalid numbers; the text is for
+            messages.
     """
-    public: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+    numbers: rsa.RSAPublicNumbers | ec.EllipticCurvePublicNumbers
     # type and curve are text or the SDK's enumerations
     kind = str(getattr(jwk.kty, "value", jwk.kty)).removesuffix("-HSM")
     if kind == "RSA" and jwk.n and jwk.e:
         numbers = rsa.RSAPublicNumbers(int.from_bytes(jwk.e), int.from_bytes(jwk.n))
-        public = numbers.public_key()
     elif kind == "EC" and jwk.x and jwk.y:
         curve = _CURVES.get(str(getattr(jwk.crv, "value", jwk.crv)))
         if curve is None:
             raise ValueError("the key has an unknown curve")
         x, y = int.from_bytes(jwk.x), int.from_bytes(jwk.y)
-        public = ec.EllipticCurvePublicNumbers(x, y, curve()).public_key()
+        numbers = ec.EllipticCurvePublicNumbers(x, y, curve())
     else:
         raise ValueError("the key has no public part")
+    try:
+        public = numbers.public_key()
+    except ValueError:  # its text is the library's
+        raise ValueError("the public key is not valid") from None
     return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 

@@ -147,6 +147,15 @@ def test_keys_without_a_public_part(jwk: Jwk) -> None:
         pem_of_key(jwk)
 
 
+@pytest.mark.parametrize(
+    "jwk", [Jwk("EC", crv="P-256", x=b"1", y=b"1"), Jwk("RSA", n=b"\x02", e=b"\x02")]
+)
+def test_numbers_that_are_not_a_public_key(jwk: Jwk) -> None:
+    """The reason is in syncd's words, not in the library's."""
+    with pytest.raises(ValueError, match=r"^the public key is not valid$"):
+        pem_of_key(jwk)
+
+
 def test_a_certificate() -> None:
     """DER in, PEM out, nothing else with it."""
     _, (leaf, _) = chain("leaf", "root")
