@@ -36,6 +36,7 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "credential-malformed": Severity.ERROR,
         "credential-unreadable": Severity.ERROR,
         "grant-unknown": Severity.ERROR,
+        "subscriber-unmapped": Severity.WARNING,
         # SecretProviderClass manifests
         "manifest-ignored": Severity.WARNING,
         "manifest-insecure": Severity.WARNING,

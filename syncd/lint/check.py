@@ -26,6 +26,7 @@ from syncd.mount.read import scan_once
 from syncd.mount.roots import roots_of
 from syncd.mount.vault_config_file import read_vault_config
 from syncd.net.inspection import inspect
+from syncd.system.accounts import overflow_uid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,7 +74,7 @@ def run_checks(
     if settings is None:
         return findings
     source = config_file(file, environ) or "environment"
-    findings += _credentials(settings, source)
+    findings += _credentials(settings, source) + _subscribers(settings, source)
     path = settings.vault_config
     try:
         text, _ = read_vault_config(path)
@@ -106,6 +107,27 @@ def _credentials(settings: Settings, source: str) -> list[Finding]:
             hint = error.remedy or f"correct the file or {where}"
             findings.append(finding(code, source, where, error.problem, hint))
     return findings
+
+
+def _subscribers(settings: Settings, source: str) -> list[Finding]:
+    """Entries for the uid of unmapped users: the daemon may run in another namespace than this."""
+    overflow = overflow_uid()
+    message = (
+        f"{overflow} is the uid of every user that is not mapped into a user namespace, and is "
+        "denied access in one"
+    )
+    hint = "run the subscriber as a user of its own, and write its uid"
+    return [
+        finding(
+            "subscriber-unmapped",
+            source,
+            key_path("api", "subscribers", index, "uid"),
+            message,
+            hint,
+        )
+        for index, item in enumerate(settings.api.subscribers)
+        if item.uid == overflow
+    ]
 
 
 def _grants(settings: Settings, entries: Mapping[str, Entry], source: str) -> list[Finding]:

@@ -374,6 +374,21 @@ log: {{level: loud}}
             ("api.subscribers[1].uid", "is used twice")
         ]
 
+    @pytest.mark.parametrize("account", ["4294967295", "99999999999", "a\\0b", ""])
+    def test_accounts_can_exist(self, tmp_path: Path, account: str) -> None:
+        """A number that the kernel does not have, or no name at all, is not looked up later."""
+        places = ("provision[0].owner", "provision[0].group", "api.socket_group")
+        entry = f'manifest: /m, target: /t, owner: "{account}", group: "{account}"'
+        text = f'provision: [{{{entry}}}]\napi: {{socket_group: "{account}"}}'
+        found = problems_in(text, tmp_path)
+        assert sorted(where for where, _ in found) == sorted(places)
+        assert all("account" in why or "4294967294" in why for _, why in found)
+
+    def test_a_uid_can_exist(self, tmp_path: Path) -> None:
+        """The kernel's largest number bounds it; one more means none."""
+        text = "api: {subscribers: [{name: a, uid: 4294967294}, {name: b, uid: 4294967295}]}"
+        assert [where for where, _ in problems_in(text, tmp_path)] == ["api.subscribers[1].uid"]
+
     def test_names_are_used_once(self, tmp_path: Path) -> None:
         """Two consumers of one name would share a mailbox."""
         assert problems_in(f"consumers: [{HOOK}, {HOOK}]", tmp_path) == [

@@ -18,7 +18,7 @@ from syncd.lint.render import as_json, as_text, exit_code
 
 GENERATION = "..2026_11_23_20_40_28.123456789"
 _ELSEWHERE = (
-    *("credential-", "grant-", "manifest-", "provision-"),
+    *("credential-", "grant-", "manifest-", "provision-", "subscriber-"),
     *("aidbox-", "destination-", "entry-", "reference-", "secret-stored"),
 )
 
@@ -332,6 +332,16 @@ def test_a_grant_of_no_secret(world: Place) -> None:
     assert [(item.where, item.is_error) for item in found] == [
         ("credentials.grants[1].secret", True)
     ]
+
+
+def test_a_subscriber_with_the_uid_of_unmapped_users(world: Place) -> None:
+    """Wherever the check runs, the daemon may run in a user namespace."""
+    world.write("a", b"x", 0o600)
+    world.enter(str(world.plain / "a"), "a")
+    entries = "{name: app, uid: 1000}, {name: other, uid: 65534}"
+    (found,) = world.check(f"api: {{socket: /run/x.sock, subscribers: [{entries}]}}")
+    assert (found.code, found.where) == ("subscriber-unmapped", "api.subscribers[1].uid")
+    assert not found.is_error
 
 
 def test_every_mistake_is_named_in_one_run(world: Place, monkeypatch: pytest.MonkeyPatch) -> None:
