@@ -7,6 +7,7 @@ cost little.
 from __future__ import annotations
 
 import inspect
+import io
 import sys
 from contextlib import contextmanager
 from functools import partial
@@ -353,6 +354,8 @@ def demo(rotations: int | None, interval: float) -> None:
 
 def main() -> None:
     """Runs a command; reports an error in one line, or one line for each finding."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a locale may lack characters
     try:
         cli(prog_name="syncd", standalone_mode=False)
     except click.exceptions.Abort:
@@ -410,8 +413,11 @@ def _print(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        problem = f"cannot write to standard output: {error.strerror}"
-        raise SyncdError(problem, "free space, or redirect it elsewhere") from None
+        from syncd.system.errnos import reason, remedy
+
+        elsewhere = "redirect it elsewhere"
+        what_to_do = remedy(error, path=elsewhere, access=elsewhere, otherwise=elsewhere)
+        raise SyncdError(f"cannot write to standard output: {reason(error)}", what_to_do) from None
 
 
 def _report(error: SyncdError) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.errors import StateError
-from syncd.ledger.file import DAMAGE, error_code, state_error
+from syncd.ledger.failures import DAMAGE, error_code, state_error
 from syncd.ledger.rows import set_meta
 
 if TYPE_CHECKING:
@@ -66,14 +66,19 @@ class LedgerConnection:
                 if error_code(error) in DAMAGE:
                     # Not closed cleanly, the file is checked at the next opening and replaced.
                     self._damaged = True
-                raise state_error("use the ledger", error) from None
+                raise state_error(
+                    "use the ledger",
+                    error,
+                    path="restart syncd, and leave state_dir alone while it runs",
+                    directory=os.path.dirname(self._path),
+                ) from None
 
     def checkpoint(self) -> None:
         """Moves what was committed from the log into the database, when the log is long.
 
         An error is ignored: the next commit meets it again and raises it.
         """
-        with suppress(StateError, FileNotFoundError), self.held() as db:
+        with suppress(StateError, OSError), self.held() as db:
             if os.path.getsize(f"{self._path}-wal") > _LONG_LOG:
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 

@@ -25,7 +25,8 @@ from syncd.core.event_data import SecretData
 from syncd.core.events import events_of
 from syncd.ledger import received
 from syncd.ledger.connection import LedgerConnection
-from syncd.ledger.file import open_file, state_error
+from syncd.ledger.failures import state_error
+from syncd.ledger.file import open_file
 from syncd.ledger.rows import (
     EVENT_COLUMNS,
     INVENTORY_COLUMNS,
@@ -102,7 +103,7 @@ class Ledger:
         try:
             return cls(path, state.key_id, boot_id)
         except (OSError, sqlite3.Error) as error:
-            raise state_error(f"open {path}", error) from None
+            raise state_error(f"open {path}", error, directory=state.path) from None
 
     def _begin(self, key_id: str, boot_id: str) -> str:
         """Marks the ledger as open, and returns its epoch.

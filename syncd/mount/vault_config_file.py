@@ -6,7 +6,6 @@ is reported. After a broken edit the last valid vault config stays in force.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import time
@@ -18,6 +17,7 @@ import anyio.to_thread
 from syncd.core.errors import ConfigurationError
 from syncd.core.findings import Finding, finding
 from syncd.core.vault_config import decode_vault_config
+from syncd.system.errnos import reason, remedy
 from syncd.system.files import read_file
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ def read_vault_config(path: str) -> tuple[bytes, os.stat_result]:
     try:
         return read_file(path, _LARGEST)
     except OSError as error:
-        hint = "set vault_config or BOX_VAULT_CONFIG to the JSON file that Aidbox reads"
-        if error.errno in (errno.EACCES, errno.EPERM):
-            hint = f"let uid {os.geteuid()} read it and enter its directories"
-        message = f"cannot be read: {error.strerror}"
+        correction = "set vault_config or BOX_VAULT_CONFIG to the JSON file that Aidbox reads"
+        access = f"let uid {os.geteuid()} read it and enter its directories"
+        hint = remedy(error, path=correction, access=access)
+        message = f"cannot be read: {reason(error)}"
         raise ConfigurationError(
             [finding("vault-config-unreadable", path, "", message, hint)]
         ) from None

@@ -246,15 +246,14 @@ class TestWhichFile:
     def test_the_remedy_for_a_wrong_path_names_what_gave_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The option, the variable, or neither; permissions only where the file may be right."""
+        """The option, the variable, or neither; permissions only where they are missing."""
         absent = str(tmp_path / "absent.yaml")
         directory = tmp_path / "directory.yaml"
         directory.mkdir()
         monkeypatch.setattr(configuration, "DEFAULT_FILE", str(directory))
-        access = "make the file readable for this user"
         for file, environ, hint in (
-            (absent, {"SYNCD_CONFIG": "/other"}, f"correct the path after -c, or {access}"),
-            (None, {"SYNCD_CONFIG": absent}, f"correct $SYNCD_CONFIG, or {access}"),
+            (absent, {"SYNCD_CONFIG": "/other"}, "correct the path after -c"),
+            (None, {"SYNCD_CONFIG": absent}, "correct $SYNCD_CONFIG"),
             (None, {}, "give another path by -c or $SYNCD_CONFIG"),
         ):
             with pytest.raises(ConfigurationError) as raised:

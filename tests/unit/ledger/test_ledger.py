@@ -259,7 +259,7 @@ def test_damage_that_shows_late_is_looked_for_at_the_next_start(book: Book) -> N
     state = StateDir.open(book.directory)
     ledger = Ledger.open(state, "boot")
     assert ledger.rebuilt is None
-    with pytest.raises(StateError, match="corrupt"):
+    with pytest.raises(StateError, match="it is damaged"):
         ledger.inventory()
     ledger.close()
     state.close()
