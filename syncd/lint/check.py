@@ -19,7 +19,7 @@ from syncd.config.settings import credential_files
 from syncd.core.decode import did_you_mean
 from syncd.core.errors import ConfigurationError, RefusedError, SyncdError
 from syncd.core.findings import finding, json_path, key_path
-from syncd.core.mountinfo import frozen_mount
+from syncd.core.mountinfo import MountTree, frozen_mount
 from syncd.core.vault_config import lint_vault_config
 from syncd.mount.listing import mounts, unclaimed_files
 from syncd.mount.read import scan_once
@@ -52,6 +52,21 @@ _REMEDIES: Final = {
     "secret-empty": "write the secret into the file",
     "secret-newline": ("write the secret without it: whether Aidbox removes one is not documented"),
     "secret-world-readable": "remove the permission with chmod o-r",
+}
+_WHOLE: Final = "mount the whole volume at a directory, without subPath"
+_FROZEN: Final = {
+    "file": (
+        "{point} is a mount of a single file: a file renamed into its place does not show here",
+        "mount the directory that holds it, unless the file is always written in place",
+    ),
+    "generation": (
+        "{point} is a mount of one generation of a volume, and does not show later ones",
+        _WHOLE,
+    ),
+    "removed": (
+        "the source of the mount {point} was removed, so it shows no new file",
+        f"restart the container, or mount it again; {_WHOLE}",
+    ),
 }
 
 log = structlog.get_logger()
@@ -214,16 +229,19 @@ def _shared(
 def _frozen(
     settings: Settings, real: Mapping[str, str], mounted: tuple[Mount, ...]
 ) -> list[Finding]:
-    hint = "mount the whole volume, without subPath, at a directory"
+    """Files that do not follow a publisher; claims what the mount table shows, and no more."""
+    tree = MountTree(mounted)
     findings = []
-    if frozen_mount(mounted, os.path.realpath(settings.vault_config)):
-        message = "is a bind mount (subPath) that shows no new version until it is mounted again"
-        findings.append(finding("mount-frozen", settings.vault_config, "", message, hint))
-    for name, path in real.items():
-        mount = frozen_mount(mounted, path)
-        if mount is not None:
-            message = f"{mount.point} is a bind mount (subPath) that never updates"
+    for name, path in (("", os.path.realpath(settings.vault_config)), *real.items()):
+        found = frozen_mount(tree, path)
+        if found is None:
+            continue
+        message, hint = _FROZEN[found.kind]
+        message = message.format(point=found.mount.point)
+        if name:
             findings.append(_at(settings, name, "mount-frozen", message, hint))
+        else:
+            findings.append(finding("mount-frozen", settings.vault_config, "", message, hint))
     return findings
 
 

@@ -199,17 +199,36 @@ class TestMount:
         assert len(findings) == 21
         assert "and 10 more files" in findings[-1].message
 
-    def test_a_mount_that_will_never_update_is_told(
+    def test_a_mount_that_does_not_follow_a_publisher_is_told(
         self, world: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A subPath mount of a secret, or of the vault config, is found in the mount table."""
         path = world.write("a")
         place = world.enter(path)
-        frozen = (Mount("/", "/"), Mount(f"/{GENERATION}/a", path))
+        frozen = (Mount("/", "/"), Mount(f"/{GENERATION}/a", path, id=1, parent=0))
         monkeypatch.setattr(check, "mounts", lambda: frozen)
         assert world.told() == [("mount-frozen", place)]
-        frozen = (Mount("/", "/"), Mount("/vc.json", world.vault_config))
+        frozen = (Mount("/", "/"), Mount("/vc.json", world.vault_config, id=1, parent=0))
         assert world.told() == [("mount-frozen", world.vault_config)]
+
+    @pytest.mark.parametrize(
+        ("root", "claim"),
+        [
+            ("/a", "a file renamed into its place does not show"),
+            (f"/{GENERATION}/a", "does not show later ones"),
+            ("/a//deleted", "was removed, so it shows no new file"),
+        ],
+    )
+    def test_a_frozen_mount_is_claimed_to_be_no_more_than_it_is(
+        self, world: Place, monkeypatch: pytest.MonkeyPatch, root: str, claim: str
+    ) -> None:
+        """A file that is written in place does show in a mount of the file."""
+        path = world.write("a")
+        world.enter(path)
+        monkeypatch.setattr(check, "mounts", lambda: (Mount(root, path),))
+        (found,) = world.check()
+        assert claim in found.message
+        assert "never" not in f"{found.message} {found.hint}"
 
 
 class TestCredentials:
