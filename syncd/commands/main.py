@@ -75,7 +75,7 @@ def cli() -> None:
     type=_DURATION,
     default="60s",
     show_default=True,
-    help="With --once: time limit for fetching, and then for delivery.",
+    help="With --once: time limit for fetching, scanning and delivery together.",
 )
 def run(config: str | None, *, once: bool, timeout: float) -> None:
     """Runs the daemon until SIGTERM or SIGINT."""
