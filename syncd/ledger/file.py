@@ -52,6 +52,8 @@ def _connect(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         for pragma in (
+            # so that a full volume can get pages back; set again, it would write to the file
+            *(["auto_vacuum = INCREMENTAL"] if os.path.getsize(path) == 0 else []),
             "journal_mode = WAL",
             "synchronous = NORMAL",
             "cache_size = -1024",
