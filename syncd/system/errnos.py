@@ -50,6 +50,7 @@ _MACHINE: Final = {
             errno.ECONNRESET,
             errno.EHOSTDOWN,
             errno.EHOSTUNREACH,
+            errno.ENETDOWN,
             errno.ENETUNREACH,
             errno.EREMOTEIO,
             errno.ETIMEDOUT,
