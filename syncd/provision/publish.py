@@ -36,7 +36,8 @@ from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.mountinfo import parse_mountinfo
 from syncd.core.payload import path_problem
 from syncd.system.accounts import group_id, user_id
-from syncd.system.files import read_file, sync_directory
+from syncd.system.errnos import LOCKS, OTHERWISE, reason, remedy
+from syncd.system.files import ensure_directory, read_file, sync_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -48,15 +49,6 @@ IN_MEMORY = frozenset(("tmpfs", "ramfs"))
 """File systems that do not keep secrets over a power cut."""
 _DATA, _DATA_TMP = "..data", "..data_tmp"
 _GENERATION = re.compile(r"\.\.\d{4}_\d\d_\d\d_\d\d_\d\d_\d\d\.")
-_REMEDIES = {
-    errno.ENOSPC: "free space there",
-    errno.EDQUOT: "raise the quota of syncd's user there",
-    errno.EROFS: "mount the file system read-write, or set target to another directory",
-    errno.EACCES: "let syncd's user write there",
-    errno.EPERM: "let syncd's user write there and change the owner of files",
-    errno.EEXIST: "set target to a directory",
-    errno.ENOTDIR: "set target to a directory",
-}
 _LARGEST_MOUNTINFO = 16 << 20
 """Bytes; a node with 10,000 mounts has about 2 MiB."""
 
@@ -107,11 +99,18 @@ class Publisher:
             with self._locked():
                 return self._publish(files)
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else "I/O error"
-            raise TemporaryError(
-                f"cannot publish into {self.target}: {reason}",
-                _REMEDIES.get(error.errno or 0, "check the file system"),
-            ) from None
+            raise self._failure(error) from None
+
+    def _failure(self, error: OSError, otherwise: str = OTHERWISE) -> TemporaryError:
+        """The error for one of the file system."""
+        access = "let syncd's user write there"
+        if error.errno == errno.EPERM:
+            access += " and change the owner of files"
+        path = "set target to a directory, or correct it"
+        return TemporaryError(
+            f"cannot publish into {self.target}: {reason(error)}",
+            remedy(error, path=path, access=access, otherwise=otherwise),
+        )
 
     def _publish(self, files: Sequence[File]) -> bool:
         uid, gid = self._ids()
@@ -136,10 +135,9 @@ class Publisher:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Keeps other processes, such as `run --once` beside the daemon, from cleaning up here."""
-        if not os.path.isdir(self.target):
-            os.makedirs(self.target, exist_ok=True)
+        if ensure_directory(self.target, 0o777):
             os.chmod(self.target, DIRECTORY_MODE)
-            os.chown(self.target, *self._ids())
+            self._chown(self.target, *self._ids())
         descriptor = os.open(self.target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             try:
@@ -149,6 +147,8 @@ class Publisher:
                     f"cannot publish into {self.target}: another syncd is publishing into it",
                     "stop one of them",
                 ) from None
+            except OSError as error:
+                raise self._failure(error, LOCKS) from None
             try:
                 yield
             finally:
@@ -174,6 +174,24 @@ class Publisher:
             raise RefusedError(
                 f"cannot publish into {self.target}: there is no {kind} {name}",
                 f"create the {kind}, or correct {option}",
+            ) from None
+
+    def _chown(self, file: str | int, uid: int, gid: int) -> None:
+        """Sets owner and group, of a path or a descriptor.
+
+        Raises:
+            RefusedError: The user namespace has no such user or group (chown(2), `EINVAL`).
+        """
+        try:
+            os.chown(file, uid, gid)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            options = (("owner", self._owner), ("group", self._group))
+            given = " or ".join(f"{option} {name}" for option, name in options if name is not None)
+            raise RefusedError(
+                f"cannot publish into {self.target}: syncd's user namespace does not map {given}",
+                "use an owner and a group that it maps",
             ) from None
 
     def _clean(self) -> str | None:
@@ -249,18 +267,27 @@ class Publisher:
                     directories.add(parent)
                     parent = os.path.dirname(parent)
                 self._step("write file")
-                _write_file(f"{generation}/{file.path}", file, uid, gid)
+                self._write_file(f"{generation}/{file.path}", file, uid, gid)
             for directory in sorted(directories, reverse=True):
                 self._step("sync directory")
-                os.chown(directory, uid, gid)
+                self._chown(directory, uid, gid)
                 os.chmod(directory, DIRECTORY_MODE)
                 sync_directory(directory)
             self._step("link data_tmp")
             os.symlink(os.path.basename(generation), f"{self.target}/{_DATA_TMP}")
-        except OSError:
+        except (OSError, RefusedError):
             shutil.rmtree(generation, ignore_errors=True)
             raise
         return generation
+
+    def _write_file(self, path: str, file: File, uid: int, gid: int) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(path, flags, 0o600), "wb") as opened:
+            opened.write(file.content)
+            opened.flush()
+            self._chown(opened.fileno(), uid, gid)
+            os.fchmod(opened.fileno(), file.mode)
+            os.fsync(opened.fileno())
 
     def _link(self, names: set[str]) -> None:
         missing = sorted(name for name in names if not os.path.lexists(f"{self.target}/{name}"))
@@ -311,13 +338,3 @@ def _same(path: str, file: File, uid: int, gid: int) -> bool:
         if found.st_size != len(file.content) and not file.volatile:
             return False
         return file.same_content(opened.read())
-
-
-def _write_file(path: str, file: File, uid: int, gid: int) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(path, flags, 0o600), "wb") as opened:
-        opened.write(file.content)
-        opened.flush()
-        os.fchown(opened.fileno(), uid, gid)
-        os.fchmod(opened.fileno(), file.mode)
-        os.fsync(opened.fileno())

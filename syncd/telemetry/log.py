@@ -26,6 +26,8 @@ if "rich" not in sys.modules:
     del sys.modules["rich"]
 import structlog
 
+from syncd.core.findings import legible
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -114,17 +116,12 @@ def _mask(key: str, value: object, depth: int = 0) -> object:
     if isinstance(value, BaseException):
         return describe(value)
     if isinstance(value, _PLAIN):
-        return _legible(value) if isinstance(value, str) else value
+        return legible(value) if isinstance(value, str) else value
     if depth < _DEEPEST and isinstance(value, dict):
         return {_key(k): _mask(_key(k), item, depth + 1) for k, item in value.items()}
     if depth < _DEEPEST and isinstance(value, list | tuple | set | frozenset):
         return [_mask(key, item, depth + 1) for item in value]
     return f"[{type(value).__name__}]"
-
-
-def _legible(text: str) -> str:
-    """Text that can be encoded: a path may hold bytes that are not UTF-8."""
-    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def _key(key: object) -> str:
