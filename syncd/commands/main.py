@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import os
 import sys
 from contextlib import contextmanager
 from functools import partial
@@ -79,10 +80,11 @@ def cli() -> None:
 )
 def run(config: str | None, *, once: bool, timeout: float) -> None:
     """Runs the daemon until SIGTERM or SIGINT."""
-    from syncd.config.load import load
+    from syncd.config.load import config_file, load
 
     reload = partial(load, config)
     settings = _set_up(reload, listens=not once)
+    file = config_file(config, os.environ)
 
     import anyio
 
@@ -91,8 +93,9 @@ def run(config: str | None, *, once: bool, timeout: float) -> None:
     from syncd.system.threads import leave
 
     if once:
-        leave(0 if anyio.run(run_once, settings, timeout) else 1)
-    anyio.run(Daemon(settings, reload=reload, open_engine=open_engine).run)
+        leave(0 if anyio.run(run_once, settings, timeout, file) else 1)
+    opener = partial(open_engine, config=file)
+    anyio.run(Daemon(settings, reload=reload, open_engine=opener).run)
     leave(0)
 
 

@@ -24,6 +24,7 @@ from syncd.config.settings import (
 )
 from syncd.core.address import parse_host_port
 from syncd.core.decode import Path, Problem
+from syncd.core.findings import key_path
 from syncd.core.nats_binding import DEFAULT_SUBJECT, filter_problem, subject_problem
 from syncd.system.accounts import account_problem
 
@@ -67,6 +68,25 @@ def _check_consumers(settings: Settings | RelaySettings, _at: Path) -> list[Prob
             if isinstance(consumer, Aidbox) and "verify" in consumer.actions
         ]
     return problems
+
+
+def _check_values(settings: Settings, _at: Path) -> list[Problem]:
+    """Values leave only from directories that the operator named, not from derived ones.
+
+    Derived roots come from the vault config, so that its writer could name any file that syncd may
+    read.
+    """
+    verifying = (
+        key_path("consumers", index, "actions")
+        for index, consumer in enumerate(settings.consumers)
+        if isinstance(consumer, Aidbox) and "verify" in consumer.actions
+    )
+    senders = [*(["credentials.grants"] if settings.credentials.grants else []), *verifying]
+    if settings.watch.roots or not senders:
+        return []
+    message = f"is required, because {' and '.join(senders)} let values of secrets out"
+    hint = "name the directories that hold the secrets, such as [/run/vault-secrets]"
+    return [Problem(("watch", "roots"), message, hint)]
 
 
 def _check_watch(watch: Watch, at: Path) -> list[Problem]:
@@ -257,4 +277,5 @@ _CHECKS: Final[Mapping[type | UnionType, Callable[[Any, Path], list[Problem]]]] 
     Provision: _check_provision,
     Credentials: _check_grants,
     Settings | RelaySettings: _check_consumers,
+    Settings: _check_values,
 }

@@ -485,13 +485,30 @@ log: {{level: loud}}
             "urls": "['http://x/base']",
             "client_id": "c",
             "client_secret_file": "/s",
-            "actions": "[verify]",
+            "actions": "[drop_cache]",
         }
         key, _, value = changed.partition(": ")
         written = ", ".join(f"{k}: {v}" for k, v in {**options, key: value}.items())
         ((found, said),) = problems_in(f"consumers: [{{{written}}}]", tmp_path)
         assert found == f"consumers[0].{where}"
         assert message in said
+
+    def test_values_leave_only_from_roots_that_are_named(self, tmp_path: Path) -> None:
+        """Derived roots come from the vault config, so its writer could name any file."""
+        aidbox = (
+            "{name: a, kind: aidbox, urls: ['http://x'], client_id: c, client_secret_file: /s,"
+            " actions: [verify]}"
+        )
+        grant = "{unit: a.service, credential: a, secret: a}"
+        for text, sender in (
+            (f"consumers: [{aidbox}]", "consumers[0].actions"),
+            (f"credentials: {{grants: [{grant}]}}", "credentials.grants"),
+        ):
+            ((where, said),) = problems_in(text, tmp_path)
+            assert where == "watch.roots"
+            assert said == f"is required, because {sender} let values of secrets out"
+            (tmp_path / "good.yaml").write_text(f"{text}\nwatch: {{roots: [/run/vault-secrets]}}")
+            assert load(str(tmp_path / "good.yaml"), MINIMUM).watch.roots == ("/run/vault-secrets",)
 
     @pytest.mark.parametrize("listen", ["x", ":80", "x:", "x:0", "x:65536", "x:-1", "x:²"])
     def test_listen_is_host_and_port(self, tmp_path: Path, listen: str) -> None:
