@@ -422,8 +422,8 @@ def _print(text: str) -> None:
     except OSError as error:
         from syncd.system.errnos import reason, remedy
 
-        elsewhere = "redirect it elsewhere"
-        what_to_do = remedy(error, path=elsewhere, access=elsewhere, otherwise=elsewhere)
+        known = remedy(error, path="", access="", otherwise="")
+        what_to_do = f"{known}, or redirect it elsewhere" if known else "redirect it elsewhere"
         raise SyncdError(f"cannot write to standard output: {reason(error)}", what_to_do) from None
 
 

@@ -398,6 +398,9 @@ def test_every_mistake_is_named_in_one_run(world: Place, monkeypatch: pytest.Mon
         "vault-config-malformed",
         "vault-config-unreadable",
         "secret-unreadable",
+        "mount-unreadable",
+        "resource-short",
+        "watch-rescan-only",
     }
     assert {found.code for found in findings} == expected
     documents = as_text(findings), as_json(findings)
