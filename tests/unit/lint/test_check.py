@@ -345,7 +345,9 @@ def test_a_grant_of_no_secret(world: Place) -> None:
     )
     found = [
         item
-        for item in world.check(f"credentials: {{grants: [{grants}]}}")
+        for item in world.check(
+            f"credentials: {{grants: [{grants}]}}\nwatch: {{roots: [{world.plain}]}}"
+        )
         if item.code == "grant-unknown"
     ]
     assert [(item.where, item.is_error) for item in found] == [
