@@ -46,6 +46,7 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         # provision entries, together with manifest and vault config
         "provision-invalid": Severity.ERROR,
         "provision-target-on-disk": Severity.WARNING,
+        "provision-target-untrusted": Severity.ERROR,
         "provision-unproduced": Severity.ERROR,
         "provision-unused": Severity.WARNING,
         # the vault config

@@ -25,9 +25,11 @@ from syncd.core.findings import finding, json_path, key_path
 from syncd.provision.azure.cloud import find_cloud
 from syncd.provision.azure.objects import AzureClass, decode_azure
 from syncd.provision.manifest import Report, check_paths, decode_manifests
-from syncd.provision.publish import IN_MEMORY, filesystem
+from syncd.provision.publish import IN_MEMORY, UNTRUSTED_REMEDIES, filesystem
 from syncd.provision.vault.objects import VaultClass, decode_vault
+from syncd.system.accounts import user_id
 from syncd.system.files import read_file
+from syncd.system.trusted import writable_by_others
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -93,7 +95,8 @@ def check_provision(settings: Settings, entries: Mapping[str, Entry]) -> list[Fi
     """The findings of `syncd check` about the `provision` section.
 
     Those of `plan_provision`, a path of the vault config under a target that no object writes, a
-    file that no entry of the vault config uses, and a target that is not in memory.
+    file that no entry of the vault config uses, and a target that others can change or that is not
+    in memory.
 
     Args:
         settings: The configuration.
@@ -126,6 +129,7 @@ def check_provision(settings: Settings, entries: Mapping[str, Entry]) -> list[Fi
             for path in plan.paths
             if path not in used
         ]
+        findings += _target_problems(plan.entry)
         kind = filesystem(_nearest_directory(target))
         if kind is not None and kind not in IN_MEMORY:
             findings.append(
@@ -138,6 +142,21 @@ def check_provision(settings: Settings, entries: Mapping[str, Entry]) -> list[Fi
                 )
             )
     return findings
+
+
+def _target_problems(entry: Provision) -> Iterator[Finding]:
+    """Why the daemon will not publish into a target; its own user is not known here."""
+    try:
+        status = os.stat(entry.target)
+        belongs_to_owner = entry.owner is not None and status.st_uid == user_id(entry.owner)
+    except (OSError, LookupError):
+        return
+    problem = writable_by_others(status)
+    if problem is None and belongs_to_owner and status.st_uid not in (0, os.geteuid()):
+        problem = f"it belongs to {entry.owner}, who can replace what is in it"
+    if problem is not None:
+        hint = UNTRUSTED_REMEDIES[errno.EPERM]
+        yield finding("provision-target-untrusted", entry.target, "", problem, hint)
 
 
 def azure_auth(entry: Provision, azure: AzureClass) -> AzureAuth | None:
