@@ -21,6 +21,7 @@ from syncd.api.report import RefreshReport, Refusal, readiness, secrets_report, 
 from syncd.api.streams import Stream
 from syncd.api.subscribers import MOST_FILTERS, Caller, View, peer_of, resource
 from syncd.core.errors import StateError
+from syncd.core.text import escape_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +45,7 @@ LARGEST_BODY: Final = 1024
 
 _JSON: Final = "application/json"
 _TRUTH: Final = {None: True, "true": True, "false": False}
-_encode = msgspec.json.Encoder().encode
+_encoder: Final = msgspec.json.Encoder()
 
 
 class Api:
@@ -201,6 +202,11 @@ def _starlette(routes: Sequence[Route]) -> Starlette:
         exception_handlers={HTTPException: _refuse, StateError: _unusable},
         max_body_size=LARGEST_BODY,
     )
+
+
+def _encode(answer: msgspec.Struct) -> bytes:
+    """JSON that does nothing to a terminal, since people read it with curl."""
+    return escape_json(_encoder.encode(answer))
 
 
 async def _refuse(_request: Request, error: Exception) -> Response:

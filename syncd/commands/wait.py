@@ -58,7 +58,7 @@ async def _scan_all(
     except ConfigurationError as error:
         watch: dict[str, frozenset[str] | None] = {}
         await anyio.to_thread.run_sync(watch_path, watch, settings.vault_config)
-        return str(error).splitlines(), watch, _INTERVAL
+        return list(error.lines), watch, _INTERVAL
     snapshot = await anyio.to_thread.run_sync(_scan, settings, file, watcher)
     missing = [
         f"{entry.path}: secret {name} is {seen.state}: {seen.problem or 'still being written'}"

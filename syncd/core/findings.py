@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from syncd.core.text import visible
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -115,7 +117,7 @@ class Finding(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         place = f"{self.source}: {self.where}" if self.where else self.source
-        return f"{place}: {self.message}; {self.hint} [{self.code}]"
+        return visible(f"{place}: {self.message}; {self.hint} [{self.code}]")
 
     @property
     def is_error(self) -> bool:
