@@ -35,9 +35,12 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "config-unreadable": Severity.ERROR,
         "config-malformed": Severity.ERROR,
         "config-invalid": Severity.ERROR,
+        "credential-cleartext": Severity.WARNING,
+        "credential-exposed": Severity.WARNING,
         "credential-malformed": Severity.ERROR,
         "credential-unreadable": Severity.ERROR,
         "grant-unknown": Severity.ERROR,
+        "listen-exposed": Severity.WARNING,
         # SecretProviderClass manifests
         "manifest-ignored": Severity.WARNING,
         "manifest-insecure": Severity.WARNING,
@@ -45,6 +48,7 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "manifest-malformed": Severity.ERROR,
         "manifest-permission": Severity.WARNING,
         "manifest-unreadable": Severity.ERROR,
+        "manifest-world-readable": Severity.WARNING,
         # provision entries, together with manifest and vault config
         "provision-invalid": Severity.ERROR,
         "provision-target-on-disk": Severity.WARNING,

@@ -20,6 +20,7 @@ from syncd.config.auth import (
     ManagedIdentity,
     VaultAuth,
 )
+from syncd.core.address import is_plain_http
 from syncd.core.errors import RefusedError
 from syncd.core.findings import finding, json_path, key_path
 from syncd.provision.azure.cloud import find_cloud
@@ -208,7 +209,7 @@ def _plan(entry: Provision, index: int) -> tuple[Plan | None, list[Finding]]:
         if item is not None:
             decoded.append((manifest, item))
     classes = tuple(decoded)
-    findings += _mismatches(entry, index, classes)
+    findings += dict.fromkeys(_mismatches(entry, index, classes))
     if len(classes) > 1:
         findings += [item for item in _collisions(path, classes) if item not in findings]
     return Plan(entry, classes[0][0].name, classes, text) if classes else None, findings
@@ -239,6 +240,7 @@ def _mismatches(entry: Provision, index: int, classes: Classes) -> Iterator[Find
     for manifest, item in classes:
         if isinstance(item, VaultClass):
             yield from _vault_mismatches(entry, index, item)
+            yield from _clear_text(entry, index, manifest, item)
             continue
         yield from _azure_mismatches(entry, index, item, mixed=mixed)
         try:
@@ -295,6 +297,22 @@ def _vault_mismatches(entry: Provision, index: int, vault: VaultClass) -> Iterat
                 " vaultTLSClientKeyPath in the manifest"
             )
             yield _problem(where, "has no client certificate", hint)
+
+
+def _clear_text(
+    entry: Provision, index: int, manifest: Manifest, vault: VaultClass
+) -> Iterator[Finding]:
+    """A vault without TLS: login, token and secrets can be read on the way."""
+    if is_plain_http(entry.vault_url or vault.address):
+        source, where = (
+            entry.manifest,
+            manifest.prefix + key_path("spec", "parameters", vault.address_key),
+        )
+        if entry.vault_url is not None:
+            source, where = "configuration", key_path("provision", index, "vault_url")
+        message = "the login and the secrets cross the network unencrypted"
+        hint = "use https, or an agent on loopback"
+        yield finding("credential-cleartext", source, where, message, hint)
 
 
 def _methods(logins: Any) -> str:  # noqa: ANN401 - a union of structures has no narrower type

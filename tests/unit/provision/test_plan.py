@@ -242,3 +242,29 @@ def target_problems(one: Provision) -> bool:
     entries = {"a": Entry("a", f"{one.target}/app", (Scope("Client"),))}
     codes = [finding.code for finding in check_provision(settings, entries)]
     return "provision-target-untrusted" in codes
+
+
+@pytest.mark.parametrize(
+    ("address", "vault_url", "where"),
+    [
+        ("http://vault.example.com:8200", None, "spec.parameters.openbaoAddress"),
+        ("http://vault.example.com:8200", "https://vault.example.com:8200", None),
+        ("http://vault.example.com:8200", "http://127.0.0.1:8200", None),
+        ("https://vault.example.com:8200", "http://10.0.0.1:8200", "provision[0].vault_url"),
+        ("http://localhost:8200", None, None),
+        (None, None, None),
+    ],
+)
+def test_a_vault_without_tls_is_reported(
+    tmp_path: Path, address: str | None, vault_url: str | None, where: str | None
+) -> None:
+    """Where its address is written; an agent on loopback is fine."""
+    text = (
+        MANIFEST.replace("NAME", "app").replace("OBJECT", "app").replace(": vault\n", ": openbao\n")
+    )
+    key = "" if address is None else f"    openbaoAddress: {address}\n"
+    text = text.replace("    vaultCACertPath: /manifest-ca.pem\n", key)
+    one = entry(tmp_path, manifest=manifest(tmp_path, "own", text), vault_url=vault_url)
+    _, findings = plan_provision([one])
+    found = [(item.code, item.where) for item in findings if item.code == "credential-cleartext"]
+    assert found == ([("credential-cleartext", where)] if where else [])
