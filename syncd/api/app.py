@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope as AsgiScope, Send
 
+    from syncd.api.hosts import AllowedHosts
     from syncd.api.server import Connection
     from syncd.api.status import DaemonStatus
     from syncd.api.streams import Broadcast
@@ -167,12 +168,15 @@ class Api:
         return _json(RefreshReport(tuple(sorted(status.providers))), 202)
 
 
-def probes_app(status: Callable[[], DaemonStatus], metrics: Metrics) -> ASGIApp:
+def probes_app(
+    status: Callable[[], DaemonStatus], metrics: Metrics, hosts: AllowedHosts
+) -> ASGIApp:
     """The application on `api.listen`: probes and metrics, for every client.
 
     Args:
         status: Returns the state of the daemon now.
         metrics: The metrics to serve.
+        hosts: The hosts that requests may name.
     """
 
     async def healthz(_request: Request) -> Response:
@@ -187,21 +191,26 @@ def probes_app(status: Callable[[], DaemonStatus], metrics: Metrics) -> ASGIApp:
         body, type_ = await anyio.to_thread.run_sync(metrics.exposition, accept)
         return Response(body, headers={"content-type": type_})
 
-    return _starlette(
+    refusal = Refusal("not the host of this server; use its address, or add to api.allowed_hosts")
+    app = _starlette(
         [
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),
             Route("/metrics", exposition, methods=["GET"]),
         ]
     )
+    return hosts.guard(app, _json(refusal, 421))
 
 
 def _starlette(routes: Sequence[Route]) -> Starlette:
-    return Starlette(
+    app = Starlette(
         routes=routes,
         exception_handlers={HTTPException: _refuse, StateError: _unusable},
         max_body_size=LARGEST_BODY,
     )
+    # a redirect to a path without its slash would repeat the client's Host
+    app.router.redirect_slashes = False
+    return app
 
 
 def _encode(answer: msgspec.Struct) -> bytes:

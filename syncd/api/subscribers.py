@@ -32,7 +32,7 @@ MOST_UNGRANTED: Final = 64
 
 _UCRED: Final = struct.Struct("iII")
 _LOG_AGAIN: Final = 60.0
-_REMEMBERED: Final = 256
+_DENIALS: Final = 10
 log = structlog.get_logger()
 
 
@@ -83,19 +83,32 @@ class Subscribers:
             self._callers[uid] = Caller(name, Grant(), privileged=True)
         self._clock = clock
         self._logged: dict[int, float] = {}
+        self._left_out = 0
 
     def caller(self, peer: Peer) -> Caller | None:
-        """The caller of a peer; None without a grant, logged at most once a minute for each uid."""
+        """The caller of a peer; None without a grant, which is logged.
+
+        Logged at most once a minute for each uid, and for `_DENIALS` uids in all: a user can have
+        many (user_namespaces(7)). Those that were left out are counted in the next line.
+        """
         found = self._callers.get(peer.uid)
         if found is None:
-            now = self._clock()
-            if now - self._logged.get(peer.uid, -_LOG_AGAIN) >= _LOG_AGAIN:
-                if len(self._logged) >= _REMEMBERED:
-                    self._logged.clear()
-                self._logged[peer.uid] = now
-                hint = "add the uid to api.subscribers"
-                log.warning("api.denied", uid=peer.uid, gid=peer.gid, pid=peer.pid, hint=hint)
+            self._log_denied(peer)
         return found
+
+    def _log_denied(self, peer: Peer) -> None:
+        now = self._clock()
+        self._logged = {uid: at for uid, at in self._logged.items() if now - at < _LOG_AGAIN}
+        if peer.uid in self._logged:
+            return
+        if len(self._logged) >= _DENIALS:
+            self._left_out += 1
+            return
+        self._logged[peer.uid] = now
+        more = {"left_out": self._left_out} if self._left_out else {}
+        self._left_out = 0
+        hint = "add the uid to api.subscribers"
+        log.warning("api.denied", uid=peer.uid, gid=peer.gid, pid=peer.pid, hint=hint, **more)
 
     def share(self, connection: socket.socket, most: int) -> tuple[int | None, int]:
         """The owner of a connection, and how many of `most` connections the owner may have.

@@ -137,6 +137,14 @@ def _set_up(load: Callable[[], _S], *, listens: bool = True) -> _S:
     return settings
 
 
+def _harden() -> None:
+    """Protects the memory of a command that may read secrets, as `_set_up` does for the daemon."""
+    from syncd.system.hardening import harden
+
+    for problem in harden():
+        _print_error(f"{problem}; the command goes on")
+
+
 @cli.command()
 @_relay_config
 @click.option(
@@ -171,6 +179,8 @@ def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> N
 @click.option("--timeout", type=_DURATION, default="60s", show_default=True, help="Time limit.")
 def wait(config: str | None, timeout: float) -> None:
     """Waits until every secret of the vault config is present and readable."""
+    _harden()
+
     import anyio
 
     from syncd.commands.wait import wait as wait_for_all
@@ -227,6 +237,8 @@ def check(
     ca_file: str | None,
 ) -> None:
     """Lints vault config, mount and daemon configuration, and optionally a live Aidbox."""
+    _harden()
+
     from syncd.lint.check import run_checks
     from syncd.lint.render import as_json, as_text, exit_code
 
@@ -272,6 +284,8 @@ def status(socket: str | None, format_: str) -> None:
 
     Exits with 1 when something needs attention.
     """
+    _harden()
+
     from datetime import UTC, datetime
 
     from syncd.commands import status as report
@@ -317,6 +331,8 @@ def events(
     follow: bool,
 ) -> None:
     """Shows past events and, with --follow, the live stream."""
+    _harden()
+
     import signal
 
     from syncd.commands.client import socket_path
