@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.mountinfo import Mount, parse_mountinfo
+from syncd.mount.way import Watched, follow
 from syncd.system.files import read_file
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def unclaimed_files(roots: Iterable[str], claimed: Iterable[str], *, most: int) 
     known = frozenset(claimed)
     unclaimed = {path for root in roots for path in islice(_files(root), most) if path not in known}
     if unclaimed:
-        real = {os.path.realpath(path) for path in known}
-        unclaimed = {path for path in unclaimed if os.path.realpath(path) not in real}
+        real = {follow(path, Watched()) for path in known}
+        unclaimed = {path for path in unclaimed if follow(path, Watched()) not in real}
     return sorted(unclaimed)
 
 

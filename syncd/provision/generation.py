@@ -96,6 +96,8 @@ def write_generation(
     try:
         generation = os.open(name, _DIRECTORY, dir_fd=target)
         try:
+            if not _fits(os.fstat(generation), 0o700, -1, -1):
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))  # another one, put there
             _fill(generation, files, access, step)
         finally:
             os.close(generation)

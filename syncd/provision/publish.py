@@ -66,7 +66,7 @@ _REMEDIES = {
 }
 UNTRUSTED_REMEDIES = {
     errno.ELOOP: "remove the link, or set target to where it leads",
-    errno.EPERM: "chown it to syncd's user and chmod it to 0750, or remove it: syncd makes it",
+    errno.EPERM: "run syncd as its owner, or chown it to syncd's user, with mode 0750",
 }
 """What to do about a target that another user can change."""
 _LARGEST_MOUNTINFO = 16 << 20

@@ -88,7 +88,7 @@ def machine(
         machine.run("useradd", "aidbox")
         machine.run("useradd", "stranger")
         machine.write("/root/receiver.py", RECEIVER)
-        machine.write("/root/publish.py", PUBLISH)
+        machine.write("/usr/local/bin/publish.py", PUBLISH)
         machine.run("systemd-run", "-q", "--unit=receiver", "python3", "/root/receiver.py")
         machine.run("cp", "-r", "/checkout", "/root/syncd")
         install, start = commands("README.md", "systemd")
@@ -127,7 +127,9 @@ def configure(machine: Machine, **more: Any) -> None:
 def publish(machine: Machine, number: int) -> None:
     """Swaps in a generation in which every secret is another."""
     values = [f"{name}=CANARY-5ecre7-{name}-{number}" for name in SECRETS]
-    machine.run("python3", "/root/publish.py", *values)
+    # as the service would: nobody else may change its target
+    who = ("setpriv", "--reuid=syncd", "--regid=syncd", "--init-groups")
+    machine.run(*who, "python3", "/usr/local/bin/publish.py", *values)
 
 
 def secrets_of(machine: Machine) -> dict[str, Any]:

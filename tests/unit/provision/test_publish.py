@@ -229,7 +229,7 @@ def test_a_target_that_others_may_write_is_refused(target: Path, mode: int, who:
     """Whoever can replace `..data` decides what its readers get."""
     target.mkdir()
     target.chmod(mode)
-    with pytest.raises(RefusedError, match=f"{who} can replace what is in it; chown it to syncd"):
+    with pytest.raises(RefusedError, match=f"{who} can replace what is in it; run syncd as its owner, or"):
         Publisher(str(target)).publish(OLD)
     assert os.listdir(target) == []
     target.chmod(0o750)
