@@ -91,8 +91,8 @@ class Api:
             peer = peer_of(connection.transport.get_extra_info("socket"))
             caller = self._subscribers.caller(peer)
             if caller is None:
-                error = f"uid {peer.uid} may not use this socket; add the uid to api.subscribers"
-                await _json(Refusal(error), 403)(scope, receive, send)
+                error = Refusal(self._subscribers.refusal(peer))
+                await _json(error, 403)(scope, receive, send)
                 return
             scope["state"]["caller"] = caller
             await app(scope, receive, send)

@@ -23,6 +23,7 @@ from syncd.api.streams import Broadcast
 from syncd.api.subscribers import Subscribers
 from syncd.api.systemd_credentials import CredentialServer
 from syncd.config.settings import Api as ApiSettings, grant
+from syncd.system.accounts import unmapped_uid
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -251,7 +252,8 @@ class Service:
             self._ledger, self._stamp, self._metrics, lambda: self._status().inventory, self._last
         )
         granted = {item.uid: (item.name, grant(item.scope)) for item in settings.subscribers}
-        callers, most = Subscribers(granted), _room_for(MOST_CALLERS)
+        unmapped = await anyio.to_thread.run_sync(unmapped_uid)
+        callers, most = Subscribers(granted, unmapped), _room_for(MOST_CALLERS)
         api = Api(callers, broadcast, self._ledger, self._status, self._settled)
         server = Server(api.app(), most, lambda accepted: callers.share(accepted, most))
         await server.start(listener.socket)

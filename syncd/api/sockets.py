@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from syncd.core.address import parse_host_port
 from syncd.core.errors import ConfigurationError, ListenError
 from syncd.core.findings import finding
+from syncd.system import errnos
 from syncd.system.accounts import group_id
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ _NAMES: Final = {
     "credentials": "credentials",
     **dict.fromkeys(("listen", "metrics", "probes"), "probes"),
 }
+_UNRESOLVED: Final = (
+    socket.EAI_AGAIN,
+    socket.EAI_FAIL,
+    socket.EAI_MEMORY,
+    socket.EAI_SYSTEM,
+)
+"""Errors of getaddrinfo(3) that do not say that a host has no address."""
+
 _ACTIVATION: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
@@ -145,7 +154,10 @@ def make_unix(path: str, mode: int, group: str | None, key: str = "api.socket") 
         ListenError: The path cannot be used, or another process listens there.
     """
     _make_room(path, key)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise _refusal(path, error, key) from None
     try:
         os.fchmod(listener.fileno(), 0o600)
         try:
@@ -183,9 +195,16 @@ def set_access(listener: Listener, mode: int, group: str | None) -> None:
         except LookupError:
             hint = "create the group, or name another one"
             raise _misconfigured("socket_group", f"there is no group {group}", hint) from None
-        except OSError:
-            hint = "make syncd's user a member of the group"
-            raise _misconfigured("socket_group", f"{group} cannot own the socket", hint) from None
+        except OSError as error:
+            if error.errno == errno.EPERM:
+                hint = "make syncd's user a member of the group"
+                problem = f"{group} cannot own the socket"
+            elif error.errno == errno.EINVAL:
+                hint = "use a group that it maps"
+                problem = f"the user namespace of syncd does not map {group}"
+            else:
+                raise _refusal(path, error) from None
+            raise _misconfigured("socket_group", problem, hint) from None
     try:
         os.chmod(path, mode)
     except OSError as error:
@@ -207,7 +226,7 @@ def _make_room(path: str, key: str) -> None:
             f"cannot listen on {path}: a file that is not a socket is there",
             f"remove the file or change {key}",
         )
-    if _answers(path):
+    if _answers(path, key):
         raise ListenError(
             f"cannot listen on {path}: another process listens there",
             f"stop the process or change {key}",
@@ -218,14 +237,21 @@ def _make_room(path: str, key: str) -> None:
         raise _refusal(path, error, key) from None
 
 
-def _answers(path: str) -> bool:
-    """Whether a process listens: only ECONNREFUSED, or no file at all, means that none does."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-        caller.setblocking(False)  # with a full backlog, connecting would block
-        try:
+def _answers(path: str, key: str) -> bool:
+    """Whether a process listens: only ECONNREFUSED, or no file at all, means that none does.
+
+    Raises:
+        ListenError: It cannot be found out.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+            caller.setblocking(False)  # with a full backlog, connecting would block
             caller.connect(path)
-        except OSError as error:
-            return error.errno not in (errno.ECONNREFUSED, errno.ENOENT)
+    except OSError as error:
+        if error.errno in (errno.ECONNREFUSED, errno.ENOENT):
+            return False
+        if error.errno not in (errno.EAGAIN, errno.EINPROGRESS, errno.EPROTOTYPE):
+            raise _refusal(path, error, key) from None
     return True
 
 
@@ -245,11 +271,17 @@ def make_tcp(listen: str) -> Listener:
     try:
         flags = socket.AI_PASSIVE
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    except (OSError, UnicodeError):
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, socket.gaierror) and error.errno in _UNRESOLVED:
+            problem = f"cannot listen on {listen}: the resolver does not answer ({error.strerror})"
+            raise ListenError(problem, "write an IP address in api.listen") from None
         hint = "write an address of this machine, such as 127.0.0.1:9753"
         raise _misconfigured("listen", f"{host} has no address", hint) from None
     family, _, _, _, address = found[0]
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise _not_listening(listen, error) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -257,22 +289,29 @@ def make_tcp(listen: str) -> Listener:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise ListenError(
-            f"cannot listen on {listen}: {_reason(error)}", "free the address or change api.listen"
-        ) from None
+        raise _not_listening(listen, error) from None
     return Listener(listener, _shown(listener))
 
 
-def _refusal(path: str, error: OSError, key: str = "api.socket") -> ListenError:
-    return ListenError(
-        f"cannot listen on {path}: {_reason(error)}",
-        f"set {key} to a path of at most 107 bytes in a writable directory",
+def _not_listening(listen: str, error: OSError) -> ListenError:
+    remedies = {
+        errno.EADDRINUSE: "free the address or change api.listen",
+        errno.EADDRNOTAVAIL: "write an address of this machine in api.listen",
+        errno.EAFNOSUPPORT: "write an address of a family that this machine has in api.listen",
+    }
+    access = "use a port above 1023 in api.listen"
+    remedy = remedies.get(error.errno or 0) or errnos.remedy(
+        error, path="change api.listen", access=access, otherwise="change api.listen"
     )
+    return ListenError(f"cannot listen on {listen}: {errnos.reason(error)}", remedy)
 
 
-def _reason(error: OSError) -> str:
+def _refusal(path: str, error: OSError, key: str = "api.socket") -> ListenError:
+    correction = f"set {key} to a path of at most 107 bytes in a writable directory"
     # "AF_UNIX path too long" comes without an errno
-    return error.strerror or "the path is too long"
+    reason = error.strerror or "the path is too long"
+    remedy = errnos.remedy(error, path=correction, access=correction, otherwise=correction)
+    return ListenError(f"cannot listen on {path}: {reason}", remedy)
 
 
 def _misconfigured(key: str, message: str, hint: str) -> ConfigurationError:

@@ -91,7 +91,7 @@ def cli() -> None:
     type=_DURATION,
     default="60s",
     show_default=True,
-    help="With --once: time limit for fetching, and then for delivery.",
+    help="With --once: time limit for fetching, scanning and delivery together.",
 )
 def run(config: str | None, *, once: bool, timeout: float) -> None:
     """Runs the daemon until SIGTERM or SIGINT."""
@@ -453,8 +453,11 @@ def _print(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        problem = f"cannot write to standard output: {error.strerror}"
-        raise SyncdError(problem, "free space, or redirect it elsewhere") from None
+        from syncd.system.errnos import reason, remedy
+
+        elsewhere = "redirect it elsewhere"
+        what_to_do = remedy(error, path=elsewhere, access=elsewhere, otherwise=elsewhere)
+        raise SyncdError(f"cannot write to standard output: {reason(error)}", what_to_do) from None
 
 
 def _report(error: SyncdError) -> None:

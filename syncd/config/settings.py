@@ -16,6 +16,7 @@ from syncd.core.decode import Duration, FileMode, Path, Size
 from syncd.core.findings import key_path
 from syncd.core.model import Grant, Scope
 from syncd.core.nats_binding import DEFAULT_SUBJECT, ContentMode
+from syncd.system.accounts import LARGEST_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,7 +160,7 @@ class Subscriber(msgspec.Struct, frozen=True, kw_only=True):
     """A local user who may use the socket, and the secrets that the user may see."""
 
     name: Name
-    uid: Annotated[int, msgspec.Meta(ge=0)]
+    uid: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_ID)]
     scope: tuple[ScopeSettings, ...] | None = None
 
 

@@ -15,6 +15,7 @@ from syncd.config.settings import (
     Credentials,
     Nats,
     NatsServer,
+    Provision,
     RelaySettings,
     RelaySource,
     Settings,
@@ -24,6 +25,7 @@ from syncd.config.settings import (
 from syncd.core.address import parse_host_port
 from syncd.core.decode import Path, Problem
 from syncd.core.nats_binding import DEFAULT_SUBJECT, filter_problem, subject_problem
+from syncd.system.accounts import account_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -81,7 +83,19 @@ def _check_api(api: Api, at: Path) -> list[Problem]:
         Problem((*at, "subscribers", index, "uid"), "is used twice", hint)
         for index, _ in _repeated([subscriber.uid for subscriber in api.subscribers])
     ]
-    return problems
+    return problems + _check_accounts(api, at, socket_group="group")
+
+
+def _check_provision(entry: Provision, at: Path) -> list[Problem]:
+    return _check_accounts(entry, at, owner="user", group="group")
+
+
+def _check_accounts(section: object, at: Path, **kinds: str) -> list[Problem]:
+    return [
+        Problem((*at, key), problem, f"write the name or number of a {kind}")
+        for key, kind in kinds.items()
+        if (account := getattr(section, key)) is not None and (problem := account_problem(account))
+    ]
 
 
 def _check_aidbox(aidbox: Aidbox, at: Path) -> list[Problem]:
@@ -240,6 +254,7 @@ _CHECKS: Final[Mapping[type | UnionType, Callable[[Any, Path], list[Problem]]]] 
     NatsServer: _check_nats,
     Watch: _check_watch,
     Api: _check_api,
+    Provision: _check_provision,
     Credentials: _check_grants,
     Settings | RelaySettings: _check_consumers,
 }

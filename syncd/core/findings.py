@@ -41,6 +41,7 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "credential-unreadable": Severity.ERROR,
         "grant-unknown": Severity.ERROR,
         "listen-exposed": Severity.WARNING,
+        "subscriber-unmapped": Severity.WARNING,
         # SecretProviderClass manifests
         "manifest-ignored": Severity.WARNING,
         "manifest-insecure": Severity.WARNING,

@@ -20,13 +20,14 @@ from typing import Final
 _FIRST_BYTE, _LAST_BYTE = "\udc80", "\udcff"
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _ASTRAL: Final = 0x10000
+_SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def visible(text: str) -> str:
     r"""Text for people, in one line, that does nothing to a terminal.
 
     >>> print(visible("a\x1b[2J\nb\u2028\u202e\udcff"))
-    a\x1b[2J\x0ab\u2028\u202e\xff
+    a\x1b[2J\nb\u2028\u202e\xff
     """
     return text if text.isprintable() else "".join(map(_visible, text))
 
@@ -60,6 +61,8 @@ def escape_json(encoded: bytes) -> bytes:
 def _visible(character: str) -> str:
     if character.isprintable():
         return character
+    if character in _SHORT:
+        return _SHORT[character]
     number = ord(character)
     if _FIRST_BYTE <= character <= _LAST_BYTE:
         number -= 0xDC00

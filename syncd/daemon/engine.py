@@ -59,7 +59,7 @@ async def run_once(settings: Settings, limit: float) -> bool:
 
     Args:
         settings: The configuration.
-        limit: Seconds for fetching, and then for delivery, at most.
+        limit: Seconds for all of it: fetching, scanning and delivery.
 
     Returns:
         Whether all providers succeeded and all consumers acknowledged in time.
@@ -68,9 +68,10 @@ async def run_once(settings: Settings, limit: float) -> bool:
         ConfigurationError: The vault config or a manifest cannot be used.
         StateError: The state directory cannot be used.
     """
+    deadline = anyio.current_time() + limit
     async with open_resources(settings) as resources:
         engine = await open_engine(settings, resources, None)
-        return await engine.run_once(limit)
+        return await engine.run_once(deadline)
 
 
 class MountEngine:
@@ -172,21 +173,28 @@ class MountEngine:
         finally:
             self._reconciler.watcher.close()
 
-    async def run_once(self, limit: float) -> bool:
-        """Fetches, scans once and delivers; see the function `run_once`."""
-        provisioned = await self._fetch_once(limit)
+    async def run_once(self, deadline: float) -> bool:
+        """Fetches, scans once and delivers, until the deadline; see the function `run_once`."""
+        provisioned = await self._fetch_once(deadline)
+        scanned = False
+        for delivery in self.pipeline.deliveries.values():
+            delivery.grace = 0.0  # the deadline is that of a delivery in flight, too
         try:
-            async with anyio.create_task_group() as tasks:
-                await self._start()
-                await self._reconciler.settle(_SETTLE_LIMIT)
-                for worker in self._workers:
-                    tasks.start_soon(worker.run)
-                with anyio.move_on_after(limit):
+            with anyio.CancelScope(deadline=deadline):
+                async with anyio.create_task_group() as tasks:
+                    await self._start()
+                    await self._reconciler.settle(_SETTLE_LIMIT)
+                    scanned = True
+                    for worker in self._workers:
+                        tasks.start_soon(worker.run)
                     for worker in self._workers:
                         await worker.drained()
-                tasks.cancel_scope.cancel()
+                    tasks.cancel_scope.cancel()
         finally:
             self._reconciler.watcher.close()
+        if not scanned:
+            hint = "raise --timeout, or see which mount or vault does not answer"
+            log.error("run.unfinished", reason="the time is over before the scan", hint=hint)
         delivered = True
         for name in self.pipeline.grants:
             left = await anyio.to_thread.run_sync(self._resources.ledger.pending_count, name)
@@ -194,7 +202,7 @@ class MountEngine:
                 delivered = False
                 hint = "they will be delivered on the next run"
                 log.error("delivery.unfinished", consumer=name, pending=left, hint=hint)
-        return provisioned and delivered
+        return provisioned and scanned and delivered
 
     async def _first_fetch(self) -> None:
         """Waits for the first fetch where a target is still empty, for a short time.
@@ -207,13 +215,19 @@ class MountEngine:
                 if not await anyio.to_thread.run_sync(refresher.has_files):
                     await refresher.attempted()
 
-    async def _fetch_once(self, limit: float) -> bool:
+    async def _fetch_once(self, deadline: float) -> bool:
+        """Fetches from every provider; returns whether all succeeded in time.
+
+        With consumers it takes at most half of the time that is left, so that a vault that is away
+        does not keep events from being delivered.
+        """
         succeeded = [False] * len(self.refreshers)
 
         async def fetch(index: int) -> None:
             succeeded[index] = await self.refreshers[index].run_once()
 
-        with anyio.move_on_after(limit):
+        left = deadline - anyio.current_time()
+        with anyio.move_on_after(left / 2 if self._workers else left):
             async with anyio.create_task_group() as tasks:
                 for index in range(len(self.refreshers)):
                     tasks.start_soon(fetch, index)

@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from syncd.core.errors import StateError
 from syncd.core.event_data import SecretData
 from syncd.core.events import events_of
 from syncd.ledger import received
 from syncd.ledger.connection import LedgerConnection
-from syncd.ledger.file import open_file, state_error
+from syncd.ledger.failures import is_full, state_error
+from syncd.ledger.file import open_file
+from syncd.ledger.room import Room
 from syncd.ledger.rows import (
     EVENT_COLUMNS,
     INVENTORY_COLUMNS,
@@ -47,6 +50,9 @@ if TYPE_CHECKING:
     from syncd.core.model import Grant, Known
     from syncd.ledger.received import Arrival
     from syncd.ledger.state_dir import StateDir
+
+_STEP: Final = 50
+"""Events that are deleted at once on a full volume: the pages that change go through the log."""
 
 UNKNOWN_BOOT: Final = "unknown"
 """A `boot_id` that names no run of the machine: every unclean close counts as its crash."""
@@ -73,9 +79,10 @@ class Ledger:
         fresh: True until the first baseline is recorded.
     """
 
-    def __init__(self, path: str, key_id: str, boot_id: str) -> None:
+    def __init__(self, path: str, key_id: str, boot_id: str, room: Room) -> None:
         connection, self.rebuilt = open_file(path, key_id)
-        self._file = LedgerConnection(path, connection)
+        self._room = room
+        self._file = LedgerConnection(path, connection, room)
         try:
             self.epoch = self._begin(key_id, boot_id)
             with self._file.held() as db:
@@ -100,9 +107,23 @@ class Ledger:
         """
         path = f"{state.path}/{FILE_NAME}"
         try:
-            return cls(path, state.key_id, boot_id)
+            room = Room(state.path)
+            ledger = cls._open(path, state.key_id, boot_id, room)
         except (OSError, sqlite3.Error) as error:
-            raise state_error(f"open {path}", error) from None
+            raise state_error(f"open {path}", error, directory=state.path) from None
+        room.keep()
+        return ledger
+
+    @classmethod
+    def _open(cls, path: str, key_id: str, boot_id: str, room: Room) -> Ledger:
+        """Opens it; on a full volume once more, in the room that was kept."""
+        try:
+            return cls(path, key_id, boot_id, room)
+        except (OSError, sqlite3.Error, StateError) as error:
+            full = room.is_full if isinstance(error, StateError) else is_full(error)
+            if not (full and room.release()):
+                raise
+        return cls(path, key_id, boot_id, room)
 
     def _begin(self, key_id: str, boot_id: str) -> str:
         """Marks the ledger as open, and returns its epoch.
@@ -329,8 +350,15 @@ class Ledger:
         with self._file.held() as db:
             return int(meta(db, "pruned") or 0), last_sequence(db)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the last commit found no room on the volume; pruning may make some."""
+        return self._room.is_full
+
     def prune(self, max_events: int, older_than: str) -> int:
         """Bounds the event log; events that are pending in a mailbox stay.
+
+        On a full volume this goes in small steps, and what it frees goes back to the volume.
 
         Args:
             max_events: Number of events to keep at most.
@@ -339,6 +367,20 @@ class Ledger:
         Returns:
             How many events were deleted.
         """
+        if not self._room.is_full:
+            try:
+                return self._prune(max_events, older_than)
+            except StateError:
+                if not self._room.is_full:
+                    raise
+        gone = 0
+        with self._file.in_last_room():
+            while step := self._prune(max_events, older_than, most=_STEP):
+                gone += step
+                self._file.give_back()
+        return gone
+
+    def _prune(self, max_events: int, older_than: str, most: int = -1) -> int:
         doomed = "FROM event WHERE sequence <= ? AND sequence NOT IN (SELECT sequence FROM pending)"
         with self._file.transaction() as db:
             last = last_sequence(db)
@@ -348,12 +390,15 @@ class Ledger:
                 "SELECT sequence FROM event WHERE time >= ? ORDER BY sequence LIMIT 1",
                 (older_than,),
             ).fetchone()
-            limits = (max(last - max_events, last if young is None else young[0] - 1),)
-            (newest,) = db.execute(f"SELECT max(sequence) {doomed}", limits).fetchone()
+            limit = max(last - max_events, last if young is None else young[0] - 1)
+            (newest,) = db.execute(
+                f"SELECT max(sequence) FROM (SELECT sequence {doomed} ORDER BY sequence LIMIT ?)",  # noqa: S608 - constant
+                (limit, most),
+            ).fetchone()
             if newest is None:
                 return 0
             # Not `RETURNING`: the rows of a busy minute would take tens of MiB.
-            gone = db.execute(f"DELETE {doomed}", limits).rowcount
+            gone = db.execute(f"DELETE {doomed}", (newest,)).rowcount
             pruned = max(int(meta(db, "pruned") or 0), newest)
             set_meta(db, pruned=str(pruned))
         return gone

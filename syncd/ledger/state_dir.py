@@ -12,8 +12,9 @@ import os
 import secrets
 
 from syncd.core.errors import StateError
-from syncd.ledger.file import state_error
-from syncd.system.files import UnsuitableError, read_file, sync_directory
+from syncd.ledger.failures import LOCK_NAME, state_error
+from syncd.system.errnos import LOCKS
+from syncd.system.files import UnsuitableError, ensure_directory, read_file, sync_directory
 
 _KEY_SIZE = 32
 
@@ -44,19 +45,22 @@ class StateDir:
             StateError: It cannot be written, is in use, or its key is damaged.
         """
         try:
-            os.makedirs(path, mode=0o700, exist_ok=True)
-            lock = os.open(f"{path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            ensure_directory(path, 0o700)
+            lock = os.open(f"{path}/{LOCK_NAME}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             remedy = "set state_dir to a directory that this user can write to"
-            raise state_error(f"write to {path}", error, remedy) from None
+            raise state_error(f"write to {path}", error, path=remedy, access=remedy) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(lock)
             raise StateError(
                 f"cannot use {path}: another syncd uses it",
                 "stop that syncd, or set state_dir to another directory",
             ) from None
+        except OSError as error:
+            os.close(lock)
+            raise state_error(f"lock {path}", error, otherwise=LOCKS) from None
         try:
             return cls(path, lock, _read_or_make_key(path))
         except BaseException:
@@ -78,7 +82,7 @@ def _read_or_make_key(directory: str) -> bytes:
         key = b""
     except OSError as error:
         remedy = "make it readable for this user"
-        raise state_error(f"read {path}", error, remedy) from None
+        raise state_error(f"read {path}", error, path=remedy, access=remedy) from None
     if len(key) != _KEY_SIZE:
         raise StateError(
             f"cannot use {path}: it is not a file of {_KEY_SIZE} bytes",
@@ -104,5 +108,5 @@ def _make_key(directory: str, path: str) -> bytes:
         sync_directory(directory)
     except OSError as error:
         remedy = "make the directory writable for this user"
-        raise state_error(f"write {path}", error, remedy) from None
+        raise state_error(f"write {path}", error, path=remedy, access=remedy) from None
     return key

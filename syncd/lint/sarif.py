@@ -72,6 +72,7 @@ def _result(found: Finding, index: int) -> dict[str, Any]:
 def _uri(source: str) -> str:
     """A URL as it is; a file relative to the working directory if it lies below."""
     if "://" in source and not source.startswith("/"):
-        return source
+        return encodable(source)
+    # the bytes of the name, whether or not they are UTF-8 (RFC 8089, section 4)
     path = quote(os.fsencode(source.removeprefix(os.getcwd().rstrip("/") + "/")))
     return f"file://{path}" if path.startswith("/") else path

@@ -211,7 +211,10 @@ def _load_system_cas(context: ssl.SSLContext) -> None:
 
 def _holds_cas(directory: str) -> bool:
     """Whether OpenSSL finds CAs in a directory: it looks for names made of a hash."""
-    return bool(directory) and any(map(_HASHED_NAME.fullmatch, os.listdir(directory)))
+    try:
+        return bool(directory) and any(map(_HASHED_NAME.fullmatch, os.listdir(directory)))
+    except OSError:  # OpenSSL finds none there, either
+        return False
 
 
 def _load(option: str, path: str, load: Callable[[], None]) -> None:

@@ -50,22 +50,29 @@ class NoAccessError(Exception):
     """The owner of the files could not enter their directory."""
 
 
+class UnmappedError(Exception):
+    """The user namespace has no such user or group (chown(2), setxattr(2): `EINVAL`)."""
+
+
 def share_directory(descriptor: int, access: Access) -> None:
     """Lets group and owner of the files enter a directory, which stays syncd's own.
 
     Raises:
         NoAccessError: There is an owner without a group, on a file system without access control
             lists.
+        UnmappedError: This user namespace has no such owner or group.
         OSError: The group cannot be set.
     """
     if access.gid != -1:
-        os.fchown(descriptor, -1, access.gid)
+        _chown(descriptor, -1, access.gid)
     os.fchmod(descriptor, DIRECTORY_MODE)
     if access.uid in (-1, os.geteuid()):
         return
     try:
         grant_entry(descriptor, access.uid, DIRECTORY_MODE)
     except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise UnmappedError from None
         if error.errno != errno.EOPNOTSUPP:
             raise
         if access.gid == -1:
@@ -87,7 +94,7 @@ def write_generation(
         The name of the directory; nothing leads to it yet.
 
     Raises:
-        NoAccessError: As `share_directory`.
+        NoAccessError, UnmappedError: As `share_directory`.
         OSError: Something could not be written; nothing is left behind.
     """
     step("make generation")
@@ -101,7 +108,7 @@ def write_generation(
             _fill(generation, files, access, step)
         finally:
             os.close(generation)
-    except (OSError, NoAccessError):
+    except (OSError, NoAccessError, UnmappedError):
         shutil.rmtree(name, ignore_errors=True, dir_fd=target)
         raise
     return name
@@ -181,8 +188,17 @@ def _write_file(generation: int, file: File, access: Access) -> None:
         opened.flush()
         # the mode first: changing it afterwards would take CAP_FOWNER
         os.fchmod(opened.fileno(), file.mode)
-        os.fchown(opened.fileno(), access.uid, access.gid)
+        _chown(opened.fileno(), access.uid, access.gid)
         os.fsync(opened.fileno())
+
+
+def _chown(descriptor: int, uid: int, gid: int) -> None:
+    try:
+        os.fchown(descriptor, uid, gid)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise UnmappedError from None
 
 
 def _same_directory(generation: int, path: str, names: set[str], access: Access) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -29,6 +30,7 @@ from syncd.provision.manifest import Report, check_paths, decode_manifests
 from syncd.provision.publish import IN_MEMORY, UNTRUSTED_REMEDIES, filesystem
 from syncd.provision.vault.objects import VaultClass, decode_vault
 from syncd.system.accounts import user_id
+from syncd.system.errnos import reason, remedy
 from syncd.system.files import read_file
 from syncd.system.trusted import writable_by_others
 
@@ -168,7 +170,15 @@ def azure_auth(entry: Provision, azure: AzureClass) -> AzureAuth | None:
 
 
 def _nearest_directory(path: str) -> str:
-    while not os.path.isdir(path) and path != "/":
+    """The directory, or the nearest one above that exists; itself where it cannot be looked at."""
+    while path != "/":
+        try:
+            if stat.S_ISDIR(os.stat(path).st_mode):
+                break
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError:
+            break
         path = os.path.dirname(path)
     return path
 
@@ -196,10 +206,11 @@ def _plan(entry: Provision, index: int) -> tuple[Plan | None, list[Finding]]:
     try:
         text, _ = read_file(path, LARGEST_MANIFEST)
     except OSError as error:
-        hint = f"set {setting} to a SecretProviderClass manifest that syncd's user may read"
+        correction = f"set {setting} to a SecretProviderClass manifest"
         if error.errno == errno.EFBIG:
-            hint = f"split it into several manifests, or set {setting} to the right file"
-        message = f"cannot be read: {error.strerror}"
+            correction = f"split it into several manifests, or set {setting} to the right file"
+        hint = remedy(error, path=correction, access="let syncd's user read it")
+        message = f"cannot be read: {reason(error)}"
         return None, [finding("manifest-unreadable", path, "", message, hint)]
     manifests, findings = decode_manifests(text, path)
     decoded = []

@@ -37,12 +37,14 @@ from syncd.core.payload import path_problem
 from syncd.provision.generation import (
     Access,
     NoAccessError,
+    UnmappedError,
     holds,
     remove,
     share_directory,
     write_generation,
 )
 from syncd.system.accounts import group_id, user_id
+from syncd.system.errnos import LOCKS, OTHERWISE, reason, remedy
 from syncd.system.files import read_file
 from syncd.system.trusted import UntrustedError, open_trusted
 
@@ -55,15 +57,6 @@ IN_MEMORY = frozenset(("tmpfs", "ramfs"))
 """File systems that do not keep secrets over a power cut."""
 _DATA, _DATA_TMP = "..data", "..data_tmp"
 _GENERATION = re.compile(r"\.\.\d{4}_\d\d_\d\d_\d\d_\d\d_\d\d\.")
-_REMEDIES = {
-    errno.ENOSPC: "free space there",
-    errno.EDQUOT: "raise the quota of syncd's user there",
-    errno.EROFS: "mount the file system read-write, or set target to another directory",
-    errno.EACCES: "let syncd's user write there",
-    errno.EPERM: "let syncd's user write there and change the owner of files",
-    errno.EEXIST: "set target to a directory",
-    errno.ENOTDIR: "set target to a directory",
-}
 UNTRUSTED_REMEDIES = {
     errno.ELOOP: "remove the link, or set target to where it leads",
     errno.EPERM: "run syncd as its owner, or chown it to syncd's user, with mode 0750",
@@ -124,6 +117,13 @@ class Publisher:
                 f"cannot publish into {self.target}: {error.strerror}",
                 UNTRUSTED_REMEDIES[error.errno or errno.EPERM],
             ) from None
+        except UnmappedError:
+            options = (("owner", self._owner), ("group", self._group))
+            given = " or ".join(f"{option} {name}" for option, name in options if name is not None)
+            raise RefusedError(
+                f"cannot publish into {self.target}: syncd's user namespace does not map {given}",
+                "use an owner and a group that it maps",
+            ) from None
         except NoAccessError:
             raise RefusedError(
                 f"cannot publish into {self.target}: its file system has no access control lists,"
@@ -131,11 +131,18 @@ class Publisher:
                 f"set group to a group of {self._owner}",
             ) from None
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else "I/O error"
-            raise TemporaryError(
-                f"cannot publish into {self.target}: {reason}",
-                _REMEDIES.get(error.errno or 0, "check the file system"),
-            ) from None
+            raise self._failure(error) from None
+
+    def _failure(self, error: OSError, otherwise: str = OTHERWISE) -> TemporaryError:
+        """The error for one of the file system."""
+        access = "let syncd's user write there"
+        if error.errno == errno.EPERM:
+            access += " and change the owner of files"
+        path = "set target to a directory, or correct it"
+        return TemporaryError(
+            f"cannot publish into {self.target}: {reason(error)}",
+            remedy(error, path=path, access=access, otherwise=otherwise),
+        )
 
     def _publish(self, target: int, files: Sequence[File], access: Access) -> bool:
         # a leftover that cannot be removed (a mount point, for example) is reported at the end
@@ -174,6 +181,8 @@ class Publisher:
                     f"cannot publish into {self.target}: another syncd is publishing into it",
                     "stop one of them",
                 ) from None
+            except OSError as error:
+                raise self._failure(error, LOCKS) from None
             try:
                 yield descriptor
             finally:

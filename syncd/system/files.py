@@ -61,6 +61,25 @@ def size_text(size: int) -> str:
     return f"{size} bytes"
 
 
+def ensure_directory(path: str, mode: int) -> bool:
+    """Makes a directory, with its parents, where it does not exist; returns whether it did.
+
+    `os.makedirs` would report a directory that cannot be looked at, on a dead mount for example,
+    as a file that is in the way.
+
+    Raises:
+        OSError: It cannot be looked at or made, or something else is there.
+    """
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        os.makedirs(path, mode, exist_ok=True)
+        return True
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    return False
+
+
 def sync_directory(path: str) -> None:
     """Makes renames inside a directory survive a power cut (fsync(2)).
 

@@ -125,6 +125,14 @@ def test_who_is_not_root(world: World) -> None:
         daemon.wait_for("credential.denied", uid=4242)
 
 
+def test_systemd_outside_of_the_user_namespace(world: World) -> None:
+    """Its root is then not mapped, and cannot be told from any other user."""
+    with world.daemon(wrapper=["unshare", "--user"]) as daemon:
+        assert ask(world, "a") == bytes(REFUSAL)
+        denied = daemon.wait_for("credential.denied", uid=65534)
+        assert "not mapped into the user namespace" in denied["reason"]
+
+
 def test_a_file_that_is_being_written(world: World) -> None:
     """The answer waits until the file is at rest."""
     world.write_plain("plain", b"half")

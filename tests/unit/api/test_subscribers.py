@@ -33,10 +33,25 @@ def test_callers() -> None:
     assert subscribers.caller(Peer(1, 8, 1)) is None
 
 
+def test_the_uid_of_unmapped_users() -> None:
+    """It is no user's: not by an entry, not as the daemon's own, and never worth an entry."""
+    granted = {65534: ("app", Grant()), 7: ("other", Grant())}
+    stranger = Peer(1, 65534, 1)
+    assert Subscribers(granted).caller(stranger) is not None
+    for unmapped in (65534, os.geteuid()):
+        subscribers = Subscribers(granted, unmapped)
+        with capture_logs() as lines:
+            assert subscribers.caller(Peer(1, unmapped, 1)) is None
+        assert "is not mapped into the user namespace" in lines[0]["reason"]
+        assert "api.subscribers" not in str(lines) + subscribers.refusal(Peer(1, unmapped, 1))
+        assert subscribers.caller(Peer(1, 7, 1)) is not None
+    assert "add the uid to api.subscribers" in Subscribers({}).refusal(stranger)
+
+
 def test_strangers_cannot_fill_the_log() -> None:
     """A denied uid is logged once a minute."""
     now = 0.0
-    subscribers = Subscribers({}, lambda: now)
+    subscribers = Subscribers({}, clock=lambda: now)
     with capture_logs() as lines:
         for now in (0.0, 1.0, 59.0, 60.0, 61.0):  # noqa: B007 - the clock reads it
             subscribers.caller(Peer(1, 99, 1))
@@ -47,7 +62,7 @@ def test_strangers_cannot_fill_the_log() -> None:
 def test_a_stranger_with_many_uids_cannot_fill_the_log_either() -> None:
     """Ten lines a minute in all; requests that were left out are counted in the next line."""
     now = 0.0
-    subscribers = Subscribers({}, lambda: now)
+    subscribers = Subscribers({}, None, lambda: now)
     with capture_logs() as lines:
         for minute in range(3):
             now = minute * 60.0

@@ -246,15 +246,14 @@ class TestWhichFile:
     def test_the_remedy_for_a_wrong_path_names_what_gave_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The option, the variable, or neither; permissions only where the file may be right."""
+        """The option, the variable, or neither; permissions only where they are missing."""
         absent = str(tmp_path / "absent.yaml")
         directory = tmp_path / "directory.yaml"
         directory.mkdir()
         monkeypatch.setattr(configuration, "DEFAULT_FILE", str(directory))
-        access = "make the file readable for this user"
         for file, environ, hint in (
-            (absent, {"SYNCD_CONFIG": "/other"}, f"correct the path after -c, or {access}"),
-            (None, {"SYNCD_CONFIG": absent}, f"correct $SYNCD_CONFIG, or {access}"),
+            (absent, {"SYNCD_CONFIG": "/other"}, "correct the path after -c"),
+            (None, {"SYNCD_CONFIG": absent}, "correct $SYNCD_CONFIG"),
             (None, {}, "give another path by -c or $SYNCD_CONFIG"),
         ):
             with pytest.raises(ConfigurationError) as raised:
@@ -373,6 +372,21 @@ log: {{level: loud}}
         assert problems_in(f"api: {{subscribers: {twice}}}", tmp_path) == [
             ("api.subscribers[1].uid", "is used twice")
         ]
+
+    @pytest.mark.parametrize("account", ["4294967295", "99999999999", "a\\0b", ""])
+    def test_accounts_can_exist(self, tmp_path: Path, account: str) -> None:
+        """A number that the kernel does not have, or no name at all, is not looked up later."""
+        places = ("provision[0].owner", "provision[0].group", "api.socket_group")
+        entry = f'manifest: /m, target: /t, owner: "{account}", group: "{account}"'
+        text = f'provision: [{{{entry}}}]\napi: {{socket_group: "{account}"}}'
+        found = problems_in(text, tmp_path)
+        assert sorted(where for where, _ in found) == sorted(places)
+        assert all("account" in why or "4294967294" in why for _, why in found)
+
+    def test_a_uid_can_exist(self, tmp_path: Path) -> None:
+        """The kernel's largest number bounds it; one more means none."""
+        text = "api: {subscribers: [{name: a, uid: 4294967294}, {name: b, uid: 4294967295}]}"
+        assert [where for where, _ in problems_in(text, tmp_path)] == ["api.subscribers[1].uid"]
 
     def test_names_are_used_once(self, tmp_path: Path) -> None:
         """Two consumers of one name would share a mailbox."""

@@ -30,7 +30,7 @@ def test_a_message_is_shown_in_one_line_for_each_problem() -> None:
     """Whatever the names in it hold: not even a line separator begins another line."""
     hostile = "a\nb\u2028c\x1b[2J"
     assert SyncdError(f"cannot read {hostile}", "fix it").lines == (
-        r"cannot read a\x0ab\u2028c\x1b[2J; fix it",
+        r"cannot read a\nb\u2028c\x1b[2J; fix it",
     )
     error = ConfigurationError([finding("config-invalid", hostile, "", "m", "h")] * 2)
-    assert error.lines == (r"a\x0ab\u2028c\x1b[2J: m; h [config-invalid]",) * 2
+    assert error.lines == (r"a\nb\u2028c\x1b[2J: m; h [config-invalid]",) * 2

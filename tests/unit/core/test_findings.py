@@ -103,3 +103,9 @@ class TestCatalogue:
 _LIKE_A_CODE = re.compile(
     "(config|credential|manifest|name|path|scope|secret)-[a-z-]+|vault-config-[a-z]+"
 )
+
+
+def test_a_finding_is_one_line() -> None:
+    """Whatever the name of a file is."""
+    found = finding("file-unmapped", "/a\nb\udce9", "", "is unused", "remove it")
+    assert str(found) == r"/a\nb\xe9: is unused; remove it [file-unmapped]"

@@ -20,7 +20,7 @@ anything = st.text(st.characters(exclude_categories=()))
     [
         ("plain name, é 😀", "plain name, é 😀"),
         (HOSTILE["escape"], r"\x1b[2J\x1b]0;PWNED\x07\x1b[8m"),
-        (HOSTILE["line"], r"x\x0a0 errors, 0 warnings"),
+        (HOSTILE["line"], r"x\n0 errors, 0 warnings"),
         (HOSTILE["separators"], r"x\u2028y\u2029z\x85w\x0b\x0c\x1c"),
         (HOSTILE["bidi"], r"abc\u202etxt.exe\u2066"),
         (HOSTILE["astral"], r"a\U000e0041b"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from syncd.core.errors import RefusedError, TemporaryError
+from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.payload import File
 from syncd.provision import publish
 from syncd.provision.publish import Publisher, filesystem
@@ -229,7 +229,9 @@ def test_a_target_that_others_may_write_is_refused(target: Path, mode: int, who:
     """Whoever can replace `..data` decides what its readers get."""
     target.mkdir()
     target.chmod(mode)
-    with pytest.raises(RefusedError, match=f"{who} can replace what is in it; run syncd as its owner, or"):
+    with pytest.raises(
+        RefusedError, match=f"{who} can replace what is in it; run syncd as its owner, or"
+    ):
         Publisher(str(target)).publish(OLD)
     assert os.listdir(target) == []
     target.chmod(0o750)
@@ -351,9 +353,9 @@ def test_everything_is_on_disk_before_it_counts(
 @pytest.mark.parametrize(
     ("number", "says"),
     [
-        (errno.ENOSPC, "No space left on device; free space"),
+        (errno.ENOSPC, "No space left on device; free disk space"),
         (errno.EROFS, "Read-only file system; mount the file system read-write"),
-        (errno.EIO, "Input/output error; check the file system"),
+        (errno.EIO, "Input/output error; check the disk"),
     ],
 )
 def test_a_pass_that_fails_at_any_step_leaves_the_old_generation(
@@ -375,6 +377,32 @@ def test_a_pass_that_fails_at_any_step_leaves_the_old_generation(
         assert view(target) == contents(OLD if at <= steps.index("swap") else NEW)
         Publisher(str(target)).publish(NEW)
         assert_tidy(target, NEW)
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "says"),
+    [
+        ("fcntl.flock", errno.ENOLCK, "No locks available; use a file system that"),
+        ("fcntl.flock", errno.EAGAIN, "another syncd is publishing into it"),
+        ("os.fstat", errno.ESTALE, "Stale file handle; mount the file system again"),
+        ("os.fchown", errno.EINVAL, "user namespace does not map owner 0; use"),
+        ("os.fchown", errno.EPERM, "change the owner of files"),
+    ],
+)
+def test_each_refusal_of_the_system_has_its_own_remedy(
+    target: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, says: str
+) -> None:
+    """A target that cannot be looked at is not a file in the way, for example."""
+
+    def refuse(*_: object, **_named: object) -> None:
+        raise OSError(number, "canary")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(call, refuse)
+        with pytest.raises(SyncdError, match=says):
+            Publisher(str(target), owner="0").publish(OLD)
+    Publisher(str(target), owner="0").publish(OLD)
+    assert_tidy(target, OLD)
 
 
 def test_the_file_system_of_a_missing_directory_is_unknown(tmp_path: Path) -> None:
