@@ -21,6 +21,7 @@ from syncd.api.report import RefreshReport, Refusal, readiness, secrets_report, 
 from syncd.api.streams import Stream
 from syncd.api.subscribers import MOST_FILTERS, Caller, View, peer_of, resource
 from syncd.core.errors import StateError
+from syncd.core.text import escape_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope as AsgiScope, Send
 
+    from syncd.api.hosts import AllowedHosts
     from syncd.api.server import Connection
     from syncd.api.status import DaemonStatus
     from syncd.api.streams import Broadcast
@@ -44,7 +46,7 @@ LARGEST_BODY: Final = 1024
 
 _JSON: Final = "application/json"
 _TRUTH: Final = {None: True, "true": True, "false": False}
-_encode = msgspec.json.Encoder().encode
+_encoder: Final = msgspec.json.Encoder()
 
 
 class Api:
@@ -166,12 +168,15 @@ class Api:
         return _json(RefreshReport(tuple(sorted(status.providers))), 202)
 
 
-def probes_app(status: Callable[[], DaemonStatus], metrics: Metrics) -> ASGIApp:
+def probes_app(
+    status: Callable[[], DaemonStatus], metrics: Metrics, hosts: AllowedHosts
+) -> ASGIApp:
     """The application on `api.listen`: probes and metrics, for every client.
 
     Args:
         status: Returns the state of the daemon now.
         metrics: The metrics to serve.
+        hosts: The hosts that requests may name.
     """
 
     async def healthz(_request: Request) -> Response:
@@ -186,21 +191,31 @@ def probes_app(status: Callable[[], DaemonStatus], metrics: Metrics) -> ASGIApp:
         body, type_ = await anyio.to_thread.run_sync(metrics.exposition, accept)
         return Response(body, headers={"content-type": type_})
 
-    return _starlette(
+    refusal = Refusal("not the host of this server; use its address, or add to api.allowed_hosts")
+    app = _starlette(
         [
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),
             Route("/metrics", exposition, methods=["GET"]),
         ]
     )
+    return hosts.guard(app, _json(refusal, 421))
 
 
 def _starlette(routes: Sequence[Route]) -> Starlette:
-    return Starlette(
+    app = Starlette(
         routes=routes,
         exception_handlers={HTTPException: _refuse, StateError: _unusable},
         max_body_size=LARGEST_BODY,
     )
+    # a redirect to a path without its slash would repeat the client's Host
+    app.router.redirect_slashes = False
+    return app
+
+
+def _encode(answer: msgspec.Struct) -> bytes:
+    """JSON that does nothing to a terminal, since people read it with curl."""
+    return escape_json(_encoder.encode(answer))
 
 
 async def _refuse(_request: Request, error: Exception) -> Response:

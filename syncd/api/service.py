@@ -238,7 +238,8 @@ class Service:
         self._access = access
         serve_api = partial(self._serve_api, settings)
         await self._api.switch((access, settings.subscribers), serve_api)
-        await self._probes.switch(None, self._serve_probes)
+        serve_probes = partial(self._serve_probes, settings)
+        await self._probes.switch(settings.allowed_hosts, serve_probes)
         # grants change while units are being answered: no answer is cut off for that
         self._credential_server.source = credentials
         await self._credentials.switch(None, self._serve_credentials)
@@ -268,11 +269,13 @@ class Service:
 
         return stop
 
-    async def _serve_probes(self, listener: Listener) -> Stop:
+    async def _serve_probes(self, settings: ApiSettings, listener: Listener) -> Stop:
         from syncd.api.app import probes_app  # noqa: PLC0415 - see the module's docstring
+        from syncd.api.hosts import AllowedHosts  # noqa: PLC0415
         from syncd.api.server import Server  # noqa: PLC0415
 
-        server = Server(probes_app(self._status, self._metrics), MOST_PROBES)
+        hosts = AllowedHosts(settings.listen, settings.allowed_hosts)
+        server = Server(probes_app(self._status, self._metrics, hosts), MOST_PROBES)
         await server.start(listener.socket)
         log.info("probes.listening", address=listener.address)
         return partial(server.stop, GRACE)

@@ -38,7 +38,7 @@ UNMAPPED_REMEDY: Final = "run both in one user namespace, or map the caller's us
 """What to do about a caller whose user is not mapped."""
 
 _LOG_AGAIN: Final = 60.0
-_REMEMBERED: Final = 256
+_DENIALS: Final = 10
 log = structlog.get_logger()
 
 
@@ -103,23 +103,36 @@ class Subscribers:
             self._callers.pop(unmapped_uid, None)
         self._clock = clock
         self._logged: dict[int, float] = {}
+        self._left_out = 0
 
     def caller(self, peer: Peer) -> Caller | None:
-        """The caller of a peer; None without a grant, logged at most once a minute for each uid."""
+        """The caller of a peer; None without a grant, which is logged.
+
+        Logged at most once a minute for each uid, and for `_DENIALS` uids in all: a user can have
+        many (user_namespaces(7)). Those that were left out are counted in the next line.
+        """
         found = self._callers.get(peer.uid)
         if found is None:
-            now = self._clock()
-            if now - self._logged.get(peer.uid, -_LOG_AGAIN) >= _LOG_AGAIN:
-                if len(self._logged) >= _REMEMBERED:
-                    self._logged.clear()
-                self._logged[peer.uid] = now
-                denied = log.bind(uid=peer.uid, gid=peer.gid, pid=peer.pid)
-                if peer.uid == self._unmapped_uid:
-                    reason = unmapped_reason(peer.uid)
-                    denied.warning("api.denied", reason=reason, hint=UNMAPPED_REMEDY)
-                else:
-                    denied.warning("api.denied", hint="add the uid to api.subscribers")
+            self._log_denied(peer)
         return found
+
+    def _log_denied(self, peer: Peer) -> None:
+        now = self._clock()
+        self._logged = {uid: at for uid, at in self._logged.items() if now - at < _LOG_AGAIN}
+        if peer.uid in self._logged:
+            return
+        if len(self._logged) >= _DENIALS:
+            self._left_out += 1
+            return
+        self._logged[peer.uid] = now
+        denied = log.bind(uid=peer.uid, gid=peer.gid, pid=peer.pid)
+        if self._left_out:
+            denied = denied.bind(left_out=self._left_out)
+            self._left_out = 0
+        if peer.uid == self._unmapped_uid:
+            denied.warning("api.denied", reason=unmapped_reason(peer.uid), hint=UNMAPPED_REMEDY)
+        else:
+            denied.warning("api.denied", hint="add the uid to api.subscribers")
 
     def refusal(self, peer: Peer) -> str:
         """What a peer without a grant gets as an answer: why, and what to do."""

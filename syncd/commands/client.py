@@ -14,7 +14,7 @@ import msgspec
 from syncd.core.errors import SyncdError, TemporaryError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     T = TypeVar("T")
 
@@ -104,7 +104,7 @@ class Client:
             if answer.status_code != httpx2.codes.OK:
                 answer.read()
                 self._check(answer)
-            yield answer.iter_lines()
+            yield _lines(answer.iter_bytes())
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -139,3 +139,15 @@ class Client:
         if answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE:
             raise UnreachableError(problem)
         raise DeniedError(problem)
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    """The lines of a stream, which only LF and CRLF end here.
+
+    httpx2's own also split at U+2028 and others, which JSON may hold.
+    """
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r").decode(errors="replace")

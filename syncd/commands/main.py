@@ -19,6 +19,7 @@ import click
 from syncd import __version__
 from syncd.core.decode import Duration, decode
 from syncd.core.errors import ConfigurationError, SyncdError
+from syncd.core.text import encodable, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +43,22 @@ class _DurationType(click.ParamType[float]):
         return seconds
 
 
+class _TextType(click.ParamType[str]):
+    """Text that a request can carry; an argument of the shell may hold any bytes."""
+
+    name = "text"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        text = str(value)
+        if encodable(text) != text:
+            self.fail("it is not UTF-8", param, ctx)
+        return text
+
+
 _DURATION = _DurationType()
+_TEXT = _TextType()
 _config = partial(click.option, "-c", "--config", "config", metavar="FILE")
 _daemon_config = _config(
     help="Configuration file. Default: $SYNCD_CONFIG, else /etc/syncd/syncd.yaml, else the "
@@ -126,6 +142,14 @@ def _set_up(load: Callable[[], _S], *, listens: bool = True) -> _S:
     return settings
 
 
+def _harden() -> None:
+    """Protects the memory of a command that may read secrets, as `_set_up` does for the daemon."""
+    from syncd.system.hardening import harden
+
+    for problem in harden():
+        _print_error(f"{problem}; the command goes on")
+
+
 @cli.command()
 @_relay_config
 @click.option(
@@ -162,6 +186,8 @@ def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> N
 @click.option("--timeout", type=_DURATION, default="60s", show_default=True, help="Time limit.")
 def wait(config: str | None, timeout: float) -> None:
     """Waits until every secret of the vault config is present and readable."""
+    _harden()
+
     import anyio
 
     from syncd.commands.wait import wait as wait_for_all
@@ -169,7 +195,7 @@ def wait(config: str | None, timeout: float) -> None:
 
     missing = anyio.run(wait_for_all, load(config), timeout)
     for line in missing:
-        click.echo(line, err=True)
+        click.echo(visible(line), err=True)
     sys.exit(1 if missing else 0)
 
 
@@ -218,6 +244,8 @@ def check(
     ca_file: str | None,
 ) -> None:
     """Lints vault config, mount and daemon configuration, and optionally a live Aidbox."""
+    _harden()
+
     from syncd.lint.check import run_checks
     from syncd.lint.render import as_json, as_text, exit_code
 
@@ -263,6 +291,8 @@ def status(socket: str | None, format_: str) -> None:
 
     Exits with 1 when something needs attention.
     """
+    _harden()
+
     from datetime import UTC, datetime
 
     from syncd.commands import status as report
@@ -280,11 +310,12 @@ def status(socket: str | None, format_: str) -> None:
 @cli.command()
 @_socket
 @click.option("--follow", "-f", is_flag=True, help="Keep showing new events.")
-@click.option("--after", metavar="ID", help="Only events after the event with this id.")
+@click.option("--after", metavar="ID", type=_TEXT, help="Only events after the event with this id.")
 @click.option(
     "--secret",
     "secrets",
     multiple=True,
+    type=_TEXT,
     metavar="NAME",
     help="Only events of this secret; may be repeated.",
 )
@@ -292,6 +323,7 @@ def status(socket: str | None, format_: str) -> None:
     "--resource",
     "resources",
     multiple=True,
+    type=_TEXT,
     metavar="TYPE[/ID]",
     help="Only events of secrets that this resource may use; may be repeated.",
 )
@@ -306,10 +338,12 @@ def events(
     follow: bool,
 ) -> None:
     """Shows past events and, with --follow, the live stream."""
+    _harden()
+
     import signal
 
     from syncd.commands.client import socket_path
-    from syncd.commands.events import EventReader, as_text
+    from syncd.commands.events import EventReader, as_json, as_text
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it silently
     path = socket_path(socket)
@@ -317,7 +351,7 @@ def events(
     try:
         with _querying():
             for block in reader.events():
-                _print(block.data if format_ == "json" else as_text(block))
+                _print(as_json(block) if format_ == "json" else as_text(block))
     except KeyboardInterrupt:  # click would print an empty line
         sys.exit(130)
 
@@ -361,8 +395,10 @@ def demo(rotations: int | None, interval: float) -> None:
 
 def main() -> None:
     """Runs a command; reports an error in one line, or one line for each finding."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a locale may lack characters
+    for stream in (sys.stdout, sys.stderr):
+        # a locale's encoding may lack characters of a name, which must not end the command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli(prog_name="syncd", standalone_mode=False)
     except click.exceptions.Abort:
@@ -429,9 +465,9 @@ def _print(text: str) -> None:
 
 def _report(error: SyncdError) -> None:
     """Writes an error to standard error: one line, or one for each finding."""
-    for line in str(error).splitlines():
+    for line in error.lines:
         _print_error(line)
 
 
 def _print_error(line: str) -> None:
-    click.echo(f"syncd: {line}", err=True)
+    click.echo(f"syncd: {visible(line)}", err=True)

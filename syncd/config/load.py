@@ -15,7 +15,7 @@ from syncd.config.settings import RelaySettings, Settings
 from syncd.config.validation import check_section
 from syncd.core.decode import Path, Problem, decode
 from syncd.core.errors import ConfigurationError
-from syncd.core.findings import Finding, finding, key_path, legible
+from syncd.core.findings import Finding, finding, key_path
 from syncd.core.tree import TreeError, parse_yaml
 from syncd.system.errnos import reason, remedy
 from syncd.system.files import read_file
@@ -235,9 +235,6 @@ def _overlay(
     origins: _Origins = {}
     for variable, path in twins.items():
         value = environ.get(variable)
-        if value and legible(value) != value:
-            problems.append(Problem((variable,), "is not UTF-8", "use a path that is"))
-            origins[variable,] = ("environment", variable)
         if value:
             roots = variable == "SYNCD_WATCH_ROOTS"
             _put(tree, path, list(filter(None, value.split(":"))) if roots else value)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from syncd.core.text import visible
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Severity(enum.StrEnum):
@@ -34,9 +35,12 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "config-unreadable": Severity.ERROR,
         "config-malformed": Severity.ERROR,
         "config-invalid": Severity.ERROR,
+        "credential-cleartext": Severity.WARNING,
+        "credential-exposed": Severity.WARNING,
         "credential-malformed": Severity.ERROR,
         "credential-unreadable": Severity.ERROR,
         "grant-unknown": Severity.ERROR,
+        "listen-exposed": Severity.WARNING,
         "subscriber-unmapped": Severity.WARNING,
         # SecretProviderClass manifests
         "manifest-ignored": Severity.WARNING,
@@ -45,9 +49,11 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "manifest-malformed": Severity.ERROR,
         "manifest-permission": Severity.WARNING,
         "manifest-unreadable": Severity.ERROR,
+        "manifest-world-readable": Severity.WARNING,
         # provision entries, together with manifest and vault config
         "provision-invalid": Severity.ERROR,
         "provision-target-on-disk": Severity.WARNING,
+        "provision-target-untrusted": Severity.ERROR,
         "provision-unproduced": Severity.ERROR,
         "provision-unused": Severity.WARNING,
         # the vault config
@@ -119,8 +125,7 @@ class Finding(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         place = f"{self.source}: {self.where}" if self.where else self.source
-        text = f"{place}: {self.message}; {self.hint} [{self.code}]"
-        return text if text.isprintable() else "".join(map(_visible, legible(text)))
+        return visible(f"{place}: {self.message}; {self.hint} [{self.code}]")
 
     @property
     def is_error(self) -> bool:
@@ -131,22 +136,6 @@ class Finding(msgspec.Struct, frozen=True):
 def finding(code: str, source: str, where: str, message: str, hint: str) -> Finding:
     """Makes a finding with the severity that `CODES` gives its code."""
     return Finding(code, CODES[code], source, where, message, hint)
-
-
-def legible(text: str) -> str:
-    r"""Text that can be encoded: bytes of a path that are not UTF-8 are escaped.
-
-    Python has such bytes as surrogates (PEP 383).
-
-    >>> print(legible("caf\udce9.pem"))
-    caf\xe9.pem
-    """
-    return text if text.isascii() else _SURROGATE.sub(_escaped, text)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"  # noqa: PLR2004
 
 
 def json_path(*steps: str | int) -> str:

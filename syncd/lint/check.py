@@ -21,6 +21,7 @@ from syncd.core.errors import ConfigurationError, RefusedError, SyncdError
 from syncd.core.findings import finding, json_path, key_path
 from syncd.core.mountinfo import MountTree, frozen_mount
 from syncd.core.vault_config import lint_vault_config
+from syncd.lint.exposure import check_exposure
 from syncd.lint.watching import check_watching
 from syncd.mount.listing import mounts, unclaimed_files
 from syncd.mount.read import LIMIT, Reader, scan_once
@@ -96,7 +97,8 @@ def run_checks(
     if settings is None:
         return findings
     source = config_file(file, environ) or "environment"
-    findings += _credentials(settings, source) + _subscribers(settings, source)
+    findings += _credentials(settings, source) + check_exposure(settings, source, environ)
+    findings += _subscribers(settings, source)
     path = settings.vault_config
     try:
         text = _read_vault_config(path)
