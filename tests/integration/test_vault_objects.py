@@ -174,6 +174,16 @@ def test_a_value_that_does_not_fit_is_named_without_being_shown(
     [
         ("secret/data/nothing", r"there is nothing at secret/data/nothing \(404\); write the"),
         ("secret/data/gone", r"the version at secret/data/gone is deleted \(404\); undelete"),
+        ("secret/data/gone?version=1", r"version 1 at secret/data/gone is deleted \(404\); undel"),
+        ("secret/data/gone?version=9", r"there is no version 9 at secret/data/gone \(404\); corr"),
+        (
+            "secret/data/torn",
+            r"the version at secret/data/torn is destroyed \(404\); write a new version$",
+        ),
+        (
+            "secret/data/torn?version=1",
+            r"version 1 at secret/data/torn is destroyed \(404\); write a new version, or correct",
+        ),
         ("nowhere/x", r"there is nothing at nowhere/x \(404\)"),
         ("sys/seal-status/x?list=true", r"\(404\)|\(405\)"),
     ],
@@ -182,6 +192,8 @@ def test_what_is_not_there_is_one_clear_line(openbao: OpenBao, path: str, says: 
     """A path that never was and a version that was deleted are told apart."""
     openbao.put("gone", k="v")
     openbao.ask("DELETE", "secret/data/gone")
+    openbao.put("torn", k="v")
+    openbao.ask("PUT", "secret/destroy/torn", {"versions": [1]})
     provider = openbao.provider(f"- {{objectName: f, secretPath: '{path}', secretKey: k}}")
     with pytest.raises(RefusedError, match=f"cannot read f: .*{says}"):
         provider.fetch()
