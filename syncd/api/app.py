@@ -1,22 +1,22 @@
 """The routes of the API, and who may use them.
 
 Handlers take the daemon's state in the event loop, where all of it is of one moment, and build the
-answer in a worker thread.
+answer in a worker thread of the API (`syncd.api.answers`).
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import anyio
-import anyio.to_thread
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
+from syncd.api.answers import Answer, Answers, BusyError
 from syncd.api.report import RefreshReport, Refusal, readiness, secrets_report, status_report
 from syncd.api.streams import Stream
 from syncd.api.subscribers import MOST_FILTERS, Caller, View, peer_of, resource
@@ -25,15 +25,17 @@ from syncd.core.errors import StateError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import anyio
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope as AsgiScope, Send
 
+    from syncd.api.answers import Slot
     from syncd.api.server import Connection
     from syncd.api.status import DaemonStatus
     from syncd.api.streams import Broadcast
     from syncd.api.subscribers import Subscribers
     from syncd.core.model import Scope
-    from syncd.ledger.ledger import Ledger
+    from syncd.ledger.reads import Reads
     from syncd.telemetry.metrics import Metrics
 
 START: Final = "start"
@@ -52,7 +54,7 @@ class Api:
 
     Args:
         subscribers: The users who may use it.
-        broadcast: The event streams.
+        broadcast: The event streams, and the threads and slots that all answers share.
         ledger: Holds the mailboxes.
         status: Returns the state of the daemon now.
         settled: Set when the first scan is done.
@@ -62,7 +64,7 @@ class Api:
         self,
         subscribers: Subscribers,
         broadcast: Broadcast,
-        ledger: Ledger,
+        ledger: Reads,
         status: Callable[[], DaemonStatus],
         settled: anyio.Event,
     ) -> None:
@@ -71,6 +73,7 @@ class Api:
         self._ledger = ledger
         self._current = status
         self._settled = settled
+        self._answers = broadcast.answers
 
     def app(self) -> ASGIApp:
         """The application."""
@@ -97,23 +100,24 @@ class Api:
 
         return pass_on
 
-    async def _secrets(self, request: Request) -> Response:
+    async def _secrets(self, request: Request) -> Answer:
         _parameters(request, ())
         await self._settled.wait()
-        view, status = View(_caller(request).grant), self._current()
+        return self._answer(request, self._make_secrets)
 
-        def answer() -> bytes:
-            return _encode(secrets_report(status, self._ledger.pending(), view))
+    def _make_secrets(self, view: View) -> Callable[[], bytes]:
+        status = self._current()
+        return lambda: _encode(secrets_report(status, self._ledger.pending(), view))
 
-        return Response(await anyio.to_thread.run_sync(answer), media_type=_JSON)
-
-    async def _status(self, request: Request) -> Response:
+    async def _status(self, request: Request) -> Answer:
         _parameters(request, ())
-        view, status = View(_caller(request).grant), self._current()
-        position = (self._broadcast.stamp.epoch, self._broadcast.history.last)
-        count = self._broadcast.count
+        return self._answer(request, self._make_status)
 
-        def answer() -> bytes:
+    def _make_status(self, view: View) -> Callable[[], bytes]:
+        status, count = self._current(), self._broadcast.count
+        position = (self._broadcast.stamp.epoch, self._broadcast.history.last)
+
+        def make() -> bytes:
             return _encode(
                 status_report(
                     status,
@@ -125,7 +129,21 @@ class Api:
                 )
             )
 
-        return Response(await anyio.to_thread.run_sync(answer), media_type=_JSON)
+        return make
+
+    def _answer(self, request: Request, make: Callable[[View], Callable[[], bytes]]) -> Answer:
+        """An answer that everybody shares who may see the same."""
+        caller = _caller(request)
+        view = View(caller.grant)
+
+        def prepare() -> Callable[[], tuple[bytes, str]]:
+            encode = make(view)
+            return lambda: (encode(), _JSON)
+
+        async def obtain(slot: Slot) -> tuple[bytes, str]:
+            return await self._answers.shared((make.__name__, view.key), prepare, slot)
+
+        return Answer(self._answers, _connection(request), obtain, caller)
 
     async def _events(self, request: Request) -> Stream:
         parameters = _parameters(request, ("after", "follow", "resource", "secret"))
@@ -137,9 +155,9 @@ class Api:
         return Stream(
             self._broadcast,
             view,
-            request.scope["state"]["connection"],
+            _connection(request),
             position=await self._position(after, follow=follow),
-            subscriber=caller.name,
+            subscriber=caller,
             follow=follow,
             head=request.method == "HEAD",
         )
@@ -149,7 +167,7 @@ class Api:
         last = self._broadcast.history.last
         if not after and follow:
             return last
-        first, _ = await anyio.to_thread.run_sync(self._ledger.span)
+        first, _ = await self._answers.run(self._ledger.span)
         if not after or after == START:
             return first
         position = self._broadcast.stamp.sequence(after)
@@ -173,6 +191,7 @@ def probes_app(status: Callable[[], DaemonStatus], metrics: Metrics) -> ASGIApp:
         status: Returns the state of the daemon now.
         metrics: The metrics to serve.
     """
+    answers = Answers()
 
     async def healthz(_request: Request) -> Response:
         return Response(b"ok\n", media_type="text/plain")
@@ -181,10 +200,13 @@ def probes_app(status: Callable[[], DaemonStatus], metrics: Metrics) -> ASGIApp:
         answer = readiness(status())
         return _json(answer, 200 if answer.ready else 503)
 
-    async def exposition(request: Request) -> Response:
+    async def exposition(request: Request) -> Answer:
         accept = request.headers.get("accept", "")
-        body, type_ = await anyio.to_thread.run_sync(metrics.exposition, accept)
-        return Response(body, headers={"content-type": type_})
+
+        async def obtain(_slot: Slot) -> tuple[bytes, str]:
+            return await answers.recent(accept, partial(metrics.exposition, accept))
+
+        return Answer(answers, _connection(request), obtain)
 
     return _starlette(
         [
@@ -198,7 +220,11 @@ def probes_app(status: Callable[[], DaemonStatus], metrics: Metrics) -> ASGIApp:
 def _starlette(routes: Sequence[Route]) -> Starlette:
     return Starlette(
         routes=routes,
-        exception_handlers={HTTPException: _refuse, StateError: _unusable},
+        exception_handlers={
+            HTTPException: _refuse,
+            StateError: _unusable,
+            BusyError: _unusable,
+        },
         max_body_size=LARGEST_BODY,
     )
 
@@ -216,6 +242,11 @@ def _json(
     answer: msgspec.Struct, status: int, headers: Mapping[str, str] | None = None
 ) -> Response:
     return Response(_encode(answer), status, headers, media_type=_JSON)
+
+
+def _connection(request: Request) -> Connection:
+    connection: Connection = request.scope["state"]["connection"]
+    return connection
 
 
 def _caller(request: Request) -> Caller:

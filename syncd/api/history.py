@@ -10,18 +10,19 @@ them; one page is read at a time, so that reading does not slow down other work.
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import anyio.to_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from syncd.api.answers import Answers
     from syncd.api.subscribers import View
     from syncd.core.event_data import Data
     from syncd.core.events import Event, Stamp
-    from syncd.ledger.ledger import Ledger
+    from syncd.ledger.reads import Reads
 
 PAGE: Final = 256
 """Events in a page of the ledger."""
@@ -75,13 +76,15 @@ class History:
     Args:
         ledger: Holds older events.
         last: Sequence of the newest event.
+        answers: Has the threads in which they are read.
 
     Attributes:
         last: Sequence of the newest event that streams may send.
     """
 
-    def __init__(self, ledger: Ledger, last: int) -> None:
+    def __init__(self, ledger: Reads, last: int, answers: Answers) -> None:
         self._ledger = ledger
+        self._answers = answers
         self.last = last
         self._recent: list[Item] = []
         self._pages: OrderedDict[int, tuple[Item, ...]] = OrderedDict()
@@ -141,7 +144,7 @@ class History:
         number = (position + 1) // PAGE
         begin = number * PAGE
         last = self.last
-        page = await anyio.to_thread.run_sync(self._items, begin)
+        page = await self._answers.run(partial(self._items, begin))
         if begin + PAGE - 1 <= last:
             self._pages[number] = page
             while len(self._pages) > _PAGES:

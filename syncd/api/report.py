@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from syncd.api.status import DaemonStatus
     from syncd.api.subscribers import View
     from syncd.core.model import Known
-    from syncd.ledger.ledger import Pending
+    from syncd.ledger.reads import Pending
 
 _NAMED: Final = 5
 _OVERDUE: Final = 3

@@ -18,7 +18,9 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from syncd.api.sockets import Listener, inherit, make_tcp, make_unix, set_access
+from syncd.api.admission import Newest, Shares
+from syncd.api.floods import Floods
+from syncd.api.sockets import Listener, inherit, make_tcp, make_unix
 from syncd.api.streams import Broadcast
 from syncd.api.subscribers import Subscribers
 from syncd.api.systemd_credentials import CredentialServer
@@ -227,8 +229,8 @@ class Service:
             api = await self._api.open(path, partial(make_unix, path, *access))
             await self._probes.open(listen, partial(make_tcp, listen))
             await self._credentials.open(credentials_path, make_credentials)
-            if api is not None and access != self._access:
-                await anyio.to_thread.run_sync(set_access, api, *access)
+            if api is not None and api.file is not None and access != self._access:
+                await anyio.to_thread.run_sync(api.file.set_access, *access)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 for endpoint in (self._api, self._probes, self._credentials):
@@ -246,13 +248,15 @@ class Service:
         from syncd.api.app import Api  # noqa: PLC0415 - see the module's docstring
         from syncd.api.server import Server  # noqa: PLC0415
 
+        ledger = await anyio.to_thread.run_sync(self._ledger.reader)
         broadcast = Broadcast(
-            self._ledger, self._stamp, self._metrics, lambda: self._status().inventory, self._last
+            ledger, self._stamp, self._metrics, lambda: self._status().inventory, self._last
         )
         granted = {item.uid: (item.name, grant(item.scope)) for item in settings.subscribers}
         callers, most = Subscribers(granted), _room_for(MOST_CALLERS)
-        api = Api(callers, broadcast, self._ledger, self._status, self._settled)
-        server = Server(api.app(), most, lambda accepted: callers.share(accepted, most))
+        api = Api(callers, broadcast, ledger, self._status, self._settled)
+        floods = Floods(lambda uids: None if listener.file is None else listener.file.deny(uids))
+        server = Server(api.app(), Shares(most, callers.share, floods.add))
         await server.start(listener.socket)
         scope = await self._tasks.start(_run_in_scope, broadcast.run)
         self._broadcast = broadcast
@@ -261,8 +265,10 @@ class Service:
         async def stop() -> None:
             self._broadcast = None
             broadcast.close()
+            floods.close()
             await server.stop(GRACE)
             scope.cancel()
+            await anyio.to_thread.run_sync(ledger.close)
 
         return stop
 
@@ -270,7 +276,7 @@ class Service:
         from syncd.api.app import probes_app  # noqa: PLC0415 - see the module's docstring
         from syncd.api.server import Server  # noqa: PLC0415
 
-        server = Server(probes_app(self._status, self._metrics), MOST_PROBES)
+        server = Server(probes_app(self._status, self._metrics), Newest(MOST_PROBES))
         await server.start(listener.socket)
         log.info("probes.listening", address=listener.address)
         return partial(server.stop, GRACE)

@@ -16,13 +16,14 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 import structlog
 
+from syncd.api.answers import CHUNK, SEND_TIMEOUT, Answers, BusyError
 from syncd.api.history import History, frame
 from syncd.api.report import states
 from syncd.core.errors import StateError
@@ -41,18 +42,16 @@ if TYPE_CHECKING:
     )
     from typing import Any
 
+    from syncd.api.answers import Slot
     from syncd.api.history import Item
-    from syncd.api.subscribers import View
+    from syncd.api.subscribers import Caller, View
     from syncd.core.events import Event, Stamp
     from syncd.core.model import Known
-    from syncd.ledger.ledger import Ledger
+    from syncd.ledger.reads import Reads
     from syncd.telemetry.metrics import Metrics
 
 RETRY: Final = 1000
 """Milliseconds after which a client that lost its stream reconnects (`retry:`)."""
-
-CHUNK: Final = 64 << 10
-"""Bytes that are passed to the transport at once."""
 
 BACKLOG: Final = 1000
 """Events that may arrive while a subscriber reads nothing, before it is disconnected."""
@@ -79,9 +78,11 @@ class Link(Protocol):
 
     Attributes:
         on_lost: Called when the peer is gone.
+        send_timeout: Seconds in which the client must take one write.
     """
 
     on_lost: Callable[[], None] | None
+    send_timeout: float
 
     @property
     def lost(self) -> bool:
@@ -119,7 +120,7 @@ class Stream:
         link: The connection under it.
         position: The last event that the subscriber has; None if the log does not hold that
             position: the stream then begins with a reset.
-        subscriber: The subscriber's name in the log.
+        subscriber: Whose stream it is.
         follow: Whether to continue with new events.
         head: Whether to send only the header.
     """
@@ -131,7 +132,7 @@ class Stream:
         link: Link,
         *,
         position: int | None,
-        subscriber: str,
+        subscriber: Caller,
         follow: bool,
         head: bool = False,
     ) -> None:
@@ -147,7 +148,7 @@ class Stream:
         self._due = False
         self._blocked: _Blocked | None = None
         self._send: Callable[[MutableMapping[str, Any]], Awaitable[None]]
-        self.subscriber = subscriber
+        self._caller = subscriber
         self.position = self._announced
 
     async def __call__(
@@ -158,6 +159,7 @@ class Stream:
     ) -> None:
         """Sends until the subscriber disconnects or the daemon stops."""
         self._send = send
+        self._link.send_timeout = 2 * STALLED  # `overdue` comes first
         headers = list(_HEADERS)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         if not self._head:
@@ -165,8 +167,8 @@ class Stream:
             with self._broadcast.joined(self):
                 try:
                     await self._run()
-                except StateError as error:
-                    log.warning("stream.failed", subscriber=self.subscriber, problem=str(error))
+                except (StateError, BusyError) as error:
+                    log.warning("stream.failed", subscriber=self._caller.name, problem=str(error))
                     self._link.abort()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -196,7 +198,7 @@ class Stream:
         """Disconnects the subscriber."""
         log.warning(
             "subscriber.stalled",
-            subscriber=self.subscriber,
+            subscriber=self._caller.name,
             position=self.position,
             behind=self._broadcast.history.last - self.position,
             unsent=self._link.unsent,
@@ -217,8 +219,8 @@ class Stream:
                 await self._reset()
             elif items:
                 await self._send_items(items)
-                # a long backlog must not starve other tasks
-                await anyio.lowlevel.checkpoint()
+                # a long backlog must not starve other tasks, nor worker threads
+                await anyio.sleep(0 if self._caller.privileged else _PAUSE)
             elif self._broadcast.closing:
                 return
             else:
@@ -247,8 +249,13 @@ class Stream:
         await self._write([f"{lines}\n".encode()])
 
     async def _reset(self) -> None:
-        data, position = await self._broadcast.reset(self._view)
-        await self._write(data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
+        # a slot, since this is as large as an answer about every secret
+        async with self._broadcast.answers.slot(self._caller) as slot:
+            data, position = await self._broadcast.reset(self._view, slot)
+            with anyio.move_on_after(SEND_TIMEOUT) as sending:
+                await self._write(data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
+        if sending.cancelled_caught:
+            self.disconnect()
         self.position = self._announced = position
         self._lost_track = False
 
@@ -290,18 +297,20 @@ class Broadcast:
 
     Attributes:
         history: The events.
+        answers: The threads and slots of the API.
         closing: Whether streams should end.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: Reads,
         stamp: Stamp,
         metrics: Metrics,
         inventory: Callable[[], Mapping[str, Known]],
         last: int,
     ) -> None:
-        self.history = History(ledger, last)
+        self.answers = Answers()
+        self.history = History(ledger, last, self.answers)
         self._published = last
         self.stamp = stamp
         self.closing = False
@@ -347,14 +356,17 @@ class Broadcast:
         for stream in self._streams:
             stream.wake()
 
-    async def reset(self, view: View) -> tuple[bytes, int]:
+    async def reset(self, view: View, slot: Slot) -> tuple[bytes, int]:
         """An `io.syncd.reset` event for a view, and the position that it stands for."""
         async with self._resetting:
             # `_published`, not the ledger's newest: the inventory has no later event either
             inventory, last = self._inventory(), self._published
             key = (view.key, last, id(inventory))
             if self._last_reset is None or self._last_reset[0] != key:
-                block = await anyio.to_thread.run_sync(self._encode_reset, inventory, view, last)
+                encode = partial(self._encode_reset, inventory, view, last)
+                started = anyio.current_time()
+                block = await self.answers.run(encode)
+                slot.cost += anyio.current_time() - started
                 self._last_reset = (key, block)
             return self._last_reset[1], last
 
@@ -399,7 +411,7 @@ class Broadcast:
             return
         self.history.forget(self._needed())
         try:
-            _, last = await anyio.to_thread.run_sync(self._ledger.span)
+            _, last = await self.answers.run(self._ledger.span)
         except StateError:
             return  # the reconcile loop reports it
         self.history.last = max(self.history.last, last)

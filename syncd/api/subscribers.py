@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import structlog
 
+from syncd.api.admission import Share
 from syncd.core.model import Grant, Scope
 
 if TYPE_CHECKING:
@@ -27,8 +28,12 @@ if TYPE_CHECKING:
 MOST_FILTERS: Final = 20
 """Secrets, and resources, that one request can filter by."""
 
+MOST_GRANTED: Final = 256
+"""Simultaneous connections of one granted user."""
+
 MOST_UNGRANTED: Final = 64
-"""Simultaneous connections of all users without a grant together."""
+"""Simultaneous connections of all users without a grant together, who can have many uids
+(user_namespaces(7))."""
 
 _UCRED: Final = struct.Struct("iII")
 _LOG_AGAIN: Final = 60.0
@@ -49,11 +54,13 @@ class Caller:
     """A user who may use the API.
 
     Attributes:
+        uid: The user.
         name: The user's name in the log.
         grant: What the user may see.
         privileged: Whether this is root or the daemon's own user.
     """
 
+    uid: int
     name: str
     grant: Grant
     privileged: bool = False
@@ -78,9 +85,9 @@ class Subscribers:
         granted: Mapping[int, tuple[str, Grant]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._callers = {uid: Caller(name, grant) for uid, (name, grant) in granted.items()}
+        self._callers = {uid: Caller(uid, name, grant) for uid, (name, grant) in granted.items()}
         for uid, name in ((os.geteuid(), "syncd"), (0, "root")):
-            self._callers[uid] = Caller(name, Grant(), privileged=True)
+            self._callers[uid] = Caller(uid, name, Grant(), privileged=True)
         self._clock = clock
         self._logged: dict[int, float] = {}
 
@@ -97,17 +104,13 @@ class Subscribers:
                 log.warning("api.denied", uid=peer.uid, gid=peer.gid, pid=peer.pid, hint=hint)
         return found
 
-    def share(self, connection: socket.socket, most: int) -> tuple[int | None, int]:
-        """The owner of a connection, and how many of `most` connections the owner may have.
-
-        A granted user gets half, so that no user can block the others; users without a grant share
-        a few, since every user can have many uids (user_namespaces(7)).
-        """
+    def share(self, connection: socket.socket) -> Share:
+        """What the user of a connection may have."""
         uid = peer_of(connection).uid
         found = self._callers.get(uid)
         if found is None:
-            return None, min(MOST_UNGRANTED, most)
-        return uid, most if found.privileged else max(1, most // 2)
+            return Share(uid, None, MOST_UNGRANTED)
+        return Share(uid, uid, MOST_GRANTED, found.privileged)
 
 
 class View:

@@ -26,14 +26,13 @@ from syncd.core.events import events_of
 from syncd.ledger import received
 from syncd.ledger.connection import LedgerConnection
 from syncd.ledger.file import open_file, state_error
+from syncd.ledger.reads import LedgerReader, Reads
 from syncd.ledger.rows import (
     EVENT_COLUMNS,
-    INVENTORY_COLUMNS,
     event_of,
     insert_events,
     last_sequence,
     meta,
-    secret_of,
     set_meta,
     store_inventory,
 )
@@ -52,19 +51,7 @@ UNKNOWN_BOOT: Final = "unknown"
 """A `boot_id` that names no run of the machine: every unclean close counts as its crash."""
 
 
-class Pending(msgspec.Struct, frozen=True):
-    """One secret's place in a consumer's mailbox.
-
-    Attributes:
-        acknowledged_version: The version that the consumer acknowledged last, or None.
-        sequence: The event that is pending.
-    """
-
-    acknowledged_version: str | None
-    sequence: int
-
-
-class Ledger:
+class Ledger(Reads):
     """An open ledger.
 
     Attributes:
@@ -75,7 +62,8 @@ class Ledger:
 
     def __init__(self, path: str, key_id: str, boot_id: str) -> None:
         connection, self.rebuilt = open_file(path, key_id)
-        self._file = LedgerConnection(path, connection)
+        super().__init__(LedgerConnection(path, connection))
+        self._path = path
         try:
             self.epoch = self._begin(key_id, boot_id)
             with self._file.held() as db:
@@ -127,14 +115,13 @@ class Ledger:
         """Closes the file cleanly, so that the next opening keeps the epoch."""
         self._file.close()
 
+    def reader(self) -> LedgerReader:
+        """Opens a connection of its own for readers, who are then never in the way of writers."""
+        return LedgerReader(self._path)
+
     def checkpoint(self) -> None:
         """Moves what `record` committed from the log into the database, when the log is long."""
         self._file.checkpoint()
-
-    def inventory(self) -> dict[str, Known]:
-        """Everything known, by secret name."""
-        rows = self._file.read(f"SELECT {INVENTORY_COLUMNS} FROM secret")  # noqa: S608 - constant
-        return {known.entry.name: known for known in map(secret_of, rows)}
 
     def record(
         self,
@@ -215,11 +202,6 @@ class Ledger:
                     self._append(db, events[-1:], consumers)
         return events
 
-    def received(self) -> dict[str, Known]:
-        """What is known of other installations' secrets, by `Entry.key`."""
-        with self._file.held() as db:
-            return received.received_secrets(db)
-
     def _append(
         self, db: sqlite3.Connection, events: Sequence[Event], consumers: Mapping[str, Grant]
     ) -> None:
@@ -280,19 +262,6 @@ class Ledger:
                         (version, consumer, event.slot),
                     )
 
-    def pending(self) -> dict[str, dict[str, Pending]]:
-        """Per consumer, what is pending, by secret name (other events by their slot)."""
-        pending: dict[str, dict[str, Pending]] = {}
-        for consumer, slot, sequence, acknowledged in self._file.read("SELECT * FROM pending"):
-            name = slot.removeprefix("secret:")
-            pending.setdefault(consumer, {})[name] = Pending(acknowledged, sequence)
-        return pending
-
-    def pending_count(self, consumer: str) -> int:
-        """Number of events that are pending for a consumer."""
-        rows = self._file.read("SELECT count(*) FROM pending WHERE consumer = ?", (consumer,))
-        return int(rows[0][0])
-
     def forget_others(self, consumers: Iterable[str]) -> dict[str, int]:
         """Drops the mailboxes of all consumers but these; returns how many events each held."""
         kept = set(consumers)
@@ -302,32 +271,6 @@ class Ledger:
             for consumer in gone:
                 db.execute("DELETE FROM pending WHERE consumer = ?", (consumer,))
         return gone
-
-    def events_after(self, sequence: int, limit: int) -> list[Event]:
-        """The events that follow a position, oldest first."""
-        rows = self._file.read(
-            f"SELECT {EVENT_COLUMNS} FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?",  # noqa: S608 - constant
-            (sequence, limit),
-        )
-        return list(map(event_of, rows))
-
-    def events_of(self, types: Sequence[str]) -> list[Event]:
-        """The events of some types that the log holds, oldest first."""
-        marks = ", ".join("?" * len(types))
-        rows = self._file.read(
-            f"SELECT {EVENT_COLUMNS} FROM event WHERE type IN ({marks}) ORDER BY sequence",  # noqa: S608 - marks
-            tuple(types),
-        )
-        return list(map(event_of, rows))
-
-    def span(self) -> tuple[int, int]:
-        """The sequence of the newest event that was pruned, and that of the newest of all.
-
-        A subscriber whose position is at least the first can resume without a gap. Older events
-        can still be in the log, because they are pending in a mailbox.
-        """
-        with self._file.held() as db:
-            return int(meta(db, "pruned") or 0), last_sequence(db)
 
     def prune(self, max_events: int, older_than: str) -> int:
         """Bounds the event log; events that are pending in a mailbox stay.

@@ -11,8 +11,9 @@ from support.mail import APP, Mail, change
 from support.waiting import DEADLINE
 
 from syncd.api import streams as broadcasting
+from syncd.api.answers import Slot
 from syncd.api.streams import HEARTBEAT, Broadcast, Stream
-from syncd.api.subscribers import View
+from syncd.api.subscribers import Caller, View
 from syncd.core.events import Stamp
 from syncd.core.model import Grant, Scope
 from syncd.telemetry.metrics import Metrics
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STAMP = Stamp("5f0c2a91", "/syncd/test")
+CALLER = Caller(7, "test", Grant())
 
 
 @pytest.fixture
@@ -37,6 +39,7 @@ class Peer:
     def __init__(self) -> None:
         self.on_lost: Callable[[], None] | None = None
         self.lost = False
+        self.send_timeout = 0.0
         self.unsent = 0
         self.received = b""
         self._arrived = anyio.Event()
@@ -66,7 +69,7 @@ async def subscribed(mail: Mail, grant: Grant) -> AsyncIterator[tuple[Broadcast,
     """A running broadcast with one stream of it."""
     peer = Peer()
     broadcast = Broadcast(mail.ledger, STAMP, Metrics(), dict, 0)
-    stream = Stream(broadcast, View(grant), peer, position=0, subscriber="test", follow=True)
+    stream = Stream(broadcast, View(grant), peer, position=0, subscriber=CALLER, follow=True)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(broadcast.run)
         tasks.start_soon(stream, {}, receive, peer.send)
@@ -102,8 +105,8 @@ async def test_a_reset_stands_for_what_it_tells(mail: Mail) -> None:
     broadcast = Broadcast(mail.ledger, STAMP, Metrics(), dict, 0)
     events = await mail.put(change("a", 2, 1))
     broadcast.history.last = 1  # as the look at the ledger at each sign of life makes it
-    _, position = await broadcast.reset(View(Grant()))
+    _, position = await broadcast.reset(View(Grant()), Slot())
     assert position == 0
     broadcast.publish(events)
-    _, position = await broadcast.reset(View(Grant()))
+    _, position = await broadcast.reset(View(Grant()), Slot())
     assert position == 1
