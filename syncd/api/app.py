@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from syncd.api.answers import Answer, Answers, BusyError
+from syncd.api.positions import START
 from syncd.api.report import RefreshReport, Refusal, readiness, secrets_report, status_report
 from syncd.api.streams import Stream
 from syncd.api.subscribers import MOST_FILTERS, Caller, View, peer_of, resource
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope as AsgiScope, Send
 
     from syncd.api.answers import Slot
+    from syncd.api.positions import Place, Positions
     from syncd.api.server import Connection
     from syncd.api.status import DaemonStatus
     from syncd.api.streams import Broadcast
@@ -38,8 +40,7 @@ if TYPE_CHECKING:
     from syncd.ledger.reads import Reads
     from syncd.telemetry.metrics import Metrics
 
-START: Final = "start"
-"""The position before the oldest event in the log, for `?after=`."""
+    _Make = Callable[[Caller, View], Callable[[], bytes]]
 
 LARGEST_BODY: Final = 1024
 """Bytes of a request's body, at most: no request needs one."""
@@ -105,7 +106,7 @@ class Api:
         await self._settled.wait()
         return self._answer(request, self._make_secrets)
 
-    def _make_secrets(self, view: View) -> Callable[[], bytes]:
+    def _make_secrets(self, _caller: Caller, view: View) -> Callable[[], bytes]:
         status = self._current()
         return lambda: _encode(secrets_report(status, self._ledger.pending(), view))
 
@@ -113,9 +114,9 @@ class Api:
         _parameters(request, ())
         return self._answer(request, self._make_status)
 
-    def _make_status(self, view: View) -> Callable[[], bytes]:
-        status, count = self._current(), self._broadcast.count
-        position = (self._broadcast.stamp.epoch, self._broadcast.history.last)
+    def _make_status(self, caller: Caller, view: View) -> Callable[[], bytes]:
+        status, count = self._current(), self._broadcast.count(caller)
+        positions, last = self._broadcast.positions(caller.grant), self._broadcast.history.last
 
         def make() -> bytes:
             return _encode(
@@ -123,7 +124,7 @@ class Api:
                     status,
                     self._ledger.pending(),
                     view,
-                    position=position,
+                    position=(positions.stamp.epoch, positions.place(last).number),
                     subscribers=count,
                     now=datetime.now(UTC),
                 )
@@ -131,13 +132,15 @@ class Api:
 
         return make
 
-    def _answer(self, request: Request, make: Callable[[View], Callable[[], bytes]]) -> Answer:
+    def _answer(
+        self, request: Request, make: Callable[[Caller, View], Callable[[], bytes]]
+    ) -> Answer:
         """An answer that everybody shares who may see the same."""
         caller = _caller(request)
         view = View(caller.grant)
 
         def prepare() -> Callable[[], tuple[bytes, str]]:
-            encode = make(view)
+            encode = make(caller, view)
             return lambda: (encode(), _JSON)
 
         async def obtain(slot: Slot) -> tuple[bytes, str]:
@@ -152,26 +155,27 @@ class Api:
         follow = _follow(parameters)
         after = request.headers.get("last-event-id") or _single(parameters, "after")
         await self._settled.wait()
+        positions, last = self._broadcast.positions(caller.grant), self._broadcast.history.last
         return Stream(
             self._broadcast,
             view,
             _connection(request),
-            position=await self._position(after, follow=follow),
+            positions=positions,
+            place=await self._place(positions, after, last, follow=follow),
             subscriber=caller,
             follow=follow,
             head=request.method == "HEAD",
         )
 
-    async def _position(self, after: str | None, *, follow: bool) -> int | None:
+    async def _place(
+        self, positions: Positions, after: str | None, last: int, *, follow: bool
+    ) -> Place | None:
         """Where a stream begins; None for a position that the ledger does not hold."""
-        last = self._broadcast.history.last
-        if not after and follow:
-            return last
-        first, _ = await self._answers.run(self._ledger.span)
-        if not after or after == START:
-            return first
-        position = self._broadcast.stamp.sequence(after)
-        return position if position is not None and first <= position <= last else None
+        if after or not follow:
+            return await self._answers.run(partial(positions.find, after or START, last))
+        if positions.limited:
+            return await self._answers.run(partial(positions.place, last))
+        return positions.place(last)
 
     async def _refresh(self, request: Request) -> Response:
         _parameters(request, ())

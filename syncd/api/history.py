@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from syncd.api.positions import numbered
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from syncd.api.answers import Answers
+    from syncd.api.positions import Positions
     from syncd.api.subscribers import View
     from syncd.core.event_data import Data
     from syncd.core.events import Event, Stamp
@@ -41,22 +44,32 @@ class Item:
     def __init__(self, event: Event) -> None:
         self.event = event
         self._frame: bytes | None = None
-        self._others: dict[Data, bytes] | None = None
+        self._others: dict[tuple[str, Data], bytes] | None = None
 
-    def frame(self, view: View, stamp: Stamp) -> bytes | None:
-        """The event as a view shows it, encoded, or None."""
+    def frame(self, view: View, positions: Positions, number: int) -> bytes | None:
+        """The event as a view shows it, encoded, or None.
+
+        Args:
+            view: What is shown.
+            positions: What ids mean to the view's caller.
+            number: The position after the event.
+        """
         seen = view.see(self.event)
-        if seen is self.event:
+        if seen is self.event and not positions.limited:
             if self._frame is None:
-                self._frame = event_frame(seen, stamp)
+                self._frame = event_frame(seen, positions.stamp)
             return self._frame
         if seen is None:
             return None
         if self._others is None:
             self._others = {}
-        frame = self._others.get(seen.data)
+        stamp = positions.stamp
+        key = (stamp.epoch, seen.data)
+        frame = self._others.get(key)
         if frame is None:
-            frame = self._others[seen.data] = event_frame(seen, stamp)
+            if positions.limited:
+                seen = numbered(seen, stamp, number)
+            frame = self._others[key] = event_frame(seen, stamp)
         return frame
 
 

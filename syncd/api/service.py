@@ -20,11 +20,14 @@ import structlog
 
 from syncd.api.admission import Newest, Shares
 from syncd.api.floods import Floods
+from syncd.api.positions import GrantPositions
 from syncd.api.sockets import Listener, inherit, make_tcp, make_unix
 from syncd.api.streams import Broadcast
 from syncd.api.subscribers import Subscribers
 from syncd.api.systemd_credentials import CredentialServer
 from syncd.config.settings import Api as ApiSettings, grant
+from syncd.core.errors import StateError
+from syncd.ledger.numbering import Base, grant_key
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,7 +37,9 @@ if TYPE_CHECKING:
     from syncd.api.status import DaemonStatus
     from syncd.api.systemd_credentials import CredentialSource
     from syncd.core.events import Commit, Stamp
+    from syncd.core.model import Grant
     from syncd.ledger.ledger import Ledger
+    from syncd.ledger.reads import Reads
     from syncd.telemetry.metrics import Metrics
 
     Stop = Callable[[], Awaitable[None]]
@@ -248,11 +253,16 @@ class Service:
         from syncd.api.app import Api  # noqa: PLC0415 - see the module's docstring
         from syncd.api.server import Server  # noqa: PLC0415
 
+        granted = {item.uid: (item.name, grant(item.scope)) for item in settings.subscribers}
         ledger = await anyio.to_thread.run_sync(self._ledger.reader)
         broadcast = Broadcast(
-            ledger, self._stamp, self._metrics, lambda: self._status().inventory, self._last
+            ledger,
+            self._stamp,
+            self._metrics,
+            lambda: self._status().inventory,
+            self._last,
+            limited=await self._number([item for _, item in granted.values()], ledger),
         )
-        granted = {item.uid: (item.name, grant(item.scope)) for item in settings.subscribers}
         callers, most = Subscribers(granted), _room_for(MOST_CALLERS)
         api = Api(callers, broadcast, ledger, self._status, self._settled)
         floods = Floods(lambda uids: None if listener.file is None else listener.file.deny(uids))
@@ -271,6 +281,21 @@ class Service:
             await anyio.to_thread.run_sync(ledger.close)
 
         return stop
+
+    async def _number(self, grants: list[Grant], ledger: Reads) -> dict[str, GrantPositions]:
+        """The positions of limited grants, by `grant_key`."""
+        limited = {grant_key(item): item for item in grants if item.scopes is not None}
+        try:
+            bases = await anyio.to_thread.run_sync(self._ledger.number, limited.values())
+        except StateError as error:
+            hint = "subscribers with a scope get a reset after the next restart"
+            log.warning("api.positions_not_stored", problem=str(error), hint=hint)
+            pruned, _ = await anyio.to_thread.run_sync(ledger.span)
+            bases = {key: Base.new(pruned) for key in limited}
+        return {
+            key: GrantPositions(bases[key], item, self._stamp.source, ledger)
+            for key, item in limited.items()
+        }
 
     async def _serve_probes(self, listener: Listener) -> Stop:
         from syncd.api.app import probes_app  # noqa: PLC0415 - see the module's docstring

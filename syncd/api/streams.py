@@ -25,10 +25,12 @@ import structlog
 
 from syncd.api.answers import CHUNK, SEND_TIMEOUT, Answers, BusyError
 from syncd.api.history import History, frame
+from syncd.api.positions import AllPositions
 from syncd.api.report import states
 from syncd.core.errors import StateError
 from syncd.core.event_data import RESET
 from syncd.core.timing import rfc3339
+from syncd.ledger.numbering import grant_key
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -44,9 +46,10 @@ if TYPE_CHECKING:
 
     from syncd.api.answers import Slot
     from syncd.api.history import Item
+    from syncd.api.positions import Place, Positions
     from syncd.api.subscribers import Caller, View
     from syncd.core.events import Event, Stamp
-    from syncd.core.model import Known
+    from syncd.core.model import Grant, Known
     from syncd.ledger.reads import Reads
     from syncd.telemetry.metrics import Metrics
 
@@ -118,8 +121,9 @@ class Stream:
         broadcast: Wakes it, and holds the history that all streams share.
         view: The secrets that it shows.
         link: The connection under it.
-        position: The last event that the subscriber has; None if the log does not hold that
-            position: the stream then begins with a reset.
+        positions: What ids mean to the subscriber.
+        place: The last event that the subscriber has; None if the log does not hold that position:
+            the stream then begins with a reset.
         subscriber: Whose stream it is.
         follow: Whether to continue with new events.
         head: Whether to send only the header.
@@ -131,7 +135,8 @@ class Stream:
         view: View,
         link: Link,
         *,
-        position: int | None,
+        positions: Positions,
+        place: Place | None,
         subscriber: Caller,
         follow: bool,
         head: bool = False,
@@ -142,14 +147,15 @@ class Stream:
         self._head = head
         self._follow = follow
         self._end = broadcast.history.last
-        self._announced = self._end if position is None else position
-        self._lost_track = position is None
+        self._positions = positions
+        self._lost_track = place is None
+        self._number = self._announced = 0 if place is None else place.number
         self._woken = anyio.Event()
         self._due = False
         self._blocked: _Blocked | None = None
         self._send: Callable[[MutableMapping[str, Any]], Awaitable[None]]
-        self._caller = subscriber
-        self.position = self._announced
+        self.caller = subscriber
+        self.position = self._end if place is None else place.sequence
 
     async def __call__(
         self,
@@ -168,7 +174,7 @@ class Stream:
                 try:
                     await self._run()
                 except (StateError, BusyError) as error:
-                    log.warning("stream.failed", subscriber=self._caller.name, problem=str(error))
+                    log.warning("stream.failed", subscriber=self.caller.name, problem=str(error))
                     self._link.abort()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -192,13 +198,15 @@ class Stream:
             self._blocked = _Blocked(now, last, unsent)
             return False
         waited = now - blocked.since
-        return waited >= STALLED or (waited >= _BURST_TIMEOUT and last - blocked.last > BACKLOG)
+        if waited >= STALLED or self._positions.limited:
+            return waited >= STALLED  # else it would notice how many other secrets change
+        return waited >= _BURST_TIMEOUT and last - blocked.last > BACKLOG
 
     def disconnect(self) -> None:
         """Disconnects the subscriber."""
         log.warning(
             "subscriber.stalled",
-            subscriber=self._caller.name,
+            subscriber=self.caller.name,
             position=self.position,
             behind=self._broadcast.history.last - self.position,
             unsent=self._link.unsent,
@@ -216,11 +224,11 @@ class Stream:
                 return
             items = await history.read(self.position)
             if items is None:
-                await self._reset()
+                await self._resume()
             elif items:
                 await self._send_items(items)
                 # a long backlog must not starve other tasks, nor worker threads
-                await anyio.sleep(0 if self._caller.privileged else _PAUSE)
+                await anyio.sleep(0 if self.caller.privileged else _PAUSE)
             elif self._broadcast.closing:
                 return
             else:
@@ -236,45 +244,67 @@ class Stream:
         """
         lines = f": syncd\nretry: {RETRY}\n"
         if not self._lost_track:
-            lines += f"id: {self._broadcast.stamp.id(self.position)}\n"
+            lines += self._id_line()
         await self._write([f"{lines}\n".encode()])
+
+    def _id_line(self) -> str:
+        self._announced = self._number
+        return f"id: {self._positions.stamp.id(self._number)}\n"
 
     async def _heartbeat(self) -> None:
         """Sends a comment; with the position, if events were skipped that are not shown."""
         self._due = False
         lines = ": heartbeat\n"
-        if self._announced != self.position:
-            lines += f"id: {self._broadcast.stamp.id(self.position)}\n"
-            self._announced = self.position
+        if self._announced != self._number:
+            lines += self._id_line()
         await self._write([f"{lines}\n".encode()])
 
     async def _reset(self) -> None:
         # a slot, since this is as large as an answer about every secret
-        async with self._broadcast.answers.slot(self._caller) as slot:
-            data, position = await self._broadcast.reset(self._view, slot)
+        async with self._broadcast.answers.slot(self.caller) as slot:
+            data, place = await self._broadcast.reset(self._view, self._positions, slot)
             with anyio.move_on_after(SEND_TIMEOUT) as sending:
                 await self._write(data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
         if sending.cancelled_caught:
             self.disconnect()
-        self.position = self._announced = position
+        self.position = place.sequence
+        self._number = self._announced = place.number
         self._lost_track = False
+
+    async def _resume(self) -> None:
+        """Goes on where events were pruned, with a reset if the subscriber was to see any."""
+        find = partial(self._positions.resume, self._number, self._broadcast.history.last)
+        place = await self._broadcast.answers.run(find)
+        if place is None or place.sequence <= self.position:
+            await self._reset()
+        else:
+            self.position = place.sequence
 
     async def _send_items(self, items: Sequence[Item]) -> None:
         chunk: list[bytes] = []
-        size, stamp = 0, self._broadcast.stamp
+        size, positions = 0, self._positions
         for item in items:
-            frame = item.frame(self._view, stamp)
-            if frame is not None:
-                self._announced = item.event.sequence
+            event = item.event
+            self._number = positions.after(self._number, event)
+            frame = item.frame(self._view, positions, self._number)
+            if frame is not None and not self._has_moved_away(event):
+                self._announced = self._number
                 chunk.append(frame)
                 size += len(frame)
             if size >= CHUNK:
                 await self._write([b"".join(chunk)])
-                self.position = item.event.sequence
+                self.position = event.sequence
                 chunk, size = [], 0
         if chunk:
             await self._write([b"".join(chunk)])
         self.position = items[-1].event.sequence
+
+    def _has_moved_away(self, event: Event) -> bool:
+        """Whether an older event is of a secret that has left the subscriber's scope."""
+        if not self._positions.limited:
+            return False
+        known = self._broadcast.inventory().get(event.secret or "")
+        return known is not None and not self.caller.grant.sees(known.entry.scopes)
 
     async def _write(self, chunks: Iterable[bytes]) -> None:
         for chunk in chunks:
@@ -294,10 +324,12 @@ class Broadcast:
         metrics: Where open streams are counted.
         inventory: Returns every secret, as of the last `publish`.
         last: Sequence of the newest event.
+        limited: The positions of limited grants, by `grant_key`.
 
     Attributes:
         history: The events.
         answers: The threads and slots of the API.
+        inventory: Returns every secret.
         closing: Whether streams should end.
     """
 
@@ -308,7 +340,11 @@ class Broadcast:
         metrics: Metrics,
         inventory: Callable[[], Mapping[str, Known]],
         last: int,
+        *,
+        limited: Mapping[str, Positions] | None = None,
     ) -> None:
+        self._limited = limited or {}
+        self._all = AllPositions(stamp, ledger)
         self.answers = Answers()
         self.history = History(ledger, last, self.answers)
         self._published = last
@@ -316,16 +352,18 @@ class Broadcast:
         self.closing = False
         self._ledger = ledger
         self._metrics = metrics
-        self._inventory = inventory
+        self.inventory = inventory
         self._streams: dict[Stream, None] = {}
         self._news = anyio.Event()
         self._resetting = anyio.Lock()
-        self._last_reset: tuple[object, bytes] | None = None
+        self._last_reset: tuple[object, tuple[bytes, Place]] | None = None
 
-    @property
-    def count(self) -> int:
-        """The number of open streams."""
-        return len(self._streams)
+    def count(self, caller: Caller) -> int:
+        """The number of open streams; for a caller with a limited scope, those with that scope."""
+        scopes = caller.grant.scopes
+        if scopes is None:
+            return len(self._streams)
+        return sum(stream.caller.grant.scopes == scopes for stream in self._streams)
 
     def publish(self, events: Sequence[Event]) -> None:
         """Adds one or more committed events and wakes the streams. In the event loop only."""
@@ -356,24 +394,29 @@ class Broadcast:
         for stream in self._streams:
             stream.wake()
 
-    async def reset(self, view: View, slot: Slot) -> tuple[bytes, int]:
+    def positions(self, grant: Grant) -> Positions:
+        """What ids mean to a grant."""
+        return self._all if grant.scopes is None else self._limited[grant_key(grant)]
+
+    async def reset(self, view: View, positions: Positions, slot: Slot) -> tuple[bytes, Place]:
         """An `io.syncd.reset` event for a view, and the position that it stands for."""
         async with self._resetting:
             # `_published`, not the ledger's newest: the inventory has no later event either
-            inventory, last = self._inventory(), self._published
+            inventory, last = self.inventory(), self._published
             key = (view.key, last, id(inventory))
             if self._last_reset is None or self._last_reset[0] != key:
-                encode = partial(self._encode_reset, inventory, view, last)
+                encode = partial(self._encode_reset, inventory, view, positions, last)
                 started = anyio.current_time()
-                block = await self.answers.run(encode)
+                self._last_reset = (key, await self.answers.run(encode))
                 slot.cost += anyio.current_time() - started
-                self._last_reset = (key, block)
-            return self._last_reset[1], last
+            return self._last_reset[1]
 
-    def _encode_reset(self, inventory: Mapping[str, Known], view: View, last: int) -> bytes:
-        now = rfc3339(time.time())
-        data = self.stamp.encode_reset(states(inventory, view), last, now)
-        return frame(self.stamp.id(last), RESET, data)
+    def _encode_reset(
+        self, inventory: Mapping[str, Known], view: View, positions: Positions, last: int
+    ) -> tuple[bytes, Place]:
+        now, place, stamp = rfc3339(time.time()), positions.place(last), positions.stamp
+        data = stamp.encode_reset(states(inventory, view), place.number, now)
+        return frame(stamp.id(place.number), RESET, data), place
 
     async def run(self) -> None:
         """Wakes streams until cancelled."""

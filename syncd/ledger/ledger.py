@@ -6,6 +6,7 @@ the mailboxes: per consumer, the events that it has not acknowledged. It promise
 - a change and its events are committed together, before anything is delivered;
 - a mailbox holds per secret the newest event only, with the version that its consumer last
   acknowledged, and keeps them in the order of their sequences;
+- a secret that leaves a consumer's scope leaves its mailbox, too;
 - a relay passes on each event once, however often and in any order it arrives (`receive`);
 - an event id never comes to mean another event (`_begin`).
 
@@ -21,9 +22,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from syncd.core.event_data import SecretData
+from syncd.core.event_data import VAULT_CONFIG_CHANGED, SecretData
 from syncd.core.events import events_of
-from syncd.ledger import received
+from syncd.ledger import numbering, received
 from syncd.ledger.connection import LedgerConnection
 from syncd.ledger.file import open_file, state_error
 from syncd.ledger.reads import LedgerReader, Reads
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 
     from syncd.core.changes import Plan
     from syncd.core.events import Event
-    from syncd.core.model import Grant, Known
+    from syncd.core.model import Grant, Known, Scope
+    from syncd.ledger.numbering import Base
     from syncd.ledger.received import Arrival
     from syncd.ledger.state_dir import StateDir
 
@@ -108,6 +110,7 @@ class Ledger(Reads):
             closed_cleanly = opened == ""
             if not epoch or not (same_boot or closed_cleanly):
                 epoch = secrets.token_hex(4)
+                numbering.forget(db)
             set_meta(db, epoch=epoch, key_id=key_id, open_since_boot=boot_id)
         return epoch
 
@@ -154,6 +157,8 @@ class Ledger(Reads):
             else:
                 events = events_of(plan, known, vault_config_path, at, last_sequence(db) + 1)
             store_inventory(db, plan, known)
+            for name in plan.vault_config.rescoped:
+                self._withdraw(db, name, plan.inventory[name].entry.scopes, consumers)
             self._append(db, events, consumers)
         self.fresh = False
         return events
@@ -207,17 +212,46 @@ class Ledger(Reads):
     ) -> None:
         insert_events(db, events)
         for consumer, grant in consumers.items():
+            seen = [event for event in events if event.seen_by(grant) is not None]
+            if len(seen) < len(events) and self._has_pending(db, consumer):
+                # where the scope of a secret changed, an older event may be pending
+                hidden = {event.slot for event in events} - {event.slot for event in seen}
+                db.executemany(
+                    "DELETE FROM pending WHERE consumer = ? AND slot = ?",
+                    [(consumer, slot) for slot in hidden],
+                )
             # On a conflict an older event of the slot is pending: the newer one takes its place and
             # keeps `acknowledged`, which is still what the consumer knows.
             db.executemany(
                 "INSERT INTO pending VALUES (?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET sequence = excluded.sequence",
-                [
-                    (consumer, event.slot, event.sequence, _previous(event))
-                    for event in events
-                    if event.seen_by(grant) is not None
-                ],
+                [(consumer, event.slot, event.sequence, _previous(event)) for event in seen],
             )
+
+    @staticmethod
+    def _has_pending(db: sqlite3.Connection, consumer: str) -> bool:
+        found = db.execute("SELECT 1 FROM pending WHERE consumer = ? LIMIT 1", (consumer,))
+        return found.fetchone() is not None
+
+    @staticmethod
+    def _withdraw(
+        db: sqlite3.Connection,
+        name: str,
+        scopes: Sequence[Scope],
+        consumers: Mapping[str, Grant],
+    ) -> None:
+        """Removes what is pending of a secret for consumers that may no longer see it.
+
+        Not the change of the vault config: that the secret has gone is what they learn last.
+        """
+        for consumer, grant in consumers.items():
+            if not grant.sees(scopes):
+                db.execute(
+                    "DELETE FROM pending WHERE consumer = ? AND sequence IN ("
+                    "SELECT sequence FROM pending JOIN event USING (sequence)"
+                    " WHERE consumer = ? AND subject = ? AND type <> ?)",
+                    (consumer, consumer, name, VAULT_CONFIG_CHANGED),
+                )
 
     def take(self, consumer: str, grant: Grant, limit: int) -> list[Event]:
         """The oldest events of a mailbox, each as a change from what its consumer acknowledged.
@@ -272,6 +306,14 @@ class Ledger(Reads):
                 db.execute("DELETE FROM pending WHERE consumer = ?", (consumer,))
         return gone
 
+    def number(self, grants: Iterable[Grant]) -> dict[str, Base]:
+        """The numberings of limited grants, by `grant_key`; those of other grants end.
+
+        Until the next call, pruning keeps them in step.
+        """
+        with self._file.transaction() as db:
+            return numbering.begin(db, grants)
+
     def prune(self, max_events: int, older_than: str) -> int:
         """Bounds the event log; events that are pending in a mailbox stay.
 
@@ -295,6 +337,7 @@ class Ledger(Reads):
             (newest,) = db.execute(f"SELECT max(sequence) {doomed}", limits).fetchone()
             if newest is None:
                 return 0
+            numbering.move(db, newest)
             # Not `RETURNING`: the rows of a busy minute would take tens of MiB.
             gone = db.execute(f"DELETE {doomed}", limits).rowcount
             pruned = max(int(meta(db, "pruned") or 0), newest)

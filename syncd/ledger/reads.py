@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from syncd.ledger import received
+from syncd.ledger import numbering, received
 from syncd.ledger.connection import LedgerConnection
 from syncd.ledger.file import state_error
 from syncd.ledger.rows import (
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from syncd.core.events import Event
-    from syncd.core.model import Known
+    from syncd.core.model import Grant, Known
+    from syncd.ledger.numbering import Base
 
 _CACHE: Final = 256
 """KiB of pages that a reader keeps: it reads once and forgets."""
@@ -100,6 +101,11 @@ class Reads:
         """
         with self._file.held() as db:
             return int(meta(db, "pruned") or 0), last_sequence(db)
+
+    def base(self, grant: Grant) -> Base | None:
+        """Where the numbering of a limited grant has got to; None for a grant without one."""
+        with self._file.held() as db:
+            return numbering.base(db, grant)
 
 
 class LedgerReader(Reads):

@@ -9,7 +9,7 @@ import sys
 import pytest
 from support.waiting import DEADLINE
 
-_MODULES = "socket"
+_MODULES = "socket, http.client"
 """Imported before the user changes."""
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

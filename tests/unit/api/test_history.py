@@ -11,10 +11,12 @@ from support.mail import APP, Mail, change
 
 from syncd.api.answers import Answers
 from syncd.api.history import PAGE, History, Item
+from syncd.api.positions import AllPositions, GrantPositions
 from syncd.api.subscribers import View
 from syncd.core.event_data import VAULT_CONFIG_CHANGED, VaultConfigData
 from syncd.core.events import Event, Stamp
 from syncd.core.model import Grant, Scope
+from syncd.ledger.numbering import Base
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -116,18 +118,23 @@ async def test_a_page_is_read_once(mail: Mail, monkeypatch: pytest.MonkeyPatch) 
     assert reads == 1
 
 
-def test_an_event_is_encoded_once_for_each_view() -> None:
+def test_an_event_is_encoded_once_for_each_view(mail: Mail) -> None:
     """Views that show the same share a frame; a limited one has no name that is not its own."""
     other = Scope("IdentityProvider")
     data = VaultConfigData(("mine", "other"), (), (), ())
     item = Item(
         Event(7, "t", VAULT_CONFIG_CHANGED, "/c", data, {"mine": (APP,), "other": (other,)})
     )
-    everything, limited = View(Grant()), View(Grant([Scope("Client")]))
-    assert item.frame(everything, STAMP) is item.frame(View(Grant()), STAMP)
-    frame = item.frame(limited, STAMP)
-    assert frame is item.frame(View(Grant([APP])), STAMP)
+    everything, filtered = View(Grant()), View(Grant(), ["mine"])
+    whole = AllPositions(STAMP, mail.ledger)
+    assert item.frame(everything, whole, 7) is item.frame(View(Grant()), whole, 7)
+    frame = item.frame(filtered, whole, 7)
     assert frame is not None
     assert frame.startswith(b"id: 5f0c2a91-7\nevent: io.syncd.vault_config.changed\ndata: {")
     assert b"other" not in frame
-    assert item.frame(View(Grant([Scope("Nobody")])), STAMP) is None
+    grant = Grant([APP])
+    part = GrantPositions(Base("e", 0, 0), grant, "/syncd/test", mail.ledger)
+    limited = item.frame(View(grant), part, 3)
+    assert limited is item.frame(View(Grant([APP])), part, 3)
+    assert limited == frame.replace(b"5f0c2a91-7", b"e-3")
+    assert item.frame(View(Grant([Scope("Nobody")])), part, 3) is None
