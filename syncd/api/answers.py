@@ -247,6 +247,8 @@ class Answer:
         with anyio.move_on_after(SEND_TIMEOUT) as sending:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             for at in range(0, max(len(body), 1), CHUNK):
+                if self._connection.lost:
+                    return
                 chunk = body[at : at + CHUNK]
                 more = at + CHUNK < len(body)
                 await send({"type": "http.response.body", "body": chunk, "more_body": more})

@@ -77,7 +77,6 @@ class Connection(H11Protocol):
     """One client's connection; handlers find it in the ASGI scope as `state["connection"]`.
 
     Attributes:
-        lost: Whether the peer is gone.
         on_lost: Called when the peer is gone.
         send_timeout: Seconds in which the client must take one write.
         since: When it connected or was last answered, on the event loop's clock.
@@ -86,12 +85,16 @@ class Connection(H11Protocol):
     def __init__(self, config: uvicorn.Config, server_state: _State) -> None:
         super().__init__(config, server_state, {"connection": self})
         self._admission = server_state.admission
-        self.lost = False
         self.on_lost: Callable[[], None] | None = None
         self.send_timeout = SEND_TIMEOUT
         self.since = self.loop.time()
         self._deadline: asyncio.TimerHandle | None = None
         self._send_deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the peer is gone, or the connection is being closed."""
+        return self.transport.is_closing()
 
     @property
     def unsent(self) -> int:
@@ -133,7 +136,6 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Notifies the response, if there is one."""
-        self.lost = True
         self._admission.release(self)
         self._stop_timeout()
         self._stop_send_timeout()

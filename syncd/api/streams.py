@@ -308,6 +308,8 @@ class Stream:
 
     async def _write(self, chunks: Iterable[bytes]) -> None:
         for chunk in chunks:
+            if self._link.lost:
+                return
             self._blocked = _Blocked(
                 anyio.current_time(), self._broadcast.history.last, self._link.unsent
             )

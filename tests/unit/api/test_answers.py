@@ -230,6 +230,19 @@ async def test_nothing_is_made_for_who_has_gone() -> None:
     assert link.sent == []
 
 
+async def test_nothing_is_sent_to_who_has_gone() -> None:
+    """Sending stops when the connection breaks."""
+    link = Link()
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        link.sent.append(message)
+        link.lost = len(link.sent) == 2
+
+    await answer(link, b"x" * (9 * CHUNK))({}, None, send)
+    assert len(link.sent) == 2
+    assert not link.aborted
+
+
 async def test_a_crowd_gets_what_was_just_made() -> None:
     """While many scrape, a body that is a moment old is sent again; else each gets a new one."""
     answers, made = Answers(), itertools.count()
