@@ -356,6 +356,8 @@ def readiness(status: DaemonStatus) -> ReadinessReport:
         reasons.append("the first scan is not done" if mount else "the relay has not started")
     if mount is not None and not mount.vault_config_valid:
         reasons.append("the vault config on disk is not valid; see the log or run syncd check")
+    if mount is not None:
+        reasons += [problem for _, problem in sorted(mount.unreadable.items())]
     if status.failure is not None:
         reasons.append(status.failure)
     return ReadinessReport(not reasons, tuple(reasons))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from syncd.core.adoption import Adoption
     from syncd.core.health import ConsumerHealth, ProviderHealth
@@ -25,6 +26,7 @@ class MountStatus(msgspec.Struct, frozen=True):
         vault_config: Path of the vault config.
         vault_config_valid: Whether the vault config on disk is the one in use.
         rescan_interval: Seconds between two scans, at most.
+        unreadable: Why a root cannot be read as a whole, by its path.
     """
 
     scanned_at: str | None
@@ -33,6 +35,7 @@ class MountStatus(msgspec.Struct, frozen=True):
     vault_config: str
     vault_config_valid: bool
     rescan_interval: float
+    unreadable: Mapping[str, str] = {}
 
 
 class RelayStatus(msgspec.Struct, frozen=True):

@@ -6,24 +6,28 @@ secrets.
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import anyio.to_thread
 
 from syncd.core.errors import ConfigurationError
 from syncd.core.model import State
-from syncd.mount.read import scan_once
-from syncd.mount.roots import watch_path
+from syncd.mount.read import LIMIT, Reader
 from syncd.mount.vault_config_file import VaultConfigFile
 from syncd.mount.watch import Watcher
+from syncd.mount.way import Watched
+from syncd.system.threads import run
 
 if TYPE_CHECKING:
     from syncd.config.settings import Settings
-    from syncd.mount.snapshot import Snapshot
 
 _INTERVAL: Final = 1.0
 """Seconds between two scans at most: not every change gives a hint, and inotify may not work."""
+
+_SHORTEST: Final = 0.1
+"""Seconds that a scan may take at least, however little time is left."""
 
 
 async def wait(settings: Settings, limit: float) -> list[str]:
@@ -32,42 +36,75 @@ async def wait(settings: Settings, limit: float) -> list[str]:
     Returns:
         One line per entry that is still missing; empty when none is.
     """
-    watcher = Watcher(settings.watch.mode)
+    waiting = _Waiting(settings)
+    end = time.monotonic() + limit
     try:
-        missing, watch, retry = await _scan_all(settings, watcher)
-        with anyio.move_on_after(limit):
-            while missing:
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(watcher.arm, watch)
+        retry = await waiting.scan(min(limit, LIMIT) or LIMIT)
+        if waiting.unsettled:
+            # a file is read when it is the same at two looks, and that long even no time lasts
+            await anyio.sleep(retry)
+            retry = await waiting.scan(LIMIT)
+        with anyio.move_on_after(end - time.monotonic()):
+            while waiting.missing:
                 # a change between that scan and the new watches gave no hint
-                missing, watch, retry = await _scan_all(settings, watcher)
-                if missing:
+                await run(waiting.watcher.arm, waiting.watched)
+                retry = await waiting.scan(min(LIMIT, end - time.monotonic()))
+                if waiting.missing:
                     with anyio.move_on_after(retry):
-                        await watcher.next_hint()
+                        await waiting.watcher.next_hint()
     finally:
-        watcher.close()
-    return missing
+        waiting.watcher.close()
+    return waiting.missing
 
 
-async def _scan_all(
-    settings: Settings, watcher: Watcher
-) -> tuple[list[str], dict[str, frozenset[str] | None], float]:
-    file = VaultConfigFile(settings.vault_config, settings.watch.settle)
-    try:
-        await file.load()
-    except ConfigurationError as error:
-        watch: dict[str, frozenset[str] | None] = {}
-        await anyio.to_thread.run_sync(watch_path, watch, settings.vault_config)
-        return str(error).splitlines(), watch, _INTERVAL
-    snapshot = await anyio.to_thread.run_sync(_scan, settings, file, watcher)
-    missing = [
-        f"{entry.path}: secret {name} is {seen.state}: {seen.problem or 'still being written'}"
-        for name, entry in file.entries.items()
-        if not (seen := snapshot.observations[name]).settled or seen.state is not State.PRESENT
-    ]
-    return missing, snapshot.watch, min(snapshot.retry_in or _INTERVAL, _INTERVAL)
+class _Waiting:
+    """What the last scan found.
 
+    Attributes:
+        missing: One line per entry that is not there.
+        unsettled: Whether a file must be looked at a second time.
+        watched: What must be watched for the rest to appear.
+    """
 
-def _scan(settings: Settings, file: VaultConfigFile, watcher: Watcher) -> Snapshot:
-    watch = settings.watch
-    return scan_once(file.entries, watch, settle=watch.settle, is_written=watcher.is_written)
+    def __init__(self, settings: Settings) -> None:
+        watch = settings.watch
+        self.watcher = Watcher(watch.mode)
+        self.missing: list[str] = []
+        self.unsettled = False
+        self.watched = Watched()
+        self._path = settings.vault_config
+        self._settle = watch.settle
+        self._reader = Reader(b"", watch, settle=watch.settle, grace=0.0)
+
+    async def scan(self, limit: float) -> float:
+        """Scans for so many seconds at most; returns after how many to scan again."""
+        file = VaultConfigFile(self._path, self._settle)
+        self.missing, self.unsettled = [f"{self._path}: its file system does not answer"], False
+        with anyio.move_on_after(limit) as patience:
+            try:
+                await file.load()
+            except ConfigurationError as error:
+                self.missing, self.watched = str(error).splitlines(), file.watched
+                return _INTERVAL
+        if patience.cancelled_caught:
+            return _INTERVAL
+        self._reader.forget_mounts()
+        snapshot = await run(
+            partial(
+                self._reader.scan,
+                file.entries,
+                is_written=self.watcher.is_written,
+                limit=max(limit, _SHORTEST),
+            )
+        )
+        self.missing = [
+            f"{entry.path}: secret {name} is {seen.state}: {seen.problem or 'still being written'}"
+            for name, entry in file.entries.items()
+            if not (seen := snapshot.observations[name]).settled or seen.state is not State.PRESENT
+        ]
+        self.unsettled = any(
+            seen.state is State.PRESENT and not seen.settled
+            for seen in snapshot.observations.values()
+        )
+        self.watched = snapshot.watched
+        return min(_INTERVAL if snapshot.retry_in is None else snapshot.retry_in, _INTERVAL)

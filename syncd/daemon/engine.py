@@ -15,11 +15,12 @@ from syncd.config.settings import Aidbox, grant
 from syncd.consumers.factory import open_verifier
 from syncd.core.errors import StateError
 from syncd.core.events import Commit
+from syncd.core.model import Entry
 from syncd.daemon.pipeline import Pipeline
 from syncd.daemon.resources import open_resources
 from syncd.lint.check import log_findings
 from syncd.mount.reconcile import Reconciler
-from syncd.mount.value import read_value
+from syncd.mount.value import read_value, read_version
 from syncd.mount.vault_config_file import VaultConfigFile
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class MountEngine:
         self.credentials = CredentialSource(
             settings.credentials.socket,
             {(item.unit, item.credential): item.secret for item in granted},
-            lambda secret: read_value(secret, self._vault_config.entries, settings.watch),
+            self._read_value,
         )
 
     def _open_verifiers(self) -> dict[str, Verifier]:
@@ -115,12 +116,27 @@ class MountEngine:
                 ledger=self._resources.ledger,
                 metrics=self._resources.metrics,
                 rng=self.pipeline.rng,
-                read=self._reconciler.read_value,
+                read=self._read_version,
                 publish=self._publish,
             )
             for item in self._settings.consumers
         }
         return {name: verifier for name, verifier in opened.items() if verifier is not None}
+
+    def _read_value(self, secret: str) -> bytes | None:
+        """Reads a value for a credential; see `read_value`."""
+        return read_value(
+            secret,
+            self._vault_config.entries,
+            self._settings.watch,
+            key=self._resources.state.key,
+            known=self._reconciler.version_of,
+        )
+
+    def _read_version(self, name: str, path: str, version: str) -> bytes | None:
+        """Reads a value to verify that Aidbox accepts it; see `read_version`."""
+        entry = Entry(name, path, ())
+        return read_version(entry, self._settings.watch, version, key=self._resources.state.key)
 
     async def prepare(self, previous: MountEngine | None) -> None:
         """Loads the vault config and the manifests; see `open_engine`."""
@@ -238,6 +254,7 @@ class MountEngine:
                 vault_config=self._vault_config.path,
                 vault_config_valid=self._vault_config.valid,
                 rescan_interval=self._settings.watch.rescan_interval,
+                unreadable=reconciler.unreadable,
             ),
             failure=reconciler.failure,
             consumers=self.pipeline.health(),

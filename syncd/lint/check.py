@@ -9,9 +9,9 @@ wherever something is left to look at, so that one run reports every mistake.
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import anyio.to_thread
 import structlog
 
 from syncd.config.load import config_file, examine
@@ -22,10 +22,12 @@ from syncd.core.findings import finding, json_path, key_path
 from syncd.core.mountinfo import frozen_mount
 from syncd.core.vault_config import lint_vault_config
 from syncd.mount.listing import mounts, unclaimed_files
-from syncd.mount.read import scan_once
-from syncd.mount.roots import roots_of
+from syncd.mount.read import LIMIT, Reader, scan_once
+from syncd.mount.roots import parents_of
 from syncd.mount.vault_config_file import read_vault_config
+from syncd.mount.way import Watched, follow
 from syncd.net.inspection import inspect
+from syncd.system.threads import gather, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from syncd.core.model import Entry
     from syncd.core.mountinfo import Mount
     from syncd.lint.aidbox.check import Target
+    from syncd.mount.roots import Parent
     from syncd.mount.snapshot import Snapshot
     from syncd.mount.vault_config_file import VaultConfigFile
 
@@ -76,7 +79,7 @@ def run_checks(
     findings += _credentials(settings, source)
     path = settings.vault_config
     try:
-        text, _ = read_vault_config(path)
+        text = _read_vault_config(path)
     except ConfigurationError as error:
         return [*findings, *error.findings, *plan_provision(settings.provision)[1]]
     entries, found = lint_vault_config(text, path)
@@ -90,12 +93,20 @@ def run_checks(
     return findings + found
 
 
+def _read_vault_config(path: str) -> bytes:
+    read = gather({path: partial(read_vault_config, path)}, LIMIT)
+    if path not in read:
+        message, hint = "its file system does not answer", "check the mount that the file lies on"
+        raise ConfigurationError([finding("vault-config-unreadable", path, "", message, hint)])
+    return read[path][0]
+
+
 def _credentials(settings: Settings, source: str) -> list[Finding]:
     """Reads every file that holds one of syncd's credentials, as it will be read for use."""
     files = credential_files(settings)
     partners = {where: path for where, path in files if where.endswith(".client_key")}
-    findings = []
-    for where, path in files:
+
+    def examine_one(where: str, path: str) -> Finding | None:
         section, _, option = where.rpartition(".")
         partner = partners.get(f"{section}.client_key") if option == "client_cert" else None
         try:
@@ -104,8 +115,22 @@ def _credentials(settings: Settings, source: str) -> list[Finding]:
             refused = isinstance(error, RefusedError)
             code = "credential-malformed" if refused else "credential-unreadable"
             hint = error.remedy or f"correct the file or {where}"
-            findings.append(finding(code, source, where, error.problem, hint))
-    return findings
+            return finding(code, source, where, error.problem, hint)
+        return None
+
+    found = gather({where: partial(examine_one, where, path) for where, path in files}, LIMIT)
+    silent = [
+        finding(
+            "credential-unreadable",
+            source,
+            where,
+            f"cannot read {path}: its file system does not answer",
+            "check the mount that the file lies on",
+        )
+        for where, path in files
+        if where not in found
+    ]
+    return [*filter(None, found.values()), *silent]
 
 
 def _grants(settings: Settings, entries: Mapping[str, Entry], source: str) -> list[Finding]:
@@ -123,8 +148,13 @@ def _grants(settings: Settings, entries: Mapping[str, Entry], source: str) -> li
 
 
 async def log_findings(settings: Settings, vault_config: VaultConfigFile) -> None:
-    """Logs what `check_mount` finds; for the start of a daemon."""
-    for found in await anyio.to_thread.run_sync(check_mount, settings, vault_config.entries):
+    """Logs what `check_mount` finds; for the start of a daemon, which it must never end."""
+    try:
+        findings = await run(check_mount, settings, vault_config.entries)
+    except Exception as error:  # noqa: BLE001 - a mistake of the linter, too
+        log.error("check.failed", error=type(error).__name__, hint="run syncd check")
+        return
+    for found in findings:
         report = log.error if found.is_error else log.warning
         report("check.finding", code=found.code, finding=str(found))
 
@@ -166,12 +196,23 @@ def _about_content(
 
 def check_mount(settings: Settings, entries: Mapping[str, Entry]) -> list[Finding]:
     """Checks the mount as a whole: shared files, mounts that never update, unmapped files."""
-    real = {name: os.path.realpath(entry.path) for name, entry in entries.items()}
+    real = _real_paths(entries)
     return [
         *_shared(settings, entries, real),
         *_frozen(settings, real, mounts()),
         *_unmapped(settings, entries),
     ]
+
+
+def _real_paths(entries: Mapping[str, Entry]) -> dict[str, str]:
+    """The real path of each entry's file, as far as the file systems answer."""
+
+    def resolve(parent: Parent) -> dict[str, str]:
+        return {entry.name: follow(entry.path, Watched()) for entry in parent.entries}
+
+    parents = parents_of(entries.values())
+    resolved = gather({path: partial(resolve, found) for path, found in parents.items()}, LIMIT)
+    return {name: path for paths in resolved.values() for name, path in paths.items()}
 
 
 def _shared(
@@ -208,7 +249,15 @@ def _frozen(
 def _unmapped(settings: Settings, entries: Mapping[str, Entry]) -> list[Finding]:
     own = [settings.vault_config, *(path for _, path in credential_files(settings))]
     claimed = [*own, *(entry.path for entry in entries.values())]
-    paths = unclaimed_files(roots_of(settings.watch, entries), claimed, most=_MOST_FILES)
+    roots = settings.watch.roots
+    if not roots:
+        located, _ = Reader(b"", settings.watch, settle=0, grace=0).locate(entries)
+        roots = tuple(located)
+    listed = gather(
+        {root: partial(unclaimed_files, [root], claimed, most=_MOST_FILES) for root in roots},
+        LIMIT,
+    )
+    paths = sorted({path for found in listed.values() for path in found})
     hint = "add an entry to the vault config, or remove the file"
     findings = [
         finding("file-unmapped", path, "", "is named by no entry of the vault config", hint)

@@ -4,10 +4,15 @@ The loop is level-triggered. A hint from the watcher or the rescan interval only
 changed is decided by comparing a whole scan with the ledger's inventory. So lost, merged or late
 hints cost time and never a change, and a pass that failed is simply repeated.
 
-Scan, comparison and commit are one trip to a worker thread, during which the garbage collector is
-off: a pass makes tens of thousands of objects and no cycle. However fast a publisher swaps, passes
-take at most half of the time, and a fifth of it in the long run (`core.timing.Pace`); the loop
-rests in between, and then scans the newest state.
+Every root has a loop of its own (`Lane`). Scan, comparison and commit of a pass are one trip to a
+thread, which only commits are one at a time in. A root whose file system does not answer keeps that
+thread, and delays no other root: after `LIMIT` seconds without progress its secrets are unreadable,
+and the pass is disowned. When the thread comes back, its result is old, and a new pass begins at
+once.
+
+During a pass the garbage collector is off: it makes tens of thousands of objects and no cycle.
+However fast a publisher swaps, passes take at most half of the time, and a fifth of it in the long
+run (`core.timing.Pace`); the loop rests in between, and then scans the newest state.
 """
 
 from __future__ import annotations
@@ -15,64 +20,63 @@ from __future__ import annotations
 import gc
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Final, Literal
+from threading import Lock
+from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar
 
 import anyio
-import anyio.to_thread
 import structlog
 
-from syncd.core.changes import plan
 from syncd.core.errors import StateError
-from syncd.core.events import Commit
-from syncd.core.model import Entry, State
-from syncd.core.timing import Backoff, Pace, rfc3339
-from syncd.mount.read import Reader
-from syncd.mount.roots import mounts_of, parents_of, watch_path
-from syncd.mount.value import read_version
-from syncd.mount.watch import Watcher
+from syncd.core.model import State
+from syncd.core.timing import Backoff, rfc3339
+from syncd.mount.lane import Follower, Lane, Probe
+from syncd.mount.read import LIMIT, OUTSIDE, Reader, unanswered
+from syncd.mount.record import Recorder
+from syncd.mount.report import Reporter
+from syncd.mount.watch import Hint, Watcher
+from syncd.mount.way import Watched
+from syncd.system.threads import Call, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from anyio.abc import TaskGroup
+
     from syncd.config.settings import Watch
-    from syncd.core.changes import Plan
-    from syncd.core.model import Grant, Known
+    from syncd.core.events import Commit
+    from syncd.core.model import Entry, Grant, Known
     from syncd.ledger.ledger import Ledger
+    from syncd.mount.lane import Pass
+    from syncd.mount.read import Members
+    from syncd.mount.record import Recorded
     from syncd.mount.snapshot import Snapshot
     from syncd.mount.vault_config_file import VaultConfigFile
     from syncd.telemetry.metrics import Metrics
 
 _BASELINE_LIMIT: Final = 5.0
-_LOGGED_CHANGES: Final = 20
-_REARMS: Final = 5
+_SLOTS: Final = 8
+_SLOT_LIMIT: Final = 0.1
+"""So many scans run at a time; one that takes longer than so many seconds frees its slot, so that
+mounts that do not answer hold up no others."""
+
+_PROBE_INTERVAL: Final = 3.0
+_PROBE_LIMIT: Final = 1.0
+_VAULT_CONFIG: Final = "vault config"
 _HEAD_START: Final = 0.002
 _HEAD_START_SHARE: Final = 0.25
 """Delivery gets the processor before the events are logged and counted: for so many seconds, and
 after a long pass for this share of its duration."""
+
+_ANYWHERE: Final = Hint("inotify", urgent=True, directories=frozenset())
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    snapshot: Snapshot
-    plan: Plan
-    commit: Commit | None
-    duration: float
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 class Reconciler:
-    """Keeps the ledger in step with the mount.
+    """Keeps the ledger in step with the mounts.
 
     Args:
         settings: The `watch` section.
@@ -84,11 +88,9 @@ class Reconciler:
         on_commit: Called in the event loop after each commit.
 
     Attributes:
-        inventory: The inventory as of the last pass.
         scanned_at: When the last pass ended (RFC 3339, UTC), or None.
         failure: Why the last pass could not be committed, or None.
         watcher: Gives the hints; its `mode` is how changes are noticed.
-        settled: Whether the last pass found no file that is being written and no mount away.
     """
 
     def __init__(
@@ -104,42 +106,44 @@ class Reconciler:
     ) -> None:
         self._settings = settings
         self.vault_config = vault_config
-        self._key = key
         self._ledger = ledger
-        self._consumers = consumers
-        self._metrics = metrics
         self._on_commit = on_commit
         self.watcher = Watcher(settings.mode)
-        self.inventory: Mapping[str, Known] = {}
+        self._reader = Reader(key, settings, settle=settings.settle, grace=settings.remount_grace)
+        self._recorder = Recorder(ledger, vault_config.path, consumers)
+        self._reporter = Reporter(metrics, self.watcher)
+        self._lanes: dict[str, Lane] = {}
+        self._config = Follower(settings.rescan_interval, settings.settle)
+        self._regroup = anyio.Event()
+        self._slots = anyio.CapacityLimiter(_SLOTS)
+        self._passes = 0
+        self._backoff = Backoff(first=0.2, cap=10.0)
+        self._rng = Random()  # noqa: S311 - jitter
         self.scanned_at: str | None = None
         self.failure: str | None = None
-        self.settled = False
-        self._first_reason: Literal["start", "reload"] = "start"
-        self._reader = Reader(
-            key,
-            settings.roots,
-            max_size=settings.max_secret_size,
-            settle=settings.settle,
-            grace=settings.remount_grace,
-        )
-        self._entries: Mapping[str, Entry] = {}
-        self._parents: frozenset[str] = frozenset()
-        self._watch: dict[str, frozenset[str] | None] = {}
-        self._vault_config_watch: frozenset[str] = frozenset()
-        self._vault_config_stale = False
-        self._backoff = Backoff(first=0.2, cap=10.0)
-        self._pace = Pace()
-        self._rng = Random()  # noqa: S311 - jitter
-        self._degraded: str | None = None
-        self._born = time.monotonic()
+        self._unrecorded: set[str] = set()
 
-    def read_value(self, name: str, path: str, version: str) -> bytes | None:
-        """Reads a secret's value, to verify that Aidbox accepts it; see `read_version`. Blocks."""
-        entry = Entry(name, path, ())
-        return read_version(self._key, self._reader.roots, self._settings, entry, version)
+    @property
+    def inventory(self) -> Mapping[str, Known]:
+        """Every secret, as of the last commit."""
+        return self._recorder.inventory
+
+    def version_of(self, name: str) -> str | None:
+        """The version of a secret, or None."""
+        return self._recorder.version_of(name)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the last passes found no file that is being written and no mount away."""
+        return all(lane.settled for lane in self._lanes.values())
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Why a root cannot be read, by its path."""
+        return {path: lane.failed for path, lane in self._lanes.items() if lane.failed}
 
     async def start(self, reason: Literal["start", "reload"] = "start") -> None:
-        """Loads the ledger's inventory, and makes the first pass.
+        """Loads the ledger's inventory, and makes the first pass over all roots.
 
         Args:
             reason: Of the first pass. At a `reload` the daemon is already running, and a ledger
@@ -148,231 +152,293 @@ class Reconciler:
         Raises:
             StateError: The ledger cannot be used; only with the reason `start`.
         """
-        self._first_reason = reason
-        self.inventory = await anyio.to_thread.run_sync(self._ledger.inventory)
-        self._metrics.set_inventory(self.inventory.values())
-        self._log_findings()
+        await self._use(_VAULT_CONFIG, self._recorder.load)
+        self._reporter.inventory(self.inventory)
+        self._reporter.vault_config(self.vault_config)
+        born = time.monotonic()
         try:
-            result = await self._pass(reason)
+            recorded = False
+            while not recorded:
+                patient = time.monotonic() - born < _BASELINE_LIMIT
+                recorded = await self._survey(reason, patient=patient)
+                await anyio.sleep(0 if recorded else self._settings.settle)
         except StateError as error:
             if reason == "start":
                 raise
-            self._fail(error)
-            return
-        while self._ledger.fresh:
-            # A secret that the baseline lacks would be reported as added as soon as its file is
-            # written, although nothing changed. So the baseline waits for files that are being
-            # written (and for those only so long: `_still_being_written`).
-            await anyio.sleep(min(result.snapshot.retry_in or 0.0, self._settings.settle))
-            result = await self._pass(reason)
+            self._fail(_VAULT_CONFIG, error)
+            self._regroup.set()
 
     async def settle(self, limit: float) -> None:
         """Makes passes until everything is settled, or the limit (seconds) is over."""
         with anyio.move_on_after(limit):
             while not self.settled:
                 await anyio.sleep(self._settings.settle)
-                await self._pass("interval")
+                await self._survey("interval", patient=False)
+
+    async def _survey(self, reason: str, *, patient: bool) -> bool:
+        """Scans all roots and commits once, so that the baseline is one.
+
+        With `patient`, the baseline is put off while files are being written: a secret that it
+        lacks would be reported as added as soon as its file is written, although nothing changed.
+        Returns whether something was committed.
+        """
+        entries, started = self.vault_config.entries, time.monotonic()
+        found, outside = await run(self._scan_all, entries)
+        self._lanes = {path: self._lane(members, entries) for path, (members, _) in found.items()}
+        observations = dict.fromkeys(outside, OUTSIDE)
+        for path, (_, snapshot) in found.items():
+            self._lanes[path].saw(snapshot)
+            observations.update(snapshot.observations)
+        self.scanned_at = rfc3339(time.time())
+        written = any(not o.settled and o.state is State.PRESENT for o in observations.values())
+        if patient and self._recorder.fresh and written:
+            return False
+        recorded = await self._use(
+            _VAULT_CONFIG, self._recorder.replace_entries, entries, observations
+        )
+        self._committed(recorded)
+        self._reporter.scanned(reason, time.monotonic() - started)
+        for path, lane in self._lanes.items():
+            lane.schedule.reason = reason
+            self._reporter.root(path, lane.failed)
+        self._reporter.recorded(recorded)
+        return True
+
+    def _scan_all(
+        self, entries: Mapping[str, Entry]
+    ) -> tuple[dict[str, tuple[Members, Snapshot]], frozenset[str]]:
+        self.watcher.arm(Watched())  # nothing yet, but whether inotify works is known from then on
+        return self._reader.survey(
+            entries, known=self._recorder.version_of, is_written=self.watcher.is_written
+        )
+
+    def _lane(self, members: Members, entries: Mapping[str, Entry]) -> Lane:
+        settings = self._settings
+        return Lane(members, entries, settings.rescan_interval, settings.settle)
 
     async def run(self) -> None:
-        """Follows the mount until cancelled. `start` comes first."""
-        reason: str = self._first_reason
-        rest, retry = 0.0, None if self.settled else 0.0
-        # The vault config was loaded before it was watched. A change in between gave no hint.
-        if await self._follow_vault_config():
-            retry = 0.0
-        while True:
-            reason = await self._wake(rest, retry, reason)
-            if self._vault_config_stale:
-                await self._follow_vault_config()
-            try:
-                result = await self._pass(reason)
-            except StateError as error:
-                # The inventory in memory is still the ledger's, so the next pass finds the same
-                # changes again and nothing is lost.
-                rest, retry = 0.0, self._backoff.next(self._rng)
-                self._fail(error)
-                continue
-            if self.failure is not None:
-                log.info("ledger.recovered")
-            self.failure = None
-            self._backoff.reset()
-            rest = self._pace.rest(time.monotonic(), result.duration)
-            retry = result.snapshot.retry_in
+        """Follows the mounts until cancelled. `start` comes first."""
+        async with anyio.create_task_group() as tasks:
+            for lane in self._lanes.values():
+                lane.schedule.retry = 0.0  # what was scanned before it was watched is scanned again
+                tasks.start_soon(self._follow, lane)
+            tasks.start_soon(self._follow_vault_config)
+            tasks.start_soon(self._follow_roots, tasks)
+            tasks.start_soon(self._probe)
+            while True:
+                hint = await self.watcher.next_hint()
+                if not hint.directories:
+                    self._reader.forget_mounts()
+                for follower in (*self._lanes.values(), self._config):
+                    if follower.concerns(hint.directories):
+                        follower.schedule.notify(hint)
 
-    def _fail(self, error: StateError) -> None:
+    async def _follow(self, lane: Lane) -> None:
+        """One root's loop."""
+        with lane.scope:
+            while True:
+                reason = await lane.schedule.next()
+                if reason == "interval":
+                    self._reader.forget_mounts()
+                try:
+                    result = await self._pass(lane)
+                    if result is not None:
+                        await self._finish(lane, reason, result)
+                except StateError as error:
+                    # The inventory in memory is still the ledger's, so the next pass finds the same
+                    # changes again and nothing is lost.
+                    self._fail(lane.path, error)
+                    lane.schedule.retry = self._backoff.next(self._rng)
+
+    async def _pass(self, lane: Lane) -> Pass | None:
+        """Scans and commits; None where the file system did not answer and now does.
+
+        Raises:
+            StateError: The ledger cannot be used.
+        """
+        claim = Lock()
+        with self._uncollected():
+            await self._slots.acquire_on_behalf_of(lane)
+            try:
+                call = Call(lane.work, claim, self._reader, self._recorder, self.watcher)
+                answered = await self._wait(call, claim, _SLOT_LIMIT)
+            finally:
+                self._slots.release_on_behalf_of(lane)
+            while not answered:
+                before = lane.progress
+                answered = await self._wait(call, claim, LIMIT)
+                if not answered and lane.progress == before:
+                    break
+        if answered:
+            return call.result()
+        if claim.acquire(blocking=False):
+            # from now on the thread's result is void, whenever it comes
+            await self._give_up(lane)
+            await call.wait()
+            lane.schedule.retry = 0.0
+            return None
+        while not await self._wait(call, claim, LIMIT):
+            self._fail(lane.path, _silent())
+        return call.result()
+
+    async def _wait(self, call: Call[Pass], claim: Lock, limit: float) -> bool:
+        """Waits for a pass. A cancellation abandons a scan, and waits for a commit."""
+        try:
+            return await call.wait(limit)
+        except anyio.get_cancelled_exc_class():
+            if not claim.acquire(blocking=False):
+                # what is being committed must become known here, too
+                with anyio.CancelScope(shield=True):
+                    if await call.wait(LIMIT) and (recorded := call.result().recorded) is not None:
+                        self._committed(recorded)
+            raise
+
+    async def _give_up(self, lane: Lane) -> None:
+        """The root's secrets are unreadable until its file system answers."""
+        snapshot = unanswered(lane.members)
+        lane.failed, lane.settled = snapshot.failed, False
+        self._reporter.root(lane.path, lane.failed)
+        recorded = await self._use(
+            lane.path,
+            self._recorder.record,
+            lane.entries,
+            snapshot.observations,
+            time.monotonic(),
+        )
+        if recorded is not None:
+            self._committed(recorded)
+            self._reporter.recorded(recorded)
+
+    async def _finish(self, lane: Lane, reason: str, result: Pass) -> None:
+        """Takes over the result of a pass, and reports it after the events had a head start."""
+        lane.saw(result.snapshot)
+        lane.schedule.looked(result.took)
+        self.scanned_at = rfc3339(time.time())
+        recorded = result.recorded
+        if recorded is None:
+            if result.moved:
+                lane.schedule.retry = self._settings.settle
+                self._regroup.set()
+            return
+        self._committed(recorded)
+        self._recover(lane.path)
+        try:
+            if recorded.commit is not None and recorded.commit.events:
+                await anyio.sleep(max(_HEAD_START, _HEAD_START_SHARE * result.duration))
+        finally:
+            self._reporter.scanned(reason, result.duration, lane.path)
+            self._reporter.root(lane.path, lane.failed)
+            self._reporter.recorded(recorded)
+        if recorded.commit is not None:
+            await self._use(lane.path, self._ledger.checkpoint)
+
+    def _committed(self, recorded: Recorded) -> None:
+        if recorded.commit is not None:
+            self._on_commit(recorded.commit)
+
+    async def _follow_vault_config(self) -> None:
+        file, follower = self.vault_config, self._config
+        arm = partial(self.watcher.arm, owner=_VAULT_CONFIG)
+        while True:
+            await follower.schedule.next()
+            changed = await file.refresh(arm=arm)
+            follower.watched = file.watched
+            follower.schedule.retry = self._settings.settle if file.postponed else None
+            if changed:
+                if file.valid:
+                    log.info("vault_config.loaded", path=file.path, secrets=len(file.entries))
+                else:
+                    hint = "keeping the previous vault config"
+                    log.error("vault_config.rejected", path=file.path, hint=hint)
+                self._reporter.vault_config(file)
+                self._regroup.set()
+
+    async def _follow_roots(self, tasks: TaskGroup) -> None:
+        """Groups the entries by their roots again when these, or the vault config, changed."""
+        while True:
+            await self._regroup.wait()
+            self._regroup = anyio.Event()
+            entries = self.vault_config.entries
+            located, outside = await run(self._reader.locate, entries)
+            try:
+                recorded = await self._use(
+                    _VAULT_CONFIG,
+                    self._recorder.replace_entries,
+                    entries,
+                    dict.fromkeys(outside, OUTSIDE),
+                )
+            except StateError as error:
+                self._fail(_VAULT_CONFIG, error)
+                await anyio.sleep(self._backoff.next(self._rng))
+                self._regroup.set()
+                continue
+            self._committed(recorded)
+            self._reporter.recorded(recorded)
+            for path in self._lanes.keys() - located.keys():
+                self._lanes.pop(path).scope.cancel()
+                self.watcher.disarm(path)
+                self._reporter.forget(path)
+                self._recover(path)
+            for path, members in located.items():
+                lane = self._lanes.get(path)
+                if lane is None:
+                    self._lanes[path] = lane = self._lane(members, entries)
+                    tasks.start_soon(self._follow, lane)
+                else:
+                    lane.members, lane.entries = members, entries
+                    lane.schedule.notify(_ANYWHERE)
+
+    async def _probe(self) -> None:
+        """Finds the roots that no longer answer long before their next rescan."""
+        while True:
+            await anyio.sleep(_PROBE_INTERVAL)
+            probe = Probe([lane for lane in self._lanes.values() if not lane.failed])
+            call = Call(probe.run)
+            done = await call.wait(_PROBE_LIMIT)
+            for lane in probe.failed if done else [*probe.failed, *probe.left[:1]]:
+                lane.schedule.notify(_ANYWHERE)
+
+    async def _use(
+        self, user: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Uses the ledger, whose disk may not answer either.
+
+        Raises:
+            StateError: It cannot be used.
+        """
+        call = Call(partial(function, *args, **kwargs))
+        while not await call.wait(LIMIT):
+            self._fail(user, _silent())
+        result = call.result()
+        self._recover(user)
+        return result
+
+    def _fail(self, user: str, error: StateError) -> None:
+        self._unrecorded.add(user)
         if self.failure != str(error):
             log.error("ledger.unusable", problem=str(error))
         self.failure = str(error)
 
-    async def _wake(self, rest: float, retry: float | None, reason: str) -> str:
-        """Waits until the next pass is due; returns its reason.
+    def _recover(self, user: str) -> None:
+        self._unrecorded.discard(user)
+        if self.failure is not None and not self._unrecorded:
+            log.info("ledger.recovered")
+            self.failure = None
+            self._backoff.reset()
 
-        A hint starts the pass after `rest` seconds at the earliest. Without a hint, a pass after
-        `retry` seconds continues the last one and has its reason.
-        """
-        now = time.monotonic()
-        rested = now + rest
-        if self._vault_config_stale:  # it was being written, and is read when it is at rest
-            settle = self._settings.settle
-            retry = settle if retry is None else min(retry, settle)
-        due, next_reason = now + self._settings.rescan_interval, "interval"
-        if retry is not None and now + retry < due:
-            due, next_reason = max(now + retry, rested), reason
-        # Hints bring the next pass forward, never back: under a stream of hints it still comes. An
-        # urgent one (a swap) starts it now. Another one may be the first of many writes, and starts
-        # it after the settle time, when the file can be read.
-        while (now := time.monotonic()) < due:
-            with anyio.move_on_after(due - now):
-                hint = await self.watcher.next_hint()
-                now = time.monotonic()
-                at = max(rested, now if hint.urgent else now + self._settings.settle)
-                if at < due:
-                    due, next_reason = at, hint.reason
-                if not hint.directories or hint.directories & self._vault_config_watch:
-                    self._vault_config_stale = True
-        # the safety net for a vault config that cannot be watched, too
-        self._vault_config_stale |= next_reason == "interval"
-        return next_reason
-
-    async def _follow_vault_config(self) -> bool:
-        """Returns whether the vault config or its validity changed."""
-        file = self.vault_config
-        changed = await file.refresh()
-        self._vault_config_stale = file.postponed
-        if not changed:
-            return False
-        if file.valid:
-            log.info("vault_config.loaded", path=file.path, secrets=len(file.entries))
-        else:
-            hint = "keeping the previous vault config"
-            log.error("vault_config.rejected", path=file.path, hint=hint)
-        self._log_findings()
-        return True
-
-    def _log_findings(self) -> None:
-        self._metrics.set_vault_config_valid(valid=self.vault_config.valid)
-        for finding in self.vault_config.findings:
-            report = log.error if finding.is_error else log.warning
-            report("vault_config.finding", code=finding.code, finding=str(finding))
-
-    async def _pass(self, reason: str) -> _Pass:
-        before = self.inventory
-        # A cancellation waits for the thread, because what it commits must become known here too.
-        result = await anyio.to_thread.run_sync(self._scan_and_commit)
-        if result.commit is not None:
-            self.inventory = result.commit.inventory
-            self._on_commit(result.commit)
-        self.scanned_at = rfc3339(time.time())
-        self.settled = result.snapshot.retry_in is None
+    @contextmanager
+    def _uncollected(self) -> Iterator[None]:
+        self._passes += 1
+        gc.disable()
         try:
-            if result.commit is not None and result.commit.events:
-                await anyio.sleep(max(_HEAD_START, _HEAD_START_SHARE * result.duration))
+            yield
         finally:
-            self._report(result, before, reason)
-        if result.commit is not None:
-            await anyio.to_thread.run_sync(self._ledger.checkpoint)
-        return result
+            self._passes -= 1
+            if not self._passes:
+                gc.enable()
 
-    @_uncollected()
-    def _scan_and_commit(self) -> _Pass:
-        started = time.monotonic()
-        # Which directories matter depends on what the scan finds (links, mounts, missing parents),
-        # but they must be watched before the scan, or a change between scan and watch would give no
-        # hint. So: watch what mattered last time, scan, and if the scan shows that something else
-        # matters, watch that and scan again, until a scan ran entirely under its own watches.
-        # Arming the same directories again is needed, too: one that was replaced by another of the
-        # same name gets a new watch.
-        self.watcher.arm(self._watch)
-        for _ in range(_REARMS):
-            snapshot = self._scan()
-            watch = dict(snapshot.watch)
-            self._watch_vault_config(watch)
-            if watch == self._watch:
-                break
-            self._watch = watch
-            self.watcher.arm(watch)
-        else:
-            # The mount changes with every scan. This snapshot is consistent all the same, and what
-            # its watches may miss is found by a scan after the settle time.
-            snapshot.retry_within(self._settings.settle)
-        before = self.inventory
-        now = rfc3339(time.time())
-        planned = plan(before, self.vault_config.entries, snapshot.observations, now)
-        commit, fresh = None, self._ledger.fresh
-        postponed = fresh and self._still_being_written(snapshot)
-        if not postponed and (fresh or planned.touched or planned.dropped):
-            events = self._ledger.record(
-                planned, before, self.vault_config.path, now, self._consumers
-            )
-            commit = Commit(tuple(events), planned.inventory, started)
-        return _Pass(snapshot, planned, commit, time.monotonic() - started)
 
-    def _scan(self) -> Snapshot:
-        entries = self.vault_config.entries
-        if not self._settings.roots:
-            # Derived roots can change without the vault config: a mount can appear above what was a
-            # directory of plain files.
-            if entries is not self._entries:
-                self._entries, self._parents = entries, parents_of(entries.values())
-            self._reader.set_roots(mounts_of(self._parents, self._reader.roots))
-        return self._reader.scan(
-            entries, now=time.time(), monotonic=time.monotonic(), is_written=self.watcher.is_written
-        )
-
-    def _still_being_written(self, snapshot: Snapshot) -> bool:
-        # bounded, since a file that is written all the time must not keep the daemon from starting
-        young = time.monotonic() - self._born < _BASELINE_LIMIT
-        return young and any(
-            not seen.settled and seen.state is State.PRESENT
-            for seen in snapshot.observations.values()
-        )
-
-    def _watch_vault_config(self, watch: dict[str, frozenset[str] | None]) -> None:
-        mine: dict[str, frozenset[str] | None] = {}
-        watch_path(mine, self.vault_config.path)
-        for directory, names in mine.items():
-            others = watch.get(directory, frozenset())
-            watch[directory] = None if others is None or names is None else others | names
-        self._vault_config_watch = frozenset(mine)
-
-    def _report(self, result: _Pass, before: Mapping[str, Known], reason: str) -> None:
-        """Logs and counts a pass; comes after the notification of consumers and subscribers."""
-        watcher = self.watcher
-        if watcher.degraded != self._degraded:
-            if watcher.degraded is not None:
-                log.warning("watch.degraded", mode=watcher.mode, problem=watcher.degraded)
-            else:
-                log.info("watch.recovered", mode=watcher.mode)
-            self._degraded = watcher.degraded
-        planned = result.plan
-        changes = planned.changes if result.commit is not None and result.commit.events else ()
-        self._metrics.scanned(reason, result.duration)
-        self._metrics.changed(changes)
-        if planned.touched or planned.dropped:
-            self._metrics.set_inventory(planned.inventory.values())
-        log.debug("mount.scanned", reason=reason, duration=result.duration, changes=len(changes))
-        for change in changes[:_LOGGED_CHANGES]:
-            log.info("secret.changed", secret=change.entry.name, change=change.kind.value)
-        if len(changes) > _LOGGED_CHANGES:
-            log.info("mount.changed", secrets=len(changes), listed=_LOGGED_CHANGES)
-        if result.commit is not None:
-            self._log_problems(planned, before)
-
-    def _log_problems(self, planned: Plan, before: Mapping[str, Known]) -> None:
-        logged = 0
-        for name in planned.touched:
-            item, old = planned.inventory[name], before.get(name)
-            was = None if old is None else old.problem
-            if item.problem == was or logged == _LOGGED_CHANGES:
-                continue
-            logged += 1
-            if item.problem is None:
-                log.info("secret.recovered", secret=name, path=item.entry.path)
-            else:
-                log.warning(
-                    "secret.problem",
-                    secret=name,
-                    state=item.state.value,
-                    path=item.entry.path,
-                    problem=item.problem,
-                )
+def _silent() -> StateError:
+    return StateError(
+        "cannot use the ledger: its file system does not answer", "check the disk of state_dir"
+    )

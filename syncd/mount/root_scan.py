@@ -9,59 +9,55 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from syncd.core.model import Observation, State
-from syncd.mount.roots import DATA_LINK, contains, parents_of, watch_path
+from syncd.mount.roots import Candidate, is_inside
 from syncd.mount.snapshot import Snapshot
-from syncd.mount.verdict import GONE, MACHINE_SHORT, failure, gone, missing, not_a_file, unreadable
+from syncd.mount.verdict import (
+    GONE,
+    MACHINE_SHORT,
+    RECOVERABLE,
+    failure,
+    gone,
+    missing,
+    not_a_file,
+    unreadable,
+)
+from syncd.mount.way import DATA_LINK, Watched, contains, follow, in_generation
 from syncd.system import beneath
+from syncd.system.lease import is_open_for_writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable, Sequence
 
     from syncd.core.model import Entry
+    from syncd.mount.roots import Parent, Root
+
+WRITER_LIMIT: Final = 10.0
+"""Seconds that a file may be open for writing without changing until it is read all the same."""
 
 _ATTEMPTS: Final = 50
 _TRY_AGAIN: Final = 1.0
 
 
-@dataclass(slots=True)
-class Root:
-    """What is remembered of a root between scans, to distinguish a removal from a remount.
-
-    Attributes:
-        path: The directory.
-        identity: Device and inode, or None before the first scan.
-        generation: Target of `..data`, or None where there is none.
-        names: Names of the secrets that the last scan looked for.
-        absent: Names of the secrets that count as removed.
-        away_since: Since when the mount counts as away (monotonic clock, seconds), or None.
-    """
-
-    path: str
-    identity: tuple[int, int] | None = None
-    generation: str | None = None
-    names: frozenset[str] = frozenset()
-    absent: frozenset[str] = frozenset()
-    away_since: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True):
     """The parameters of every scan.
 
     Attributes:
-        roots: Directories that files must lie in after resolving symlinks, longest first.
+        boundary: Directories that files must lie in after resolving symlinks; empty for none.
+        targets: Without a boundary, the directories that a symlink may lead to.
         max_size: Largest secret, bytes.
-        settle: Seconds since the last write before a plain file is read.
+        settle: Seconds between two identical observations of a plain file before it is read.
         grace: Seconds until the secrets of a mount that is away count as removed.
         fingerprint: Returns the version for a secret's name and content.
     """
 
-    roots: tuple[str, ...]
+    boundary: tuple[str, ...]
+    targets: tuple[str, ...]
     max_size: int
     settle: float
     grace: float
@@ -79,19 +75,20 @@ class RootScan:
         self,
         root: Root,
         rules: Rules,
-        entries: list[Entry],
+        members: Sequence[tuple[Parent, str]],
         *,
-        now: float,
-        monotonic: float,
+        clock: Callable[[], float],
+        known: Callable[[str], str | None],
         is_written: Callable[[str], bool],
     ) -> None:
         self._root = root
         self._rules = rules
-        self._entries = entries
-        self._monotonic = monotonic
-        self._epoch = now - time.monotonic()
+        self._members = members
+        self._clock = clock
+        self._known = known
         self._is_written = is_written
-        self._prefix = len(root.path.rstrip("/")) + 1
+        self.progress = 0
+        """Grows with each file; a scan in which it stands still is held by a system call."""
         self._start()
 
     def _start(self) -> None:
@@ -106,22 +103,42 @@ class RootScan:
         self._left = False
 
     def run(self) -> Snapshot:
-        """Reads the root's entries, again as often as their generation is replaced meanwhile."""
+        """Reads the root's entries, again as often as their generation is replaced meanwhile.
+
+        Never fails: an error of the file system is the observation of what it concerns.
+        """
         try:
             root = os.open(self._root.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno not in GONE:
-                self._observe_all(self._failure(error, self._root.path))
-            elif not self._may_return():
-                self._observe_all(gone(f"the mount {self._root.path} does not exist"))
-                self._root.absent = frozenset(self._snapshot.observations)
-        else:
             try:
+                self._require_inside(root)
                 self._read_root(root)
             finally:
                 os.close(root)
+        except OSError as error:
+            self._start()
+            if error.errno not in GONE:
+                self._fail(error)
+            elif not self._may_return():
+                self._observe_all(gone(f"the mount {self._root.path} does not exist"))
+                self._root.absent = frozenset(self._snapshot.observations)
         self._watch()
         return self._snapshot
+
+    def _require_inside(self, root: int) -> None:
+        boundary = self._rules.boundary
+        if boundary:
+            real = os.readlink(f"/proc/self/fd/{root}")
+            if not is_inside(self._root.path, real, boundary):
+                # the path of a directory that was just deleted has a suffix
+                deleted = os.fstat(root).st_nlink == 0
+                raise OSError(errno.ENOENT if deleted else errno.EXDEV, "outside")
+
+    def _fail(self, error: OSError) -> None:
+        """The root cannot be read at all."""
+        seen = self._failure(error, self._root.path)
+        self._observe_all(seen)
+        if seen.settled:
+            self._snapshot.failed = seen.problem
 
     def _read_root(self, root: int) -> None:
         for _ in range(_ATTEMPTS):
@@ -137,9 +154,6 @@ class RootScan:
                         os.close(data)
             except _GenerationGoneError:
                 continue
-            except OSError as error:
-                self._observe_all(self._failure(error, self._root.path))
-                return
             self._remember(root)
             return
         # Generations are replaced faster than they can be read. What was read is dropped, and the
@@ -163,13 +177,13 @@ class RootScan:
             # The link's own time is when the generation was published. It is read between two
             # readings of the link's target: only if these are the same is it the time of this
             # generation, and not of the one before or after.
-            published_ns = os.lstat(DATA_LINK, dir_fd=root).st_mtime_ns
-        except OSError:
-            published_ns = 0
-        if _link(root, DATA_LINK) != generation:
+            published_ns = _modified_ns(root, DATA_LINK)
+            if _link(root, DATA_LINK) != generation:
+                raise _GenerationGoneError  # noqa: TRY301 - as for every other way out
+        except BaseException:
             if data is not None:
                 os.close(data)
-            raise _GenerationGoneError
+            raise
         self._generation, self._published_ns = generation, published_ns
         return data
 
@@ -183,8 +197,11 @@ class RootScan:
 
     def _read_generation(self, root: int, data: int | None) -> None:
         observations = self._snapshot.observations
-        for entry in self._entries:
-            observations[entry.name] = self._observe(root, data, entry)
+        for parent, named in self._members:
+            prefix = len(named.rstrip("/")) + 1
+            for entry in parent.entries:
+                observations[entry.name] = self._observe(root, data, entry, entry.path[prefix:])
+                self.progress += 1
         if data is None and self._generation is not None:
             self._generation, self._dangling = None, True
 
@@ -233,31 +250,33 @@ class RootScan:
         """
         known = self._root
         if known.away_since is None:
-            known.away_since = self._monotonic
-        left = known.away_since + self._rules.grace - self._monotonic
+            known.away_since = self._clock()
+        left = known.away_since + self._rules.grace - self._clock()
         if left <= 0:
             return False
         problem = f"the mount {known.path} is missing or incomplete"
         held = Observation(State.MISSING, None, problem, settled=False)
         if names is None:
-            names = [entry.name for entry in self._entries]
+            names = self._names()
         self._snapshot.observations.update(dict.fromkeys(names, held))
         self._snapshot.retry_within(left)
         return True
 
-    def _observe_all(self, observation: Observation) -> None:
-        self._snapshot.observations = {entry.name: observation for entry in self._entries}
+    def _names(self) -> list[str]:
+        return [entry.name for parent, _ in self._members for entry in parent.entries]
 
-    def _observe(self, root: int, data: int | None, entry: Entry) -> Observation:
-        relative = entry.path[self._prefix :]
+    def _observe_all(self, observation: Observation) -> None:
+        self._snapshot.observations = dict.fromkeys(self._names(), observation)
+
+    def _observe(self, root: int, data: int | None, entry: Entry, relative: str) -> Observation:
         directory, published = root, False
-        if data is not None:
-            published = self._is_published(root, relative)
-            if published:
-                directory, relative = data, relative.removeprefix(f"{DATA_LINK}/")
-            else:
-                self._strays.append(entry.path)
         try:
+            if data is not None:
+                published = self._is_published(root, relative)
+                if published:
+                    directory, relative = data, relative.removeprefix(f"{DATA_LINK}/")
+                else:
+                    self._strays.append(entry.path)
             descriptor = self._open(beneath.open_file, directory, relative)
         except OSError as error:
             if error.errno not in GONE:
@@ -306,9 +325,9 @@ class RootScan:
         # that is checked by opening the real path beneath this root: a link that is swapped after
         # `realpath` makes the opening fail.
         self._left = True
-        real = os.path.realpath(f"/proc/self/fd/{directory}/{relative}")
-        for path in self._rules.roots:
-            base = os.path.realpath(path)
+        real = follow(f"/proc/self/fd/{directory}/{relative}", Watched())
+        for limit in self._rules.boundary or self._rules.targets:
+            base = follow(limit, Watched())
             if real != base and contains(base, real):
                 pinned = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
@@ -326,7 +345,8 @@ class RootScan:
             return unreadable("secret-too-large", f"is larger than max_secret_size ({limit} bytes)")
         content = os.read(descriptor, status.st_size + 1)  # one more shows that it has grown
         untouched = published and status.st_mtime_ns <= self._published_ns
-        if not untouched and not self._at_rest(descriptor, status, entry):
+        version = self._rules.fingerprint(entry.name, content)
+        if not untouched and not self._at_rest(descriptor, status, entry, version):
             return Observation(State.PRESENT, settled=False)
         if len(content) != status.st_size:
             self._snapshot.retry_within(self._rules.settle)
@@ -337,27 +357,43 @@ class RootScan:
                 return unreadable("secret-empty", "is empty: half-written, or never filled")
         if content.endswith(b"\n"):
             self._snapshot.newline_ended.append(entry.name)
-        if not published and status.st_mode & stat.S_IROTH:
+        if not published and status.st_mode & stat.S_IROTH and not _is_generated(descriptor):
             self._snapshot.world_readable.append(entry.name)
-        return Observation(State.PRESENT, self._rules.fingerprint(entry.name, content))
+        return Observation(State.PRESENT, version)
 
-    def _at_rest(self, descriptor: int, before: os.stat_result, entry: Entry) -> bool:
-        settle, after = self._rules.settle, os.fstat(descriptor)
-        unchanged = (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
-        # Time passes while a large mount is scanned, so the age is by the clock of this moment. A
-        # time in the future comes from a wrong clock and says nothing: such a file is at rest.
-        age = self._epoch + time.monotonic() - after.st_mtime
-        if not unchanged or 0 <= age < settle:
+    def _at_rest(self, descriptor: int, before: os.stat_result, entry: Entry, version: str) -> bool:
+        """Whether a plain file's content may be taken: it is known, or was the same before.
+
+        Two identical observations, `settle` apart by the monotonic clock, need no wall clock: the
+        server of a network file system has another one. What two observations cannot show is a
+        writer that pauses for longer. The kernel knows the writers of this machine: inotify reports
+        them, and where it is not used, a lease is refused.
+        """
+        candidates, settle = self._root.candidates, self._rules.settle
+        status, after = _signature(before), _signature(os.fstat(descriptor))
+        if settle == 0:
+            return status == after
+        if version == self._known(entry.name):
+            candidates.pop(entry.name, None)
+            return True
+        seen, now = candidates.get(entry.name), self._clock()
+        if status != after or seen is None or (seen.status, seen.version) != (status, version):
+            candidates[entry.name] = Candidate(after, version, now)
             self._snapshot.retry_within(settle)
             return False
-        if self._is_written(entry.path):
+        left = seen.since + settle - now
+        if left > 0:
+            self._snapshot.retry_within(left)
+            return False
+        busy = seen.since + WRITER_LIMIT > now and is_open_for_writing(descriptor)
+        if busy or self._is_written(entry.path):
             # No hurry: when the file is closed, the watcher gives a hint.
             self._snapshot.retry_within(max(settle, _TRY_AGAIN))
             return False
         return True
 
     def _failure(self, error: OSError, mount: str | None = None) -> Observation:
-        if error.errno in MACHINE_SHORT:
+        if error.errno in MACHINE_SHORT | RECOVERABLE:
             self._snapshot.retry_within(_TRY_AGAIN)
         return failure(error, mount)
 
@@ -368,38 +404,56 @@ class RootScan:
         return seen
 
     def _watch(self) -> None:
-        watch, root = self._snapshot.watch, self._root.path
-        watch_path(watch, root)
-        watch[root] = None
-        for parent in parents_of(self._entries):
-            first = parent[self._prefix :].partition("/")[0]
-            if first == DATA_LINK or self._links.get(first):
-                continue  # within a generation, which is replaced and never changed
-            while parent != root and not os.path.isdir(parent):
-                parent = os.path.dirname(parent)  # noqa: PLW2901 - climbs to what exists
-            if parent != root:
-                watch[parent] = None
-        plain = (
-            (entry.path for entry in self._entries) if self._generation is None else self._strays
-        )
+        watched = self._snapshot.watched
+        for parent, _ in self._members:
+            directory = follow(parent.path, watched)
+            if not in_generation(directory):
+                watched.add_files(directory, parent.names)
+                watched.add_way(directory, DATA_LINK)
+        plain = self._strays
+        if self._generation is None:
+            plain = [entry.path for parent, _ in self._members for entry in parent.entries]
         for path in plain:
             if os.path.islink(path):
-                watch[os.path.dirname(os.path.realpath(path))] = None
+                directory, _, name = follow(path, watched).rpartition("/")
+                if not in_generation(directory):
+                    watched.add_files(directory or "/", frozenset((name,)))
+
+
+def _signature(status: os.stat_result) -> tuple[int, ...]:
+    """What changes when a file is written, replaced or resized; its mode is no part of it."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _is_generated(descriptor: int) -> bool:
+    """Whether a file that was reached by a link is an AtomicWriter's, whose modes it decides."""
+    return in_generation(os.readlink(f"/proc/self/fd/{descriptor}"))
 
 
 def _link(directory: int, name: str) -> str | None:
     try:
         return os.readlink(name, dir_fd=directory)
-    except OSError:
+    except OSError as error:
+        if error.errno not in GONE and error.errno != errno.EINVAL:
+            raise
         return None
 
 
 def _exists(directory: int, name: str) -> bool:
     try:
         os.lstat(name, dir_fd=directory)
-    except OSError:
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
         return False
     return True
+
+
+def _modified_ns(directory: int, name: str) -> int:
+    try:
+        return os.lstat(name, dir_fd=directory).st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _is_empty(directory: str) -> bool:

@@ -1,68 +1,175 @@
-"""Roots: the directories that secrets must lie in, and what to watch for a path to appear."""
+"""Roots: the directories that are scanned each on its own, and the boundary of all of them.
+
+A root is decided by what is there: for each file it is the nearest directory above it with a
+`..data` link, without crossing a mount point, and else the file's own directory. So a CSI mount
+below a directory of plain files, or beside one, has its own generation, identity and grace period.
+
+`watch.roots` is something else: the boundary that files must lie in. It is compared with real paths
+on both sides, since `/var/run` is `/run` on most systems.
+
+A mount that is away has no `..data` link. What was found before is remembered (`home_of`).
+"""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from syncd.core.model import Entry
+from syncd.mount.way import DATA_LINK, Watched, contains, follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from syncd.config.settings import Watch
-    from syncd.core.model import Entry
 
-DATA_LINK: Final = "..data"
-"""The link of an AtomicWriter mount to its current generation."""
+class Parent(msgspec.Struct, frozen=True, gc=False):
+    """The entries whose files lie in one directory, as the vault config names it.
 
+    Attributes:
+        path: The directory.
+        entries: The entries.
+        names: The files' names.
+    """
 
-def roots_of(watch: Watch, entries: Mapping[str, Entry]) -> tuple[str, ...]:
-    """The configured roots, or where none are, the mounts that the entries' files lie in."""
-    return watch.roots or mounts_of(parents_of(entries.values()))
-
-
-def parents_of(entries: Iterable[Entry]) -> frozenset[str]:
-    """The directories of the entries' files."""
-    return frozenset([entry.path.rpartition("/")[0] or "/" for entry in entries])
+    path: str
+    entries: tuple[Entry, ...]
+    names: frozenset[str]
 
 
-def mounts_of(parents: Iterable[str], known: Iterable[str] = ()) -> tuple[str, ...]:
-    """The mounts that directories lie in now.
+class Home(msgspec.Struct, frozen=True):
+    """Where a directory of entries is scanned.
 
-    For each directory that is the nearest one, itself or above, with a `..data` link; without such
-    a link it is the directory. A mount inside another one is left out.
+    Attributes:
+        root: The root, as the directory's path names it.
+        real: The root's real path, by which two names of one root are recognized.
+        outside: Whether the directory lies outside the boundary.
+    """
+
+    root: str
+    real: str
+    outside: bool = False
+
+
+class Root(msgspec.Struct):
+    """What is remembered of a root between scans, to distinguish a removal from a remount.
+
+    Attributes:
+        path: The directory.
+        identity: Device and inode, or None before the first scan.
+        generation: Target of `..data`, or None where there is none.
+        names: Names of the secrets that the last scan looked for.
+        absent: Names of the secrets that count as removed.
+        away_since: Since when the mount counts as away (monotonic clock, seconds), or None.
+        candidates: New contents of plain files that wait for a second, identical observation.
+    """
+
+    path: str
+    identity: tuple[int, int] | None = None
+    generation: str | None = None
+    names: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
+    away_since: float | None = None
+    candidates: dict[str, Candidate] = {}
+
+
+class Candidate(msgspec.Struct, frozen=True, gc=False):
+    """New content of a plain file, as it was seen first.
+
+    Attributes:
+        status: Device, inode, size, and time of the last modification in nanoseconds.
+        version: The content's version.
+        since: When it was seen first (monotonic clock, seconds).
+    """
+
+    status: tuple[int, ...]
+    version: str
+    since: float
+
+
+def parents_of(entries: Iterable[Entry]) -> dict[str, Parent]:
+    """Groups entries by the directories of their files."""
+    grouped: dict[str, list[Entry]] = {}
+    for entry in entries:
+        grouped.setdefault(entry.path.rpartition("/")[0] or "/", []).append(entry)
+    return {
+        path: Parent(
+            path, tuple(members), frozenset(item.path.rpartition("/")[2] for item in members)
+        )
+        for path, members in grouped.items()
+    }
+
+
+def home_of(
+    parent: str, boundary: Iterable[str], points: frozenset[str], before: Home | None
+) -> Home:
+    """Finds the root that a directory of entries belongs to now. Blocks.
 
     Args:
-        parents: The directories.
-        known: Mounts found before. One that still contains a directory stays, because a mount that
-            is away has no `..data` link.
+        parent: The directory.
+        boundary: `watch.roots`; empty for none.
+        points: The mount points of this process.
+        before: What was found before, or None.
     """
-    found = {_nearest_mount(parent) or parent for parent in parents}
-    found.update(root for root in known if any(contains(root, parent) for parent in parents))
-    return tuple(sorted(r for r in found if not any(contains(o, r) for o in found if o != r)))
+    real = follow(parent, Watched())
+    root = _nearest(parent, real, points)
+    if root is None:
+        root = parent
+        # a mount that is away keeps its secrets, unless another one now lies between
+        if before is not None and contains(before.root, parent):
+            barrier = _mount_point(real, points)
+            if barrier is None or contains(barrier, follow(before.root, Watched())):
+                root = before.root
+    named = not boundary or any(contains(os.path.normpath(limit), parent) for limit in boundary)
+    return Home(
+        root,
+        real if root == parent else follow(root, Watched()),
+        outside=not (named or is_inside(parent, real, boundary)),
+    )
 
 
-def _nearest_mount(directory: str) -> str | None:
+def _nearest(parent: str, real: str, points: frozenset[str]) -> str | None:
+    """The nearest directory with `..data`, itself or above, on the same mount."""
+    directory = parent
     while True:
         if os.path.islink(f"{directory}/{DATA_LINK}"):
             return directory
-        if directory in ("/", ""):
+        here = directory if parent == real else follow(directory, Watched())
+        if here in points or directory == "/":
             return None
         directory = os.path.dirname(directory)
 
 
-def contains(root: str, path: str) -> bool:
-    """Whether a path is a directory or lies below it, going by the names."""
-    return path == root or path.startswith(root.rstrip("/") + "/")
+def _mount_point(real: str, points: frozenset[str]) -> str | None:
+    over = [point for point in points if point != "/" and contains(point, real)]
+    return max(over, key=len, default=None)
 
 
-def watch_path(watch: dict[str, frozenset[str] | None], path: str) -> None:
-    """Adds what must be watched for a path to appear, change or go: its nearest existing parent.
+def is_inside(path: str, real: str, boundary: Iterable[str]) -> bool:
+    """Whether a directory really lies in the boundary. Blocks.
 
-    A swap of `..data` there matters as well, since the name can be a link through it.
+    Args:
+        path: The directory as it is named. A part of the boundary that contains it by its name is
+            tried first, so that a dead one elsewhere in the boundary delays nothing.
+        real: Its real path.
+        boundary: Directories, as `watch.roots`.
     """
-    parent, name = os.path.split(path)
-    while name and not os.path.isdir(parent):
-        parent, name = os.path.split(parent)
-    names = watch.get(parent, frozenset())
-    if name and names is not None:
-        watch[parent] = names | {name, DATA_LINK}
+    ordered = sorted(boundary, key=lambda limit: not contains(os.path.normpath(limit), path))
+    return any(contains(follow(limit, Watched()), real) for limit in ordered)
+
+
+def group(
+    parents: Mapping[str, Parent], homes: Mapping[str, Home]
+) -> dict[str, list[tuple[Parent, str]]]:
+    """The parents of each root, each with the root as that parent's path names it.
+
+    One root that is reached by two names is one root.
+    """
+    named: dict[str, str] = {}
+    grouped: dict[str, list[tuple[Parent, str]]] = {}
+    for path in sorted(parents):
+        home = homes[path]
+        root = named.setdefault(home.real, home.root)
+        grouped.setdefault(root, []).append((parents[path], home.root))
+    return grouped

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import msgspec
 
-if TYPE_CHECKING:
-    from syncd.core.model import Observation
+from syncd.core.model import Observation
+from syncd.mount.way import Watched
 
 
-@dataclass(slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct):
     """The result of a scan.
 
     Attributes:
         observations: By secret name; entries under a mount that is away are unsettled.
-        watch: Directories to watch, each with the names that matter, or None for all.
+        watched: What must be watched for these files to appear, change or go.
         retry_in: Seconds after which an unsettled observation may have settled, or None.
         empty: Names of secrets whose file is empty.
         newline_ended: Names of secrets whose file ends in a newline.
         world_readable: Names of secrets outside of AtomicWriter mounts that every user can read.
+        failed: Why the whole root cannot be read, or None.
     """
 
-    observations: dict[str, Observation] = field(default_factory=dict)
-    watch: dict[str, frozenset[str] | None] = field(default_factory=dict)
+    observations: dict[str, Observation] = {}
+    watched: Watched = msgspec.field(default_factory=Watched)
     retry_in: float | None = None
-    empty: list[str] = field(default_factory=list)
-    newline_ended: list[str] = field(default_factory=list)
-    world_readable: list[str] = field(default_factory=list)
+    empty: list[str] = []
+    newline_ended: list[str] = []
+    world_readable: list[str] = []
+    failed: str | None = None
 
     def retry_within(self, seconds: float) -> None:
         """Requests another scan after at most this many seconds."""
@@ -36,7 +36,10 @@ class Snapshot:
     def add(self, other: Snapshot) -> None:
         """Adds the snapshot of another root."""
         self.observations.update(other.observations)
-        self.watch.update(other.watch)
+        for directory, names in other.watched.ways.items():
+            self.watched.add_way(directory, *names)
+        for directory, names in other.watched.files.items():
+            self.watched.add_files(directory, names)
         if other.retry_in is not None:
             self.retry_within(other.retry_in)
         self.empty += other.empty

@@ -9,15 +9,13 @@ Everything here blocks: call it in a worker thread.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from syncd.core.errors import RefusedError
 from syncd.mount.read import Reader
-from syncd.mount.roots import roots_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from syncd.config.settings import Watch
     from syncd.core.model import Entry, Observation
@@ -32,13 +30,23 @@ class _ValueReader(Reader):
         self.value = content
         return super().fingerprint(name, content)
 
-    def read(self, entry: Entry) -> Observation:
-        found = self.scan({entry.name: entry}, now=time.time(), monotonic=time.monotonic())
-        return found.observations[entry.name]
 
-
-def read_value(name: str, entries: Mapping[str, Entry], watch: Watch) -> bytes | None:
+def read_value(
+    name: str,
+    entries: Mapping[str, Entry],
+    watch: Watch,
+    *,
+    key: bytes,
+    known: Callable[[str], str | None],
+) -> bytes | None:
     """Reads the value that a secret of the vault config has now.
+
+    Args:
+        name: Of the secret.
+        entries: Those of the vault config, by name.
+        watch: The section of the configuration.
+        key: Key of the fingerprints.
+        known: The version of a secret in the inventory.
 
     Returns:
         The value; None while it is being written or replaced: try again soon.
@@ -49,35 +57,31 @@ def read_value(name: str, entries: Mapping[str, Entry], watch: Watch) -> bytes |
     entry = entries.get(name)
     if entry is None:
         raise RefusedError("is not in the vault config")
-    reader = _reader(b"", roots_of(watch, entries), watch)
-    seen = reader.read(entry)
+    seen, value = _read(entry, watch, key, known)
     if not seen.settled:
         return None
     if seen.problem is not None:
         raise RefusedError(f"{entry.path}: {seen.problem}")
-    if not reader.value:
+    if not value:
         raise RefusedError(f"{entry.path}: is empty")
-    return reader.value
+    return value
 
 
-def read_version(
-    key: bytes, roots: Iterable[str], watch: Watch, entry: Entry, version: str
-) -> bytes | None:
+def read_version(entry: Entry, watch: Watch, version: str, *, key: bytes) -> bytes | None:
     """Reads a secret's value if its file lies in the roots and still has a certain version.
 
-    Args:
-        key: Key of the fingerprints.
-        roots: As for `Reader`.
-        watch: The section `watch` of the configuration.
-        entry: The secret.
-        version: The version that the content must have.
+    The arguments are those of `read_value`.
 
     Returns:
         The content, or None where it cannot be read or has another version.
     """
-    reader = _reader(key, roots, watch)
-    return reader.value if reader.read(entry).version == version else None
+    seen, value = _read(entry, watch, key, lambda _name: version)
+    return value if seen.version == version else None
 
 
-def _reader(key: bytes, roots: Iterable[str], watch: Watch) -> _ValueReader:
-    return _ValueReader(key, roots, max_size=watch.max_secret_size, settle=watch.settle, grace=0.0)
+def _read(
+    entry: Entry, watch: Watch, key: bytes, known: Callable[[str], str | None]
+) -> tuple[Observation, bytes]:
+    reader = _ValueReader(key, watch, settle=watch.settle, grace=0.0)
+    seen = reader.scan({entry.name: entry}, known=known).observations[entry.name]
+    return seen, reader.value

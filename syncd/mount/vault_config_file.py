@@ -2,6 +2,9 @@
 
 Aidbox loads the file once; syncd follows it, so that a changed name, scope or path takes effect and
 is reported. After a broken edit the last valid vault config stays in force.
+
+Like a secret, it is taken when two readings, `settle` apart, are the same; and its file system may
+not answer.
 """
 
 from __future__ import annotations
@@ -12,20 +15,23 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
-import anyio
-import anyio.to_thread
-
 from syncd.core.errors import ConfigurationError
 from syncd.core.findings import Finding, finding
 from syncd.core.vault_config import decode_vault_config
+from syncd.mount.way import Watched, follow
 from syncd.system.files import read_file
+from syncd.system.threads import Call
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from syncd.core.model import Entry
 
+LIMIT: Final = 5.0
+"""Seconds after which a file that does not answer counts as unreadable."""
+
 _LARGEST: Final = 64 << 20
+_REARMS: Final = 5
 
 
 def read_vault_config(path: str) -> tuple[bytes, os.stat_result]:
@@ -57,7 +63,8 @@ class VaultConfigFile:
         entries: Those of the last valid one, which is in force, by name.
         findings: What the last reading found, errors and warnings.
         valid: Whether the file as it is now is the one in force.
-        postponed: Whether the last reading was put off because the file is being written.
+        postponed: Whether the file must be read again soon, because it is being written.
+        watched: What must be watched for the file to change.
     """
 
     def __init__(self, path: str, settle: float) -> None:
@@ -66,8 +73,11 @@ class VaultConfigFile:
         self.findings: tuple[Finding, ...] = ()
         self.valid = False
         self.postponed = False
+        self.watched = Watched()
         self._settle = settle
         self._digest = b""
+        self._candidate: tuple[bytes, float] | None = None
+        self._reading: Call[bytes] | None = None
 
     async def load(self) -> None:
         """Reads the file for the first time.
@@ -79,24 +89,35 @@ class VaultConfigFile:
         if not self.valid:
             raise ConfigurationError(self.findings)
 
-    async def refresh(self, *, at_rest: bool = True) -> bool:
+    async def refresh(
+        self, *, at_rest: bool = True, arm: Callable[[Watched], object] = lambda _watched: None
+    ) -> bool:
         """Reads the file again; returns whether the result differs from the last one.
 
-        With `at_rest`, reading a file that was written within the settle time is postponed.
+        Args:
+            at_rest: Take new content only when it was the same at a reading before.
+            arm: Is called with what must be watched, in a thread and before the file is read.
         """
+        if self._reading is None:
+            self._reading = Call(self._read, arm)
+        if not await self._reading.wait(LIMIT):
+            message = "its file system does not answer"
+            hint = "check the mount that the file lies on"
+            return self._reject((finding("vault-config-unreadable", self.path, "", message, hint),))
+        reading, self._reading = self._reading, None
         self.postponed = False
-        # One trip to a thread: a cancellation between opening and closing would leak the file.
         try:
-            text = await anyio.to_thread.run_sync(self._read, at_rest)
+            text = reading.result()
         except ConfigurationError as error:
             return self._reject(error.findings)
-        if text is None:
-            self.postponed = True
-            return False
         digest = hashlib.sha256(text).digest()
         if digest == self._digest:
+            self._candidate = None
             return False
-        self._digest = digest
+        if at_rest and not self._was_there(digest):
+            self.postponed = True
+            return False
+        self._digest, self._candidate = digest, None
         entries, findings = decode_vault_config(text, self.path)
         self.findings = tuple(findings)
         self.valid = entries is not None
@@ -104,11 +125,27 @@ class VaultConfigFile:
             self.entries = entries
         return True
 
-    def _read(self, at_rest: bool) -> bytes | None:  # noqa: FBT001 - run_sync's
-        text, status = read_vault_config(self.path)
-        if at_rest and 0 <= time.time() - status.st_mtime < self._settle:
-            return None
-        return text
+    def _was_there(self, digest: bytes) -> bool:
+        now = time.monotonic()
+        if self._candidate is None or self._candidate[0] != digest:
+            self._candidate = (digest, now)
+        return now - self._candidate[1] >= self._settle
+
+    def _read(self, arm: Callable[[Watched], object]) -> bytes:
+        for _ in range(_REARMS):
+            watched = self._way()
+            arm(watched)
+            # a link that was swapped before its directory was watched gave no hint
+            if self._way() == watched:
+                break
+        self.watched = watched
+        return read_vault_config(self.path)[0]
+
+    def _way(self) -> Watched:
+        watched = Watched()
+        directory, _, name = follow(self.path, watched).rpartition("/")
+        watched.add_files(directory or "/", frozenset((name,)))
+        return watched
 
     def _reject(self, findings: tuple[Finding, ...]) -> bool:
         if self.findings == findings:

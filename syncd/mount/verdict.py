@@ -12,13 +12,32 @@ from syncd.core.model import Observation, State
 if TYPE_CHECKING:
     from syncd.core.model import Entry
 
-GONE: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ESTALE))
+GONE: Final = frozenset((errno.ENOENT, errno.ENOTDIR))
 """Errors that mean that the file or directory does not exist."""
 
 MACHINE_SHORT: Final = frozenset(
     (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN)
 )
 """Errors of a machine that is short of a resource, which say nothing about the file."""
+
+RECOVERABLE: Final = frozenset(
+    (
+        errno.ESTALE,
+        errno.EIO,
+        errno.ENOTCONN,
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ETIMEDOUT,
+        errno.EREMOTEIO,
+        errno.ENODEV,
+    )
+)
+"""Errors of a file system without its server or disk, which gives no hint when it is back."""
 
 _KINDS: Final = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO"}
 

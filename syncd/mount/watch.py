@@ -12,6 +12,9 @@ Traps, and how they are handled:
   in `writers`, for a bounded time, because truncate(2) gives no `IN_CLOSE_WRITE`. After reading a
   file, `is_written` must be called, and it includes the events that are still in the queue: a slow
   writer's last event can be older than the settle time, without having started this scan.
+- Each root arms its own watches from its own thread (`arm`), and adding a watch looks up a path,
+  which may never return. So no lock is held meanwhile, and a watch is only removed while nobody
+  adds one: it could be the one that is being added, since a directory has only one.
 - Instances and watches are limited per user (`EMFILE`, `ENOSPC`), and some sandboxes have none
   (`ENOSYS`). The caller then polls, and every call of `arm` tries inotify again.
 """
@@ -23,34 +26,37 @@ import os
 import select
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from threading import Lock
+from typing import Final, Literal
 
 import anyio
-from inotify_simple import INotify, flags
+import msgspec
+from inotify_simple import INotify, flags, masks
 
-from syncd.mount.roots import DATA_LINK
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from syncd.mount.way import DATA_LINK, Watched, follow
 
 WRITER_LIMIT: Final = 10.0
 """Seconds after its last write that a file counts as being written if it was not closed."""
 
-_MASK: Final = (
-    flags.MODIFY
-    | flags.ATTRIB
-    | flags.CLOSE_WRITE
-    | flags.MOVED_FROM
-    | flags.MOVED_TO
+_WAY: Final = (
+    flags.ATTRIB
+    | masks.MOVE
     | flags.CREATE
     | flags.DELETE
     | flags.DELETE_SELF
     | flags.MOVE_SELF
     | flags.ONLYDIR
+    | flags.MASK_ADD
 )
+"""What happens to names in a directory. Directories above the secrets, such as `/run`, can be busy
+ones, so writes to their files are left out. One directory can be both kinds, by two paths: masks
+are added (`MASK_ADD`)."""
+
+_FILES: Final = _WAY | flags.MODIFY | flags.CLOSE_WRITE
 _OF_ITSELF: Final = flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT | flags.IGNORED
 _WRITER_DONE: Final = flags.CLOSE_WRITE | flags.MOVED_FROM | flags.MOVED_TO | flags.DELETE
-_ABSENT: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP))
+_ABSENT: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP))
+_LIMITS: Final = frozenset((errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSYS))
 _MANY: Final = 10_000
 
 
@@ -79,11 +85,19 @@ class Hint:
         )
 
 
-_Table = dict[int, list[tuple[str, frozenset[str] | None]]]
+class _Watch(msgspec.Struct, frozen=True, gc=False):
+    """One directory as one owner watches it."""
+
+    directory: str
+    ways: frozenset[str]
+    files: frozenset[str]
+
+
+_NO_NAMES: Final[frozenset[str]] = frozenset()
 
 
 class Watcher:
-    """Watches a set of directories that `arm` may change at any time.
+    """Watches sets of directories, which `arm` may change at any time.
 
     The modes `auto` and `inotify` use inotify where it works, `poll` does not.
     """
@@ -91,90 +105,141 @@ class Watcher:
     def __init__(self, mode: Literal["auto", "inotify", "poll"] = "auto") -> None:
         self._wanted = mode != "poll"
         self._inotify: INotify | None = None
-        self._table: _Table = {}
+        self._armed: dict[str, dict[int, list[_Watch]]] = {}
+        self._table: dict[int, list[_Watch]] = {}
+        self._failed: dict[str, str] = {}
+        self._arming = 0
+        self._lock = Lock()
         self._modified: dict[str, float] = {}
         self._mounts: int | None = None
+        self._wake: int | None = None
         self._epoll: select.epoll | None = None
         self._kept: Hint | None = None
-        self.degraded: str | None = None
+        self._unusable: str | None = None
+        self._closed = False
+
+    @property
+    def degraded(self) -> str | None:
         """Why inotify cannot be used now although it is wanted, or None."""
+        return self._unusable or next(iter(self._failed.values()), None)
 
     @property
     def mode(self) -> Literal["inotify", "poll"]:
         """How changes are noticed now."""
         return "inotify" if self._inotify is not None and self.degraded is None else "poll"
 
-    def arm(self, watch: Mapping[str, frozenset[str] | None]) -> None:
-        """Watches these directories and no others; may be called from a worker thread.
+    def arm(self, watched: Watched, owner: str = "") -> tuple[str, ...]:
+        """Watches these directories for an owner, and no others. Blocks.
 
-        A directory that was replaced by another one of the same name gets a new watch. A directory
-        that cannot be watched shows in `degraded`. For each directory only some names matter, or
-        all (None).
+        May be called from any thread, by one thread for each owner. A directory that was replaced
+        by another one of the same name gets a new watch. A lack of watches shows in `degraded`.
+
+        Returns:
+            The directories that exist and cannot be watched.
         """
-        self._open()
-        if self._inotify is None:
-            return
+        with self._lock:
+            inotify = None if self._closed else self._open()
+            if inotify is None:
+                return ()
+            self._arming += 1
         # For a directory that is watched already, `inotify_add_watch` returns that watch. So
         # arming the same directories again loses no event, and only a directory that was replaced
         # gets a new one. Which watches are no longer needed is known after that, by their number.
-        table: _Table = {}
-        degraded = None
-        for directory, names in watch.items():
+        armed: dict[int, list[_Watch]] = {}
+        failed, blind = None, []
+        for directory in watched.directories():
+            files = watched.files.get(directory, _NO_NAMES)
             try:
-                descriptor = self._inotify.add_watch(directory, _MASK)
-                table.setdefault(descriptor, []).append((directory, names))
+                descriptor = inotify.add_watch(directory, _FILES if files else _WAY)
             except OSError as error:
                 if error.errno not in _ABSENT:
-                    degraded = _explain(error)
-        gone = self._table.keys() - table.keys()
+                    blind.append(directory)
+                if error.errno in _LIMITS:
+                    failed = _explain(error)
+                continue
+            watch = _Watch(directory, watched.ways.get(directory, _NO_NAMES), files)
+            armed.setdefault(descriptor, []).append(watch)
+        with self._lock:
+            self._arming -= 1
+            self._failed.pop(owner, None)
+            if failed is not None:
+                self._failed[owner] = failed
+            self._armed[owner] = armed
+            self._tabulate(inotify)
+        return tuple(blind)
+
+    def disarm(self, owner: str) -> None:
+        """Ends an owner's watches."""
+        with self._lock:
+            self._failed.pop(owner, None)
+            if self._armed.pop(owner, None) and self._inotify is not None:
+                self._tabulate(self._inotify)
+
+    def _tabulate(self, inotify: INotify) -> None:
+        table: dict[int, list[_Watch]] = {}
+        for armed in self._armed.values():
+            for descriptor, watches in armed.items():
+                table[descriptor] = table.get(descriptor, []) + watches
+        unused = self._table.keys() - table.keys()
+        if unused and self._arming:
+            # one of these may be in use in a moment
+            table.update((descriptor, []) for descriptor in unused)
+            unused = set()
         self._table = table
-        for descriptor in gone:
+        for descriptor in unused:
             try:
-                self._inotify.rm_watch(descriptor)
+                inotify.rm_watch(descriptor)
             except OSError:
                 continue  # the kernel removed it together with its directory
-        self.degraded = degraded
 
-    def _open(self) -> None:
+    def _open(self) -> INotify | None:
         try:
             if self._epoll is None:
                 self._epoll = select.epoll()
+            if self._wake is None:
+                self._wake = _open_wake(self._epoll)
             if self._mounts is None:
                 self._mounts = _open_mounts(self._epoll)
             if self._wanted and self._inotify is None:
                 self._inotify = _open_inotify(self._epoll)
         except OSError as error:
-            if self._wanted:
-                self.degraded = _explain(error)
+            self._unusable = _explain(error) if self._wanted else None
+            return None
+        self._unusable = None
+        return self._inotify
 
     def is_written(self, path: str) -> bool:
         """Whether a file, or the file that a symlink leads to, is being written.
 
         This takes all events until now. Their hint is kept for the next `next_hint`. May be called
-        from a worker thread while no `next_hint` is waiting.
+        from any thread.
         """
-        hint = None if self._epoll is None else self._drain(self._epoll)
-        if hint is not None:
-            self._kept = hint if self._kept is None else self._kept.merge(hint)
-        if not self._modified:
-            return False
+        with self._lock:
+            hint = None if self._epoll is None else self._drain(self._epoll)
+            if hint is not None:
+                self._kept = hint if self._kept is None else self._kept.merge(hint)
+                if self._wake is not None:
+                    os.eventfd_write(self._wake, 1)
+            if not self._modified:
+                return False
+            modified = dict(self._modified)
         limit = time.monotonic() - WRITER_LIMIT
-        paths = (path, os.path.realpath(path))
-        return any(self._modified.get(name, limit) > limit for name in paths)
+        paths = (path, follow(path, Watched()))
+        return any(modified.get(name, limit) > limit for name in paths)
 
     async def next_hint(self) -> Hint:
         """Waits for a hint."""
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            return kept
         while True:
-            if self._epoll is None:
-                await anyio.sleep_forever()
-                continue
-            await anyio.wait_readable(self._epoll.fileno())
-            hint = self._drain(self._epoll)
+            with self._lock:
+                hint, self._kept = self._kept, None
+                if hint is None and self._epoll is not None:
+                    hint = self._drain(self._epoll)
             if hint is not None:
                 return hint
+            if self._epoll is None:
+                await anyio.sleep_forever()
+            else:
+                await anyio.wait_readable(self._epoll.fileno())
 
     def _drain(self, epoll: select.epoll) -> Hint | None:
         directories: set[str] = set()
@@ -183,6 +248,9 @@ class Watcher:
             if descriptor == self._mounts:
                 urgent = anywhere = True
                 continue
+            if descriptor == self._wake:
+                os.eventfd_read(descriptor)
+                continue
             if self._inotify is None:
                 continue
             for event in self._inotify.read(timeout=0):
@@ -190,44 +258,56 @@ class Watcher:
                     overflow = urgent = anywhere = True
                     self._modified.clear()
                     continue
-                for directory, names in self._table.get(event.wd, ()):
-                    verdict = self._judge(directory, names, event.mask, event.name)
+                for watch in self._table.get(event.wd, ()):
+                    verdict = self._judge(watch, event.mask, event.name)
                     if verdict is not None:
                         urgent |= verdict
-                        directories.add(directory)
+                        directories.add(watch.directory)
         if not (anywhere or directories):
             return None
         where = frozenset() if anywhere else frozenset(directories)
         return Hint("overflow" if overflow else "inotify", urgent, where)
 
-    def _judge(
-        self, directory: str, names: frozenset[str] | None, mask: int, name: str
-    ) -> bool | None:
+    def _judge(self, watch: _Watch, mask: int, name: str) -> bool | None:
         """Whether an event is urgent; None where it needs no scan."""
         if mask & _OF_ITSELF:
-            for path in [path for path in self._modified if os.path.dirname(path) == directory]:
+            for path in [p for p in self._modified if os.path.dirname(p) == watch.directory]:
                 del self._modified[path]
             return True
-        if names is not None and name not in names:
-            return None
-        if name.startswith(".."):
-            return True if name == DATA_LINK and not mask & flags.ATTRIB else None
+        if name == DATA_LINK:
+            return True if name in watch.ways and not mask & flags.ATTRIB else None
+        if name not in watch.files:
+            return True if name in watch.ways else None
         if not mask & flags.ISDIR:
-            path = f"{directory}/{name}"
+            path = f"{watch.directory}/{name}"
             if mask & _WRITER_DONE:
                 self._modified.pop(path, None)
             elif mask & flags.MODIFY and len(self._modified) < _MANY:
                 self._modified[path] = time.monotonic()
-        return names is not None
+        return False
 
     def close(self) -> None:
         """Closes all descriptors."""
-        for closable in (self._epoll, self._inotify):
-            if closable is not None:
-                closable.close()
-        if self._mounts is not None:
-            os.close(self._mounts)
-        self._epoll = self._inotify = self._mounts = self._kept = None
+        with self._lock:
+            for closable in (self._epoll, self._inotify):
+                if closable is not None:
+                    closable.close()
+            for descriptor in (self._mounts, self._wake):
+                if descriptor is not None:
+                    os.close(descriptor)
+            self._epoll = self._inotify = self._mounts = self._wake = self._kept = None
+            self._armed, self._table, self._closed = {}, {}, True
+
+
+def _open_wake(epoll: select.epoll) -> int:
+    """Opens and watches what wakes `next_hint` when another thread has kept a hint for it."""
+    wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    try:
+        epoll.register(wake, select.EPOLLIN)
+    except OSError:
+        os.close(wake)
+        raise
+    return wake
 
 
 def _open_mounts(epoll: select.epoll) -> int | None:

@@ -150,6 +150,11 @@ class Metrics:
         self._last_scan = Gauge(
             "syncd_last_scan_timestamp_seconds", "When the last scan ended", registry=scans
         )
+        self._unreadable_roots = Gauge(
+            "syncd_unreadable_roots",
+            "Mounts that cannot be read or do not answer",
+            registry=scans,
+        )
         self._scans = Counter(
             "syncd_scans", "Scans of the mounts by cause", ["reason"], registry=scans
         )
@@ -231,6 +236,10 @@ class Metrics:
     def set_vault_config_valid(self, *, valid: bool) -> None:
         """Sets whether the vault config on disk is the one in use."""
         self._vault_config_valid.set(valid)
+
+    def set_unreadable_roots(self, count: int) -> None:
+        """Sets the number of roots that cannot be read as a whole."""
+        self._unreadable_roots.set(count)
 
     def scanned(self, reason: str, seconds: float) -> None:
         """Counts a scan that has just ended.

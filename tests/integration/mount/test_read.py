@@ -7,9 +7,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from support.mount import swapping
 from support.waiting import DEADLINE
@@ -35,13 +35,13 @@ def test_a_file_that_may_not_be_read_spoils_that_entry_alone(tmp_path: Path) -> 
         import os, sys, time
         sys.path.insert(0, sys.argv[2])
         from syncd.core.model import Entry
+        from syncd.config.settings import Watch
         from syncd.mount.read import Reader
         base = sys.argv[1]
         os.setgid(65534); os.setuid(65534)
         names = ["open/a", "open/denied", "closed/b"]
-        reader = Reader(b"k", [base + "/open", base + "/closed"], max_size=9, settle=0, grace=9)
-        seen = reader.scan({n: Entry(n, f"{base}/{n}", ()) for n in names},
-                           now=time.time(), monotonic=0)
+        reader = Reader(b"k", Watch(), settle=0, grace=9)
+        seen = reader.scan({n: Entry(n, f"{base}/{n}", ()) for n in names})
         for name in names:
             found = seen.observations[name]
             print(name, found.state, found.settled, found.problem)
@@ -67,7 +67,7 @@ def test_a_file_that_may_not_be_read_spoils_that_entry_alone(tmp_path: Path) -> 
     assert done.stdout.splitlines() == [
         "open/a present True None",
         "open/denied unreadable True is not readable for uid 65534",
-        "closed/b unreadable True is not readable for uid 65534",
+        f"closed/b unreadable True the mount {tmp_path}/closed is not readable for uid 65534",
     ]
 
 
@@ -82,12 +82,14 @@ def test_no_snapshot_mixes_generations(
     wanted = entries(mount, *names)
     looker = Looker(mount)
     # a version that shows the content, which says of which generation it is
-    shown = replace(looker.reader._rules, fingerprint=lambda _name, content: content.decode())
+    shown = msgspec.structs.replace(
+        looker.reader._rules, fingerprint=lambda _name, content: content.decode()
+    )
     monkeypatch.setattr(looker.reader, "_rules", shown)
     generations: set[str | None] = set()
 
     def scanned() -> int:
-        seen = looker.scan(wanted, ahead=0.0).observations
+        seen = looker.look(wanted).observations
         states = {brief(seen[name]) for name in names}
         versions = {seen[name].version for name in names}
         assert states in ({PRESENT}, {WRITTEN})
@@ -106,15 +108,17 @@ import os, subprocess, sys, time
 sys.path[:0] = [sys.argv[2], f"{sys.argv[2]}/tests"]
 from support import mount as csi
 from syncd.core.model import Entry
+from syncd.config.settings import Watch
 from syncd.mount.read import Reader
 root = sys.argv[1]
 def mount(): subprocess.run(["mount", "-t", "tmpfs", "none", root], check=True)
 def umount(): subprocess.run(["umount", root], check=True)
 def publish(*names): csi.publish(root, dict.fromkeys(names, b"x"))
-reader = Reader(b"k", [root], max_size=99, settle=0, grace=30)
+reader = Reader(b"k", Watch(), settle=0, grace=30)
 wanted = {n: Entry(n, f"{root}/{n}", ()) for n in "ab"}
 def scan(now=0):
-    seen = reader.scan(wanted, now=time.time() + 9, monotonic=now).observations
+    reader.forget_mounts()
+    seen = reader.scan(wanted, clock=lambda: now).observations
     print(*(f"{o.state}{'' if o.settled else '?'}" for o in seen.values()))
 with open(f"{root}/a", "wb") as file: file.write(b"placeholder under the mount")
 mount(); publish("a", "b"); scan()

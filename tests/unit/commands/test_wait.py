@@ -11,10 +11,10 @@ import pytest
 from support.waiting import DEADLINE, until
 from support.world import World
 
-from syncd.commands import wait as module
 from syncd.commands.wait import wait
 from syncd.config.settings import Settings, Watch
 from syncd.core.decode import Duration
+from syncd.mount.read import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,14 +65,14 @@ async def test_it_returns_when_the_last_file_appears(
     """From no mount at all to the last file; an empty or half-written file is not there yet."""
     settings = configure(root, "a", "b")
     result: list[list[str]] = []
-    scanned, scan = 0, module._scan_all
+    scanned, scan = 0, Reader.scan
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
         nonlocal scanned
         scanned += 1
-        return scan(*arguments)
+        return scan(*arguments, **options)
 
-    monkeypatch.setattr(module, "_scan_all", counted)
+    monkeypatch.setattr(Reader, "scan", counted)
 
     async def run() -> None:
         with anyio.fail_after(DEADLINE):

@@ -15,10 +15,12 @@ from support.mount import publish
 from support.waiting import DEADLINE
 
 from syncd.config.settings import Watch
+from syncd.core.decode import Size
 from syncd.core.model import Entry, Observation, Scope, State
 from syncd.mount import root_scan
 from syncd.mount.read import Reader
-from syncd.mount.roots import mounts_of, roots_of, watch_path
+from syncd.mount.roots import home_of
+from syncd.mount.way import Watched, follow
 from syncd.system import beneath
 
 if TYPE_CHECKING:
@@ -45,27 +47,36 @@ def entries(root: Path, *names: str) -> dict[str, Entry]:
 
 
 class Looker:
-    """A reader of some roots, and a monotonic clock that stands still unless told."""
+    """A reader of some roots, and a monotonic clock that stands still unless told.
 
-    def __init__(self, *roots: Path, settle: float = SETTLE, max_size: int = 1000) -> None:
-        self.reader = Reader(
-            KEY, [str(root) for root in roots], max_size=max_size, settle=settle, grace=GRACE
-        )
+    Args:
+        roots: The boundary.
+        settle: As in the configuration.
+        max_size: As in the configuration.
+    """
+
+    def __init__(self, *roots: Path | str, settle: float = SETTLE, max_size: int = 1000) -> None:
+        watch = Watch(roots=tuple(map(str, roots)), max_secret_size=Size(max_size))
+        self.settle = settle
+        self.reader = Reader(KEY, watch, settle=settle, grace=GRACE)
         self.monotonic = 1000.0
 
-    def scan(
-        self,
-        wanted: dict[str, Entry],
-        *,
-        ahead: float = 1.0,
-        writers: Iterable[str] = (),
-    ) -> Snapshot:
+    def look(self, wanted: dict[str, Entry], *, writers: Iterable[str] = ()) -> Snapshot:
+        """One scan."""
         return self.reader.scan(
             wanted,
-            now=time.time() + ahead,
-            monotonic=self.monotonic,
+            clock=lambda: self.monotonic,
             is_written=frozenset(writers).__contains__,
         )
+
+    def scan(self, wanted: dict[str, Entry], *, writers: Iterable[str] = ()) -> Snapshot:
+        """A second scan, `settle` after the first one, so that plain files are at rest."""
+        self.look(wanted, writers=writers)
+        self.monotonic += self.settle
+        try:
+            return self.look(wanted, writers=writers)
+        finally:
+            self.monotonic -= self.settle
 
     def version(self, name: str, content: bytes) -> str:
         return self.reader.fingerprint(name, content)
@@ -87,7 +98,7 @@ def test_a_generation_is_read_through_its_links(mount: Path) -> None:
     """Plain and nested names of an AtomicWriter mount are present at once, however young."""
     publish(mount, {"a": b"one", "db/user": b"two\n", "empty": b""})
     looker = Looker(mount)
-    seen = looker.scan(entries(mount, "a", "db/user", "empty", "none"), ahead=0.0)
+    seen = looker.look(entries(mount, "a", "db/user", "empty", "none"))
     assert seen.observations["a"] == Observation(State.PRESENT, looker.version("a", b"one"))
     assert seen.observations["db/user"].version == looker.version("db/user", b"two\n")
     assert brief(seen.observations["empty"]) == PRESENT
@@ -103,7 +114,7 @@ def test_a_version_is_keyed_and_bound_to_the_name(mount: Path) -> None:
     looker = Looker(mount)
     seen = looker.scan(entries(mount, "a", "b")).observations
     assert seen["a"].version != seen["b"].version
-    other = Reader(b"o" * 32, [str(mount)], max_size=9, settle=0, grace=0)
+    other = Reader(b"o" * 32, Watch(), settle=0, grace=0)
     assert other.fingerprint("a", b"same") != seen["a"].version
 
 
@@ -123,7 +134,7 @@ def test_a_swap_while_the_generation_is_pinned(
         return read_link(directory, path)
 
     monkeypatch.setattr(root_scan, "_link", swapped)
-    seen = looker.scan(entries(mount, "a", "b"), ahead=0.0).observations
+    seen = looker.look(entries(mount, "a", "b")).observations
     assert {brief(item) for item in seen.values()} == {PRESENT}
     assert seen["a"].version == looker.version("a", b"2")
 
@@ -132,43 +143,52 @@ def test_a_path_through_the_data_link_is_read_too(mount: Path) -> None:
     """A vault config may name `..data/a`, or a name whose link does not exist yet."""
     publish(mount, {"a": b"one", "b": b"two"})
     (mount / "b").unlink()
-    seen = Looker(mount).scan(entries(mount, "..data/a", "b"), ahead=0.0)
+    seen = Looker(mount).look(entries(mount, "..data/a", "b"))
     assert [brief(o) for o in seen.observations.values()] == [PRESENT, PRESENT]
 
 
-def test_plain_files_are_read_when_at_rest(mount: Path) -> None:
-    """A young file is unsettled and looked at again; one of yesterday or tomorrow is present."""
+@pytest.mark.parametrize("hours", [-24, 0, 24])
+def test_plain_files_are_read_when_at_rest(mount: Path, hours: int) -> None:
+    """Two identical looks, `settle` apart, whatever the file server's clock says."""
     (mount / "a").write_bytes(b"one")
-    (mount / "b").write_bytes(b"two")
-    os.utime(mount / "b", (time.time() + 86400,) * 2)
-    looker = Looker(mount)
-    young = looker.scan(entries(mount, "a", "b"), ahead=0.0)
+    at = (time.time() + hours * 3600,) * 2
+    os.utime(mount / "a", at)
+    looker, wanted = Looker(mount), entries(mount, "a")
+    young = looker.look(wanted)
     assert brief(young.observations["a"]) == WRITTEN
-    assert brief(young.observations["b"]) == PRESENT
     assert young.retry_in == SETTLE
-    old = looker.scan(entries(mount, "a"))
-    assert old.observations["a"].version == looker.version("a", b"one")
+    looker.monotonic += SETTLE / 2
+    assert looker.look(wanted).retry_in == pytest.approx(SETTLE / 2)
+    (mount / "a").write_bytes(b"two")
+    os.utime(mount / "a", at)
+    looker.monotonic += SETTLE / 2
+    assert brief(looker.look(wanted).observations["a"]) == WRITTEN, "it is another content"
+    looker.monotonic += SETTLE
+    old = looker.look(wanted)
+    assert old.observations["a"].version == looker.version("a", b"two")
     assert old.retry_in is None
-    assert looker.scan(entries(mount, "a"), writers=[str(mount / "a")]).retry_in is not None
+    assert looker.look(wanted, writers=[str(mount / "a")]).retry_in is not None
 
 
-def test_a_file_written_while_the_scan_runs_is_not_at_rest(mount: Path) -> None:
-    """A file of the future is at rest; one written after the scan began is not of the future."""
+def test_content_that_is_known_is_at_rest(mount: Path) -> None:
+    """After a restart, only what differs from the inventory must be looked at twice."""
+    (mount / "a").write_bytes(b"one")
+    looker = Looker(mount)
+    version = looker.version("a", b"one")
+    seen = looker.reader.scan(entries(mount, "a"), known=lambda _name: version)
+    assert seen.observations["a"] == Observation(State.PRESENT, version)
+
+
+def test_a_file_that_is_open_for_writing_is_waited_for(mount: Path) -> None:
+    """However long its writer pauses, up to a limit: some programs keep a file open for ever."""
     (mount / "a").write_bytes(b"half")
-    seen = Looker(mount, settle=5.0).scan(entries(mount, "a"), ahead=-60.0)
-    assert seen.observations["a"].settled is True
-    looker = Looker(mount, settle=5.0)
-    began = time.time()
-    scan = root_scan.RootScan(
-        looker.reader._roots[str(mount)],
-        looker.reader._rules,
-        list(entries(mount, "a").values()),
-        now=began,
-        monotonic=0.0,
-        is_written=frozenset().__contains__,
-    )
-    (mount / "a").write_bytes(b"half again")
-    assert brief(scan.run().observations["a"]) == WRITTEN
+    looker, wanted = Looker(mount), entries(mount, "a")
+    with (mount / "a").open("ab"):
+        assert brief(looker.scan(wanted).observations["a"]) == WRITTEN
+        looker.monotonic += root_scan.WRITER_LIMIT / 2
+        assert brief(looker.look(wanted).observations["a"]) == WRITTEN
+        looker.monotonic += root_scan.WRITER_LIMIT
+        assert brief(looker.look(wanted).observations["a"]) == PRESENT
 
 
 def test_a_file_of_a_generation_that_is_written_in_place_must_rest(mount: Path) -> None:
@@ -178,7 +198,7 @@ def test_a_file_of_a_generation_that_is_written_in_place_must_rest(mount: Path) 
     before = (mount / "..data" / "a").stat().st_mtime_ns
     while (mount / "..data" / "a").stat().st_mtime_ns == before:
         (mount / "a").write_bytes(b"")
-    assert brief(looker.scan(entries(mount, "a"), ahead=0.0).observations["a"]) == WRITTEN
+    assert brief(looker.look(entries(mount, "a")).observations["a"]) == WRITTEN
     assert brief(looker.scan(entries(mount, "a")).observations["a"]) == UNREADABLE
     (mount / "a").write_bytes(b"two")
     assert brief(looker.scan(entries(mount, "a")).observations["a"]) == PRESENT
@@ -254,13 +274,26 @@ def test_what_is_no_readable_file_spoils_that_entry_alone(
 
 
 def test_an_entry_outside_all_roots_is_unreadable(mount: Path, tmp_path: Path) -> None:
-    """The roots bind, whatever the vault config names."""
+    """The roots bind, whatever the vault config names, and by whatever link."""
     (tmp_path / "x").write_bytes(b"x")
-    wanted = entries(tmp_path, "x", "mount")
-    assert [brief(o) for o in Looker(mount).scan(wanted).observations.values()] == [
-        UNREADABLE,
-        (State.MISSING, False),
-    ]
+    (mount / "door").symlink_to(tmp_path)
+    wanted = entries(tmp_path, "x", "mount") | entries(mount, "door/x")
+    for seen in Looker(mount).scan(wanted).observations.values():
+        assert brief(seen) == UNREADABLE
+        assert "outside the watch roots" in (seen.problem or "")
+
+
+def test_roots_are_compared_by_their_real_paths(mount: Path, tmp_path: Path) -> None:
+    """`/var/run` is `/run`, on either side; `//` and `..` are no other place."""
+    publish(mount, {"a": b"one"})
+    (mount / "plain").mkdir()
+    (mount / "plain" / "b").write_bytes(b"two")
+    (tmp_path / "alias").symlink_to(tmp_path)
+    alias = tmp_path / "alias" / "mount"
+    for boundary in (alias, f"{tmp_path}//mount", f"{tmp_path}/mount/../mount/"):
+        for named in (mount, alias):
+            seen = Looker(boundary).scan(entries(named, "a", "plain/b")).observations
+            assert [brief(o) for o in seen.values()] == [PRESENT, PRESENT], (boundary, named)
 
 
 def test_too_few_descriptors_is_no_verdict(mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +325,7 @@ def test_links_that_end_in_a_root_are_followed(mount: Path, tmp_path: Path) -> N
     seen = looker.scan(entries(mount, "absolute", "across"))
     assert seen.observations["absolute"].version == looker.version("absolute", b"file")
     assert seen.observations["across"].version == looker.version("across", b"real")
-    assert seen.watch[str(other)] is None
+    assert seen.watched.files[str(other)] == {"real"}
 
 
 def test_a_link_out_of_a_generation_is_read_as_a_plain_file(mount: Path, tmp_path: Path) -> None:
@@ -303,7 +336,7 @@ def test_a_link_out_of_a_generation_is_read_as_a_plain_file(mount: Path, tmp_pat
     (other / "real").write_bytes(b"half")
     (mount / "..data" / "b").symlink_to(other / "real")
     looker = Looker(mount, other)
-    assert brief(looker.scan(entries(mount, "b"), ahead=0.0).observations["b"]) == WRITTEN
+    assert brief(looker.look(entries(mount, "b")).observations["b"]) == WRITTEN
     assert brief(looker.scan(entries(mount, "b")).observations["b"]) == PRESENT
 
 
@@ -392,7 +425,7 @@ def test_a_scan_that_loses_every_race_says_nothing(
 
     monkeypatch.setattr(beneath, "open_file", slow)
     monkeypatch.setattr(root_scan, "_ATTEMPTS", 3)
-    seen = looker.scan(entries(mount, "a", "b"))
+    seen = looker.look(entries(mount, "a", "b"))
     assert [brief(o) for o in seen.observations.values()] == [WRITTEN, WRITTEN]
     assert seen.retry_in == SETTLE
     assert number == 3
@@ -461,7 +494,7 @@ def test_a_vanished_mount_has_a_grace_period(mount: Path, *, atomic: bool) -> No
     assert settled_states(looker, wanted) == [HELD, HELD]
     looker.monotonic += GRACE / 2
     mount.mkdir()
-    seen = looker.scan(wanted)
+    seen = looker.look(wanted)
     assert [brief(o) for o in seen.observations.values()] == [HELD, HELD]
     assert seen.retry_in == GRACE / 2
     fill("a")
@@ -533,52 +566,131 @@ def test_an_empty_mount_at_the_start_is_waited_for(mount: Path) -> None:
 def test_roots_that_change_keep_their_memory(mount: Path, tmp_path: Path) -> None:
     """A mount that is away stays so when the vault config brings another root."""
     publish(mount, {"a": b"one"})
-    looker, wanted = Looker(mount), entries(mount, "a")
+    looker, wanted = Looker(), entries(mount, "a")
     looker.scan(wanted)
     shutil.rmtree(mount)
     mount.mkdir()
     (mount / "lost+found").mkdir()
-    looker.reader.set_roots([str(mount), str(tmp_path / "other")])
-    assert settled_states(looker, wanted) == [HELD]
+    (tmp_path / "other").mkdir()
+    assert settled_states(looker, wanted | entries(tmp_path, "other/b"))[0] == HELD
 
 
-# roots and watches
+# roots
 
 
-def test_roots_are_the_mounts_that_files_lie_in(mount: Path, tmp_path: Path) -> None:
-    """The nearest ancestor with `..data`, else the parent; never a root inside a root."""
-    plain = tmp_path / "plain"
-    plain.mkdir()
-    wanted = entries(mount, "db/user", "deep/er/x") | entries(plain, "y")
+def located(reader: Reader, wanted: dict[str, Entry]) -> dict[str, list[str]]:
+    """The names of the secrets of each root."""
+    return {path: sorted(found.names) for path, found in reader.locate(wanted)[0].items()}
+
+
+def test_roots_are_what_files_lie_in(mount: Path, tmp_path: Path) -> None:
+    """The nearest ancestor with `..data`, else the parent; a root in a root is its own."""
     publish(mount, {"db/user": b"x"})
-    assert roots_of(Watch(), wanted) == (str(mount), str(plain))
-    assert roots_of(Watch(), entries(tmp_path, "x", "plain/y")) == (str(tmp_path),)
-    assert roots_of(Watch(roots=("/etc",)), wanted) == ("/etc",)
+    for name in ("plain", "mount/inner"):
+        (tmp_path / name).mkdir()
+    publish(mount / "inner", {"z": b"x"})
+    wanted = entries(mount, "db/user", "deep/er/x", "inner/z") | entries(tmp_path, "plain/y", "w")
+    assert located(Looker().reader, wanted) == {
+        str(mount): ["db/user", "deep/er/x"],
+        str(mount / "inner"): ["inner/z"],
+        str(tmp_path / "plain"): ["plain/y"],
+        str(tmp_path): ["w"],
+    }
+
+
+def test_a_root_with_two_names_is_one(mount: Path, tmp_path: Path) -> None:
+    """One swap is one change, however the vault config names the mount."""
+    publish(mount, {"a": b"x", "db/b": b"x"})
+    (tmp_path / "alias").symlink_to(mount)
+    wanted = entries(mount, "a") | entries(tmp_path, "alias/db/b")
+    looker = Looker()
+    assert list(located(looker.reader, wanted).values()) == [["a", "alias/db/b"]]
+    assert {brief(o) for o in looker.look(wanted).observations.values()} == {PRESENT}
+
+
+def test_a_name_that_leads_elsewhere_moves_its_secrets(mount: Path, tmp_path: Path) -> None:
+    """Two names of one root become two roots when one of the links is swapped."""
+    other = tmp_path / "other"
+    publish(mount, {"a": b"x", "b": b"x"})
+    publish(other, {"b": b"y"})
+    (tmp_path / "alias").symlink_to(mount)
+    looker, wanted = Looker(), entries(mount, "a") | entries(tmp_path, "alias/b")
+    (members,) = looker.reader.locate(wanted)[0].values()
+    assert not looker.reader.has_moved(members)
+    (tmp_path / "new").symlink_to(other)
+    (tmp_path / "new").replace(tmp_path / "alias")
+    assert looker.reader.has_moved(members)
+    seen = looker.look(wanted).observations
+    assert seen["alias/b"].version == looker.version("alias/b", b"y")
 
 
 def test_a_mount_that_was_found_stays_a_root_while_it_is_away(tmp_path: Path) -> None:
-    """Without its `..data` link, only memory tells where a mount begins."""
-    parent = str(tmp_path / "mount" / "db")
-    assert mounts_of([parent]) == (parent,)
-    assert mounts_of([parent], [str(tmp_path / "mount")]) == (str(tmp_path / "mount"),)
-    assert mounts_of([parent], ["/elsewhere"]) == (parent,)
+    """Without its `..data` link only memory says where a mount begins; a mount point ends it."""
+    mount, none = tmp_path / "mount", frozenset(("/",))
+    (mount / "db").mkdir(parents=True)
+    parent = str(mount / "db")
+    assert home_of(parent, (), none, None).root == parent
+    (mount / "..data").symlink_to("..gone")
+    known = home_of(parent, (), none, None)
+    assert known.root == str(mount)
+    assert home_of(parent, (), frozenset((parent,)), None).root == parent
+    (mount / "..data").unlink()
+    assert home_of(parent, (), none, known).root == str(mount)
+    assert home_of(parent, (), frozenset((parent,)), known).root == parent
+    assert home_of(parent, (), frozenset((str(mount),)), known).root == str(mount)
+    assert home_of("/elsewhere", (), none, known).root == "/elsewhere"
+
+
+# watches
 
 
 def test_what_is_watched(mount: Path) -> None:
-    """Root, the root's name in its parent, real directories; nothing inside of a generation."""
+    """Every component and link on the way, and the names of interest; no generation."""
     publish(mount, {"a": b"x", "db/user": b"x"})
     (mount / "dir").mkdir()
     wanted = entries(mount, "a", "db/user", "dir/x", "none/deep/x", "..data/a")
-    watch = Looker(mount).scan(wanted).watch
-    assert watch == {
-        str(mount): None,
-        str(mount.parent): frozenset({"mount", "..data"}),
-        str(mount / "dir"): None,
+    watched = Looker(mount).look(wanted).watched
+    way = watched.ways[str(mount.parent)]
+    assert way == {"mount"}
+    assert watched.ways["/"] == {mount.parts[1]}
+    assert watched.ways[str(mount)] == {"..data", "db", "dir", "none"}
+    assert watched.ways[str(mount / "dir")] == {"..data"}
+    assert watched.files == {
+        str(mount): {"a"},
+        str(mount / "dir"): {"x"},
+        str(mount / "none" / "deep"): {"x"},
+    }
+
+
+def test_links_on_the_way_are_watched_one_by_one(tmp_path: Path) -> None:
+    """A link above the directory, one in the middle of a chain, and the file at its end."""
+    for name in ("releases/r1", "store"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "store" / "real").write_bytes(b"x")
+    (tmp_path / "middle").symlink_to("store/real")
+    (tmp_path / "current").symlink_to("releases/r1")
+    (tmp_path / "releases" / "r1" / "pw").symlink_to("../../middle")
+    watched = Looker().look(entries(tmp_path, "current/pw")).watched
+    assert watched.ways[str(tmp_path)] == {"current", "releases", "middle", "store"}
+    assert watched.ways[str(tmp_path / "releases")] == {"r1"}
+    assert watched.files == {
+        str(tmp_path / "releases" / "r1"): {"pw"},
+        str(tmp_path / "store"): {"real"},
     }
 
 
 def test_what_does_not_exist_is_watched_for_where_it_will_appear(tmp_path: Path) -> None:
-    """The nearest directory that exists, for the next name on the way, or a swap below it."""
-    watch: dict[str, frozenset[str] | None] = {str(tmp_path): frozenset({"other"})}
-    watch_path(watch, str(tmp_path / "no" / "such" / "place"))
-    assert watch == {str(tmp_path): frozenset({"other", "no", "..data"})}
+    """The nearest directory that exists, for the next name on the way."""
+    watched = Watched()
+    path = str(tmp_path / "no" / "such" / "place")
+    assert follow(path, watched) == path
+    assert watched.ways[str(tmp_path)] == {"no"}
+    assert str(tmp_path / "no") not in watched.ways
+
+
+def test_a_loop_of_links_has_an_end(tmp_path: Path) -> None:
+    """As in the kernel, after so many links."""
+    (tmp_path / "loop").symlink_to("loop/further")
+    watched = Watched()
+    assert follow(str(tmp_path / "loop"), watched) == str(tmp_path / "loop")
+    assert watched.ways[str(tmp_path)] == {"loop"}

@@ -24,22 +24,27 @@ def entries(*paths: object) -> dict[str, Entry]:
     return {p.rpartition("/")[2]: Entry(p.rpartition("/")[2], p, (Scope("Client"),)) for p in found}
 
 
+def taken(
+    name: str, known: dict[str, Entry], watch: Watch, version: str | None = None
+) -> bytes | None:
+    return read_value(name, known, watch, key=KEY, known=lambda _name: version)
+
+
 def test_the_current_generation(tmp_path: Path) -> None:
     """The value is what the generation holds now, byte for byte."""
     known = entries(tmp_path / "mount/a", tmp_path / "mount/b")
     for value in (b"\xffone\n", b"two"):
         publish(tmp_path / "mount", {"a": value, "b": b"other"})
-        assert read_value("a", known, Watch()) == value
-    assert read_value("b", known, Watch()) == b"other"
+        assert taken("a", known, Watch()) == value
+    assert taken("b", known, Watch()) == b"other"
 
 
 def test_a_file_being_written(tmp_path: Path) -> None:
-    """A plain file that was just written to is not at rest; later it is."""
+    """The content of a plain file is given when the inventory has it, and so found it at rest."""
     (tmp_path / "a").write_bytes(b"half")
     known = entries(tmp_path / "a")
-    assert read_value("a", known, Watch(settle=60)) is None  # type: ignore[arg-type]
-    os.utime(tmp_path / "a", (1, 1))
-    assert read_value("a", known, Watch(settle=60)) == b"half"  # type: ignore[arg-type]
+    assert taken("a", known, Watch()) is None
+    assert taken("a", known, Watch(), version_of("a", b"half")) == b"half"
 
 
 @pytest.mark.parametrize(
@@ -62,7 +67,7 @@ def test_nothing_to_give(tmp_path: Path, name: str, reason: str) -> None:
     known = entries(*(mount / n for n in ("missing", "empty", "directory", "outside", "large")))
     watch = Watch(roots=(str(mount),), max_secret_size=10)  # type: ignore[arg-type]
     with pytest.raises(RefusedError, match=reason):
-        read_value(name, known, watch)
+        taken(name, known, watch)
 
 
 KEY = bytes(32)
@@ -70,8 +75,8 @@ KEY = bytes(32)
 
 def read(mount: Path, name: str, version: str, *, path: str = "", limit: int = 64) -> bytes | None:
     entry = Entry(name, path or str(mount / name), ())
-    watch = Watch(settle=Duration(0), max_secret_size=Size(limit))
-    return read_version(KEY, [str(mount)], watch, entry, version)
+    watch = Watch(roots=(str(mount),), settle=Duration(0), max_secret_size=Size(limit))
+    return read_version(entry, watch, version, key=KEY)
 
 
 @pytest.fixture
@@ -82,7 +87,7 @@ def mount(tmp_path: Path) -> Path:
 
 
 def version_of(name: str, content: bytes) -> str:
-    return Reader(KEY, [], max_size=0, settle=0, grace=0).fingerprint(name, content)
+    return Reader(KEY, Watch(), settle=0, grace=0).fingerprint(name, content)
 
 
 def test_the_announced_version(mount: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import time
+import threading
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from support.waiting import DEADLINE
+from support.waiting import DEADLINE, until
 
 from syncd.core.errors import ConfigurationError
 from syncd.mount import vault_config_file
@@ -18,9 +18,11 @@ from syncd.mount.vault_config_file import VaultConfigFile
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from syncd.mount.way import Watched
+
 ONE = '{"secret": {"a": {"path": "/m/a", "scope": {"resource_type": "Client"}}}}'
 TWO = ONE.replace('"a"', '"b"')
-SETTLE = 5.0
+SETTLE = 0.01
 
 
 @pytest.fixture
@@ -30,9 +32,17 @@ def path(tmp_path: Path) -> Path:
     return made
 
 
-def write(path: Path, text: str, *, age: float = 100.0) -> None:
+def write(path: Path, text: str) -> None:
     path.write_text(text)
-    os.utime(path, (time.time() - age,) * 2)
+
+
+async def refreshed(file: VaultConfigFile) -> bool:
+    """Reads the file until it is at rest; whether something changed."""
+    changed = await file.refresh()
+    while file.postponed:
+        await anyio.sleep(SETTLE)
+        changed = await file.refresh()
+    return changed
 
 
 async def loaded(path: Path) -> VaultConfigFile:
@@ -46,9 +56,9 @@ async def test_a_change_is_taken_over_and_the_same_content_is_none(path: Path) -
     file = await loaded(path)
     assert set(file.entries) == {"a"}
     write(path, ONE)
-    assert await file.refresh() is False
+    assert await refreshed(file) is False
     write(path, TWO)
-    assert await file.refresh() is True
+    assert await refreshed(file) is True
     assert (set(file.entries), file.valid) == ({"b"}, True)
 
 
@@ -57,12 +67,12 @@ async def test_a_broken_edit_keeps_the_last_good_one(path: Path, text: str) -> N
     """It is said once, and its repair is said as well."""
     file = await loaded(path)
     write(path, text)
-    assert await file.refresh() is True
+    assert await refreshed(file) is True
     assert (set(file.entries), file.valid) == ({"a"}, False)
     assert file.findings
-    assert await file.refresh() is False
+    assert await refreshed(file) is False
     write(path, ONE)
-    assert await file.refresh() is True
+    assert await refreshed(file) is True
     assert (file.valid, file.findings) == (True, ())
 
 
@@ -120,15 +130,62 @@ async def test_a_file_of_another_user(path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 async def test_a_file_that_is_being_written_is_left_alone(path: Path) -> None:
-    """Young means perhaps unfinished: it is put off, except for the first reading."""
+    """New content is put off until a second reading finds the same, except at the first time."""
     file = await loaded(path)
-    write(path, TWO, age=0.0)
+    write(path, ONE + " ")
     assert await file.refresh() is False
     assert (set(file.entries), file.postponed) == ({"a"}, True)
-    assert set((await loaded(path)).entries) == {"b"}
     write(path, TWO)
+    await anyio.sleep(SETTLE)
+    assert await file.refresh() is False, "it is another content"
+    assert set((await loaded(path)).entries) == {"b"}
+    await anyio.sleep(SETTLE)
     assert await file.refresh() is True
     assert file.postponed is False
+
+
+async def test_a_file_system_that_does_not_answer(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is reported, the last valid one stays, and when it answers the file is read."""
+    file = await loaded(path)
+    write(path, TWO)
+    answered, read = threading.Event(), vault_config_file.read_file
+
+    def silent(path: str, limit: int) -> tuple[bytes, os.stat_result]:
+        answered.wait()
+        return read(path, limit)
+
+    monkeypatch.setattr(vault_config_file, "LIMIT", 0.01)
+    monkeypatch.setattr(vault_config_file, "read_file", silent)
+    assert await file.refresh() is True
+    (found,) = file.findings
+    assert (found.message, file.valid) == ("its file system does not answer", False)
+    assert await file.refresh() is False
+    answered.set()
+    monkeypatch.setattr(vault_config_file, "LIMIT", DEADLINE)
+    assert await refreshed(file) is True
+    assert (set(file.entries), file.findings) == ({"b"}, ())
+
+
+async def test_links_are_watched_before_the_file_is_read(tmp_path: Path, path: Path) -> None:
+    """What is behind a link is watched, and a link that is swapped meanwhile is followed again."""
+    (tmp_path / "other.json").write_text(TWO)
+    link = tmp_path / "link.json"
+    link.symlink_to(path)
+    file = VaultConfigFile(str(link), SETTLE)
+    armed: list[Watched] = []
+
+    def arm(watched: Watched) -> None:
+        if not armed:
+            link.unlink()
+            link.symlink_to(tmp_path / "other.json")
+        armed.append(watched)
+
+    assert await file.refresh(at_rest=False, arm=arm) is True
+    assert set(file.entries) == {"b"}
+    assert [sorted(found.files[str(tmp_path)]) for found in armed] == [[path.name], ["other.json"]]
+    assert file.watched.ways[str(tmp_path)] == {"link.json", "other.json"}
 
 
 async def test_no_descriptor_is_left_open_by_a_cancellation(path: Path) -> None:
@@ -140,4 +197,4 @@ async def test_no_descriptor_is_left_open_by_a_cancellation(path: Path) -> None:
             tasks.start_soon(file.refresh)
             await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
-    assert len(os.listdir("/proc/self/fd")) == before
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= before)

@@ -17,13 +17,23 @@ from support.waiting import DEADLINE
 
 from syncd.mount import watch
 from syncd.mount.watch import Hint, Watcher
+from syncd.mount.way import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-Directories = dict[str, frozenset[str] | None]
+NAMES = frozenset(("a", "b", "link", "config"))
+
+
+def watched(*directories: object, ways: tuple[str, ...] = ("..data",)) -> Watched:
+    """Files of some names in these directories, and some names that lead on."""
+    made = Watched()
+    for directory in directories:
+        made.add_files(str(directory), NAMES)
+        made.add_way(str(directory), *ways)
+    return made
 
 
 @pytest.fixture
@@ -33,7 +43,7 @@ def watcher() -> Iterator[Watcher]:
     made.close()
 
 
-async def arm(watcher: Watcher, directories: Directories) -> None:
+async def arm(watcher: Watcher, directories: Watched) -> None:
     await anyio.to_thread.run_sync(watcher.arm, directories)
 
 
@@ -55,7 +65,7 @@ def hints_so_far(watcher: Watcher) -> list[Hint]:
 
 async def test_a_swap_is_urgent(watcher: Watcher, tmp_path: Path) -> None:
     """The rename of `..data` needs no settling; what the publisher does around it is no hint."""
-    await arm(watcher, {str(tmp_path): None})
+    await arm(watcher, watched(tmp_path))
     (tmp_path / "..gen").mkdir()
     (tmp_path / "..data_tmp").symlink_to("..gen")
     assert hints_so_far(watcher) == []
@@ -71,7 +81,7 @@ async def test_a_file_in_a_directory_is_a_hint_that_can_wait(
     watcher: Watcher, tmp_path: Path
 ) -> None:
     """Creation, writing, renaming, chmod and deletion all say so."""
-    await arm(watcher, {str(tmp_path): None})
+    await arm(watcher, watched(tmp_path))
     path = tmp_path / "a"
     for act in (
         path.touch,
@@ -86,8 +96,9 @@ async def test_a_file_in_a_directory_is_a_hint_that_can_wait(
 
 async def test_only_names_that_matter_make_hints(watcher: Watcher, tmp_path: Path) -> None:
     """In the parent of a root, the root's own name counts, and nothing else."""
-    await arm(watcher, {str(tmp_path): frozenset({"root"})})
+    await arm(watcher, Watched(ways={str(tmp_path): frozenset({"root"})}))
     (tmp_path / "other").touch()
+    (tmp_path / "other").write_bytes(b"x")
     assert hints_so_far(watcher) == []
     (tmp_path / "root").mkdir()
     assert await hint(watcher) == Hint("inotify", True, frozenset({str(tmp_path)}))
@@ -99,7 +110,8 @@ async def test_a_directory_that_comes_back_is_watched_anew(
     """Deletion is urgent; arming again watches the new directory of the same name."""
     root = tmp_path / "root"
     root.mkdir()
-    wanted: Directories = {str(root): None, str(tmp_path): frozenset({"root"})}
+    wanted = watched(root)
+    wanted.add_way(str(tmp_path), "root")
     await arm(watcher, wanted)
     root.rmdir()
     assert (await hint(watcher)).urgent
@@ -114,9 +126,9 @@ async def test_what_is_not_watched_any_more_makes_no_hint(watcher: Watcher, tmp_
     """Directories that are left out of the next arming fall silent."""
     (tmp_path / "old").mkdir()
     (tmp_path / "new").mkdir()
-    await arm(watcher, {str(tmp_path / "old"): None})
+    await arm(watcher, watched(tmp_path / "old"))
     (tmp_path / "old" / "pending").touch()
-    await anyio.to_thread.run_sync(watcher.arm, {str(tmp_path / "new"): None})
+    await anyio.to_thread.run_sync(watcher.arm, watched(tmp_path / "new"))
     (tmp_path / "old" / "a").touch()
     hints = hints_so_far(watcher)
     assert all(str(tmp_path / "old") not in seen.directories for seen in hints)
@@ -127,7 +139,7 @@ async def test_one_directory_by_two_paths_tells_of_both(watcher: Watcher, tmp_pa
     real, link = tmp_path / "real", tmp_path / "link"
     real.mkdir()
     link.symlink_to(real)
-    await arm(watcher, {str(link): None, str(real): frozenset({"config"})})
+    await arm(watcher, Watched(files={str(link): NAMES, str(real): frozenset({"config"})}))
     (real / "a").touch()
     assert await hint(watcher) == Hint("inotify", False, frozenset({str(link)}))
     (real / "config").touch()
@@ -140,7 +152,7 @@ async def is_written(watcher: Watcher, path: Path) -> bool:
 
 async def test_who_writes_is_known_until_it_closes(watcher: Watcher, tmp_path: Path) -> None:
     """A file that is being written in steps is listed, under every path of its directory."""
-    await arm(watcher, {str(tmp_path): None})
+    await arm(watcher, watched(tmp_path))
     with (tmp_path / "a").open("wb", buffering=0) as file:
         for _ in range(3):
             file.write(b"x")
@@ -152,7 +164,7 @@ async def test_who_writes_is_known_until_it_closes(watcher: Watcher, tmp_path: P
 
 async def test_what_waits_in_the_queue_counts(watcher: Watcher, tmp_path: Path) -> None:
     """Whoever asks whether a file is being written hears of the last write; its hint stays."""
-    await arm(watcher, {str(tmp_path): None})
+    await arm(watcher, watched(tmp_path))
     (tmp_path / "link").symlink_to("a")
     await hint(watcher)
 
@@ -172,7 +184,7 @@ async def test_a_writer_that_never_closes_is_forgotten(
 ) -> None:
     """truncate(2) makes IN_MODIFY and no closing: the file must not wait for ever."""
     (tmp_path / "a").write_bytes(b"xx")
-    await arm(watcher, {str(tmp_path): None})
+    await arm(watcher, watched(tmp_path))
     os.truncate(tmp_path / "a", 1)
     await hint(watcher)
     assert await is_written(watcher, tmp_path / "a")
@@ -184,7 +196,7 @@ async def test_a_writer_is_forgotten_with_its_directory(watcher: Watcher, tmp_pa
     """What was being written in a directory that is gone says nothing about the next one."""
     root = tmp_path / "root"
     root.mkdir()
-    await arm(watcher, {str(root): None})
+    await arm(watcher, watched(root))
     with (root / "a").open("wb", buffering=0) as file:
         file.write(b"x")
         await hint(watcher)
@@ -206,7 +218,7 @@ async def test_a_real_overflow_points_anywhere(watcher: Watcher, tmp_path: Path)
     paths = (tmp_path / "a", tmp_path / "b")
     for path in paths:
         path.touch()
-    await arm(watcher, {str(tmp_path): None})
+    await arm(watcher, watched(tmp_path))
 
     def flood() -> None:
         for number in range(limit + 100):  # in turn, since equal events become one
@@ -215,7 +227,7 @@ async def test_a_real_overflow_points_anywhere(watcher: Watcher, tmp_path: Path)
     await anyio.to_thread.run_sync(flood)
     seen = await hint(watcher)
     assert seen == Hint("overflow", True, frozenset())
-    (tmp_path / "after").touch()
+    (tmp_path / "link").touch()
     while not (seen := await hint(watcher)).directories:
         pass  # somebody else on this machine mounted something
     assert seen.directories == {str(tmp_path)}
@@ -232,10 +244,10 @@ async def test_without_inotify_it_polls_and_comes_back(
 
     with monkeypatch.context() as patched:
         patched.setattr(watch, "INotify", fail)
-        await arm(watcher, {str(tmp_path): None})
+        await arm(watcher, watched(tmp_path))
     assert mode(watcher) == "poll"
     assert os.strerror(number) in (watcher.degraded or "")
-    await arm(watcher, {str(tmp_path): None})
+    await arm(watcher, watched(tmp_path))
     assert (mode(watcher), watcher.degraded) == ("inotify", None)
     (tmp_path / "a").touch()
     assert (await hint(watcher)).directories
@@ -251,7 +263,7 @@ async def test_without_descriptors_it_polls_and_comes_back(
     for spare in range(3):
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + spare, hard))
         try:
-            watcher.arm({str(tmp_path): None})
+            watcher.arm(watched(tmp_path))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     for blocked in (0, 1, 2):
@@ -265,14 +277,14 @@ async def test_without_descriptors_it_polls_and_comes_back(
         except OSError:
             for _ in range(blocked):
                 os.close(fillers.pop())
-            fresh.arm({str(tmp_path): None})
+            fresh.arm(watched(tmp_path))
             assert mode(fresh) == "poll"
             assert "Too many open files" in (fresh.degraded or "")
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             for filler in fillers:
                 os.close(filler)
-        fresh.arm({str(tmp_path): None})
+        fresh.arm(watched(tmp_path))
         assert mode(fresh) == "inotify"
         fresh.close()
     watcher.close()
@@ -291,7 +303,7 @@ async def test_too_few_watches_is_said_and_left_again(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(self, path, mask)
 
-    wanted: Directories = {str(tmp_path): None, str(tmp_path / "sub"): None}
+    wanted = watched(tmp_path, tmp_path / "sub")
     with monkeypatch.context() as patched:
         patched.setattr(INotify, "add_watch", add_watch)
         await arm(watcher, wanted)
@@ -317,7 +329,7 @@ async def test_a_failing_registration_is_no_crash(
 
     before = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(select, "epoll", Full)
-    watcher.arm({str(tmp_path): None})
+    watcher.arm(watched(tmp_path))
     assert mode(watcher) == "poll"
     watcher.close()
     assert len(os.listdir("/proc/self/fd")) == before
@@ -327,7 +339,7 @@ async def test_poll_mode_uses_no_inotify(tmp_path: Path) -> None:
     """Where polling is configured, files make no hints and nothing counts as degraded."""
     watcher = Watcher("poll")
     try:
-        await arm(watcher, {str(tmp_path): None})
+        await arm(watcher, watched(tmp_path))
         (tmp_path / "a").touch()
         assert hints_so_far(watcher) == []
         assert (mode(watcher), watcher.degraded) == ("poll", None)
@@ -337,7 +349,7 @@ async def test_poll_mode_uses_no_inotify(tmp_path: Path) -> None:
 
 def test_events_of_unknown_watches_are_nobodys(watcher: Watcher) -> None:
     """What is left in the queue of a watch that was removed makes no hint and no writer."""
-    watcher.arm({})
+    watcher.arm(Watched())
 
     class Queue:
         def read(self, timeout: int) -> list[Event]:
@@ -363,19 +375,21 @@ import subprocess, sys
 sys.path.insert(0, sys.argv[2])
 import anyio
 from syncd.mount.watch import Watcher
+from syncd.mount.way import Watched
 root = sys.argv[1]
+watched = Watched(files={root: frozenset(("a",))})
 
 async def main():
     for mode in ("auto", "poll"):
         watcher = Watcher(mode)
-        watcher.arm({root: None})
+        watcher.arm(watched)
         for command in (["mount", "-t", "tmpfs", "none", root], ["umount", root]):
             await anyio.to_thread.run_sync(subprocess.check_call, command)
             with anyio.fail_after(60):
                 hint = await watcher.next_hint()
             print(mode, command[0], hint.urgent, sorted(hint.directories))
             watcher._drain(watcher._epoll)
-            watcher.arm({root: None})
+            watcher.arm(watched)
         watcher.close()
 
 anyio.run(main)

@@ -1,0 +1,186 @@
+"""One root's loop: its turns, its scans, and the thread that a dead file system keeps."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import msgspec
+
+from syncd.mount.record import Recorded
+from syncd.mount.schedule import Schedule
+from syncd.mount.snapshot import Snapshot
+from syncd.mount.verdict import RECOVERABLE
+from syncd.mount.way import Watched
+from syncd.system import beneath
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from threading import Lock
+
+    from syncd.core.model import Entry
+    from syncd.mount.read import Members, Reader
+    from syncd.mount.record import Recorder
+    from syncd.mount.root_scan import RootScan
+    from syncd.mount.watch import Watcher
+
+_REARMS: Final = 5
+
+
+class Pass(msgspec.Struct, frozen=True):
+    """The result of one scan of one root.
+
+    Attributes:
+        snapshot: What was seen.
+        recorded: What changed; None where the scan is void.
+        moved: Whether entries of this root belong to another one now.
+        duration: Seconds from the beginning to the commit.
+        took: Seconds of the processor.
+    """
+
+    snapshot: Snapshot
+    recorded: Recorded | None
+    moved: bool
+    duration: float
+    took: float
+
+
+class Follower:
+    """Something that is looked at when its schedule says so.
+
+    Attributes:
+        schedule: The turns.
+        watched: What the last look said must be watched.
+    """
+
+    def __init__(self, interval: float, settle: float) -> None:
+        self.schedule = Schedule(interval, settle)
+        self.watched = Watched()
+
+    def concerns(self, directories: frozenset[str]) -> bool:
+        """Whether something in these directories is a reason to look; none means anywhere."""
+        watched = self.watched
+        return not directories or any(
+            directory in watched.ways or directory in watched.files for directory in directories
+        )
+
+
+class Lane(Follower):
+    """One root while it is followed.
+
+    Attributes:
+        members: The entries that are scanned as this root.
+        entries: All entries of the vault config, at the time of grouping.
+        failed: Why the root cannot be read, or None.
+        settled: Whether the last scan decided about every file.
+        scope: Ends the lane's task.
+    """
+
+    def __init__(
+        self, members: Members, entries: Mapping[str, Entry], interval: float, settle: float
+    ) -> None:
+        super().__init__(interval, settle)
+        self.members = members
+        self.entries = entries
+        self.failed: str | None = None
+        self.settled = False
+        self.scope = anyio.CancelScope()
+        self._settle = settle
+        self._scan: RootScan | None = None
+
+    @property
+    def path(self) -> str:
+        """The root."""
+        return self.members.root.path
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Differs from the value before as long as a scan is not held by one system call."""
+        scan = self._scan
+        return (0, 0) if scan is None else (id(scan), scan.progress)
+
+    def saw(self, snapshot: Snapshot) -> None:
+        """Takes over what a scan says of the root and of the next turn."""
+        self.failed = snapshot.failed
+        self.settled = snapshot.retry_in is None
+        self.schedule.retry = snapshot.retry_in
+
+    def work(
+        self,
+        claim: Lock,
+        reader: Reader,
+        recorder: Recorder,
+        watcher: Watcher,
+    ) -> Pass:
+        """Scans the root and records what changed. Blocks, perhaps for ever.
+
+        Args:
+            claim: Taken before the result is used. When the loop has taken it, the pass is
+                disowned, and its result is dropped.
+            reader: Reads the files.
+            recorder: Compares and commits.
+            watcher: Is armed with what matters.
+
+        Raises:
+            StateError: The ledger cannot be used.
+        """
+        started, began = time.monotonic(), time.thread_time()
+        members, entries = self.members, self.entries
+        moved = reader.has_moved(members)
+        # Which directories matter depends on what the scan finds (links, mounts, missing parents),
+        # but they must be watched before the scan, or a change between scan and watch would give no
+        # hint. So: watch what mattered last time, scan, and if the scan shows that something else
+        # matters, watch that and scan again, until a scan ran entirely under its own watches.
+        # Arming the same directories again is needed, too: one that was replaced by another of the
+        # same name gets a new watch.
+        watcher.arm(self.watched, self.path)
+        for _ in range(_REARMS):
+            self._scan = reader.root_scan(
+                members, known=recorder.version_of, is_written=watcher.is_written
+            )
+            snapshot = self._scan.run()
+            if snapshot.watched == self.watched:
+                break
+            self.watched = snapshot.watched
+            watcher.arm(self.watched, self.path)
+        else:
+            # The mount changes with every scan. This snapshot is consistent all the same, and what
+            # its watches may miss is found by a scan after the settle time.
+            snapshot.retry_within(self._settle)
+        recorded = None
+        if not moved and claim.acquire(blocking=False):
+            recorded = recorder.record(entries, snapshot.observations, started)
+        ended = time.monotonic()
+        return Pass(snapshot, recorded, moved, ended - started, time.thread_time() - began)
+
+
+class Probe:
+    """Looks whether file systems still answer, by opening one file of each root.
+
+    Attributes:
+        left: The roots that did not answer yet; the first one is being asked.
+        failed: The roots whose file system says that it is broken.
+    """
+
+    def __init__(self, lanes: Iterable[Lane]) -> None:
+        self.left = list(lanes)
+        self.failed: list[Lane] = []
+
+    def run(self) -> None:
+        """Asks one root after the other. Blocks, perhaps for ever."""
+        while self.left:
+            lane = self.left[0]
+            parent, named = lane.members.parents[0]
+            relative = parent.entries[0].path[len(named.rstrip("/")) + 1 :]
+            try:
+                root = os.open(lane.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    os.close(beneath.open_file(root, relative))
+                finally:
+                    os.close(root)
+            except OSError as error:
+                if error.errno in RECOVERABLE:
+                    self.failed.append(lane)
+            del self.left[0]

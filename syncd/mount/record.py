@@ -1,0 +1,116 @@
+"""Comparing scans with the inventory, and recording what changed in the ledger.
+
+Every root is scanned on its own, and all share one inventory and one ledger: comparison and commit
+are one step, and one at a time. Names that a scan did not look at keep what is known of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from syncd.core.changes import Plan, plan
+from syncd.core.events import Commit
+from syncd.core.model import Known
+from syncd.core.timing import rfc3339
+
+if TYPE_CHECKING:
+    from syncd.core.model import Entry, Grant, Observation
+    from syncd.ledger.ledger import Ledger
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """The result of a comparison.
+
+    Attributes:
+        plan: What changed.
+        before: The inventory before it.
+        commit: What was committed, or None where nothing changed.
+    """
+
+    plan: Plan
+    before: Mapping[str, Known]
+    commit: Commit | None
+
+
+class Recorder:
+    """The inventory, in step with the ledger. Methods block and may be called from any thread.
+
+    Attributes:
+        inventory: Every secret, as of the last commit.
+        entries: The vault config's, by name, that scans are made for.
+    """
+
+    def __init__(self, ledger: Ledger, vault_config: str, consumers: Mapping[str, Grant]) -> None:
+        self.inventory: Mapping[str, Known] = {}
+        self.entries: Mapping[str, Entry] = {}
+        self._ledger = ledger
+        self._vault_config = vault_config
+        self._consumers = consumers
+        self._lock = Lock()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the baseline is not recorded yet."""
+        return self._ledger.fresh
+
+    def load(self) -> None:
+        """Reads the inventory from the ledger.
+
+        Raises:
+            StateError: The ledger cannot be used.
+        """
+        self.inventory = self._ledger.inventory()
+
+    def version_of(self, name: str) -> str | None:
+        """The version of a secret, or None."""
+        known = self.inventory.get(name)
+        return None if known is None else known.version
+
+    def replace_entries(
+        self, entries: Mapping[str, Entry], observations: Mapping[str, Observation]
+    ) -> Recorded:
+        """Puts other entries in force; scans for the ones before are void from then on.
+
+        Raises:
+            StateError: The ledger cannot be used.
+        """
+        with self._lock:
+            self.entries = entries
+            return self._record(observations, time.monotonic())
+
+    def record(
+        self,
+        entries: Mapping[str, Entry],
+        observations: Mapping[str, Observation],
+        started: float,
+    ) -> Recorded | None:
+        """Records a scan.
+
+        Args:
+            entries: The entries that the scan was made for, the very mapping.
+            observations: What it saw, by name.
+            started: When it began (monotonic clock, seconds).
+
+        Returns:
+            None where other entries are in force: a path may have changed.
+
+        Raises:
+            StateError: The ledger cannot be used. The inventory is as before, so the next scan
+                finds the same changes again.
+        """
+        with self._lock:
+            return self._record(observations, started) if entries is self.entries else None
+
+    def _record(self, observations: Mapping[str, Observation], started: float) -> Recorded:
+        before, now = self.inventory, rfc3339(time.time())
+        planned = plan(before, self.entries, observations, now)
+        if not (self._ledger.fresh or planned.touched or planned.dropped):
+            return Recorded(planned, before, None)
+        events = self._ledger.record(planned, before, self._vault_config, now, self._consumers)
+        self.inventory = planned.inventory
+        return Recorded(planned, before, Commit(tuple(events), planned.inventory, started))

@@ -1,0 +1,81 @@
+"""When something is looked at next: a root, or the vault config.
+
+A hint brings the next look forward, never back: under a stream of hints it still comes. An urgent
+one (a swap) starts it now. Another one may be the first of many writes: the first look at a file
+that is being written is as good as any, and the next comes after the settle time, when the file can
+be read if it is still the same.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+
+from syncd.core.timing import Pace
+
+if TYPE_CHECKING:
+    from syncd.mount.watch import Hint
+
+
+class Schedule:
+    """The turns of one thing that is looked at again and again.
+
+    Args:
+        interval: Seconds between two looks, at most.
+        settle: Seconds between two looks at a file that is being written.
+
+    Attributes:
+        retry: Seconds after which the last look must be repeated, or None. At first it is 0: what
+            was looked at before it was watched is looked at again.
+        reason: Of the last look.
+    """
+
+    def __init__(self, interval: float, settle: float) -> None:
+        self.retry: float | None = 0.0
+        self.reason = "interval"
+        self._settle = settle
+        self._interval = interval
+        self._pace = Pace()
+        self._rest = 0.0
+        self._hint: Hint | None = None
+        self._hinted = anyio.Event()
+
+    def notify(self, hint: Hint) -> None:
+        """Takes a hint. In the event loop only."""
+        self._hint = hint if self._hint is None else self._hint.merge(hint)
+        self._hinted.set()
+
+    def looked(self, took: float) -> None:
+        """Counts a look that ends now and took so many seconds of the processor.
+
+        Waiting for a file system is not work: a mount that was slow is not scanned less often.
+        """
+        self._rest = self._pace.rest(time.monotonic(), took)
+
+    async def next(self) -> str:
+        """Waits for the next turn; returns its reason: `inotify`, `overflow`, `interval`.
+
+        A look that continues the last one, after `retry`, has that one's reason.
+        """
+        now = time.monotonic()
+        rested, due, reason = now + self._rest, now + self._interval, "interval"
+        if self.retry is not None and now + self.retry < due:
+            due, reason = max(now + self.retry, rested), self.reason
+        while (now := time.monotonic()) < due:
+            with anyio.move_on_after(due - now):
+                hint = await self._next_hint()
+                wait = 0.0 if hint.urgent or self.retry is None else self._settle
+                at = max(rested, time.monotonic() + wait)
+                if at < due:
+                    due, reason = at, hint.reason
+        self.reason = reason
+        return reason
+
+    async def _next_hint(self) -> Hint:
+        while self._hint is None:
+            await self._hinted.wait()
+            self._hinted = anyio.Event()
+        hint, self._hint = self._hint, None
+        return hint

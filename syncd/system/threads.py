@@ -1,0 +1,122 @@
+"""Calls in threads that can be abandoned, because a system call on a dead mount may never return.
+
+A hard NFS mount without its server, a stalled on-access scanner or a frozen disk holds a thread
+inside the kernel, where nothing can interrupt it. anyio's worker threads are waited for: when their
+task is cancelled, and again when the interpreter ends. The threads here are daemon threads. The
+caller stops waiting when it wants to, and a call that never returns costs one sleeping thread.
+
+A function that is abandoned may still return much later, so it must not act on its result without
+asking whether that is still wanted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import TypeVarTuple, Unpack
+
+    _A = TypeVarTuple("_A")
+    _Queue = SimpleQueue[tuple[Future[object], Callable[..., object], tuple[object, ...]]]
+
+_K = TypeVar("_K")
+_T = TypeVar("_T")
+_IDLE_LIMIT: Final = 10.0
+"""Seconds until a thread without work ends; the last one stays, since starting one takes time."""
+
+_idle: list[_Queue] = []
+
+
+def start(function: Callable[[Unpack[_A]], _T], *arguments: *_A) -> Future[_T]:
+    """Calls a function in a thread of its own; the result and any exception are in the future."""
+    future: Future[_T] = Future()
+    try:
+        queue = _idle.pop()
+    except IndexError:
+        queue = SimpleQueue()
+        Thread(target=_serve, args=(queue,), name="syncd call", daemon=True).start()
+    queue.put((future, function, arguments))  # type: ignore[arg-type]
+    return future
+
+
+def gather(calls: Mapping[_K, Callable[[], _T]], limit: float) -> dict[_K, _T]:
+    """Calls functions in threads of their own, and waits for all, at most so many seconds. Blocks.
+
+    Returns:
+        What those returned that were done in time. Raises what one of them raised.
+    """
+    started = {key: start(call) for key, call in calls.items()}
+    wait(started.values(), timeout=limit)
+    return {key: future.result() for key, future in started.items() if future.done()}
+
+
+class Call(Generic[_T]):
+    """A call in a thread, waited for in the event loop, again and again if need be."""
+
+    def __init__(self, function: Callable[[Unpack[_A]], _T], *arguments: *_A) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._done = anyio.Event()
+        self._future = start(function, *arguments)
+        self._future.add_done_callback(self._notify)
+
+    def _notify(self, _future: Future[_T]) -> None:
+        with suppress(RuntimeError):  # the loop is closed, so nothing waits
+            self._loop.call_soon_threadsafe(self._done.set)
+
+    async def wait(self, limit: float | None = None) -> bool:
+        """Waits at most so many seconds; returns whether the call is done."""
+        with anyio.move_on_after(limit):
+            await self._done.wait()
+        return self._future.done()
+
+    def result(self) -> _T:
+        """What a call that is done returned; raises what it raised."""
+        return self._future.result(timeout=0)
+
+
+async def run(function: Callable[[Unpack[_A]], _T], *arguments: *_A) -> _T:
+    """Calls a function in a thread and waits for it; a cancellation abandons the call."""
+    call = Call(function, *arguments)
+    await call.wait()
+    return call.result()
+
+
+def _serve(queue: _Queue) -> None:
+    while True:
+        try:
+            future, function, arguments = queue.get(timeout=_IDLE_LIMIT)
+        except Empty:
+            if _retire(queue):
+                return
+            continue
+        if future.set_running_or_notify_cancel():
+            try:
+                result = function(*arguments)
+            except BaseException as error:  # noqa: BLE001 - it is the caller's
+                _idle.append(queue)
+                future.set_exception(error)
+            else:
+                _idle.append(queue)  # before the caller goes on: its next call finds this thread
+                future.set_result(result)
+                del result
+        else:
+            _idle.append(queue)
+        del future, function, arguments  # else they would live until the next call
+
+
+def _retire(queue: _Queue) -> bool:
+    if len(_idle) < 2:  # noqa: PLR2004 - the last one stays
+        return False
+    try:
+        _idle.remove(queue)
+    except ValueError:
+        return False  # it was just given a call
+    return True
