@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from support.waiting import DEADLINE
 
-_MODULES = "socket, http.client"
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MODULES = "socket, http.client, syncd.ledger.state_dir"
 """Imported before the user changes."""
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -33,3 +39,11 @@ def as_user(uid: int, code: str, *arguments: str) -> subprocess.CompletedProcess
         timeout=DEADLINE,
         check=False,
     )
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A directory that other users can enter."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import tempfile
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -18,6 +16,7 @@ from syncd.core.errors import ListenError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from syncd.api.socket_file import SocketFile
 
@@ -111,14 +110,6 @@ def listener(reachable: Path) -> Iterator[tuple[SocketFile, str]]:
 def connects(uid: int, path: str) -> bool:
     code = "socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
     return as_user(uid, code, path).returncode == 0
-
-
-@pytest.fixture
-def reachable() -> Iterator[Path]:
-    """A directory that other users can enter."""
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
 
 
 @needs_root
