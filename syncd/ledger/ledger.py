@@ -28,6 +28,7 @@ from syncd.ledger import numbering, received
 from syncd.ledger.connection import LedgerConnection
 from syncd.ledger.file import open_file, state_error
 from syncd.ledger.reads import LedgerReader, Reads
+from syncd.ledger.received import Receipt
 from syncd.ledger.rows import (
     EVENT_COLUMNS,
     event_of,
@@ -66,6 +67,7 @@ class Ledger(Reads):
         connection, self.rebuilt = open_file(path, key_id)
         super().__init__(LedgerConnection(path, connection))
         self._path = path
+        self._room: received.Room | None = None
         try:
             self.epoch = self._begin(key_id, boot_id)
             with self._file.held() as db:
@@ -186,7 +188,12 @@ class Ledger(Reads):
         with self._file.transaction() as db:
             return received.follow(db, stream, last)
 
-    def receive(self, arrivals: Iterable[Arrival], consumers: Mapping[str, Grant]) -> list[Event]:
+    def receive(
+        self,
+        arrivals: Iterable[Arrival],
+        consumers: Mapping[str, Grant],
+        most: int = received.MOST_SECRETS,
+    ) -> Receipt:
         """Commits events of other installations, with new sequences.
 
         Duplicates are left out, and so are events that come late: older, in the stream, than what
@@ -194,18 +201,25 @@ class Ledger(Reads):
         becomes the version received last, so that a mailbox always knows what its consumer
         acknowledged.
 
-        Returns:
-            The events that are new.
+        At most so many secrets are known, removed ones included: a new one takes the place of one
+        that was removed, and where there is none, its event is refused.
         """
-        with self._file.transaction() as db:
-            events: list[Event] = []
-            for arrival in arrivals:
-                event = received.admit(db, arrival)
-                if event is not None:
-                    sequence = last_sequence(db) + 1
-                    events.append(msgspec.structs.replace(event, sequence=sequence))
-                    self._append(db, events[-1:], consumers)
-        return events
+        receipt = Receipt()
+        try:
+            with self._file.transaction() as db:
+                if self._room is None or self._room.most != most:
+                    self._room = received.Room(db, most)
+                for arrival in arrivals:
+                    event = received.admit(db, arrival, self._room, receipt)
+                    if event is not None:
+                        sequence = last_sequence(db) + 1
+                        receipt.events.append(msgspec.structs.replace(event, sequence=sequence))
+                        self._append(db, receipt.events[-1:], consumers)
+                self._room.tidy(db)
+        except BaseException:
+            self._room = None  # nothing of it was committed
+            raise
+        return receipt
 
     def _append(
         self, db: sqlite3.Connection, events: Sequence[Event], consumers: Mapping[str, Grant]
