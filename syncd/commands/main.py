@@ -87,10 +87,12 @@ def run(config: str | None, *, once: bool, timeout: float) -> None:
 
     from syncd.daemon.daemon import Daemon
     from syncd.daemon.engine import open_engine, run_once
+    from syncd.system.threads import leave
 
     if once:
-        sys.exit(0 if anyio.run(run_once, settings, timeout) else 1)
+        leave(0 if anyio.run(run_once, settings, timeout) else 1)
     anyio.run(Daemon(settings, reload=reload, open_engine=open_engine).run)
+    leave(0)
 
 
 _S = TypeVar("_S", bound="Settings | RelaySettings")
@@ -145,8 +147,10 @@ def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> N
 
     from syncd.daemon.daemon import Daemon
     from syncd.daemon.relay import open_engine
+    from syncd.system.threads import leave
 
     anyio.run(Daemon(settings, reload=reload, open_engine=open_engine).run)
+    leave(0)
 
 
 @cli.command()

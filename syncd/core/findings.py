@@ -91,6 +91,9 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         # the mount
         "file-unmapped": Severity.WARNING,
         "mount-frozen": Severity.WARNING,
+        "mount-unreadable": Severity.ERROR,
+        "resource-short": Severity.ERROR,
+        "watch-rescan-only": Severity.WARNING,
     }
 )
 """Every code and its severity."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -26,11 +26,13 @@ from syncd.daemon.pipeline import make_stamp
 from syncd.daemon.resources import open_resources
 from syncd.daemon.retention import Retention
 from syncd.system.memory import release_memory, share_one_arena
+from syncd.system.threads import exit_within
 from syncd.telemetry.log import configure as configure_log
 from syncd.telemetry.systemd import Notifier
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+    from threading import Timer
     from typing import Self
 
     from anyio.abc import TaskStatus
@@ -42,6 +44,10 @@ if TYPE_CHECKING:
     from syncd.core.model import Known
     from syncd.daemon.pipeline import Pipeline
     from syncd.daemon.resources import Resources
+
+_STOP_LIMIT: Final = 15.0
+"""Seconds that a stop may take before the process ends as it is: a state directory whose disk does
+not answer would hold it for ever, and the kubelet kills after 30 s."""
 
 log = structlog.get_logger()
 
@@ -114,6 +120,7 @@ class Daemon(Generic[_S, _E]):
         self._notifier = Notifier()
         self._scope: anyio.CancelScope | None = None
         self._stopping = False
+        self._forced: Timer | None = None
 
     async def run(self) -> None:
         """Runs until SIGTERM or SIGINT.
@@ -149,6 +156,8 @@ class Daemon(Generic[_S, _E]):
                         await self._run_engine(self._running)
                     self._running.release(self._next)
                 tasks.cancel_scope.cancel()
+        if self._forced is not None:
+            self._forced.cancel()
         self._notifier.close()
         log.info("daemon.stopped")
 
@@ -188,6 +197,7 @@ class Daemon(Generic[_S, _E]):
                     log.info("daemon.stopping", signal=signal.Signals(number).name)
                     self._notifier.stopping()
                     self._stopping = True
+                    self._forced = exit_within(_STOP_LIMIT, _report_forced)
                     self._stop_engine()
                     return
 
@@ -239,3 +249,8 @@ class Daemon(Generic[_S, _E]):
         states = Counter(known.state.value for known in self._inventory.values())
         counts = ", ".join(f"{states[state.value]} {state.value}" for state in State)
         self._notifier.status(f"{len(self._inventory)} secrets: {counts}")
+
+
+def _report_forced() -> None:
+    hint = "check the disk of state_dir and the mounts; nothing that was committed is lost"
+    log.error("daemon.stop_forced", after=_STOP_LIMIT, hint=hint)

@@ -21,6 +21,7 @@ from syncd.core.errors import ConfigurationError, RefusedError, SyncdError
 from syncd.core.findings import finding, json_path, key_path
 from syncd.core.mountinfo import frozen_mount
 from syncd.core.vault_config import lint_vault_config
+from syncd.lint.watching import check_watching
 from syncd.mount.listing import mounts, unclaimed_files
 from syncd.mount.read import LIMIT, Reader, scan_once
 from syncd.mount.roots import parents_of
@@ -51,6 +52,9 @@ _REMEDIES: Final = {
     "secret-outside-roots": "move the file, or add its directory to watch.roots",
     "secret-too-large": "correct the path, or raise watch.max_secret_size",
     "secret-unreadable": "let syncd's user read the file and enter its directories",
+    "mount-unreadable": "check the server or disk of this file system, and mount it again",
+    "resource-short": "raise the limit of open files or memory, and check again",
+    "path-invalid": "correct the path",
     "secret-empty": "write the secret into the file",
     "secret-newline": ("write the secret without it: whether Aidbox removes one is not documented"),
     "secret-world-readable": "remove the permission with chmod o-r",
@@ -85,7 +89,10 @@ def run_checks(
     entries, found = lint_vault_config(text, path)
     found += check_provision(settings, entries)
     found += _grants(settings, entries, source)
-    found += check_files(settings, entries) + check_mount(settings, entries)
+    snapshot = scan_once(entries, settings.watch, settle=0.0)
+    found += check_files(settings, entries, snapshot)
+    found += check_watching(settings, _way(snapshot, path), _real_paths(entries), mounts())
+    found += check_mount(settings, entries)
     if aidbox is not None:
         from syncd.lint.aidbox.check import lint_aidbox  # noqa: PLC0415 - as above
 
@@ -159,9 +166,10 @@ async def log_findings(settings: Settings, vault_config: VaultConfigFile) -> Non
         report("check.finding", code=found.code, finding=str(found))
 
 
-def check_files(settings: Settings, entries: Mapping[str, Entry]) -> list[Finding]:
-    """Reads each entry's file as the daemon would, but without waiting for it to be at rest."""
-    snapshot = scan_once(entries, settings.watch, settle=0.0)
+def check_files(
+    settings: Settings, entries: Mapping[str, Entry], snapshot: Snapshot
+) -> list[Finding]:
+    """Judges each entry's file, read as the daemon would, but without waiting for its rest."""
     findings = []
     for name, entry in entries.items():
         seen = snapshot.observations[name]
@@ -176,6 +184,13 @@ def check_files(settings: Settings, entries: Mapping[str, Entry]) -> list[Findin
             hint = "move the file, or set watch.roots to every directory that holds secrets"
         findings.append(_at(settings, name, code, message, hint))
     return findings + _about_content(settings, entries, snapshot)
+
+
+def _way(snapshot: Snapshot, vault_config: str) -> Watched:
+    """What must be watched for a secret or the vault config to change."""
+    watched = snapshot.watched
+    gather({"": partial(follow, vault_config, watched)}, LIMIT)
+    return watched
 
 
 def _about_content(

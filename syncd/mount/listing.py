@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.mountinfo import Mount, parse_mountinfo
+from syncd.mount.way import Watched, follow
 from syncd.system.files import read_file
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def unclaimed_files(
         The first paths in order, as a vault config would name them, and how many there are in all.
     """
     known = frozenset(claimed)
-    real = {os.path.realpath(path) for path in known}
+    real = {follow(path, Watched()) for path in known}
     count = 0
 
     def unclaimed() -> Iterator[str]:
@@ -70,7 +71,7 @@ def _files(root: str, elsewhere: Collection[str], most: int) -> Iterator[tuple[s
     pending = [root]
     while pending and most > 0:
         directory = pending.pop()
-        real = os.path.realpath(directory)
+        real = follow(directory, Watched()).rstrip("/")
         try:
             with os.scandir(directory) as listing:
                 for item in islice(listing, most):
@@ -81,7 +82,7 @@ def _files(root: str, elsewhere: Collection[str], most: int) -> Iterator[tuple[s
                         linked = item.is_symlink()
                         yield (
                             item.path,
-                            os.path.realpath(item.path) if linked else f"{real}/{item.name}",
+                            follow(item.path, Watched()) if linked else f"{real}/{item.name}",
                         )
                     elif item.path not in elsewhere and _device(item.path) == device:
                         pending.append(item.path)

@@ -35,7 +35,7 @@ from syncd.mount.listing import mounts
 from syncd.mount.root_scan import RootScan, Rules
 from syncd.mount.roots import Home, Parent, Root, group, home_of, parents_of
 from syncd.mount.snapshot import Snapshot
-from syncd.mount.verdict import unreadable
+from syncd.mount.verdict import silent, unreadable
 from syncd.system.threads import gather, start
 
 if TYPE_CHECKING:
@@ -252,9 +252,8 @@ def _await_all(
 
 def unanswered(members: Members) -> Snapshot:
     """The snapshot of a root whose file system does not answer."""
-    problem = f"the mount {members.root.path} does not answer"
-    seen = unreadable("secret-unreadable", problem)
-    return Snapshot(dict.fromkeys(members.names, seen), failed=problem)
+    seen = silent(members.root.path)
+    return Snapshot(dict.fromkeys(members.names, seen), failed=seen.problem)
 
 
 def scan_once(

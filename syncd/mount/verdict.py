@@ -68,15 +68,24 @@ def unreadable(code: str, reason: str) -> Observation:
     return Observation(State.UNREADABLE, None, reason, code=code)
 
 
+def silent(mount: str) -> Observation:
+    """A secret on a mount that does not answer."""
+    return unreadable("mount-unreadable", f"the mount {mount} does not answer")
+
+
 def failure(error: OSError, mount: str | None = None) -> Observation:
     """The observation for an error at a file, or at the mount of all of its files."""
     reasons = {
         errno.EXDEV: ("secret-outside-roots", "leads outside the watch roots"),
         errno.ELOOP: ("secret-link-loop", "is a loop of symlinks"),
         errno.EACCES: ("secret-unreadable", f"is not readable for uid {os.geteuid()}"),
+        errno.EPERM: ("secret-unreadable", f"is not readable for uid {os.geteuid()}"),
         errno.ENXIO: ("secret-not-a-file", "is a socket or device, not a file"),
     }
-    otherwise = ("secret-unreadable", f"cannot be read: {error.strerror}")
+    kind = "resource-short" if error.errno in MACHINE_SHORT else "mount-unreadable"
+    if error.errno == errno.ENAMETOOLONG:
+        kind = "path-invalid"
+    otherwise = (kind, f"cannot be read: {error.strerror}")
     code, reason = reasons.get(error.errno or 0, otherwise)
     problem = reason if mount is None else f"the mount {mount} {reason}"
     settled = error.errno not in MACHINE_SHORT

@@ -128,34 +128,34 @@ class Watcher:
         """How changes are noticed now."""
         return "inotify" if self._inotify is not None and self.degraded is None else "poll"
 
-    def arm(self, watched: Watched, owner: str = "") -> tuple[str, ...]:
+    def arm(self, watched: Watched, owner: str = "") -> dict[str, str]:
         """Watches these directories for an owner, and no others. Blocks.
 
         May be called from any thread, by one thread for each owner. A directory that was replaced
         by another one of the same name gets a new watch. A lack of watches shows in `degraded`.
 
         Returns:
-            The directories that exist and cannot be watched.
+            The directories that exist and cannot be watched, each with the reason.
         """
         with self._lock:
             inotify = None if self._closed else self._open()
             if inotify is None:
-                return ()
+                return {}
             self._arming += 1
         # For a directory that is watched already, `inotify_add_watch` returns that watch. So
         # arming the same directories again loses no event, and only a directory that was replaced
         # gets a new one. Which watches are no longer needed is known after that, by their number.
         armed: dict[int, list[_Watch]] = {}
-        failed, blind = None, []
+        failed, blind = None, {}
         for directory in watched.directories():
             files = watched.files.get(directory, _NO_NAMES)
             try:
                 descriptor = inotify.add_watch(directory, _FILES if files else _WAY)
             except OSError as error:
-                if error.errno not in _ABSENT:
-                    blind.append(directory)
                 if error.errno in _LIMITS:
                     failed = _explain(error)
+                elif error.errno not in _ABSENT:
+                    blind[directory] = error.strerror or "not possible"
                 continue
             watch = _Watch(directory, watched.ways.get(directory, _NO_NAMES), files)
             armed.setdefault(descriptor, []).append(watch)
@@ -166,7 +166,7 @@ class Watcher:
                 self._failed[owner] = failed
             self._armed[owner] = armed
             self._tabulate(inotify)
-        return tuple(blind)
+        return blind
 
     def disarm(self, owner: str) -> None:
         """Ends an owner's watches."""

@@ -12,11 +12,13 @@ asking whether that is still wanted.
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from threading import Thread, Timer, enumerate as enumerate_threads
+from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
 
 import anyio
 
@@ -87,6 +89,37 @@ async def run(function: Callable[[Unpack[_A]], _T], *arguments: *_A) -> _T:
     call = Call(function, *arguments)
     await call.wait()
     return call.result()
+
+
+def exit_within(seconds: float, report: Callable[[], object]) -> Timer:
+    """Ends the process after so many seconds, with 1, unless the timer is cancelled before.
+
+    Args:
+        seconds: Until then.
+        report: Is called before the end, to log the reason.
+    """
+
+    def end() -> None:
+        report()
+        os._exit(1)
+
+    timer = Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process now, also when a thread would be waited for that never returns.
+
+    The interpreter waits for every thread that is not a daemon thread, such as anyio's.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    waiting = [thread for thread in enumerate_threads() if not thread.daemon]
+    if len(waiting) > 1:
+        os._exit(code)
+    sys.exit(code)
 
 
 def _serve(queue: _Queue) -> None:

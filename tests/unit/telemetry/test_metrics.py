@@ -18,6 +18,7 @@ CONTRACT = {
     "syncd_secrets": {"state"},
     "syncd_vault_config_valid": set(),
     "syncd_last_scan_timestamp_seconds": set(),
+    "syncd_unreadable_roots": set(),
     "syncd_scans_total": {"reason"},
     "syncd_scan_duration_seconds": set(),
     "syncd_changes_total": {"change"},
