@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from support.fuse import Tree
+
 pytestmark = ROOT
 ABSENT = {errno.ENOENT, errno.ENOTDIR}
 
@@ -39,7 +41,7 @@ def bad(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(bad: Path) -> Iterator[FuseServer]:
-    tree = {
+    tree: Tree = {
         "plain": b"1",
         "dir": {"nested": b"2"},
         "link": "dir/nested",
