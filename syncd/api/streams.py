@@ -65,6 +65,7 @@ STALLED: Final = 30.0
 HEARTBEAT: Final = 15.0
 """Seconds between two comments (WHATWG HTML section 9.2.7 advises "every 15 seconds or so")."""
 
+_LARGE_CHUNK: Final = 64 << 10
 _BURST_TIMEOUT: Final = 1.0
 _TURN: Final = 32
 _PAUSE: Final = 0.0005
@@ -153,6 +154,8 @@ class Stream:
         self._woken = anyio.Event()
         self._due = False
         self._blocked: _Blocked | None = None
+        # what a subscriber that does not read costs, of which root has no reason to make many
+        self._chunk = _LARGE_CHUNK if subscriber.privileged else CHUNK
         self._send: Callable[[MutableMapping[str, Any]], Awaitable[None]]
         self.caller = subscriber
         self.position = self._end if place is None else place.sequence
@@ -264,7 +267,8 @@ class Stream:
         async with self._broadcast.answers.slot(self.caller) as slot:
             data, place = await self._broadcast.reset(self._view, self._positions, slot)
             with anyio.move_on_after(SEND_TIMEOUT) as sending:
-                await self._write(data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
+                chunk = self._chunk
+                await self._write(data[at : at + chunk] for at in range(0, len(data), chunk))
         if sending.cancelled_caught:
             self.disconnect()
         self.position = place.sequence
@@ -282,16 +286,16 @@ class Stream:
 
     async def _send_items(self, items: Sequence[Item]) -> None:
         chunk: list[bytes] = []
-        size, positions = 0, self._positions
+        size, positions, view, limited = 0, self._positions, self._view, self._positions.limited
         for item in items:
             event = item.event
-            self._number = positions.after(self._number, event)
-            frame = item.frame(self._view, positions, self._number)
-            if frame is not None and not self._has_moved_away(event):
+            number = self._number = positions.after(self._number, event)
+            frame = item.frame(view, positions, number)
+            if frame is not None and not (limited and self._has_moved_away(event)):
                 self._announced = self._number
                 chunk.append(frame)
                 size += len(frame)
-            if size >= CHUNK:
+            if size >= self._chunk:
                 await self._write([b"".join(chunk)])
                 self.position = event.sequence
                 chunk, size = [], 0
@@ -301,8 +305,6 @@ class Stream:
 
     def _has_moved_away(self, event: Event) -> bool:
         """Whether an older event is of a secret that has left the subscriber's scope."""
-        if not self._positions.limited:
-            return False
         known = self._broadcast.inventory().get(event.secret or "")
         return known is not None and not self.caller.grant.sees(known.entry.scopes)
 
