@@ -22,6 +22,7 @@ from syncd.api.report import RefreshReport, Refusal, readiness, secrets_report, 
 from syncd.api.streams import Stream
 from syncd.api.subscribers import MOST_FILTERS, Caller, View, peer_of, resource
 from syncd.core.errors import StateError
+from syncd.core.text import escape_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope as AsgiScope, Send
 
     from syncd.api.answers import Slot
+    from syncd.api.hosts import AllowedHosts
     from syncd.api.positions import Place, Positions
     from syncd.api.server import Connection
     from syncd.api.status import DaemonStatus
@@ -47,7 +49,7 @@ LARGEST_BODY: Final = 1024
 
 _JSON: Final = "application/json"
 _TRUTH: Final = {None: True, "true": True, "false": False}
-_encode = msgspec.json.Encoder().encode
+_encoder: Final = msgspec.json.Encoder()
 
 
 class Api:
@@ -93,8 +95,8 @@ class Api:
             peer = peer_of(connection.transport.get_extra_info("socket"))
             caller = self._subscribers.caller(peer)
             if caller is None:
-                error = f"uid {peer.uid} may not use this socket; add the uid to api.subscribers"
-                await _json(Refusal(error), 403)(scope, receive, send)
+                error = Refusal(self._subscribers.refusal(peer))
+                await _json(error, 403)(scope, receive, send)
                 return
             scope["state"]["caller"] = caller
             await app(scope, receive, send)
@@ -188,12 +190,15 @@ class Api:
         return _json(RefreshReport(tuple(sorted(status.providers))), 202)
 
 
-def probes_app(status: Callable[[], DaemonStatus], metrics: Metrics) -> ASGIApp:
+def probes_app(
+    status: Callable[[], DaemonStatus], metrics: Metrics, hosts: AllowedHosts
+) -> ASGIApp:
     """The application on `api.listen`: probes and metrics, for every client.
 
     Args:
         status: Returns the state of the daemon now.
         metrics: The metrics to serve.
+        hosts: The hosts that requests may name.
     """
     answers = Answers()
 
@@ -212,17 +217,19 @@ def probes_app(status: Callable[[], DaemonStatus], metrics: Metrics) -> ASGIApp:
 
         return Answer(answers, _connection(request), obtain)
 
-    return _starlette(
+    refusal = Refusal("not the host of this server; use its address, or add to api.allowed_hosts")
+    app = _starlette(
         [
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),
             Route("/metrics", exposition, methods=["GET"]),
         ]
     )
+    return hosts.guard(app, _json(refusal, 421))
 
 
 def _starlette(routes: Sequence[Route]) -> Starlette:
-    return Starlette(
+    app = Starlette(
         routes=routes,
         exception_handlers={
             HTTPException: _refuse,
@@ -231,6 +238,14 @@ def _starlette(routes: Sequence[Route]) -> Starlette:
         },
         max_body_size=LARGEST_BODY,
     )
+    # a redirect to a path without its slash would repeat the client's Host
+    app.router.redirect_slashes = False
+    return app
+
+
+def _encode(answer: msgspec.Struct) -> bytes:
+    """JSON that does nothing to a terminal, since people read it with curl."""
+    return escape_json(_encoder.encode(answer))
 
 
 async def _refuse(_request: Request, error: Exception) -> Response:

@@ -28,6 +28,7 @@ from syncd.api.systemd_credentials import CredentialServer
 from syncd.config.settings import Api as ApiSettings, grant
 from syncd.core.errors import StateError
 from syncd.ledger.numbering import Base, grant_key
+from syncd.system.accounts import unmapped_uid
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -244,7 +245,8 @@ class Service:
         self._access = access
         serve_api = partial(self._serve_api, settings)
         await self._api.switch((access, settings.subscribers), serve_api)
-        await self._probes.switch(None, self._serve_probes)
+        serve_probes = partial(self._serve_probes, settings)
+        await self._probes.switch(settings.allowed_hosts, serve_probes)
         # grants change while units are being answered: no answer is cut off for that
         self._credential_server.source = credentials
         await self._credentials.switch(None, self._serve_credentials)
@@ -263,7 +265,8 @@ class Service:
             self._last,
             limited=await self._number([item for _, item in granted.values()], ledger),
         )
-        callers, most = Subscribers(granted), _room_for(MOST_CALLERS)
+        unmapped = await anyio.to_thread.run_sync(unmapped_uid)
+        callers, most = Subscribers(granted, unmapped), _room_for(MOST_CALLERS)
         api = Api(callers, broadcast, ledger, self._status, self._settled)
         floods = Floods(lambda uids: None if listener.file is None else listener.file.deny(uids))
         server = Server(api.app(), Shares(most, callers.share, floods.add))
@@ -297,11 +300,13 @@ class Service:
             for key, item in limited.items()
         }
 
-    async def _serve_probes(self, listener: Listener) -> Stop:
+    async def _serve_probes(self, settings: ApiSettings, listener: Listener) -> Stop:
         from syncd.api.app import probes_app  # noqa: PLC0415 - see the module's docstring
+        from syncd.api.hosts import AllowedHosts  # noqa: PLC0415
         from syncd.api.server import Server  # noqa: PLC0415
 
-        server = Server(probes_app(self._status, self._metrics), Newest(MOST_PROBES))
+        hosts = AllowedHosts(settings.listen, settings.allowed_hosts)
+        server = Server(probes_app(self._status, self._metrics, hosts), Newest(MOST_PROBES))
         await server.start(listener.socket)
         log.info("probes.listening", address=listener.address)
         return partial(server.stop, GRACE)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from syncd.core.errors import ConfigurationError, ListenError
 from syncd.core.findings import finding
+from syncd.system import errnos
 from syncd.system.accounts import group_id
 
 if TYPE_CHECKING:
@@ -102,9 +103,16 @@ class SocketFile:
             except LookupError:
                 hint = "create the group, or name another one"
                 raise _misconfigured(f"there is no group {group}", hint) from None
-            except OSError:
-                hint = "make syncd's user a member of the group"
-                raise _misconfigured(f"{group} cannot own the socket", hint) from None
+            except OSError as error:
+                if error.errno == errno.EPERM:
+                    hint = "make syncd's user a member of the group"
+                    problem = f"{group} cannot own the socket"
+                elif error.errno == errno.EINVAL:
+                    hint = "use a group that it maps"
+                    problem = f"the user namespace of syncd does not map {group}"
+                else:
+                    raise self._refusal(error) from None
+                raise _misconfigured(problem, hint) from None
         try:
             self._allow_all()
             os.chmod(self._pinned, mode)
@@ -179,7 +187,7 @@ class SocketFile:
                     f"cannot listen on {self.path}: a file that is not a socket is there",
                     f"remove the file or change {self._key}",
                 )
-            if _answers(f"/proc/self/fd/{there}"):
+            if self._answers(f"/proc/self/fd/{there}"):
                 raise ListenError(
                     f"cannot listen on {self.path}: another process listens there",
                     f"stop the process or change {self._key}",
@@ -191,13 +199,25 @@ class SocketFile:
         except OSError as error:
             raise self._refusal(error) from None
 
+    def _answers(self, path: str) -> bool:
+        """Whether a process listens: ECONNREFUSED, or no file at all, means that none does.
+
+        Raises:
+            ListenError: It cannot be found out.
+        """
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+                caller.setblocking(False)  # with a full backlog, connecting would block
+                caller.connect(path)
+        except OSError as error:
+            if error.errno in (errno.ECONNREFUSED, errno.ENOENT):
+                return False
+            if error.errno not in (errno.EAGAIN, errno.EINPROGRESS, errno.EPROTOTYPE):
+                raise self._refusal(error) from None
+        return True
+
     def _refusal(self, error: OSError) -> ListenError:
-        # "AF_UNIX path too long" comes without an errno
-        reason = error.strerror or "the path is too long"
-        return ListenError(
-            f"cannot listen on {self.path}: {reason}",
-            f"set {self._key} to a path of at most 107 bytes in a writable directory",
-        )
+        return cannot_listen(self.path, error, self._key)
 
     def _replaced(self) -> ListenError:
         return ListenError(
@@ -206,15 +226,13 @@ class SocketFile:
         )
 
 
-def _answers(path: str) -> bool:
-    """Whether a process listens: only ECONNREFUSED, or no file at all, means that none does."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-        caller.setblocking(False)  # with a full backlog, connecting would block
-        try:
-            caller.connect(path)
-        except OSError as error:
-            return error.errno not in (errno.ECONNREFUSED, errno.ENOENT)
-    return True
+def cannot_listen(path: str, error: OSError, key: str) -> ListenError:
+    """Why a Unix socket cannot be opened, and what to do."""
+    correction = f"set {key} to a path of at most 107 bytes in a writable directory"
+    # "AF_UNIX path too long" comes without an errno
+    reason = error.strerror or "the path is too long"
+    remedy = errnos.remedy(error, path=correction, access=correction, otherwise=correction)
+    return ListenError(f"cannot listen on {path}: {reason}", remedy)
 
 
 def _misconfigured(message: str, hint: str) -> ConfigurationError:

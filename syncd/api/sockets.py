@@ -8,15 +8,17 @@ All of this blocks: call it in a worker thread.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from syncd.api.socket_file import SocketFile
+from syncd.api.socket_file import SocketFile, cannot_listen
 from syncd.core.address import parse_host_port
 from syncd.core.errors import ConfigurationError, ListenError
 from syncd.core.findings import finding
+from syncd.system import errnos
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -32,6 +34,14 @@ _NAMES: Final = {
     "credentials": "credentials",
     **dict.fromkeys(("listen", "metrics", "probes"), "probes"),
 }
+_UNRESOLVED: Final = (
+    socket.EAI_AGAIN,
+    socket.EAI_FAIL,
+    socket.EAI_MEMORY,
+    socket.EAI_SYSTEM,
+)
+"""Errors of getaddrinfo(3) that do not say that a host has no address."""
+
 _ACTIVATION: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
@@ -135,7 +145,10 @@ def make_unix(path: str, mode: int, group: str | None, key: str = "api.socket") 
         ConfigurationError: The group does not exist, or this process is not a member of it.
         ListenError: The path cannot be used, or another process listens there.
     """
-    made = Listener(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path)
+    try:
+        made = Listener(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path)
+    except OSError as error:
+        raise cannot_listen(path, error, key) from None
     try:
         made.file = SocketFile(path, key)
         made.file.bind(made.socket)
@@ -164,11 +177,17 @@ def make_tcp(listen: str) -> Listener:
     try:
         flags = socket.AI_PASSIVE
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    except (OSError, UnicodeError):
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, socket.gaierror) and error.errno in _UNRESOLVED:
+            problem = f"cannot listen on {listen}: the resolver does not answer ({error.strerror})"
+            raise ListenError(problem, "write an IP address in api.listen") from None
         hint = "write an address of this machine, such as 127.0.0.1:9753"
         raise _misconfigured(f"{host} has no address", hint) from None
     family, _, _, _, address = found[0]
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise _not_listening(listen, error) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -176,10 +195,21 @@ def make_tcp(listen: str) -> Listener:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise ListenError(
-            f"cannot listen on {listen}: {error.strerror}", "free the address or change api.listen"
-        ) from None
+        raise _not_listening(listen, error) from None
     return Listener(listener, _shown(listener))
+
+
+def _not_listening(listen: str, error: OSError) -> ListenError:
+    remedies = {
+        errno.EADDRINUSE: "free the address or change api.listen",
+        errno.EADDRNOTAVAIL: "write an address of this machine in api.listen",
+        errno.EAFNOSUPPORT: "write an address of a family that this machine has in api.listen",
+    }
+    access = "use a port above 1023 in api.listen"
+    remedy = remedies.get(error.errno or 0) or errnos.remedy(
+        error, path="change api.listen", access=access, otherwise="change api.listen"
+    )
+    return ListenError(f"cannot listen on {listen}: {errnos.reason(error)}", remedy)
 
 
 def _misconfigured(message: str, hint: str) -> ConfigurationError:

@@ -3,6 +3,9 @@
 The kernel identifies the user that called `connect` (`SO_PEERCRED`, unix(7)). Root and the daemon's
 own user can read the mount itself, so they see everything; other users see what `api.subscribers`
 grants, and without an entry nothing.
+
+In a user namespace one uid stands for all users that are not mapped into it
+(`syncd.system.accounts`). It identifies no user: whatever the configuration says, it has no grant.
 """
 
 from __future__ import annotations
@@ -36,8 +39,11 @@ MOST_UNGRANTED: Final = 64
 (user_namespaces(7))."""
 
 _UCRED: Final = struct.Struct("iII")
+UNMAPPED_REMEDY: Final = "run both in one user namespace, or map the caller's user into syncd's"
+"""What to do about a caller whose user is not mapped."""
+
 _LOG_AGAIN: Final = 60.0
-_REMEMBERED: Final = 256
+_DENIALS: Final = 10
 log = structlog.get_logger()
 
 
@@ -66,6 +72,14 @@ class Caller:
     privileged: bool = False
 
 
+def unmapped_reason(uid: int) -> str:
+    """Why the uid of unmapped users identifies none of them."""
+    return (
+        "the caller's user is not mapped into the user namespace of syncd, "
+        f"where every unmapped user has uid {uid}"
+    )
+
+
 def peer_of(connection: socket.socket) -> Peer:
     """The peer of a connection (`SO_PEERCRED`: pid, uid and gid, in this order)."""
     size = _UCRED.size
@@ -77,32 +91,61 @@ class Subscribers:
 
     Args:
         granted: Name and grant of the configured users, by uid.
+        unmapped_uid: The uid that every unmapped user has, or None where all users are mapped.
         clock: Monotonic seconds.
     """
 
     def __init__(
         self,
         granted: Mapping[int, tuple[str, Grant]],
+        unmapped_uid: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._callers = {uid: Caller(uid, name, grant) for uid, (name, grant) in granted.items()}
         for uid, name in ((os.geteuid(), "syncd"), (0, "root")):
             self._callers[uid] = Caller(uid, name, Grant(), privileged=True)
+        self._unmapped_uid = unmapped_uid
+        if unmapped_uid is not None:
+            # also where it is this process's own: then it is not mapped itself
+            self._callers.pop(unmapped_uid, None)
         self._clock = clock
         self._logged: dict[int, float] = {}
+        self._left_out = 0
 
     def caller(self, peer: Peer) -> Caller | None:
-        """The caller of a peer; None without a grant, logged at most once a minute for each uid."""
+        """The caller of a peer; None without a grant, which is logged.
+
+        Logged at most once a minute for each uid, and for `_DENIALS` uids in all: a user can have
+        many (user_namespaces(7)). Those that were left out are counted in the next line.
+        """
         found = self._callers.get(peer.uid)
         if found is None:
-            now = self._clock()
-            if now - self._logged.get(peer.uid, -_LOG_AGAIN) >= _LOG_AGAIN:
-                if len(self._logged) >= _REMEMBERED:
-                    self._logged.clear()
-                self._logged[peer.uid] = now
-                hint = "add the uid to api.subscribers"
-                log.warning("api.denied", uid=peer.uid, gid=peer.gid, pid=peer.pid, hint=hint)
+            self._log_denied(peer)
         return found
+
+    def _log_denied(self, peer: Peer) -> None:
+        now = self._clock()
+        self._logged = {uid: at for uid, at in self._logged.items() if now - at < _LOG_AGAIN}
+        if peer.uid in self._logged:
+            return
+        if len(self._logged) >= _DENIALS:
+            self._left_out += 1
+            return
+        self._logged[peer.uid] = now
+        denied = log.bind(uid=peer.uid, gid=peer.gid, pid=peer.pid)
+        if self._left_out:
+            denied = denied.bind(left_out=self._left_out)
+            self._left_out = 0
+        if peer.uid == self._unmapped_uid:
+            denied.warning("api.denied", reason=unmapped_reason(peer.uid), hint=UNMAPPED_REMEDY)
+        else:
+            denied.warning("api.denied", hint="add the uid to api.subscribers")
+
+    def refusal(self, peer: Peer) -> str:
+        """What a peer without a grant gets as an answer: why, and what to do."""
+        if peer.uid == self._unmapped_uid:
+            return f"{unmapped_reason(peer.uid)}; {UNMAPPED_REMEDY}"
+        return f"uid {peer.uid} may not use this socket; add the uid to api.subscribers"
 
     def share(self, connection: socket.socket) -> Share:
         """What the user of a connection may have."""

@@ -14,9 +14,13 @@ The traps:
   large (src/basic/fileio.c, `READ_FULL_FILE_FAIL_WHEN_LARGER`). So a refusal is an answer above
   that size, of zeros; the unit then fails with 243/CREDENTIALS.
 - A value sent in part would be a truncated credential: a shutdown waits until it is sent.
+- A daemon that is killed after accepting a connection ends its stream, too. A connection that waits
+  to be accepted is reset instead when its listener closes (net/unix/af_unix.c `unix_release_sock`,
+  "embrion"), which fails the unit; and a listener that systemd owns keeps it for the next daemon.
+  So no connection is accepted before values can be read.
 
 One gap cannot be closed here: a daemon that is killed between accepting and answering leaves an
-empty credential.
+empty credential. docs/install.md has the guard for the unit.
 """
 
 from __future__ import annotations
@@ -28,8 +32,9 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from syncd.api.subscribers import peer_of
+from syncd.api.subscribers import UNMAPPED_REMEDY, peer_of, unmapped_reason
 from syncd.core.errors import SyncdError, TemporaryError
+from syncd.system.accounts import unmapped_uid
 
 if TYPE_CHECKING:
     import socket
@@ -84,9 +89,12 @@ class CredentialServer:
         # a mount that does not answer must not take the threads that scans and deliveries use
         self._threads = anyio.CapacityLimiter(_THREADS)
         self._metrics = metrics
+        self._unmapped_uid: int | None = None
 
     async def run(self, listener: socket.socket) -> None:
         """Answers until cancelled; pending requests are then refused."""
+        self._unmapped_uid = await anyio.to_thread.run_sync(unmapped_uid)
+        await self._ready.wait()
         async with anyio.create_task_group() as tasks:
             while True:
                 await anyio.wait_readable(listener)
@@ -111,6 +119,11 @@ class CredentialServer:
     async def _decide(self, connection: socket.socket) -> tuple[bytes | None, str]:
         """The value to send, or None, and the outcome's name."""
         peer = peer_of(connection)
+        if peer.uid == self._unmapped_uid:
+            reason = unmapped_reason(peer.uid)
+            hint = UNMAPPED_REMEDY
+            log.warning("credential.denied", uid=peer.uid, pid=peer.pid, reason=reason, hint=hint)
+            return None, "denied"
         if peer.uid != _ROOT:
             reason = "the caller is not root: only systemd gets credentials"
             log.warning("credential.denied", uid=peer.uid, pid=peer.pid, reason=reason)
@@ -127,7 +140,6 @@ class CredentialServer:
         if source is None or secret is None:
             bound.warning("credential.denied", reason="not granted: see credentials.grants")
             return None, "denied"
-        await self._ready.wait()
         try:
             value = await self._read(source, secret)
         except SyncdError as error:

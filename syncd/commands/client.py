@@ -15,7 +15,7 @@ import msgspec
 from syncd.core.errors import SyncdError, TemporaryError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     T = TypeVar("T")
 
@@ -107,7 +107,7 @@ class Client:
             if answer.status_code != httpx2.codes.OK:
                 answer.read()
                 self._check(answer)
-            yield answer.iter_lines()
+            yield _lines(answer.iter_bytes())
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -160,3 +160,15 @@ def _connect(attempt: socket.socket, path: str) -> None:
             time.sleep(_PAUSE)
         else:
             return
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    """The lines of a stream, which only LF and CRLF end here.
+
+    httpx2's own also split at U+2028 and others, which JSON may hold.
+    """
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r").decode(errors="replace")

@@ -7,6 +7,8 @@ cost little.
 from __future__ import annotations
 
 import inspect
+import io
+import os
 import sys
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +19,7 @@ import click
 from syncd import __version__
 from syncd.core.decode import Duration, decode
 from syncd.core.errors import ConfigurationError, SyncdError
+from syncd.core.text import encodable, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +43,22 @@ class _DurationType(click.ParamType[float]):
         return seconds
 
 
+class _TextType(click.ParamType[str]):
+    """Text that a request can carry; an argument of the shell may hold any bytes."""
+
+    name = "text"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        text = str(value)
+        if encodable(text) != text:
+            self.fail("it is not UTF-8", param, ctx)
+        return text
+
+
 _DURATION = _DurationType()
+_TEXT = _TextType()
 _config = partial(click.option, "-c", "--config", "config", metavar="FILE")
 _daemon_config = _config(
     help="Configuration file. Default: $SYNCD_CONFIG, else /etc/syncd/syncd.yaml, else the "
@@ -74,14 +92,15 @@ def cli() -> None:
     type=_DURATION,
     default="60s",
     show_default=True,
-    help="With --once: time limit for fetching, and then for delivery.",
+    help="With --once: time limit for fetching, scanning and delivery together.",
 )
 def run(config: str | None, *, once: bool, timeout: float) -> None:
     """Runs the daemon until SIGTERM or SIGINT."""
-    from syncd.config.load import load
+    from syncd.config.load import config_file, load
 
     reload = partial(load, config)
     settings = _set_up(reload, listens=not once)
+    file = config_file(config, os.environ)
 
     import anyio
 
@@ -90,8 +109,9 @@ def run(config: str | None, *, once: bool, timeout: float) -> None:
     from syncd.system.threads import leave
 
     if once:
-        leave(0 if anyio.run(run_once, settings, timeout) else 1)
-    anyio.run(Daemon(settings, reload=reload, open_engine=open_engine).run)
+        leave(0 if anyio.run(run_once, settings, timeout, file) else 1)
+    opener = partial(open_engine, config=file)
+    anyio.run(Daemon(settings, reload=reload, open_engine=opener).run)
     leave(0)
 
 
@@ -120,6 +140,14 @@ def _set_up(load: Callable[[], _S], *, listens: bool = True) -> _S:
         for problem in refused:
             structlog.get_logger().warning("process.not_hardened", problem=problem)
     return settings
+
+
+def _harden() -> None:
+    """Protects the memory of a command that may read secrets, as `_set_up` does for the daemon."""
+    from syncd.system.hardening import harden
+
+    for problem in harden():
+        _print_error(f"{problem}; the command goes on")
 
 
 @cli.command()
@@ -158,6 +186,8 @@ def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> N
 @click.option("--timeout", type=_DURATION, default="60s", show_default=True, help="Time limit.")
 def wait(config: str | None, timeout: float) -> None:
     """Waits until every secret of the vault config is present and readable."""
+    _harden()
+
     import anyio
 
     from syncd.commands.wait import wait as wait_for_all
@@ -165,7 +195,7 @@ def wait(config: str | None, timeout: float) -> None:
 
     missing = anyio.run(wait_for_all, load(config), timeout)
     for line in missing:
-        click.echo(line, err=True)
+        click.echo(visible(line), err=True)
     sys.exit(1 if missing else 0)
 
 
@@ -214,6 +244,8 @@ def check(
     ca_file: str | None,
 ) -> None:
     """Lints vault config, mount and daemon configuration, and optionally a live Aidbox."""
+    _harden()
+
     from syncd.lint.check import run_checks
     from syncd.lint.render import as_json, as_text, exit_code
 
@@ -259,6 +291,8 @@ def status(socket: str | None, format_: str) -> None:
 
     Exits with 1 when something needs attention.
     """
+    _harden()
+
     from datetime import UTC, datetime
 
     from syncd.commands import status as report
@@ -276,11 +310,12 @@ def status(socket: str | None, format_: str) -> None:
 @cli.command()
 @_socket
 @click.option("--follow", "-f", is_flag=True, help="Keep showing new events.")
-@click.option("--after", metavar="ID", help="Only events after the event with this id.")
+@click.option("--after", metavar="ID", type=_TEXT, help="Only events after the event with this id.")
 @click.option(
     "--secret",
     "secrets",
     multiple=True,
+    type=_TEXT,
     metavar="NAME",
     help="Only events of this secret; may be repeated.",
 )
@@ -288,6 +323,7 @@ def status(socket: str | None, format_: str) -> None:
     "--resource",
     "resources",
     multiple=True,
+    type=_TEXT,
     metavar="TYPE[/ID]",
     help="Only events of secrets that this resource may use; may be repeated.",
 )
@@ -302,10 +338,12 @@ def events(
     follow: bool,
 ) -> None:
     """Shows past events and, with --follow, the live stream."""
+    _harden()
+
     import signal
 
     from syncd.commands.client import socket_path
-    from syncd.commands.events import EventReader, as_text
+    from syncd.commands.events import EventReader, as_json, as_text
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it silently
     path = socket_path(socket)
@@ -313,7 +351,7 @@ def events(
     try:
         with _querying():
             for block in reader.events():
-                _print(block.data if format_ == "json" else as_text(block))
+                _print(as_json(block) if format_ == "json" else as_text(block))
     except KeyboardInterrupt:  # click would print an empty line
         sys.exit(130)
 
@@ -357,6 +395,10 @@ def demo(rotations: int | None, interval: float) -> None:
 
 def main() -> None:
     """Runs a command; reports an error in one line, or one line for each finding."""
+    for stream in (sys.stdout, sys.stderr):
+        # a locale's encoding may lack characters of a name, which must not end the command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli(prog_name="syncd", standalone_mode=False)
     except click.exceptions.Abort:
@@ -414,15 +456,18 @@ def _print(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        problem = f"cannot write to standard output: {error.strerror}"
-        raise SyncdError(problem, "free space, or redirect it elsewhere") from None
+        from syncd.system.errnos import reason, remedy
+
+        known = remedy(error, path="", access="", otherwise="")
+        what_to_do = f"{known}, or redirect it elsewhere" if known else "redirect it elsewhere"
+        raise SyncdError(f"cannot write to standard output: {reason(error)}", what_to_do) from None
 
 
 def _report(error: SyncdError) -> None:
     """Writes an error to standard error: one line, or one for each finding."""
-    for line in str(error).splitlines():
+    for line in error.lines:
         _print_error(line)
 
 
 def _print_error(line: str) -> None:
-    click.echo(f"syncd: {line}", err=True)
+    click.echo(f"syncd: {visible(line)}", err=True)

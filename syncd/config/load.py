@@ -17,7 +17,8 @@ from syncd.core.decode import Path, Problem, decode
 from syncd.core.errors import ConfigurationError
 from syncd.core.findings import Finding, finding, key_path
 from syncd.core.tree import TreeError, parse_yaml
-from syncd.system.files import UnsuitableError, read_file
+from syncd.system.errnos import reason, remedy
+from syncd.system.files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,10 +130,9 @@ class _Place:
         try:
             content, status = read_file(self.path, MAX_SIZE, stream=self.given)
         except OSError as error:
-            hint = self.correction
-            if not isinstance(error, UnsuitableError):
-                hint += ", or make the file readable for this user"
-            message = f"cannot be read: {error.strerror}"
+            access = f"make the file readable for this user, or {self.correction}"
+            hint = remedy(error, path=self.correction, access=access)
+            message = f"cannot be read: {reason(error)}"
             raise self._error("config-unreadable", message, hint) from None
         if stat.S_ISFIFO(status.st_mode) and not content:
             # at a reload the content is gone: an empty configuration would drop every consumer
@@ -160,9 +160,13 @@ def _locate(file: str | None, environ: Mapping[str, str], default: str) -> _Plac
         return _Place(file, "correct the path after -c")
     if environ.get("SYNCD_CONFIG"):
         return _Place(environ["SYNCD_CONFIG"], "correct $SYNCD_CONFIG")
-    if os.path.exists(default):
-        return _Place(default, "give another path by -c or $SYNCD_CONFIG", given=False)
-    return None
+    try:
+        os.stat(default)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        pass  # whether it exists is not known: reading it reports why
+    return _Place(default, "give another path by -c or $SYNCD_CONFIG", given=False)
 
 
 def _salvage(tree: dict[str, Any]) -> Settings | None:

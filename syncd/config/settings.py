@@ -16,6 +16,7 @@ from syncd.core.decode import Duration, FileMode, Path, Size
 from syncd.core.findings import key_path
 from syncd.core.model import Grant, Scope
 from syncd.core.nats_binding import DEFAULT_SUBJECT, ContentMode
+from syncd.system.accounts import LARGEST_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +47,14 @@ DurableName = Annotated[
         pattern=r"^[A-Za-z0-9_-]{1,63}$(?!\n)",
         description="a name of letters, digits, _ and -, 63 at most",
         examples=["syncd-relay-central"],
+    ),
+]
+HostName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9_.-]{1,253}$(?!\n)",
+        description="a host name without a port",
+        examples=["syncd.example.com"],
     ),
 ]
 SocketPath = Annotated[
@@ -151,7 +160,7 @@ class Subscriber(msgspec.Struct, frozen=True, kw_only=True):
     """A local user who may use the socket, and the secrets that the user may see."""
 
     name: Name
-    uid: Annotated[int, msgspec.Meta(ge=0)]
+    uid: Annotated[int, msgspec.Meta(ge=0, le=LARGEST_ID)]
     scope: tuple[ScopeSettings, ...] | None = None
 
 
@@ -163,6 +172,7 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
     socket_group: str | None = None
     subscribers: tuple[Subscriber, ...] = ()
     listen: str = ""
+    allowed_hosts: tuple[HostName, ...] = ()
     metrics_secret_names: bool = False
 
 

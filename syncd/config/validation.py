@@ -15,6 +15,7 @@ from syncd.config.settings import (
     Credentials,
     Nats,
     NatsServer,
+    Provision,
     RelaySettings,
     RelaySource,
     Settings,
@@ -23,7 +24,9 @@ from syncd.config.settings import (
 )
 from syncd.core.address import parse_host_port
 from syncd.core.decode import Path, Problem
+from syncd.core.findings import key_path
 from syncd.core.nats_binding import DEFAULT_SUBJECT, filter_problem, subject_problem
+from syncd.system.accounts import account_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +70,25 @@ def _check_consumers(settings: Settings | RelaySettings, _at: Path) -> list[Prob
     return problems
 
 
+def _check_values(settings: Settings, _at: Path) -> list[Problem]:
+    """Values leave only from directories that the operator named, not from derived ones.
+
+    Derived roots come from the vault config, so that its writer could name any file that syncd may
+    read.
+    """
+    verifying = (
+        key_path("consumers", index, "actions")
+        for index, consumer in enumerate(settings.consumers)
+        if isinstance(consumer, Aidbox) and "verify" in consumer.actions
+    )
+    senders = [*(["credentials.grants"] if settings.credentials.grants else []), *verifying]
+    if settings.watch.roots or not senders:
+        return []
+    message = f"is required, because {' and '.join(senders)} let values of secrets out"
+    hint = "name the directories that hold the secrets, such as [/run/vault-secrets]"
+    return [Problem(("watch", "roots"), message, hint)]
+
+
 def _check_watch(watch: Watch, at: Path) -> list[Problem]:
     return _check_positive(watch, at, rescan_interval="60s")
 
@@ -81,7 +103,19 @@ def _check_api(api: Api, at: Path) -> list[Problem]:
         Problem((*at, "subscribers", index, "uid"), "is used twice", hint)
         for index, _ in _repeated([subscriber.uid for subscriber in api.subscribers])
     ]
-    return problems
+    return problems + _check_accounts(api, at, socket_group="group")
+
+
+def _check_provision(entry: Provision, at: Path) -> list[Problem]:
+    return _check_accounts(entry, at, owner="user", group="group")
+
+
+def _check_accounts(section: object, at: Path, **kinds: str) -> list[Problem]:
+    return [
+        Problem((*at, key), problem, f"write the name or number of a {kind}")
+        for key, kind in kinds.items()
+        if (account := getattr(section, key)) is not None and (problem := account_problem(account))
+    ]
 
 
 def _check_aidbox(aidbox: Aidbox, at: Path) -> list[Problem]:
@@ -240,6 +274,8 @@ _CHECKS: Final[Mapping[type | UnionType, Callable[[Any, Path], list[Problem]]]] 
     NatsServer: _check_nats,
     Watch: _check_watch,
     Api: _check_api,
+    Provision: _check_provision,
     Credentials: _check_grants,
     Settings | RelaySettings: _check_consumers,
+    Settings: _check_values,
 }

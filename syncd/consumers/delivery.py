@@ -92,6 +92,9 @@ class Delivery:
             servers, of which only some have failed.
         clock: Seconds since the epoch.
         sleep: Waits for some seconds.
+
+    Attributes:
+        grace: Seconds that a delivery in flight gets when the loop is cancelled.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Delivery:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
+        self.grace = SHUTDOWN_GRACE
         self._consumer = consumer
         self._ledger = ledger
         self._metrics = metrics.consumer(consumer.name)
@@ -135,7 +139,7 @@ class Delivery:
             await self._drained.wait()
 
     async def run(self) -> None:
-        """Delivers until cancelled; a delivery in flight then gets `SHUTDOWN_GRACE` seconds."""
+        """Delivers until cancelled; a delivery in flight then gets its `grace`."""
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._bound_shutdown)
@@ -155,7 +159,7 @@ class Delivery:
             # event would be delivered again at the next start. So the answer gets some time, but
             # not as much as the consumer's own timeout: systemd and the kubelet kill after theirs.
             if self._in_flight is not None:
-                self._in_flight.deadline = anyio.current_time() + SHUTDOWN_GRACE
+                self._in_flight.deadline = anyio.current_time() + self.grace
 
     async def _round(self) -> None:
         """Empties the mailbox and waits for more; or fails once and waits to try again."""

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from syncd.core.text import visible
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -36,9 +38,13 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "config-unreadable": Severity.ERROR,
         "config-malformed": Severity.ERROR,
         "config-invalid": Severity.ERROR,
+        "credential-cleartext": Severity.WARNING,
+        "credential-exposed": Severity.WARNING,
         "credential-malformed": Severity.ERROR,
         "credential-unreadable": Severity.ERROR,
         "grant-unknown": Severity.ERROR,
+        "listen-exposed": Severity.WARNING,
+        "subscriber-unmapped": Severity.WARNING,
         # SecretProviderClass manifests
         "manifest-ignored": Severity.WARNING,
         "manifest-insecure": Severity.WARNING,
@@ -46,9 +52,11 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "manifest-malformed": Severity.ERROR,
         "manifest-permission": Severity.WARNING,
         "manifest-unreadable": Severity.ERROR,
+        "manifest-world-readable": Severity.WARNING,
         # provision entries, together with manifest and vault config
         "provision-invalid": Severity.ERROR,
         "provision-target-on-disk": Severity.WARNING,
+        "provision-target-untrusted": Severity.ERROR,
         "provision-unproduced": Severity.ERROR,
         "provision-unused": Severity.WARNING,
         # the vault config
@@ -120,7 +128,7 @@ class Finding(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         place = f"{self.source}: {self.where}" if self.where else self.source
-        return f"{place}: {self.message}; {self.hint} [{self.code}]"
+        return visible(f"{place}: {self.message}; {self.hint} [{self.code}]")
 
     @property
     def is_error(self) -> bool:

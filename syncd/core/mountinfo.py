@@ -1,16 +1,17 @@
-"""Mounts, as the kernel lists them, and those among them that never show a new secret.
+"""Mounts, as the kernel lists them, and those among them that do not follow a publisher.
 
 A volume with `subPath`, and likewise a single file bound into a container, is bound to the inode
 that was there at the start: files that a publisher later renames into place do not appear
-(Kubernetes, "Secrets": a subPath volume mount does not receive updates). In an AtomicWriter volume
-the bound inode lies in one generation, `..2026_11_23_20_40_28.123456789`, which is still part of
-the mount's root.
+(Kubernetes, "Secrets": a subPath volume mount does not receive updates). A file that is written in
+place does, as Docker's `/etc/hosts`. In an AtomicWriter volume the bound inode lies in one
+generation, `..2026_11_23_20_40_28.123456789`, which is still part of the mount's root. And a source
+that was removed can get no new file.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
-_GENERATION = re.compile(r"/\.\.[0-9]{4}(?:_[0-9]{2}){5}\.[0-9]+(?:/|$)")
+_GENERATION = re.compile(r"/\.\.[0-9]{4}(?:_[0-9]{2}){5}\.[0-9A-Za-z_]+(?:/|$)")
+_REMOVED = "//deleted"  # fs/d_path.c: no path holds "//"
 _LEAST_FIELDS = 6
 
 
@@ -30,12 +32,16 @@ class Mount(msgspec.Struct, frozen=True):
         point: Where it is mounted.
         device: `major:minor`, as `st_dev` of its files.
         filesystem: Type of the file system, such as `tmpfs`.
+        id: Of the mount, unique while it lasts.
+        parent: The id of the mount that it is mounted on.
     """
 
     root: str
     point: str
     device: str = ""
     filesystem: str = ""
+    id: int = 0
+    parent: int = -1
 
 
 def parse_mountinfo(text: bytes) -> tuple[Mount, ...]:
@@ -49,9 +55,16 @@ def parse_mountinfo(text: bytes) -> tuple[Mount, ...]:
     lines = (line.partition(b" - ") for line in text.split(b"\n"))
     split = ((left.split(b" "), right.partition(b" ")[0]) for left, _, right in lines)
     return tuple(
-        Mount(_text(fields[3]), _text(fields[4]), _text(fields[2]), _text(filesystem))
+        Mount(
+            _text(fields[3]),
+            _text(fields[4]),
+            _text(fields[2]),
+            _text(filesystem),
+            int(fields[0]),
+            int(fields[1]),
+        )
         for fields, filesystem in split
-        if len(fields) >= _LEAST_FIELDS
+        if len(fields) >= _LEAST_FIELDS and fields[0].isdigit() and fields[1].isdigit()
     )
 
 
@@ -60,19 +73,70 @@ def _text(field: bytes) -> str:
     return unescaped.decode("utf-8", "surrogateescape")
 
 
-def frozen_mount(mounts: Iterable[Mount], path: str) -> Mount | None:
-    """The mount that keeps a file as it was at the start, or None.
+class MountTree:
+    """The mounts of a process, by what they are mounted on."""
+
+    def __init__(self, mounts: Iterable[Mount]) -> None:
+        listed = tuple(mounts)
+        ids = {mount.id for mount in listed}
+        self._tops = [mount for mount in listed if mount.parent not in ids]
+        self._children: dict[int, list[Mount]] = {}
+        for mount in listed:
+            self._children.setdefault(mount.parent, []).append(mount)
+
+    def mount_of(self, path: str) -> Mount | None:
+        """The mount that a path leads to, or None where it is not listed.
+
+        A mount that another one on a directory above it hides is listed, too. So the way goes as
+        the kernel's: from the top to the first mount on the path, and from there on.
+
+        Args:
+            path: Real path of a file or directory.
+        """
+        found, candidates, passed = None, self._tops, set[int]()
+        while on_path := [mount for mount in candidates if _lies_in(path, mount.point)]:
+            # of two on one point, the later one is on top
+            found = min(reversed(on_path), key=lambda mount: len(mount.point))
+            passed.add(found.id)  # no listing, however broken, leads in a circle
+            candidates = [
+                mount
+                for mount in self._children.get(found.id, ())
+                if mount.id not in passed and _lies_in(mount.point, found.point)
+            ]
+        return found
+
+
+class Frozen(msgspec.Struct, frozen=True):
+    """A mount that does not follow a publisher.
+
+    Attributes:
+        mount: The mount.
+        kind: Why: it is one `file`, its source lies in one `generation`, or the source was
+            `removed`.
+    """
+
+    mount: Mount
+    kind: Literal["file", "generation", "removed"]
+
+
+def frozen_mount(mounts: MountTree, path: str) -> Frozen | None:
+    """Why a file does not follow a publisher that renames new files into place, or None.
+
+    Only what the mount table shows: whether new content will come, or comes by writing in place,
+    which shows in a bind mount, too, is not known.
 
     Args:
-        mounts: In the order of mounting: of two on one point the later one is on top.
+        mounts: The mounts of this process.
         path: Real path of the file.
     """
-    over = [mount for mount in mounts if _lies_in(path, mount.point)]
-    if not over:
+    found = mounts.mount_of(path)
+    if found is None:
         return None
-    nearest = max(reversed(over), key=lambda mount: len(mount.point))
-    frozen = nearest.point == path or _GENERATION.search(nearest.root)
-    return nearest if frozen else None
+    if found.root.endswith(_REMOVED):
+        return Frozen(found, "removed")
+    if _GENERATION.search(found.root):
+        return Frozen(found, "generation")
+    return Frozen(found, "file") if found.point == path else None
 
 
 def _lies_in(path: str, point: str) -> bool:

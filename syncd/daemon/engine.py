@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
@@ -11,7 +12,7 @@ import structlog
 
 from syncd.api.status import DaemonStatus, MountStatus
 from syncd.api.systemd_credentials import CredentialSource
-from syncd.config.settings import Aidbox, grant
+from syncd.config.settings import Aidbox, credential_files, grant
 from syncd.consumers.factory import open_verifier
 from syncd.core.errors import StateError
 from syncd.core.events import Commit
@@ -20,7 +21,7 @@ from syncd.daemon.pipeline import Pipeline
 from syncd.daemon.resources import open_resources
 from syncd.lint.check import log_findings
 from syncd.mount.reconcile import Reconciler
-from syncd.mount.value import read_value, read_version
+from syncd.mount.value import OwnFiles, read_value, read_version
 from syncd.mount.vault_config_file import VaultConfigFile
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskStatus
 
-    from syncd.config.settings import Settings
+    from syncd.config.settings import ConsumerSettings, Settings
     from syncd.consumers.aidbox.verify import Verifier
     from syncd.consumers.delivery import Delivery
     from syncd.core.events import Event
@@ -42,24 +43,36 @@ log = structlog.get_logger()
 
 
 async def open_engine(
-    settings: Settings, resources: Resources, previous: MountEngine | None
+    settings: Settings,
+    resources: Resources,
+    previous: MountEngine | None,
+    *,
+    config: str | None = None,
 ) -> MountEngine:
     """Makes an engine and reads what it needs; takes over the vault clients of a previous one.
+
+    Args:
+        settings: The configuration.
+        resources: What outlives the engine.
+        previous: The engine that runs now, at a reload.
+        config: The file of the configuration, which is never read as a secret's value.
 
     Raises:
         ConfigurationError: The vault config or a manifest cannot be used.
     """
-    engine = MountEngine(settings, resources, "start" if previous is None else "reload")
+    reason: Literal["start", "reload"] = "start" if previous is None else "reload"
+    engine = MountEngine(settings, resources, reason, config)
     await engine.prepare(previous)
     return engine
 
 
-async def run_once(settings: Settings, limit: float) -> bool:
+async def run_once(settings: Settings, limit: float, config: str | None = None) -> bool:
     """Makes one pass and delivers it (`syncd run --once`).
 
     Args:
         settings: The configuration.
-        limit: Seconds for fetching, and then for delivery, at most.
+        limit: Seconds for all of it: fetching, scanning and delivery.
+        config: As for `open_engine`.
 
     Returns:
         Whether all providers succeeded and all consumers acknowledged in time.
@@ -68,13 +81,16 @@ async def run_once(settings: Settings, limit: float) -> bool:
         ConfigurationError: The vault config or a manifest cannot be used.
         StateError: The state directory cannot be used.
     """
+    deadline = anyio.current_time() + limit
     async with open_resources(settings) as resources:
-        engine = await open_engine(settings, resources, None)
-        return await engine.run_once(limit)
+        engine = await open_engine(settings, resources, None, config=config)
+        return await engine.run_once(deadline)
 
 
 class MountEngine:
-    """Everything that one configuration calls for, running; `reason` is that of the first scan.
+    """Everything that one configuration calls for, running.
+
+    The arguments are those of `open_engine`; `reason` is that of the first scan.
 
     Attributes:
         pipeline: The consumers.
@@ -84,9 +100,14 @@ class MountEngine:
     """
 
     def __init__(
-        self, settings: Settings, resources: Resources, reason: Literal["start", "reload"]
+        self,
+        settings: Settings,
+        resources: Resources,
+        reason: Literal["start", "reload"],
+        config: str | None = None,
     ) -> None:
         self._settings = settings
+        self._config = config
         self._resources = resources
         self._reason = reason
         self.pipeline = Pipeline(settings, resources)
@@ -116,7 +137,7 @@ class MountEngine:
                 ledger=self._resources.ledger,
                 metrics=self._resources.metrics,
                 rng=self.pipeline.rng,
-                read=self._read_version,
+                read=partial(self._read_version, item),
                 publish=self._publish,
             )
             for item in self._settings.consumers
@@ -131,12 +152,34 @@ class MountEngine:
             self._settings.watch,
             key=self._resources.state.key,
             known=self._reconciler.version_of,
+            own=self._own_files(),
         )
 
-    def _read_version(self, name: str, path: str, version: str) -> bytes | None:
+    def _read_version(
+        self, consumer: ConsumerSettings, name: str, path: str, version: str
+    ) -> bytes | None:
         """Reads a value to verify that Aidbox accepts it; see `read_version`."""
-        entry = Entry(name, path, ())
-        return read_version(entry, self._settings.watch, version, key=self._resources.state.key)
+        # Aidbox gets the secret of syncd's own Client with every login to it
+        own = self._own_files(getattr(consumer, "client_secret_file", None))
+        return read_version(
+            Entry(name, path, ()),
+            self._settings.watch,
+            version,
+            key=self._resources.state.key,
+            own=own,
+        )
+
+    def _own_files(self, but: str | None = None) -> OwnFiles:
+        """What is never read as a value: credentials, configurations, the state directory."""
+        settings = self._settings
+        files = [
+            *(path for _, path in credential_files(settings) if path != but),
+            *(entry.manifest for entry in settings.provision),
+            settings.vault_config,
+        ]
+        if self._config is not None:
+            files.append(self._config)
+        return OwnFiles(tuple(files), (settings.state_dir,))
 
     async def prepare(self, previous: MountEngine | None) -> None:
         """Loads the vault config and the manifests; see `open_engine`."""
@@ -172,21 +215,28 @@ class MountEngine:
         finally:
             self._reconciler.watcher.close()
 
-    async def run_once(self, limit: float) -> bool:
-        """Fetches, scans once and delivers; see the function `run_once`."""
-        provisioned = await self._fetch_once(limit)
+    async def run_once(self, deadline: float) -> bool:
+        """Fetches, scans once and delivers, until the deadline; see the function `run_once`."""
+        provisioned = await self._fetch_once(deadline)
+        scanned = False
+        for delivery in self.pipeline.deliveries.values():
+            delivery.grace = 0.0  # the deadline is that of a delivery in flight, too
         try:
-            async with anyio.create_task_group() as tasks:
-                await self._start()
-                await self._reconciler.settle(_SETTLE_LIMIT)
-                for worker in self._workers:
-                    tasks.start_soon(worker.run)
-                with anyio.move_on_after(limit):
+            with anyio.CancelScope(deadline=deadline):
+                async with anyio.create_task_group() as tasks:
+                    await self._start()
+                    await self._reconciler.settle(_SETTLE_LIMIT)
+                    scanned = True
+                    for worker in self._workers:
+                        tasks.start_soon(worker.run)
                     for worker in self._workers:
                         await worker.drained()
-                tasks.cancel_scope.cancel()
+                    tasks.cancel_scope.cancel()
         finally:
             self._reconciler.watcher.close()
+        if not scanned:
+            hint = "raise --timeout, or see which mount or vault does not answer"
+            log.error("run.unfinished", reason="the time is over before the scan", hint=hint)
         delivered = True
         for name in self.pipeline.grants:
             left = await anyio.to_thread.run_sync(self._resources.ledger.pending_count, name)
@@ -194,7 +244,7 @@ class MountEngine:
                 delivered = False
                 hint = "they will be delivered on the next run"
                 log.error("delivery.unfinished", consumer=name, pending=left, hint=hint)
-        return provisioned and delivered
+        return provisioned and scanned and delivered
 
     async def _first_fetch(self) -> None:
         """Waits for the first fetch where a target is still empty, for a short time.
@@ -207,13 +257,19 @@ class MountEngine:
                 if not await anyio.to_thread.run_sync(refresher.has_files):
                     await refresher.attempted()
 
-    async def _fetch_once(self, limit: float) -> bool:
+    async def _fetch_once(self, deadline: float) -> bool:
+        """Fetches from every provider; returns whether all succeeded in time.
+
+        With consumers it takes at most half of the time that is left, so that a vault that is away
+        does not keep events from being delivered.
+        """
         succeeded = [False] * len(self.refreshers)
 
         async def fetch(index: int) -> None:
             succeeded[index] = await self.refreshers[index].run_once()
 
-        with anyio.move_on_after(limit):
+        left = deadline - anyio.current_time()
+        with anyio.move_on_after(left / 2 if self._workers else left):
             async with anyio.create_task_group() as tasks:
                 for index in range(len(self.refreshers)):
                     tasks.start_soon(fetch, index)

@@ -46,9 +46,9 @@ class Retention:
 
     async def run(self) -> None:
         """Prunes until cancelled."""
+        bounds = self._bounds()
         while True:
-            with anyio.move_on_after(AT_LEAST):
-                await self._grown.wait()
+            await self._due(bounds)
             self._grown = anyio.Event()
             bounds = self._bounds()
             try:
@@ -57,6 +57,16 @@ class Retention:
                 log.warning("event_log.not_pruned", problem=str(error))
                 self._grown.set()  # try again: on a full disk no commit would trigger it
             await anyio.sleep(bounds.prune_interval)
+
+    async def _due(self, pruned_to: EventLog) -> None:
+        """Waits until the log has grown, its bounds differ, the volume is full, or it is time."""
+        with anyio.move_on_after(AT_LEAST):
+            # looked at now and then: a full volume stops the commits that would wake this loop
+            while not self._grown.is_set():
+                if self._ledger.is_full or self._bounds() != pruned_to:
+                    return
+                with anyio.move_on_after(pruned_to.prune_interval):
+                    await self._grown.wait()
 
 
 def prune(ledger: Ledger, bounds: EventLog) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 import stat
@@ -10,30 +9,11 @@ import sys
 from typing import Final
 
 from syncd.core.errors import StateError
+from syncd.ledger.failures import MACHINE_ERRORS, error_code
 from syncd.ledger.rows import meta
 from syncd.ledger.schema import TABLES, UPGRADES, VERSION
 
-DAMAGE: Final = frozenset((sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB))
-"""Errors that mean that the file's content is damaged."""
-
 _SUFFIXES: Final = ("", "-wal", "-shm")
-_DISK_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")  # the latter: no room for its -shm file
-_NOT_WRITABLE = "make state_dir and its files writable for this user"
-_REMEDIES = {
-    **dict.fromkeys(
-        (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED),
-        "close the other program that has the ledger open",
-    ),
-    **dict.fromkeys(
-        (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY), _NOT_WRITABLE
-    ),
-    **dict.fromkeys(DAMAGE, "restart syncd: it sets the file aside and starts from a new baseline"),
-}
-_MACHINE_ERRORS = (_REMEDIES.keys() - DAMAGE) | {
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_NOMEM,
-}
 
 
 def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
@@ -57,7 +37,7 @@ def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
             connection = _connect(path)
             rebuilt = _unusable(connection, path, key_id)
     except sqlite3.Error as error:
-        if error_code(error) in _MACHINE_ERRORS:
+        if error_code(error) in MACHINE_ERRORS:
             raise
         rebuilt = "damaged"
     finally:
@@ -90,41 +70,14 @@ def _require_own(path: str) -> None:
             raise StateError(f"cannot use {path}{suffix}: {reason}", remedy)
 
 
-def error_code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code, or 0."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
-def state_error(
-    action: str, error: OSError | sqlite3.Error, remedy: str = _NOT_WRITABLE
-) -> StateError:
-    """An error of the file system or of SQLite as one of syncd.
-
-    Its text has SQLite's name of the error, since SQLite's own text may quote a statement.
-
-    Args:
-        action: What failed, such as `use the ledger`.
-        error: Why.
-        remedy: What to do about an error of the file system, unless the disk is full.
-    """
-    if isinstance(error, OSError):
-        reason, is_full = error.strerror, error.errno in (errno.ENOSPC, errno.EDQUOT)
-    else:
-        name = str(getattr(error, "sqlite_errorname", "SQLITE_ERROR"))
-        is_full = name in _DISK_FULL
-        reason = name.removeprefix("SQLITE_").replace("_", " ").lower()
-        remedy = _REMEDIES.get(error_code(error), "check the disk that state_dir is on")
-    if is_full:
-        reason, remedy = "the disk is full", "free disk space"
-    return StateError(f"cannot {action}: {reason}", remedy)
-
-
 def _connect(path: str) -> sqlite3.Connection:
     """Opens the file and brings it to the current schema."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         for pragma in (
+            # so that a full volume can get pages back; set again, it would write to the file
+            *(["auto_vacuum = INCREMENTAL"] if os.path.getsize(path) == 0 else []),
             "journal_mode = WAL",
             "synchronous = NORMAL",
             "cache_size = -1024",

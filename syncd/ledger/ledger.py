@@ -22,13 +22,16 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from syncd.core.errors import StateError
 from syncd.core.event_data import VAULT_CONFIG_CHANGED, SecretData
 from syncd.core.events import events_of
 from syncd.ledger import numbering, received
 from syncd.ledger.connection import LedgerConnection
-from syncd.ledger.file import open_file, state_error
+from syncd.ledger.failures import is_full, state_error
+from syncd.ledger.file import open_file
 from syncd.ledger.reads import LedgerReader, Reads
 from syncd.ledger.received import Receipt
+from syncd.ledger.room import Room
 from syncd.ledger.rows import (
     EVENT_COLUMNS,
     event_of,
@@ -50,6 +53,9 @@ if TYPE_CHECKING:
     from syncd.ledger.received import Arrival
     from syncd.ledger.state_dir import StateDir
 
+_STEP: Final = 50
+"""Events that are deleted at once on a full volume: the pages that change go through the log."""
+
 UNKNOWN_BOOT: Final = "unknown"
 """A `boot_id` that names no run of the machine: every unclean close counts as its crash."""
 
@@ -63,11 +69,13 @@ class Ledger(Reads):
         fresh: True until the first baseline is recorded.
     """
 
-    def __init__(self, path: str, key_id: str, boot_id: str) -> None:
+    def __init__(self, path: str, key_id: str, boot_id: str, room: Room) -> None:
         connection, self.rebuilt = open_file(path, key_id)
-        super().__init__(LedgerConnection(path, connection))
+        self._room = room
+        self._file: LedgerConnection = LedgerConnection(path, connection, room)
+        super().__init__(self._file)
         self._path = path
-        self._room: received.Room | None = None
+        self._capacity: received.Capacity | None = None
         try:
             self.epoch = self._begin(key_id, boot_id)
             with self._file.held() as db:
@@ -92,9 +100,23 @@ class Ledger(Reads):
         """
         path = f"{state.path}/{FILE_NAME}"
         try:
-            return cls(path, state.key_id, boot_id)
+            room = Room(state.path)
+            ledger = cls._open(path, state.key_id, boot_id, room)
         except (OSError, sqlite3.Error) as error:
-            raise state_error(f"open {path}", error) from None
+            raise state_error(f"open {path}", error, directory=state.path) from None
+        room.keep()
+        return ledger
+
+    @classmethod
+    def _open(cls, path: str, key_id: str, boot_id: str, room: Room) -> Ledger:
+        """Opens it; on a full volume once more, in the room that was kept."""
+        try:
+            return cls(path, key_id, boot_id, room)
+        except (OSError, sqlite3.Error, StateError) as error:
+            full = room.is_full if isinstance(error, StateError) else is_full(error)
+            if not (full and room.release()):
+                raise
+        return cls(path, key_id, boot_id, room)
 
     def _begin(self, key_id: str, boot_id: str) -> str:
         """Marks the ledger as open, and returns its epoch.
@@ -207,17 +229,17 @@ class Ledger(Reads):
         receipt = Receipt()
         try:
             with self._file.transaction() as db:
-                if self._room is None or self._room.most != most:
-                    self._room = received.Room(db, most)
+                if self._capacity is None or self._capacity.most != most:
+                    self._capacity = received.Capacity(db, most)
                 for arrival in arrivals:
-                    event = received.admit(db, arrival, self._room, receipt)
+                    event = received.admit(db, arrival, self._capacity, receipt)
                     if event is not None:
                         sequence = last_sequence(db) + 1
                         receipt.events.append(msgspec.structs.replace(event, sequence=sequence))
                         self._append(db, receipt.events[-1:], consumers)
-                self._room.tidy(db)
+                self._capacity.tidy(db)
         except BaseException:
-            self._room = None  # nothing of it was committed
+            self._capacity = None  # nothing of it was committed
             raise
         return receipt
 
@@ -328,8 +350,15 @@ class Ledger(Reads):
         with self._file.transaction() as db:
             return numbering.begin(db, grants)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the last commit found no room on the volume; pruning may make some."""
+        return self._room.is_full
+
     def prune(self, max_events: int, older_than: str) -> int:
         """Bounds the event log; events that are pending in a mailbox stay.
+
+        On a full volume this goes in small steps, and what it frees goes back to the volume.
 
         Args:
             max_events: Number of events to keep at most.
@@ -338,6 +367,20 @@ class Ledger(Reads):
         Returns:
             How many events were deleted.
         """
+        if not self._room.is_full:
+            try:
+                return self._prune(max_events, older_than)
+            except StateError:
+                if not self._room.is_full:
+                    raise
+        gone = 0
+        with self._file.in_last_room():
+            while step := self._prune(max_events, older_than, most=_STEP):
+                gone += step
+                self._file.give_back()
+        return gone
+
+    def _prune(self, max_events: int, older_than: str, most: int = -1) -> int:
         doomed = "FROM event WHERE sequence <= ? AND sequence NOT IN (SELECT sequence FROM pending)"
         with self._file.transaction() as db:
             last = last_sequence(db)
@@ -347,13 +390,16 @@ class Ledger(Reads):
                 "SELECT sequence FROM event WHERE time >= ? ORDER BY sequence LIMIT 1",
                 (older_than,),
             ).fetchone()
-            limits = (max(last - max_events, last if young is None else young[0] - 1),)
-            (newest,) = db.execute(f"SELECT max(sequence) {doomed}", limits).fetchone()
+            limit = max(last - max_events, last if young is None else young[0] - 1)
+            (newest,) = db.execute(
+                f"SELECT max(sequence) FROM (SELECT sequence {doomed} ORDER BY sequence LIMIT ?)",  # noqa: S608 - constant
+                (limit, most),
+            ).fetchone()
             if newest is None:
                 return 0
             numbering.move(db, newest)
             # Not `RETURNING`: the rows of a busy minute would take tens of MiB.
-            gone = db.execute(f"DELETE {doomed}", limits).rowcount
+            gone = db.execute(f"DELETE {doomed}", (newest,)).rowcount
             pruned = max(int(meta(db, "pruned") or 0), newest)
             set_meta(db, pruned=str(pruned))
         return gone

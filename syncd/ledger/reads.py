@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncd.ledger import numbering, received
-from syncd.ledger.connection import LedgerConnection
-from syncd.ledger.file import state_error
+from syncd.ledger.connection import ReadConnection
+from syncd.ledger.failures import state_error
 from syncd.ledger.rows import (
     EVENT_COLUMNS,
     INVENTORY_COLUMNS,
@@ -50,7 +50,7 @@ class Pending(msgspec.Struct, frozen=True):
 class Reads:
     """The questions, over one connection. They block, and raise `StateError` if it fails."""
 
-    def __init__(self, file: LedgerConnection) -> None:
+    def __init__(self, file: ReadConnection) -> None:
         self._file = file
 
     def inventory(self) -> dict[str, Known]:
@@ -119,7 +119,7 @@ class LedgerReader(Reads):
         except sqlite3.Error as error:
             raise state_error(f"open {path}", error) from None
         self._connection = connection
-        super().__init__(LedgerConnection(path, connection))
+        super().__init__(ReadConnection(path, connection))
 
     def close(self) -> None:
         """Closes the connection."""

@@ -70,7 +70,7 @@ class Receipt(msgspec.Struct):
     refused: int = 0
 
 
-class Room:
+class Capacity:
     """How many secrets, and other events, are remembered, and how many may be.
 
     Args:
@@ -111,7 +111,9 @@ class Room:
             self.others = MOST_OTHERS
 
 
-def admit(db: sqlite3.Connection, arrival: Arrival, room: Room, receipt: Receipt) -> Event | None:
+def admit(
+    db: sqlite3.Connection, arrival: Arrival, capacity: Capacity, receipt: Receipt
+) -> Event | None:
     """Remembers an arrival, and returns its event, or None for one that is not new.
 
     An event is not new if it was received before, or if a newer one of the same secret was. Its
@@ -130,8 +132,8 @@ def admit(db: sqlite3.Connection, arrival: Arrival, room: Room, receipt: Receipt
             return None
         event = event.since(_decode_secret(data).version)
     elif not secret:
-        room.others += 1
-    elif not room.make(db, receipt):
+        capacity.others += 1
+    elif not capacity.make(db, receipt):
         receipt.refused += 1
         return None
     db.execute(

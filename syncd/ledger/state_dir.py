@@ -21,8 +21,10 @@ import stat
 from typing import Final
 
 from syncd.core.errors import StateError
-from syncd.ledger.file import is_trusted, state_error
-from syncd.system.files import UnsuitableError, read_file
+from syncd.ledger.failures import LOCK_NAME, state_error
+from syncd.ledger.file import is_trusted
+from syncd.system.errnos import LOCKS
+from syncd.system.files import UnsuitableError, ensure_directory, read_file
 
 _KEY: Final = "fingerprint.key"
 _KEY_SIZE: Final = 32
@@ -60,10 +62,12 @@ class StateDir:
                 damaged or may be known to others.
         """
         try:
-            os.makedirs(path, mode=0o700, exist_ok=True)
+            ensure_directory(path, 0o700)
             directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise state_error(f"write to {path}", error, _UNWRITABLE) from None
+            raise state_error(
+                f"write to {path}", error, path=_UNWRITABLE, access=_UNWRITABLE
+            ) from None
         try:
             return cls._open(path, directory)
         finally:
@@ -74,17 +78,22 @@ class StateDir:
         exposure = _secure(path, directory)
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            lock = os.open("lock", flags, 0o600, dir_fd=directory)
+            lock = os.open(LOCK_NAME, flags, 0o600, dir_fd=directory)
         except OSError as error:
-            raise state_error(f"write to {path}", error, _UNWRITABLE) from None
+            raise state_error(
+                f"write to {path}", error, path=_UNWRITABLE, access=_UNWRITABLE
+            ) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(lock)
             raise StateError(
                 f"cannot use {path}: another syncd uses it",
                 "stop that syncd, or set state_dir to another directory",
             ) from None
+        except OSError as error:
+            os.close(lock)
+            raise state_error(f"lock {path}", error, otherwise=LOCKS) from None
         try:
             return cls(path, lock, _read_or_make_key(path, directory), exposure)
         except BaseException:
@@ -128,7 +137,7 @@ def _read_or_make_key(path: str, directory: int) -> bytes:
     except OSError as error:
         if error.errno != errno.ELOOP:
             remedy = "make it readable for this user"
-            raise state_error(f"read {path}", error, remedy) from None
+            raise state_error(f"read {path}", error, path=remedy, access=remedy) from None
         key = b""  # a link
     if len(key) != _KEY_SIZE:
         raise StateError(
@@ -172,5 +181,5 @@ def _make_key(path: str, directory: int) -> bytes:
         os.fsync(directory)
     except OSError as error:
         remedy = "make the directory writable for this user"
-        raise state_error(f"write {path}", error, remedy) from None
+        raise state_error(f"write {path}", error, path=remedy, access=remedy) from None
     return key

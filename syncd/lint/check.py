@@ -19,8 +19,9 @@ from syncd.config.settings import credential_files
 from syncd.core.decode import did_you_mean
 from syncd.core.errors import ConfigurationError, RefusedError, SyncdError
 from syncd.core.findings import finding, json_path, key_path
-from syncd.core.mountinfo import frozen_mount
+from syncd.core.mountinfo import MountTree, frozen_mount
 from syncd.core.vault_config import lint_vault_config
+from syncd.lint.exposure import check_exposure
 from syncd.lint.watching import check_watching
 from syncd.mount.listing import mounts, unclaimed_files
 from syncd.mount.read import LIMIT, Reader, scan_once
@@ -28,6 +29,7 @@ from syncd.mount.roots import parents_of
 from syncd.mount.vault_config_file import read_vault_config
 from syncd.mount.way import Watched, follow
 from syncd.net.inspection import inspect
+from syncd.system.accounts import overflow_uid
 from syncd.system.threads import gather, run
 
 if TYPE_CHECKING:
@@ -59,6 +61,21 @@ _REMEDIES: Final = {
     "secret-newline": ("write the secret without it: whether Aidbox removes one is not documented"),
     "secret-world-readable": "remove the permission with chmod o-r",
 }
+_WHOLE: Final = "mount the whole volume at a directory, without subPath"
+_FROZEN: Final = {
+    "file": (
+        "{point} is a mount of a single file: a file renamed into its place does not show here",
+        "mount the directory that holds it, unless the file is always written in place",
+    ),
+    "generation": (
+        "{point} is a mount of one generation of a volume, and does not show later ones",
+        _WHOLE,
+    ),
+    "removed": (
+        "the source of the mount {point} was removed, so it shows no new file",
+        f"restart the container, or mount it again; {_WHOLE}",
+    ),
+}
 
 log = structlog.get_logger()
 
@@ -80,7 +97,8 @@ def run_checks(
     if settings is None:
         return findings
     source = config_file(file, environ) or "environment"
-    findings += _credentials(settings, source)
+    findings += _credentials(settings, source) + check_exposure(settings, source, environ)
+    findings += _subscribers(settings, source)
     path = settings.vault_config
     try:
         text = _read_vault_config(path)
@@ -138,6 +156,27 @@ def _credentials(settings: Settings, source: str) -> list[Finding]:
         if where not in found
     ]
     return [*filter(None, found.values()), *silent]
+
+
+def _subscribers(settings: Settings, source: str) -> list[Finding]:
+    """Entries for the uid of unmapped users: the daemon may run in another namespace than this."""
+    overflow = overflow_uid()
+    message = (
+        f"{overflow} is the uid of every user that is not mapped into a user namespace, and is "
+        "denied access in one"
+    )
+    hint = "run the subscriber as a user of its own, and write its uid"
+    return [
+        finding(
+            "subscriber-unmapped",
+            source,
+            key_path("api", "subscribers", index, "uid"),
+            message,
+            hint,
+        )
+        for index, item in enumerate(settings.api.subscribers)
+        if item.uid == overflow
+    ]
 
 
 def _grants(settings: Settings, entries: Mapping[str, Entry], source: str) -> list[Finding]:
@@ -248,16 +287,19 @@ def _shared(
 def _frozen(
     settings: Settings, real: Mapping[str, str], mounted: tuple[Mount, ...]
 ) -> list[Finding]:
-    hint = "mount the whole volume, without subPath, at a directory"
+    """Files that do not follow a publisher; claims what the mount table shows, and no more."""
+    tree = MountTree(mounted)
     findings = []
-    if frozen_mount(mounted, os.path.realpath(settings.vault_config)):
-        message = "is a bind mount (subPath) that shows no new version until it is mounted again"
-        findings.append(finding("mount-frozen", settings.vault_config, "", message, hint))
-    for name, path in real.items():
-        mount = frozen_mount(mounted, path)
-        if mount is not None:
-            message = f"{mount.point} is a bind mount (subPath) that never updates"
+    for name, path in (("", os.path.realpath(settings.vault_config)), *real.items()):
+        found = frozen_mount(tree, path)
+        if found is None:
+            continue
+        message, hint = _FROZEN[found.kind]
+        message = message.format(point=found.mount.point)
+        if name:
             findings.append(_at(settings, name, "mount-frozen", message, hint))
+        else:
+            findings.append(finding("mount-frozen", settings.vault_config, "", message, hint))
     return findings
 
 

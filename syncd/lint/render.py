@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import asdict
 
+from syncd.core.text import encodable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -54,7 +56,9 @@ def as_json(findings: Sequence[Finding]) -> str:
     """The findings, and the number of errors and warnings, as one JSON object."""
     errors, warnings = _count(findings)
     document = {
-        "findings": [asdict(found) for found in findings],
+        "findings": [
+            {key: encodable(text) for key, text in asdict(found).items()} for found in findings
+        ],
         "summary": {"errors": errors, "warnings": warnings},
     }
     return json.dumps(document, indent=2)

@@ -54,6 +54,7 @@ class Rules(msgspec.Struct, frozen=True):
         settle: Seconds between two identical observations of a plain file before it is read.
         grace: Seconds until the secrets of a mount that is away count as removed.
         fingerprint: Returns the version for a secret's name and content.
+        refuses: Whether an open file must not be read, however it was reached.
     """
 
     boundary: tuple[str, ...]
@@ -62,6 +63,7 @@ class Rules(msgspec.Struct, frozen=True):
     settle: float
     grace: float
     fingerprint: Callable[[str, bytes], str]
+    refuses: Callable[[int], bool] = lambda _descriptor: False
 
 
 class _GenerationGoneError(Exception):
@@ -338,11 +340,9 @@ class RootScan:
 
     def _read(self, descriptor: int, entry: Entry, *, published: bool) -> Observation:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            return not_a_file(status.st_mode)
-        limit = self._rules.max_size
-        if status.st_size > limit:
-            return unreadable("secret-too-large", f"is larger than max_secret_size ({limit} bytes)")
+        unfit = self._unfit(descriptor, status)
+        if unfit is not None:
+            return unfit
         content = os.read(descriptor, status.st_size + 1)  # one more shows that it has grown
         untouched = published and status.st_mtime_ns <= self._published_ns
         version = self._rules.fingerprint(entry.name, content)
@@ -360,6 +360,16 @@ class RootScan:
         if not published and status.st_mode & stat.S_IROTH and not _is_generated(descriptor):
             self._snapshot.world_readable.append(entry.name)
         return Observation(State.PRESENT, version)
+
+    def _unfit(self, descriptor: int, status: os.stat_result) -> Observation | None:
+        if not stat.S_ISREG(status.st_mode):
+            return not_a_file(status.st_mode)
+        if self._rules.refuses(descriptor):
+            return unreadable("secret-unreadable", "is one of syncd's own files")
+        limit = self._rules.max_size
+        if status.st_size > limit:
+            return unreadable("secret-too-large", f"is larger than max_secret_size ({limit} bytes)")
+        return None
 
     def _at_rest(self, descriptor: int, before: os.stat_result, entry: Entry, version: str) -> bool:
         """Whether a plain file's content may be taken: it is known, or was the same before.

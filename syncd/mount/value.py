@@ -4,21 +4,65 @@ One is the credentials of systemd's units; the other is verifying that Aidbox ac
 value is read as a scan reads it (`syncd.mount.read`): through one pinned generation, beneath the
 watch roots, of a limited size, at rest. It is not kept here, and callers drop it after use.
 
+Values are more than versions, so two rules are stricter. A root is a boundary: a link from one
+configured root into another is not followed, else the writer of one could have a file of the other
+sent out. And syncd's own credentials, configuration and state are never read as values, by
+whatever path, link or hard link they are reached.
+
 Everything here blocks: call it in a worker thread.
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from syncd.core.errors import RefusedError
 from syncd.mount.read import Reader
+from syncd.mount.roots import is_inside
+from syncd.mount.way import Watched, contains, follow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from syncd.config.settings import Watch
     from syncd.core.model import Entry, Observation
+
+
+class OwnFiles(msgspec.Struct, frozen=True):
+    """The files that are never read as values.
+
+    Attributes:
+        files: Paths of credentials and configurations.
+        directories: Paths of directories with everything in them.
+    """
+
+    files: tuple[str, ...] = ()
+    directories: tuple[str, ...] = ()
+
+    def include(self, descriptor: int) -> bool:
+        """Whether an open file is one of these. Blocks."""
+        real, status = os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor)
+        listed = (entry for path in self.directories for entry in _listed(path))
+        for path in (*self.files, *listed):
+            if follow(path, Watched()) == real:
+                return True
+            try:
+                other = os.stat(path)
+            except OSError:
+                continue
+            if os.path.samestat(status, other):
+                return True
+        return any(contains(follow(path, Watched()), real) for path in self.directories)
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return [f"{directory}/{name}" for name in os.listdir(directory)]
+    except OSError:
+        return []
 
 
 class _ValueReader(Reader):
@@ -26,9 +70,25 @@ class _ValueReader(Reader):
 
     value = b""
 
+    def __init__(self, key: bytes, watch: Watch, path: str, own: OwnFiles) -> None:
+        super().__init__(key, watch, settle=watch.settle, grace=0.0)
+        self._rules = msgspec.structs.replace(
+            self._rules, boundary=_limits(path, watch.roots), refuses=own.include
+        )
+
     def fingerprint(self, name: str, content: bytes) -> str:
         self.value = content
         return super().fingerprint(name, content)
+
+
+def _limits(path: str, roots: Iterable[str]) -> tuple[str, ...]:
+    """The configured roots that a file lies in by its path."""
+    named = tuple(root for root in roots if contains(os.path.normpath(root), path))
+    if named:
+        return named
+    directory, every = follow(os.path.dirname(path), Watched()), tuple(roots)
+    # a path that lies in none is refused by all of them
+    return tuple(root for root in every if is_inside(path, directory, (root,))) or every
 
 
 def read_value(
@@ -38,6 +98,7 @@ def read_value(
     *,
     key: bytes,
     known: Callable[[str], str | None],
+    own: OwnFiles,
 ) -> bytes | None:
     """Reads the value that a secret of the vault config has now.
 
@@ -47,6 +108,7 @@ def read_value(
         watch: The section of the configuration.
         key: Key of the fingerprints.
         known: The version of a secret in the inventory.
+        own: The files that are never read.
 
     Returns:
         The value; None while it is being written or replaced: try again soon.
@@ -57,7 +119,7 @@ def read_value(
     entry = entries.get(name)
     if entry is None:
         raise RefusedError("is not in the vault config")
-    seen, value = _read(entry, watch, key, known)
+    seen, value = _read(entry, watch, key, known, own)
     if not seen.settled:
         return None
     if seen.problem is not None:
@@ -67,7 +129,9 @@ def read_value(
     return value
 
 
-def read_version(entry: Entry, watch: Watch, version: str, *, key: bytes) -> bytes | None:
+def read_version(
+    entry: Entry, watch: Watch, version: str, *, key: bytes, own: OwnFiles
+) -> bytes | None:
     """Reads a secret's value if its file lies in the roots and still has a certain version.
 
     The arguments are those of `read_value`.
@@ -75,13 +139,17 @@ def read_version(entry: Entry, watch: Watch, version: str, *, key: bytes) -> byt
     Returns:
         The content, or None where it cannot be read or has another version.
     """
-    seen, value = _read(entry, watch, key, lambda _name: version)
+    seen, value = _read(entry, watch, key, lambda _name: version, own)
     return value if seen.version == version else None
 
 
 def _read(
-    entry: Entry, watch: Watch, key: bytes, known: Callable[[str], str | None]
+    entry: Entry,
+    watch: Watch,
+    key: bytes,
+    known: Callable[[str], str | None],
+    own: OwnFiles,
 ) -> tuple[Observation, bytes]:
-    reader = _ValueReader(key, watch, settle=watch.settle, grace=0.0)
+    reader = _ValueReader(key, watch, entry.path, own)
     seen = reader.scan({entry.name: entry}, known=known).observations[entry.name]
     return seen, reader.value

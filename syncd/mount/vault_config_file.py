@@ -9,7 +9,6 @@ not answer.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import time
@@ -19,6 +18,7 @@ from syncd.core.errors import ConfigurationError
 from syncd.core.findings import Finding, finding
 from syncd.core.vault_config import decode_vault_config
 from syncd.mount.way import Watched, follow
+from syncd.system.errnos import reason, remedy
 from syncd.system.files import read_file
 from syncd.system.threads import Call, run
 
@@ -46,10 +46,10 @@ def read_vault_config(path: str) -> tuple[bytes, os.stat_result]:
     try:
         return read_file(path, _LARGEST)
     except OSError as error:
-        hint = "set vault_config or BOX_VAULT_CONFIG to the JSON file that Aidbox reads"
-        if error.errno in (errno.EACCES, errno.EPERM):
-            hint = f"let uid {os.geteuid()} read it and enter its directories"
-        message = f"cannot be read: {error.strerror}"
+        correction = "set vault_config or BOX_VAULT_CONFIG to the JSON file that Aidbox reads"
+        access = f"let uid {os.geteuid()} read it and enter its directories"
+        hint = remedy(error, path=correction, access=access)
+        message = f"cannot be read: {reason(error)}"
         raise ConfigurationError(
             [finding("vault-config-unreadable", path, "", message, hint)]
         ) from None

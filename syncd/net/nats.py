@@ -13,8 +13,10 @@ is what it leaves to its user, and its traps (nats-py 2.16):
 - `connect` tries for ever; here every server gets one try, then the caller gets the reason.
   Cancelled at the wrong moment, the client considers itself closed with its socket open.
 - It sends a ping behind its credentials. A server that refuses them closes with the ping unread,
-  so the reset can overtake the refusal; in verbose mode the library awaits the answer first. The
-  `+OK` that each later message gets is the price.
+  so the reset competes with the refusal; in verbose mode the library awaits the answer first. The
+  `+OK` that each later message gets is the price. What the server says before any other close is
+  kept by `syncd.net.nats_transport`.
+- It reports how closing failed as it reports any error, and would replace the refusal by it.
 - A publication that is not permitted is never acknowledged; the server's complaint comes on its
   own, and ends the wait.
 - Its `publish_async` does not report most refusals (it raises them where only the error callback
@@ -29,6 +31,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -36,11 +39,12 @@ from urllib.parse import urlsplit
 import anyio
 import msgspec
 import nats.errors
-from nats.aio.client import Client
+from nats.aio.client import DEFAULT_BUFFER_SIZE, Client, Srv
 
 from syncd.core.errors import RefusedError, SyncdError
-from syncd.net.nats_errors import NatsErrors
+from syncd.net.nats_errors import NatsErrors, is_of_permission, server_error
 from syncd.net.nats_login import Login, LoginFiles
+from syncd.net.nats_transport import LastWordsTransport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,6 +72,7 @@ class _Client(Client):
         super().__init__()
         self.login = login
         self.requires_tls = requires_tls
+        self.ended_by: nats.errors.Error | None = None
 
     def login_options(self) -> dict[str, Any]:
         """The options of `connect` that ask for the login, again for each connection."""
@@ -79,8 +84,27 @@ class _Client(Client):
             **({"user_jwt_cb": lambda: str(self.login.jwt).encode()} if login.jwt else {}),
         }
 
+    async def _connect_to_server(self, s: Srv) -> None:
+        s.last_attempt, self.ended_by = time.monotonic(), None
+        self._transport = LastWordsTransport()  # type: ignore[no-untyped-call] # the library's
+        timeout = self.options["connect_timeout"]
+        await self._transport.connect(s.uri, DEFAULT_BUFFER_SIZE, timeout)
+
+    async def _process_err(self, err_msg: str) -> None:
+        said = server_error(err_msg.strip().strip("'"))
+        if not is_of_permission(said):  # which ends nothing
+            self.ended_by = said
+        await super()._process_err(err_msg)
+
+    def reason(self, error: BaseException) -> BaseException:
+        """Why an operation failed: what the server said at the end, else the error."""
+        transport = self._transport
+        said = transport.last_words() if isinstance(transport, LastWordsTransport) else None
+        return self.ended_by or error if said is None else server_error(said)
+
     async def force_close(self) -> None:
         """Closes it in any state, within a bounded time."""
+        self._error_cb = _ignore  # how closing fails says nothing of why it is closed
         with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True), contextlib.suppress(Exception):
             await self.close()
         # a `connect` that was cancelled leaves the socket open
@@ -95,6 +119,10 @@ class _Client(Client):
         if login.seed is not None:
             self._public_nkey = None if login.jwt is not None else login.public_key()
         return super()._connect_command()
+
+
+async def _ignore(_error: Exception) -> None:
+    pass
 
 
 class _ApiError(msgspec.Struct):
@@ -213,7 +241,7 @@ class Connection:
                     await client.publish(subject, payload, f"{self._inbox}.{token}", headers)
                 await asyncio.wait(futures)
         except (nats.errors.Error, OSError) as error:
-            self._last_error = self.errors.of_connection(error, self._subjects)
+            self._last_error = self._error_of(client.reason(error))
         finally:
             self._operation, self._pending_acks = None, {}
         silence = self.errors.temporary(f"no acknowledgement within {self.timeout:g} s")
@@ -299,12 +327,19 @@ class Connection:
         client = _Client(login, requires_tls=self._files.tls)
         self._last_error, self._connect_failures, self._connected = None, 0, anyio.Event()
         self._connecting = True
+
+        async def on_error(error: Exception) -> None:
+            await self._on_error(client.reason(error))
+
+        async def on_disconnected() -> None:
+            await self._on_disconnected(client.ended_by)
+
         try:
             await client.connect(
                 self._urls,
                 name=self._name,
-                error_cb=self._on_error,
-                disconnected_cb=self._on_disconnected,
+                error_cb=on_error,
+                disconnected_cb=on_disconnected,
                 reconnected_cb=self._on_reconnected,
                 tls=login.tls,
                 verbose=True,
@@ -317,6 +352,7 @@ class Connection:
             )
             self._connecting = False
             self._last_error = None  # it is about a server that was tried before this one
+            client.options["allow_reconnect"] = False  # it would forget why the server ended this
             self._inbox = client.new_inbox()
             await client.subscribe(f"{self._inbox}.*", cb=self._on_ack)
             # a refusal of the subscription comes before the answer to the ping
@@ -324,20 +360,23 @@ class Connection:
         except _StopConnectingError:
             pass
         except (nats.errors.Error, OSError, ValueError) as error:
-            self._last_error = self.errors.of_connection(error, self._subjects)
+            self._last_error = self.errors.of_connection(client.reason(error), self._subjects)
         finally:
             self._connecting = False
+            if client.ended_by is not None:
+                self._last_error = self._error_of(client.ended_by)
             # in `finally`: when cancelled, too, the client is either kept or closed
             if client.is_connected and self._last_error is None:
+                client.options["allow_reconnect"] = True
                 self._client = client
                 self._connected.set()
             else:
                 await client.force_close()
         return self._client
 
-    async def _on_error(self, error: Exception) -> None:
+    async def _on_error(self, error: BaseException) -> None:
         """Called by the client with every error, while it connects and later."""
-        self._last_error = self.errors.of_connection(error, self._subjects)
+        self._last_error = self._error_of(error)
         self._connect_failures += 1
         refused = isinstance(self._last_error, RefusedError)
         if self._connecting:
@@ -349,9 +388,15 @@ class Connection:
         else:
             await self._reload_login()
 
-    async def _on_disconnected(self) -> None:
+    def _error_of(self, error: BaseException) -> SyncdError:
+        established = self._connected.is_set()
+        return self.errors.of_connection(error, self._subjects, established=established)
+
+    async def _on_disconnected(self, ended_by: BaseException | None = None) -> None:
         """Called by the client before it begins to reconnect, and when it closes for good."""
         if self._connected.is_set():
+            if ended_by is not None:
+                self._last_error = self._error_of(ended_by)
             self._connected = anyio.Event()
             self._last_error = self._last_error or self.errors.lost()
             # acknowledgements of what was sent will not come over another connection

@@ -100,21 +100,32 @@ class NatsErrors:
             )
         return self.of_connection(error)
 
-    def of_connection(self, error: BaseException, subjects: Sequence[str] = ()) -> SyncdError:
-        """The error for what nats-py or a socket raised, after publishing to subjects."""
-        text = str(error).lower() if isinstance(error, nats.errors.Error) else ""
-        return self._refusal(error, text, subjects) or self._outage(error, text)
+    def of_connection(
+        self, error: BaseException, subjects: Sequence[str] = (), *, established: bool = False
+    ) -> SyncdError:
+        """The error for what nats-py or a socket raised.
 
-    def _refusal(
-        self, error: BaseException, text: str, subjects: Sequence[str]
-    ) -> RefusedError | None:
+        Args:
+            error: What was raised, or what the server said.
+            subjects: What was published to.
+            established: Whether the server had accepted the login. When it ends a login that it
+                had accepted, the files may hold a new one: the next connection decides.
+        """
+        text = _text(error)
         if isinstance(error, nats.errors.AuthorizationError) or any(
             phrase in text for phrase in _AUTH_PHRASES
         ):
             files = " or ".join(self._credential_files)
             remedy = f"replace them in {files}" if files else "configure credentials"
+            if established:
+                return self.temporary("the credentials are no longer accepted", remedy)
             return self.refused("the credentials are not accepted", remedy)
-        if "permissions violation" in text:
+        return self._refusal(error, text, subjects) or self._outage(error, text)
+
+    def _refusal(
+        self, error: BaseException, text: str, subjects: Sequence[str]
+    ) -> RefusedError | None:
+        if is_of_permission(error):
             own = [subject for subject in subjects if f'"{subject.lower()}"' in text]
             what = "subscribe to _INBOX.>" if "subscription" in text else "publish to its subject"
             what = f"publish to {own[0]}" if own else what
@@ -138,3 +149,24 @@ class NatsErrors:
         if not reason.is_known:
             return self.temporary(f"the connection failed ({type(error).__name__})")
         return self.temporary(reason.problem, reason.remedy)
+
+
+def server_error(said: str) -> nats.errors.Error:
+    """nats-py's error for the reason that a server gives (`-ERR`), as the library makes it.
+
+    The reasons: https://docs.nats.io/reference/reference-protocols/nats-protocol#err
+    """
+    if "authorization violation" in said.lower():
+        return nats.errors.AuthorizationError()
+    if "stale connection" in said.lower():
+        return nats.errors.StaleConnectionError()
+    return nats.errors.Error(f"nats: {said}")
+
+
+def is_of_permission(error: BaseException) -> bool:
+    """Whether it is about one subject; the connection goes on."""
+    return "permissions violation" in _text(error)
+
+
+def _text(error: BaseException) -> str:
+    return str(error).lower() if isinstance(error, nats.errors.Error) else ""

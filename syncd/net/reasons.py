@@ -18,6 +18,8 @@ from typing import Final
 
 import msgspec
 
+from syncd.system import errnos
+
 CHECK_SERVER: Final = "check that the server is up and reachable"
 """The remedy where nothing better is known."""
 
@@ -77,15 +79,36 @@ def reason_of(
                 remedy = "configure a client certificate that the server accepts"
             return Reason(f"TLS failed: {detail}", remedy)
         if isinstance(cause, socket.gaierror):
-            return Reason("the host name cannot be resolved", f"correct {address} or the DNS")
+            return _resolver_reason(cause, address)
         if isinstance(cause, OSError) and cause.errno:
-            is_missing_socket = cause.errno == errno.ENOENT  # connect(2) to a Unix socket
-            remedy = "start the server, or correct socket" if is_missing_socket else CHECK_SERVER
-            return Reason(os.strerror(cause.errno), remedy)
+            return Reason(os.strerror(cause.errno), _socket_remedy(cause))
     if any(isinstance(cause, (TimeoutError, *timeouts)) for cause in found):
         return Reason("no answer in time", CHECK_SERVER)
     unknown = "the connection ended without a complete answer"
     return Reason(unknown, CHECK_SERVER, is_known=False)
+
+
+def _resolver_reason(error: socket.gaierror, address: str) -> Reason:
+    """Why a host name was not resolved (getaddrinfo(3))."""
+    if error.errno in (socket.EAI_SYSTEM, socket.EAI_MEMORY):
+        problem = "the resolver lacks memory or descriptors"
+        return Reason(problem, "free memory, or raise syncd's limits of memory and open files")
+    if error.errno in (socket.EAI_AGAIN, socket.EAI_FAIL):
+        return Reason("the DNS does not answer", "check the DNS")
+    return Reason("the host name cannot be resolved", f"correct {address} or the DNS")
+
+
+def _socket_remedy(error: OSError) -> str:
+    """What to do about an error of socket(2) or connect(2)."""
+    if error.errno == errno.ENOENT:  # of a Unix socket
+        return "start the server, or correct socket"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "let syncd's user connect there"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "check that the address is reachable from here and that local ports are free"
+    if error.errno in errnos.SHORT:
+        return errnos.remedy(error, path=CHECK_SERVER, access=CHECK_SERVER)
+    return CHECK_SERVER
 
 
 def _certificate_reason(error: ssl.SSLCertVerificationError, ca: str, name: str) -> Reason:

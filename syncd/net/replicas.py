@@ -16,12 +16,15 @@ import anyio
 
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.net.lean_httpx2 import URL, InvalidURL, Request
+from syncd.net.reasons import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 RESOLVE_TIMEOUT: Final = 5.0
 """Seconds that the DNS may take."""
+
+_NO_ADDRESS: Final = (socket.EAI_NONAME, socket.EAI_NODATA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +123,20 @@ class Replicas:
             try:
                 with anyio.fail_after(RESOLVE_TIMEOUT):
                     addresses = await self._resolve(url.host, port)
-            except OSError:  # a gaierror or a timeout
+            except TimeoutError:
+                problem = f"the DNS does not answer within {RESOLVE_TIMEOUT:g} s"
+                raise _unresolved(url.host, problem, "check the DNS") from None
+            except OSError as error:
+                if not (isinstance(error, socket.gaierror) and error.errno in _NO_ADDRESS):
+                    reason = reason_of(error, address="urls")
+                    raise _unresolved(url.host, reason.problem, reason.remedy) from None
                 addresses = ()
             if not addresses:
-                raise TemporaryError(
-                    f"cannot resolve {url.host}: the DNS has no address for it",
-                    "start Aidbox, or correct urls or the DNS",
-                )
+                remedy = "start Aidbox, or correct urls or the DNS"
+                raise _unresolved(url.host, "the DNS has no address for it", remedy)
             found |= dict.fromkeys(Replica(url, address) for address in sorted(addresses))
         return tuple(found)
+
+
+def _unresolved(host: str, problem: str, remedy: str) -> TemporaryError:
+    return TemporaryError(f"cannot resolve {host}: {problem}", remedy)

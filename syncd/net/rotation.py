@@ -7,12 +7,12 @@ nothing: what was read then is read once more at the next use.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from typing import Final
 
 from syncd.core.errors import TemporaryError
+from syncd.system.errnos import reason, remedy
 
 _UNSETTLED: Final = 100_000_000  # nanoseconds after a change within which another can go unnoticed
 
@@ -43,7 +43,8 @@ def stat_file(option: str, path: str) -> os.stat_result:
 
 def unreadable(option: str, path: str, error: OSError) -> TemporaryError:
     """The error for a file that is missing or cannot be read; a mount may still deliver it."""
-    reason = os.strerror(error.errno) if error.errno else "it cannot be read"
-    missing = error.errno == errno.ENOENT
-    remedy = f"create it, or correct {option}" if missing else "make it readable for syncd's user"
-    return TemporaryError(f"cannot read {option} {path}: {reason}", remedy)
+    access = "make it readable for syncd's user"
+    return TemporaryError(
+        f"cannot read {option} {path}: {reason(error)}",
+        remedy(error, path=f"create it, or correct {option}", access=access),
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from syncd.core.errors import RefusedError
+from syncd.core.errors import RefusedError, TemporaryError
+from syncd.system.errnos import is_of_machine, reason, remedy
 from syncd.system.files import read_file
 
 LARGEST = 64 << 10
@@ -19,6 +20,7 @@ def read_credential(option: str, path: str) -> str:
         path: The file.
 
     Raises:
+        TemporaryError: The machine or the file system fails.
         RefusedError: The file cannot be read, is empty, or holds more than one word of visible
             ASCII characters, which no header can carry.
     """
@@ -39,12 +41,15 @@ def read_bytes(option: str, path: str) -> bytes:
     """Reads a credential of any kind as it is; arguments and blocking as for `read_credential`.
 
     Raises:
-        RefusedError: The file cannot be read or is too large.
+        RefusedError: The file does not exist, may not be read or is too large.
+        TemporaryError: The machine or the file system fails.
     """
     try:
         return read_file(path, LARGEST)[0]
     except OSError as error:
-        raise RefusedError(
-            f"cannot read auth.{option} {path}: {error.strerror}",
-            f"set {option} to a file that syncd's user may read",
-        ) from None
+        problem = f"cannot read auth.{option} {path}: {reason(error)}"
+        correction = f"set {option} to the file that holds the credential"
+        what_to_do = remedy(error, path=correction, access="let syncd's user read it")
+        if is_of_machine(error):
+            raise TemporaryError(problem, what_to_do) from None
+        raise RefusedError(problem, what_to_do) from None

@@ -40,8 +40,11 @@ def read_file(
         OSError: It cannot be opened or read.
     """
     wait = 0 if stream else os.O_NONBLOCK
-    follow = 0 if directory is None else os.O_NOFOLLOW
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | wait | follow, dir_fd=directory)
+    flags = os.O_RDONLY | os.O_CLOEXEC | wait
+    if directory is None:
+        descriptor = os.open(path, flags)
+    else:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW, dir_fd=directory)
     try:
         status = os.fstat(descriptor)
         is_stream = stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode)
@@ -64,6 +67,25 @@ def size_text(size: int) -> str:
         if size and size % (1 << shift) == 0:
             return f"{size >> shift} {unit}"
     return f"{size} bytes"
+
+
+def ensure_directory(path: str, mode: int) -> bool:
+    """Makes a directory, with its parents, where it does not exist; returns whether it did.
+
+    `os.makedirs` would report a directory that cannot be looked at, on a dead mount for example,
+    as a file that is in the way.
+
+    Raises:
+        OSError: It cannot be looked at or made, or something else is there.
+    """
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        os.makedirs(path, mode, exist_ok=True)
+        return True
+    if not stat.S_ISDIR(status.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    return False
 
 
 def sync_directory(path: str) -> None:

@@ -339,6 +339,68 @@ def test_wrong_user(world: World, books: Books, count: Callable[[str], None]) ->
     assert refused == total
 
 
+def status_of(world: World, uid: int) -> tuple[str, str]:
+    """The status line and the whole of the answer to a user."""
+    done = subprocess.run(
+        [sys.executable, "-c", CALLER, path(world), str(uid)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=DEADLINE,
+    )
+    return done.stdout.splitlines()[0].split()[1], done.stdout
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "namespace", [["unshare", "--user", "--map-root-user"], ["unshare", "--user"]]
+)
+def test_users_outside_the_user_namespace(world: World, namespace: list[str]) -> None:
+    """They all have one uid, which gets nothing: neither by an entry nor as the daemon's own."""
+    entries = [{"name": "nobody", "uid": 65534}, {"name": "app", "uid": GRANTED}]
+    api = {"socket": path(world), "socket_mode": "0666", "subscribers": entries}
+    world.configure(api=api)
+    with world.daemon(wrapper=namespace) as daemon:
+        root = status_of(world, 0)
+        for uid in (GRANTED, STRANGER, 65534):
+            status, answer = status_of(world, uid)
+            assert status == "403"
+            assert "not mapped into the user namespace" in answer
+            assert "api.subscribers" not in answer
+        assert root[0] == ("200" if "--map-root-user" in namespace else "403")
+        denied = daemon.wait_for("api.denied", uid=65534)
+        assert "api.subscribers" not in str(denied)
+        assert "one user namespace" in denied["hint"]
+
+
+WHOLE_NAMESPACE = """
+import ctypes, os, sys
+CLONE_NEWUSER, EVERY = 0x10000000, "0 0 4294967295"
+moved, move = os.pipe()
+if not (helper := os.fork()):  # it stays outside: only from there may all be mapped
+    os.read(moved, 1)
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/{os.getppid()}/{name}", "w") as file:
+            file.write(EVERY)
+    os._exit(0)
+assert ctypes.CDLL(None).unshare(CLONE_NEWUSER) == 0
+os.write(move, b"x")
+assert os.waitpid(helper, 0)[1] == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@needs_root
+def test_a_user_namespace_that_maps_everyone(world: World) -> None:
+    """There, as without a namespace, 65534 is the user nobody and can have an entry."""
+    api = {"socket": path(world), "socket_mode": "0666"}
+    world.configure(api={**api, "subscribers": [{"name": "nobody", "uid": 65534}]})
+    for wrapper in ([], [sys.executable, "-c", WHOLE_NAMESPACE]):
+        with world.daemon(wrapper=wrapper):
+            assert status_of(world, 65534)[0] == "200"
+            assert status_of(world, STRANGER)[0] == "403"
+
+
 DEAF = """
 import os, resource, socket, sys
 uid = int(sys.argv[3])

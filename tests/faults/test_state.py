@@ -9,11 +9,12 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.faults import Books, MountNamespace, expected, hook, is_root, scaled
+from support.faults import SOAK, Books, MountNamespace, expected, hook, is_root, scaled
 from support.waiting import DEADLINE, wait_until
 from support.world import World, secret
 
@@ -65,16 +66,11 @@ def refusal(world: World, wrapper: Sequence[str] = ()) -> str:
 
 
 @contextlib.contextmanager
-def small_disk(world: World) -> Iterator[MountNamespace]:
-    """A namespace where the state directory is a file system of its own, of few MiB.
-
-    SQLite's log never gets shorter than it once was: again and again full takes room for 4 MiB.
-    """
+def small_disk(world: World, mib: int = 1) -> Iterator[MountNamespace]:
+    """A namespace where the state directory is a file system of its own, of few MiB."""
     os.makedirs(world.state)
     with MountNamespace() as namespace:
-        namespace.run(
-            "mount", "-t", "tmpfs", "-o", f"size={scaled(1, 8)}m,mode=700", "tmpfs", world.state
-        )
+        namespace.run("mount", "-t", "tmpfs", "-o", f"size={mib}m,mode=700", "tmpfs", world.state)
         yield namespace
 
 
@@ -125,6 +121,38 @@ def test_full(world: World, books: Books, count: Callable[[str], None]) -> None:
     )
     assert (missing, books.disordered, books.removed) == (0, 0, 0)
     assert told == "started" or "the disk is full" in told
+
+
+@needs_root
+@pytest.mark.parametrize("mib", [1, 2, 6] if SOAK else [1])
+def test_filled_by_the_ledger_itself(
+    world: World, books: Books, count: Callable[[str], None], mib: int
+) -> None:
+    """A log that has taken the last of the room is emptied, and pruning gives room back."""
+    log: dict[str, Any] = {"prune_interval": 0.05}
+    world.configure(consumers=[hook(books)], event_log=log)
+    with small_disk(world, mib) as namespace, world.daemon(wrapper=namespace.wrapper) as daemon:
+        shutil.copy(f"{namespace.path(world.state)}/fingerprint.key", world.state)
+        books.start_from(expected(world))
+        swaps = 0
+        while not daemon.logged("ledger.unusable"):
+            swaps += 1
+            scans = len(daemon.logged("mount.scanned"))
+            rotate(world, f"filled-{swaps}")
+            wait_until(
+                lambda scans=scans: (  # type: ignore[misc] # bound in the loop
+                    len(daemon.logged("mount.scanned")) > scans or daemon.logged("ledger.unusable")
+                ),
+                "no scan",
+            )
+        assert "the disk is full" in daemon.logged("ledger.unusable")[0]["problem"]
+        world.configure(consumers=[hook(books)], event_log={**log, "max_events": SECRETS})
+        daemon.signal(signal.SIGHUP)
+        missing = lost(world, books)
+        rotate(world, "after")
+        missing += lost(world, books)
+    count(f"lost {missing} of {SECRETS}, swaps until {mib} MiB were full {swaps}")
+    assert (missing, books.disordered, books.removed) == (0, 0, 0)
 
 
 def starts(world: World, namespace: MountNamespace) -> bool:

@@ -140,8 +140,8 @@ def test_a_vault_config_over_its_limit_is_one_error_everywhere(tmp_path: Path) -
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare(1)")
-def test_a_bind_mount_of_one_file_will_never_update(tmp_path: Path, plain: Path) -> None:
-    """What a subPath volume is to the kernel is found in the mount table."""
+def test_a_bind_mount_of_one_file(tmp_path: Path, plain: Path) -> None:
+    """It is found in the mount table, and so is that its source is gone, and what hides it."""
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("may not make a mount namespace here")
     path = str(plain / "good")
@@ -151,3 +151,54 @@ def test_a_bind_mount_of_one_file_will_never_update(tmp_path: Path, plain: Path)
     found = {found["code"]: found["where"] for found in json.loads(done.stdout)["findings"]}
     assert found["mount-frozen"] == "$.secret.a.path"
     assert done.returncode == 0
+    script = 'mount --bind "$1" "$2" && mv "$3" "$1" && shift 3 && exec "$@"'
+    (plain / "new").write_text(CANARY)
+    (plain / "target").touch(0o600)
+    source, target, new = (str(plain / name) for name in ("good", "target", "new"))
+    environ = vault_config(tmp_path, {"a": {"path": target, "scope": CLIENT}})
+    within = ("unshare", "-m", "sh", "-c", script, "sh", source, target, new)
+    done = syncd_check(environ=environ, within=within)
+    assert f"the source of the mount {target} was removed" in done.stdout
+    script = 'mount --bind "$1" "$1" && mount --rbind "$2" "$3" && shift 3 && exec "$@"'
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "target").touch(0o600)
+    within = (
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        target,
+        str(tmp_path / "other"),
+        str(plain),
+    )
+    done = syncd_check(environ=environ, within=within)
+    assert "mount-frozen" not in done.stdout
+
+
+def test_file_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    """Each format shows the name, in every locale, and is what it claims to be."""
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    (mount / "a").write_text(CANARY)
+    (mount / "a").chmod(0o600)
+    (mount / os.fsdecode(b"caf\xe9\n.pem")).touch()
+    environ = vault_config(tmp_path, {"a": {"path": str(mount / "a"), "scope": CLIENT}})
+    expected = {"text": r"caf\xe9\n.pem", "json": r"caf\\xe9\n.pem", "sarif": "caf%E9%0A.pem"}
+    for locale in ("C.UTF-8", "C", "POSIX"):
+        for kind, name in expected.items():
+            done = syncd_check("--format", kind, environ={**environ, "LC_ALL": locale})
+            assert (done.returncode, done.stderr) == (0, "")
+            assert name in done.stdout
+            if kind == "text":
+                assert len(done.stdout.splitlines()) == 2
+            else:
+                json.loads(done.stdout)["findings" if kind == "json" else "runs"]
+
+
+def test_a_path_in_the_environment_that_is_not_utf_8() -> None:
+    """No event could name it; it is refused at the variable."""
+    done = syncd_check(environ={"BOX_VAULT_CONFIG": os.fsdecode(b"/caf\xe9.json")})
+    assert done.returncode == 2
+    assert "environment: BOX_VAULT_CONFIG: is not UTF-8" in done.stdout

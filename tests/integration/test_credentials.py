@@ -125,6 +125,14 @@ def test_who_is_not_root(world: World) -> None:
         daemon.wait_for("credential.denied", uid=4242)
 
 
+def test_systemd_outside_of_the_user_namespace(world: World) -> None:
+    """Its root is then not mapped, and cannot be told from any other user."""
+    with world.daemon(wrapper=["unshare", "--user"]) as daemon:
+        assert ask(world, "a") == bytes(REFUSAL)
+        denied = daemon.wait_for("credential.denied", uid=65534)
+        assert "not mapped into the user namespace" in denied["reason"]
+
+
 def test_a_file_that_is_being_written(world: World) -> None:
     """The answer waits until the file is at rest."""
     world.write_plain("plain", b"half")
@@ -209,3 +217,36 @@ def test_a_socket_from_systemd(world: World) -> None:
         daemon.wait_for("credentials.listening", grants=0)
         assert ask(world, "a") == bytes(REFUSAL)
     assert os.path.exists(path(world))
+
+
+def test_what_a_unit_never_gets(world: World) -> None:
+    """Whoever writes the vault config gets no file of syncd's own through a granted unit."""
+    key = f"{world.mount}/hook.key"
+    with open(key, "w") as file:
+        file.write("whsec_" + "c2VjcmV0LW9mLXN5bmNkLWl0c2VsZg==")
+    world.configure(
+        consumers=[
+            {
+                "name": "hook",
+                "kind": "webhook",
+                "url": "http://127.0.0.1:1/",
+                "signing_key_file": key,
+            }
+        ],
+        credentials={
+            "socket": path(world),
+            "grants": [{"unit": "app.service", "credential": "a", "secret": "a"}],
+        },
+        watch={"roots": [world.mount, world.state, os.path.dirname(world.config)]},
+    )
+    with world.daemon() as daemon:
+        assert take(connect(world, "a")) == world.values["a"]
+        targets = (key, f"{world.state}/fingerprint.key", world.config, world.vault_config)
+        for turn, target in enumerate(targets):
+            world.map(paths={"a": target})
+            daemon.wait_for("vault_config.loaded", turn + 1)
+            assert len(take(connect(world, "a"))) == REFUSAL
+            daemon.wait_for("credential.unavailable", turn + 1, secret="a")
+    assert {
+        item["problem"].partition(": ")[2] for item in daemon.logged("credential.unavailable")
+    } == {"is one of syncd's own files"}

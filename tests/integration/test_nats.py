@@ -352,7 +352,7 @@ async def test_tls_and_client_certificates(tmp_path: Path) -> None:
                 await bus.aclose()
                 ours.write_client("syncd-2", cert, key)
             theirs.write_client("syncd", cert, key)
-            with pytest.raises(TemporaryError, match=r"TLS failed|connection was lost|reset"):
+            with pytest.raises(TemporaryError, match="TLS failed"):
                 await bus.deliver(events("a"))
         async with consumer(server, subject="s.x", ca_file=theirs.file) as bus:
             with pytest.raises(

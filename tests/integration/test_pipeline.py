@@ -505,7 +505,7 @@ def test_output_that_cannot_be_written(arguments: list[str]) -> None:
     assert done.returncode == 1
     assert done.stderr == (
         "syncd: cannot write to standard output: No space left on device; "
-        "free space, or redirect it elsewhere\n"
+        "free disk space, or redirect it elsewhere\n"
     )
 
 

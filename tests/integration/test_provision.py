@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.openbao import OpenBao, free_ports, manifest_text
+from support.receiver import hang
 from support.subscriber import ask
 from support.world import CANARY, World as Plain, secret
 
@@ -175,6 +177,28 @@ def test_once_fails_when_the_vault_cannot_be_asked(
     assert done.returncode == 1
     assert "cannot read auth.token_file /nowhere" in done.stderr
     assert content(world) == secret("1")
+
+
+def test_once_has_one_deadline(world: World, bao: OpenBao, receiver: Receiver) -> None:
+    """A vault and a consumer that both hang share the timeout; each gets its turn."""
+    configure(world, bao, receiver)
+    assert world.run("run", "--once", "-c", world.config).returncode == 0
+    bao.put("aidbox/client", **{"client-secret": secret("2").decode()})
+    receiver.default = hang
+    timeout = 6.0
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        world.run("run", "--once", "--timeout", "2s", "-c", world.config)  # leaves an event
+        receiver.wait(1)
+        silence = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        configure(world, bao, receiver, vault_url=silence)
+        started = time.monotonic()
+        done = world.run("run", "--once", "--timeout", f"{timeout}s", "-c", world.config)
+        took = time.monotonic() - started
+    assert done.returncode == 1
+    assert "delivery.unfinished" in done.stderr
+    receiver.wait(2)  # it is tried, although the vault is silent
+    # less than two limits that are used to their ends, and the grace of a delivery after them
+    assert timeout <= took < 2 * timeout
 
 
 def test_a_dead_vault_does_not_delay_notifications(

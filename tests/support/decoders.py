@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from typing import TYPE_CHECKING
 
 from syncd.config.load import examine, load
+from syncd.config.settings import Watch
+from syncd.core.decode import Size
 from syncd.core.errors import ConfigurationError
 from syncd.core.findings import CODES
 from syncd.core.model import State
@@ -50,15 +51,15 @@ class Mount:
             ("loop", "loop"),
         ):
             os.symlink(target, f"{self.root}/{name}")
-        self.reader = Reader(b"k" * 32, [self.root], max_size=1000, settle=0.0, grace=0.0)
+        watch = Watch(roots=(self.root,), max_secret_size=Size(1000))
+        self.reader = Reader(b"k" * 32, watch, settle=0.0, grace=0.0)
 
     def check(self, text: bytes) -> int:
         """Reads what a vault config names; how many secrets were found, all of them inside."""
         config, _ = decode_vault_config(text, "vault-config.json")
         if config is None:
             return 0
-        now = time.time() + 60
-        snapshot = self.reader.scan(config, now=now, monotonic=time.monotonic())
+        snapshot = self.reader.scan(config)
         found = 0
         for name, seen in snapshot.observations.items():
             if seen.state is State.PRESENT:

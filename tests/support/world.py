@@ -119,8 +119,16 @@ class World:
         os.rename(temporary, self.vault_config)
 
     def configure(self, **settings: Any) -> None:
-        """Writes the configuration: vault config and state directory, and what is given."""
+        """Writes the configuration: vault config and state directory, and what is given.
+
+        Where values may be sent out, `watch.roots` is required: this mount, if none are given.
+        """
         content = {"vault_config": self.vault_config, "state_dir": self.state, **settings}
+        verifies = any(
+            "verify" in item.get("actions", ()) for item in settings.get("consumers", ())
+        )
+        if verifies or settings.get("credentials", {}).get("grants"):
+            content["watch"] = {"roots": [self.mount], **settings.get("watch", {})}
         with open(self.config, "w") as file:
             json.dump(content, file)
 

@@ -51,12 +51,25 @@ Publisher("/run/vault-secrets", group="vault-secrets").publish(files)
 """
 
 CLOSER = """
-import socket
+import socket, sys
+path, values = sys.argv[1], sys.argv[2:]
 listener = socket.socket(socket.AF_UNIX)
-listener.bind("/run/closer.sock")
+listener.bind(path)
 listener.listen()
 while True:
-    listener.accept()[0].close()
+    connection, _ = listener.accept()
+    if values:
+        connection.sendall(values.pop().encode())
+    connection.close()
+"""
+
+LEAVER = """
+import select, socket, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("/run/leaver.sock")
+listener.listen()
+select.select([listener], [], [])
+listener.close()
 """
 
 CONNECT = """
@@ -88,7 +101,7 @@ def machine(
         machine.run("useradd", "aidbox")
         machine.run("useradd", "stranger")
         machine.write("/root/receiver.py", RECEIVER)
-        machine.write("/root/publish.py", PUBLISH)
+        machine.write("/usr/local/bin/publish.py", PUBLISH)
         machine.run("systemd-run", "-q", "--unit=receiver", "python3", "/root/receiver.py")
         machine.run("cp", "-r", "/checkout", "/root/syncd")
         install, start = commands("README.md", "systemd")
@@ -127,7 +140,9 @@ def configure(machine: Machine, **more: Any) -> None:
 def publish(machine: Machine, number: int) -> None:
     """Swaps in a generation in which every secret is another."""
     values = [f"{name}=CANARY-5ecre7-{name}-{number}" for name in SECRETS]
-    machine.run("python3", "/root/publish.py", *values)
+    # as the service would: nobody else may change its target
+    who = ("setpriv", "--reuid=syncd", "--regid=syncd", "--init-groups")
+    machine.run(*who, "python3", "/usr/local/bin/publish.py", *values)
 
 
 def secrets_of(machine: Machine) -> dict[str, Any]:
@@ -186,6 +201,10 @@ def test_how_exposed_it_is(machine: Machine) -> None:
     """An exposure of at most 1.5, without root and without a capability."""
     command = ("systemd-analyze", "security", "--threshold=15", "--no-pager", "syncd.service")
     step(machine.run(*command).stdout.splitlines()[-1])
+    # without a running manager, as a package is reviewed: only what the file says counts
+    unit = "/usr/lib/systemd/system/syncd.service"
+    offline = ("systemd-analyze", "security", "--offline=true", "--threshold=15", "--no-pager")
+    step(machine.run(*offline, unit).stdout.splitlines()[-1])
     status = machine.run("cat", f"/proc/{show(machine, 'MainPID')}/status").stdout
     facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert facts["Uid"].split() == [machine.run("id", "-u", "syncd").stdout.strip()] * 4
@@ -306,12 +325,47 @@ def test_a_credential_that_is_refused(machine: Machine) -> None:
     machine.wait(lambda: machine.run("cat", empty).stdout == "", "an empty secret")
     assert machine.run("systemctl", "start", "my-app.service", check=False).returncode == 1
     assert "status=243/CREDENTIALS" in machine.journal("my-app.service")
-    machine.write("/root/closer.py", CLOSER)
-    machine.run("systemd-run", "-q", "--unit=closer", "python3", "/root/closer.py")
-    closer = "/run/closer.sock"
-    machine.wait(lambda: machine.run("ls", closer, check=False).returncode == 0, "the socket")
+    closer = serve(machine, "closer", CLOSER)
     closed = machine.run(*run, load + closer, *show_size)
     assert closed.stdout.strip() == "0"
+
+
+def serve(machine: Machine, name: str, script: str, *arguments: str) -> str:
+    """Runs a server; the path of its socket, once that is there."""
+    path = f"/run/{name}.sock"
+    machine.write(f"/root/{name}.py", script)
+    command = ("python3", f"/root/{name}.py", path, *arguments)
+    machine.run("systemd-run", "-q", f"--unit={name}", *command)
+    machine.wait(lambda: machine.run("ls", path, check=False).returncode == 0, "the socket")
+    return path
+
+
+def test_the_guard_against_an_empty_credential(machine: Machine) -> None:
+    """The unit of the guide does not start its program with nothing, however often it is loaded.
+
+    systemd loads a credential for each command of a unit, so that testing one proves nothing of the
+    next.
+    """
+    unit = machine.run("cat", "/etc/systemd/system/my-app.service").stdout
+    for name, values in (("whole", ("value",) * 9), ("first-alone", ("value",)), ("none", ())):
+        path = serve(machine, name, CLOSER, *values)
+        text = unit.replace("/run/syncd/credentials.sock", path)
+        if name == "first-alone":
+            text = text.replace("ExecStart=", "ExecStartPre=/bin/true\nExecStart=")
+        machine.write(f"/etc/systemd/system/{name}-app.service", text)
+        machine.run("systemctl", "daemon-reload")
+        started = machine.run("systemctl", "start", f"{name}-app.service", check=False)
+        journal = machine.journal(f"{name}-app.service")
+        assert (started.returncode == 0) == (name == "whole"), journal
+        assert ("5 client-secret" in journal) == (name == "whole")
+        assert "0 client-secret" not in journal
+
+
+def test_a_connection_that_was_not_accepted(machine: Machine) -> None:
+    """It is reset when its listener ends: the unit fails, with no empty credential."""
+    path = serve(machine, "leaver", LEAVER)
+    run = ("systemd-run", "-q", "--wait", "--pipe", "-p", f"LoadCredential=x:{path}")
+    assert machine.run(*run, "true", check=False).returncode == 243
 
 
 def test_files_for_another_owner(machine: Machine) -> None:

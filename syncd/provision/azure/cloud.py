@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from syncd.core.errors import RefusedError
+from syncd.system.errnos import reason, remedy
 from syncd.system.files import read_file
 
 _LARGEST: Final = 1 << 20
@@ -71,9 +72,10 @@ def find_cloud(name: str, environment_file: str | None) -> Cloud:
         text, _ = read_file(environment_file, _LARGEST)
         written = msgspec.json.decode(text, type=_Environment)
     except OSError as error:
+        correction = "set cloudEnvFileName to the file that describes the cloud"
         raise RefusedError(
-            f"cannot read {environment_file}: {error.strerror}",
-            "set cloudEnvFileName to a file that syncd's user may read",
+            f"cannot read {environment_file}: {reason(error)}",
+            remedy(error, path=correction, access="let syncd's user read it"),
         ) from None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         pass

@@ -102,7 +102,7 @@ def test_a_full_disk_leaves_the_old_files(tmp_path: Path) -> None:
     try:
         publisher = Publisher(str(mount / "secrets"))
         publisher.publish(OLD)
-        with pytest.raises(TemporaryError, match="No space left on device; free space"):
+        with pytest.raises(TemporaryError, match="No space left on device; free disk space"):
             publisher.publish([File("a", b"x" * 100_000)])
         assert_tidy(mount / "secrets", OLD)
         assert publisher.publish(NEW)

@@ -246,15 +246,14 @@ class TestWhichFile:
     def test_the_remedy_for_a_wrong_path_names_what_gave_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The option, the variable, or neither; permissions only where the file may be right."""
+        """The option, the variable, or neither; permissions only where they are missing."""
         absent = str(tmp_path / "absent.yaml")
         directory = tmp_path / "directory.yaml"
         directory.mkdir()
         monkeypatch.setattr(configuration, "DEFAULT_FILE", str(directory))
-        access = "make the file readable for this user"
         for file, environ, hint in (
-            (absent, {"SYNCD_CONFIG": "/other"}, f"correct the path after -c, or {access}"),
-            (None, {"SYNCD_CONFIG": absent}, f"correct $SYNCD_CONFIG, or {access}"),
+            (absent, {"SYNCD_CONFIG": "/other"}, "correct the path after -c"),
+            (None, {"SYNCD_CONFIG": absent}, "correct $SYNCD_CONFIG"),
             (None, {}, "give another path by -c or $SYNCD_CONFIG"),
         ):
             with pytest.raises(ConfigurationError) as raised:
@@ -374,6 +373,21 @@ log: {{level: loud}}
             ("api.subscribers[1].uid", "is used twice")
         ]
 
+    @pytest.mark.parametrize("account", ["4294967295", "99999999999", "a\\0b", ""])
+    def test_accounts_can_exist(self, tmp_path: Path, account: str) -> None:
+        """A number that the kernel does not have, or no name at all, is not looked up later."""
+        places = ("provision[0].owner", "provision[0].group", "api.socket_group")
+        entry = f'manifest: /m, target: /t, owner: "{account}", group: "{account}"'
+        text = f'provision: [{{{entry}}}]\napi: {{socket_group: "{account}"}}'
+        found = problems_in(text, tmp_path)
+        assert sorted(where for where, _ in found) == sorted(places)
+        assert all("account" in why or "4294967294" in why for _, why in found)
+
+    def test_a_uid_can_exist(self, tmp_path: Path) -> None:
+        """The kernel's largest number bounds it; one more means none."""
+        text = "api: {subscribers: [{name: a, uid: 4294967294}, {name: b, uid: 4294967295}]}"
+        assert [where for where, _ in problems_in(text, tmp_path)] == ["api.subscribers[1].uid"]
+
     def test_names_are_used_once(self, tmp_path: Path) -> None:
         """Two consumers of one name would share a mailbox."""
         assert problems_in(f"consumers: [{HOOK}, {HOOK}]", tmp_path) == [
@@ -471,13 +485,30 @@ log: {{level: loud}}
             "urls": "['http://x/base']",
             "client_id": "c",
             "client_secret_file": "/s",
-            "actions": "[verify]",
+            "actions": "[drop_cache]",
         }
         key, _, value = changed.partition(": ")
         written = ", ".join(f"{k}: {v}" for k, v in {**options, key: value}.items())
         ((found, said),) = problems_in(f"consumers: [{{{written}}}]", tmp_path)
         assert found == f"consumers[0].{where}"
         assert message in said
+
+    def test_values_leave_only_from_roots_that_are_named(self, tmp_path: Path) -> None:
+        """Derived roots come from the vault config, so its writer could name any file."""
+        aidbox = (
+            "{name: a, kind: aidbox, urls: ['http://x'], client_id: c, client_secret_file: /s,"
+            " actions: [verify]}"
+        )
+        grant = "{unit: a.service, credential: a, secret: a}"
+        for text, sender in (
+            (f"consumers: [{aidbox}]", "consumers[0].actions"),
+            (f"credentials: {{grants: [{grant}]}}", "credentials.grants"),
+        ):
+            ((where, said),) = problems_in(text, tmp_path)
+            assert where == "watch.roots"
+            assert said == f"is required, because {sender} let values of secrets out"
+            (tmp_path / "good.yaml").write_text(f"{text}\nwatch: {{roots: [/run/vault-secrets]}}")
+            assert load(str(tmp_path / "good.yaml"), MINIMUM).watch.roots == ("/run/vault-secrets",)
 
     @pytest.mark.parametrize("listen", ["x", ":80", "x:", "x:0", "x:65536", "x:-1", "x:²"])
     def test_listen_is_host_and_port(self, tmp_path: Path, listen: str) -> None:

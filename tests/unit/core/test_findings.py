@@ -114,3 +114,9 @@ def test_long_names_are_shortened() -> None:
     assert shown.endswith("n…']")
     assert len(shown) < LONGEST_STEP + 20
     assert key_path(name * 1000).endswith("n…")
+
+
+def test_a_finding_is_one_line() -> None:
+    """Whatever the name of a file is."""
+    found = finding("file-unmapped", "/a\nb\udce9", "", "is unused", "remove it")
+    assert str(found) == r"/a\nb\xe9: is unused; remove it [file-unmapped]"

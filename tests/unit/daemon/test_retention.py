@@ -77,3 +77,29 @@ async def test_a_failed_pruning_is_tried_again(mail: Mail, monkeypatch: pytest.M
         with anyio.fail_after(DEADLINE):
             await again.wait()
         tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("cause", ["full", "bounds"])
+async def test_what_no_commit_tells_is_noticed(
+    mail: Mail, monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    """A volume that is full takes no commits, and bounds may be lowered to make room."""
+    pruned, bounds = [anyio.Event(), anyio.Event()], [EventLog(prune_interval=Duration(0.01))]
+    calls: list[object] = []
+
+    def count(*limits: object) -> int:
+        calls.append(limits)
+        anyio.from_thread.run_sync(pruned[min(len(calls), 2) - 1].set)
+        return 0
+
+    monkeypatch.setattr(mail.ledger, "prune", count)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Retention(mail.ledger, lambda: bounds[0]).run)
+        with anyio.fail_after(DEADLINE):
+            await pruned[0].wait()
+            if cause == "full":
+                monkeypatch.setattr(mail.ledger._room, "is_full", True)
+            else:
+                bounds[0] = EventLog(max_events=1, prune_interval=Duration(0.01))
+            await pruned[1].wait()
+        tasks.cancel_scope.cancel()

@@ -266,7 +266,7 @@ def test_damage_that_shows_late_is_looked_for_at_the_next_start(book: Book) -> N
     state = StateDir.open(book.directory)
     ledger = Ledger.open(state, "boot")
     assert ledger.rebuilt is None
-    with pytest.raises(StateError, match="corrupt"):
+    with pytest.raises(StateError, match="it is damaged"):
         ledger.inventory()
     ledger.close()
     state.close()
@@ -659,3 +659,27 @@ def test_a_relayed_secret_that_leaves_the_scope(scoped: Scoped) -> None:
         scoped.ledger.receive([Arrival(event, position)], scoped.grants)
     assert scoped.waiting("clients") == []
     assert scoped.waiting("providers") == [("a", "k1:02")]
+
+
+def test_a_ledger_that_is_full(book: Book) -> None:
+    """It says so, empties its log, and has room again when it is pruned."""
+    with book.ledger._file.held() as db:
+        db.execute("PRAGMA max_page_count = 60")
+    secrets = [f"s{number}" for number in range(20)]
+
+    def fill() -> None:
+        for turn in range(1000):
+            book.record(**dict.fromkeys(secrets, str(turn)))
+
+    with pytest.raises(StateError, match="the disk is full; free disk space"):
+        fill()
+    states = [book.ledger.is_full]
+    assert os.path.getsize(f"{book.directory}/ledger.sqlite3-wal") == 0
+    full = os.path.getsize(f"{book.directory}/ledger.sqlite3")
+    assert book.ledger.prune(5, "") > 100
+    assert os.path.getsize(f"{book.directory}/ledger.sqlite3") < full / 2
+    book.record(**dict.fromkeys(secrets, "new"))
+    states.append(book.ledger.is_full)
+    assert states == [True, False]
+    first, last = book.ledger.span()
+    assert first < last

@@ -53,7 +53,7 @@ def test_a_reader_is_in_nobodys_way(mail: Mail) -> None:
 def test_a_reader_cannot_write(mail: Mail) -> None:
     """A mistake in the API cannot change the ledger."""
     reader = mail.ledger.reader()
-    with pytest.raises(StateError, match="readonly"):
+    with pytest.raises(StateError, match="it is read-only"):
         reader._file.read("DELETE FROM meta")
     reader.close()
 
@@ -73,7 +73,7 @@ def test_a_reader_that_cannot_be_opened(tmp_path: Path) -> None:
     """The error is one line, as all of the ledger's."""
     mail = Mail(str(tmp_path))
     path, mail.ledger._path = mail.ledger._path, str(tmp_path / "no" / "such")
-    with pytest.raises(StateError, match=r"cannot open .*: cantopen; "):
+    with pytest.raises(StateError, match=r"cannot open .*: a file cannot be opened"):
         mail.ledger.reader()
     mail.ledger._path = path
     mail.close()

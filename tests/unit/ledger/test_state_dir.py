@@ -95,7 +95,7 @@ def test_a_key_that_is_not_a_file_is_refused_without_waiting(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("number", "remedy"),
-    [(errno.ENOSPC, "free disk space"), (errno.EROFS, "make the directory writable")],
+    [(errno.ENOSPC, "free disk space"), (errno.EROFS, "mount the file system read-write")],
 )
 def test_a_key_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str

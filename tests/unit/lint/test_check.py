@@ -18,7 +18,7 @@ from syncd.lint.render import as_json, as_text, exit_code
 
 GENERATION = "..2026_11_23_20_40_28.123456789"
 _ELSEWHERE = (
-    *("credential-", "grant-", "manifest-", "provision-"),
+    *("credential-", "grant-", "listen-", "manifest-", "provision-", "subscriber-"),
     *("aidbox-", "destination-", "entry-", "reference-", "secret-stored"),
 )
 
@@ -187,7 +187,7 @@ class TestMount:
         world.enter(world.add("a"))
         password = world.add("syncd")
         auth = f"{{username: u, password_file: {password}}}"
-        consumer = f"{{name: a, kind: webhook, url: 'http://x', basic_auth: {auth}}}"
+        consumer = f"{{name: a, kind: webhook, url: 'https://x', basic_auth: {auth}}}"
         assert world.check(f"consumers: [{consumer}]") == []
 
     def test_many_unmapped_files_are_summed_up(self, world: Place) -> None:
@@ -199,17 +199,36 @@ class TestMount:
         assert len(findings) == 21
         assert "and 10 more files" in findings[-1].message
 
-    def test_a_mount_that_will_never_update_is_told(
+    def test_a_mount_that_does_not_follow_a_publisher_is_told(
         self, world: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A subPath mount of a secret, or of the vault config, is found in the mount table."""
         path = world.write("a")
         place = world.enter(path)
-        frozen = (Mount("/", "/"), Mount(f"/{GENERATION}/a", path))
+        frozen = (Mount("/", "/"), Mount(f"/{GENERATION}/a", path, id=1, parent=0))
         monkeypatch.setattr(check, "mounts", lambda: frozen)
         assert world.told() == [("mount-frozen", place)]
-        frozen = (Mount("/", "/"), Mount("/vc.json", world.vault_config))
+        frozen = (Mount("/", "/"), Mount("/vc.json", world.vault_config, id=1, parent=0))
         assert world.told() == [("mount-frozen", world.vault_config)]
+
+    @pytest.mark.parametrize(
+        ("root", "claim"),
+        [
+            ("/a", "a file renamed into its place does not show"),
+            (f"/{GENERATION}/a", "does not show later ones"),
+            ("/a//deleted", "was removed, so it shows no new file"),
+        ],
+    )
+    def test_a_frozen_mount_is_claimed_to_be_no_more_than_it_is(
+        self, world: Place, monkeypatch: pytest.MonkeyPatch, root: str, claim: str
+    ) -> None:
+        """A file that is written in place does show in a mount of the file."""
+        path = world.write("a")
+        world.enter(path)
+        monkeypatch.setattr(check, "mounts", lambda: (Mount(root, path),))
+        (found,) = world.check()
+        assert claim in found.message
+        assert "never" not in f"{found.message} {found.hint}"
 
 
 class TestCredentials:
@@ -326,12 +345,24 @@ def test_a_grant_of_no_secret(world: Place) -> None:
     )
     found = [
         item
-        for item in world.check(f"credentials: {{grants: [{grants}]}}")
+        for item in world.check(
+            f"credentials: {{grants: [{grants}]}}\nwatch: {{roots: [{world.plain}]}}"
+        )
         if item.code == "grant-unknown"
     ]
     assert [(item.where, item.is_error) for item in found] == [
         ("credentials.grants[1].secret", True)
     ]
+
+
+def test_a_subscriber_with_the_uid_of_unmapped_users(world: Place) -> None:
+    """Wherever the check runs, the daemon may run in a user namespace."""
+    world.write("a", b"x", 0o600)
+    world.enter(str(world.plain / "a"), "a")
+    entries = "{name: app, uid: 1000}, {name: other, uid: 65534}"
+    (found,) = world.check(f"api: {{socket: /run/x.sock, subscribers: [{entries}]}}")
+    assert (found.code, found.where) == ("subscriber-unmapped", "api.subscribers[1].uid")
+    assert not found.is_error
 
 
 def test_every_mistake_is_named_in_one_run(world: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,6 +400,9 @@ def test_every_mistake_is_named_in_one_run(world: Place, monkeypatch: pytest.Mon
         "vault-config-malformed",
         "vault-config-unreadable",
         "secret-unreadable",
+        "mount-unreadable",
+        "resource-short",
+        "watch-rescan-only",
     }
     assert {found.code for found in findings} == expected
     documents = as_text(findings), as_json(findings)

@@ -13,7 +13,7 @@ from syncd.core.decode import Duration, Size
 from syncd.core.errors import RefusedError
 from syncd.core.model import Entry, Scope
 from syncd.mount.read import Reader
-from syncd.mount.value import read_value, read_version
+from syncd.mount.value import OwnFiles, read_value, read_version
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ def entries(*paths: object) -> dict[str, Entry]:
 def taken(
     name: str, known: dict[str, Entry], watch: Watch, version: str | None = None
 ) -> bytes | None:
-    return read_value(name, known, watch, key=KEY, known=lambda _name: version)
+    return read_value(name, known, watch, key=KEY, known=lambda _name: version, own=OwnFiles())
 
 
 def test_the_current_generation(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ KEY = bytes(32)
 def read(mount: Path, name: str, version: str, *, path: str = "", limit: int = 64) -> bytes | None:
     entry = Entry(name, path or str(mount / name), ())
     watch = Watch(roots=(str(mount),), settle=Duration(0), max_secret_size=Size(limit))
-    return read_version(entry, watch, version, key=KEY)
+    return read_version(entry, watch, version, key=KEY, own=OwnFiles())
 
 
 @pytest.fixture
@@ -120,3 +120,66 @@ def test_what_is_no_secret(mount: Path) -> None:
         assert read(mount, "a", version, path=str(mount / name)) is None
     assert read(mount, "a", version, limit=4) is None
     assert read(mount, "a", version, limit=5) == b"value"
+
+
+# what is never read as a value
+
+
+@pytest.fixture
+def credential(tmp_path: Path) -> Path:
+    path = tmp_path / "role-id"
+    path.write_bytes(b"syncd's own")
+    return path
+
+
+def own_value(path: Path, roots: tuple[Path, ...], own: OwnFiles) -> bytes | None:
+    watch = Watch(roots=tuple(map(str, roots)), settle=Duration(0))
+    known = entries(path)
+    return read_value(path.name, known, watch, key=KEY, known=lambda _name: None, own=own)
+
+
+@pytest.mark.parametrize("way", ["itself", "symlink", "hard link", "alias"])
+def test_a_credential_of_syncd_is_no_secret(tmp_path: Path, credential: Path, way: str) -> None:
+    """By its path, by any link, and by a directory's other name."""
+    own = OwnFiles(files=(str(credential),))
+    path = {
+        "itself": credential,
+        "alias": tmp_path / "alias" / credential.name,
+    }.get(way, tmp_path / "link")
+    if way == "symlink":
+        path.symlink_to(credential)
+    elif way == "hard link":
+        path.hardlink_to(credential)
+    elif way == "alias":
+        (tmp_path / "alias").symlink_to(tmp_path)
+    with pytest.raises(RefusedError, match="is one of syncd's own files"):
+        own_value(path, (tmp_path,), own)
+    assert own_value(path, (tmp_path,), OwnFiles()) == b"syncd's own"
+
+
+def test_what_is_in_the_state_directory_is_no_secret(tmp_path: Path) -> None:
+    """The fingerprint key and the ledger, by whatever link."""
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "fingerprint.key").write_bytes(b"key")
+    (tmp_path / "a").hardlink_to(state / "fingerprint.key")
+    own = OwnFiles(directories=(str(state),))
+    for path in (state / "fingerprint.key", tmp_path / "a"):
+        with pytest.raises(RefusedError, match="is one of syncd's own files"):
+            own_value(path, (tmp_path,), own)
+
+
+def test_a_root_is_a_boundary_for_values(tmp_path: Path) -> None:
+    """The writer of one root cannot have a file of another root sent out."""
+    for name in ("A", "B"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "B" / "db").write_bytes(b"another team's")
+    (tmp_path / "A" / "app").symlink_to(tmp_path / "B" / "db")
+    (tmp_path / "A" / "door").symlink_to(tmp_path / "B")
+    roots = (tmp_path / "A", tmp_path / "B")
+    for path in (tmp_path / "A" / "app", tmp_path / "A" / "door" / "db"):
+        with pytest.raises(RefusedError, match="leads outside the watch roots"):
+            own_value(path, roots, OwnFiles())
+    assert own_value(tmp_path / "B" / "db", roots, OwnFiles()) == b"another team's"
+    with pytest.raises(RefusedError, match="lies outside the watch roots"):
+        own_value(tmp_path / "B" / "db", (tmp_path / "A",), OwnFiles())

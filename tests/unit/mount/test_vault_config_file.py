@@ -15,6 +15,7 @@ from syncd.core.errors import ConfigurationError
 from syncd.core.vault_config import decode_vault_config
 from syncd.mount import vault_config_file
 from syncd.mount.vault_config_file import VaultConfigFile
+from syncd.system.files import read_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -151,11 +152,11 @@ async def test_a_file_system_that_does_not_answer(
     """It is reported, the last valid one stays, and when it answers the file is read."""
     file = await loaded(path)
     write(path, TWO)
-    answered, read = threading.Event(), vault_config_file.read_file
+    answered = threading.Event()
 
     def silent(path: str, limit: int) -> tuple[bytes, os.stat_result]:
         answered.wait()
-        return read(path, limit)
+        return read_file(path, limit)
 
     monkeypatch.setattr(vault_config_file, "LIMIT", 0.01)
     monkeypatch.setattr(vault_config_file, "read_file", silent)

@@ -6,8 +6,8 @@ import nats.errors
 import nats.js.errors
 import pytest
 
-from syncd.core.errors import RefusedError
-from syncd.net.nats_errors import NatsErrors
+from syncd.core.errors import RefusedError, TemporaryError
+from syncd.net.nats_errors import NatsErrors, server_error
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,24 @@ def test_what_only_a_person_can_change_is_refused(error: Exception, text: str) -
     assert isinstance(translated, RefusedError)
     assert text in str(translated)
     assert "CANARY" not in str(translated)
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        ("Authorization Violation", "the credentials are {} accepted"),
+        ("User Authentication Expired", "the credentials are {} accepted"),
+        ("Stale Connection", "pings are not answered"),
+        ("maximum connections exceeded", "the server has too many connections"),
+    ],
+)
+def test_what_a_server_says_before_it_closes(said: str, text: str) -> None:
+    """A login that it had accepted is tried again with what the files hold; a new one is not."""
+    errors = NatsErrors("h:4222", ["/creds"])
+    for established, how, kind in (
+        (False, "not", RefusedError),
+        (True, "no longer", TemporaryError),
+    ):
+        error = errors.of_connection(server_error(said), established=established)
+        assert text.format(how) in str(error)
+        assert isinstance(error, kind if "credentials" in text else TemporaryError)

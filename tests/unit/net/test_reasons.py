@@ -74,6 +74,14 @@ def certificate_error(code: int, message: str = "") -> ssl.SSLCertVerificationEr
             socket.gaierror(socket.EAI_NONAME, "canary"),
             "the host name cannot be resolved; correct url or the DNS",
         ),
+        (socket.gaierror(socket.EAI_AGAIN, "canary"), "the DNS does not answer; check the DNS"),
+        (
+            socket.gaierror(socket.EAI_SYSTEM, "canary"),
+            "the resolver lacks memory or descriptors; free memory",
+        ),
+        (OSError(errno.EMFILE, "canary"), "Too many open files; raise syncd's limit of open files"),
+        (OSError(errno.EACCES, "canary"), "Permission denied; let syncd's user connect there"),
+        (OSError(errno.EADDRNOTAVAIL, "canary"), "Cannot assign requested address; check that"),
         (ssl.SSLError(1, "canary"), "TLS failed: unexpected end; check that url is"),
         (
             tls_error("TLSV13_ALERT_CERTIFICATE_REQUIRED"),

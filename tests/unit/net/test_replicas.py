@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 from typing import TYPE_CHECKING
@@ -73,6 +74,25 @@ async def test_the_system_resolves() -> None:
     (replica,) = await Replicas(["http://127.0.0.1:8080"], expand=True).current()
     assert replica.address == "127.0.0.1"
     assert str(replica) == "http://127.0.0.1:8080"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (TimeoutError(), "the DNS does not answer within 5 s; check the DNS"),
+        (socket.gaierror(socket.EAI_AGAIN, "canary"), "the DNS does not answer; check the DNS"),
+        (socket.gaierror(socket.EAI_NONAME, "canary"), "has no address for it; start Aidbox"),
+        (OSError(errno.EMFILE, "canary"), "Too many open files; raise"),
+    ],
+)
+async def test_only_the_dns_says_that_there_is_no_address(error: OSError, says: str) -> None:
+    """A DNS that does not answer, or a machine that cannot ask, says nothing of Aidbox."""
+
+    async def resolve(_host: str, _port: int) -> list[str]:
+        raise error
+
+    with pytest.raises(TemporaryError, match=says):
+        await Replicas(["http://aidbox"], expand=True, resolve=resolve).current()
 
 
 def test_a_malformed_url() -> None:
