@@ -46,6 +46,12 @@ class Item:
         self._frame: bytes | None = None
         self._others: dict[tuple[str, Data], bytes] | None = None
 
+    def whole(self, stamp: Stamp) -> bytes:
+        """The event as those see it who see everything, encoded."""
+        if self._frame is None:
+            self._frame = event_frame(self.event, stamp)
+        return self._frame
+
     def frame(self, view: View, positions: Positions, number: int) -> bytes | None:
         """The event as a view shows it, encoded, or None.
 
@@ -56,9 +62,7 @@ class Item:
         """
         seen = view.see(self.event)
         if seen is self.event and not positions.limited:
-            if self._frame is None:
-                self._frame = event_frame(seen, positions.stamp)
-            return self._frame
+            return self.whole(positions.stamp)
         if seen is None:
             return None
         if self._others is None:

@@ -286,22 +286,32 @@ class Stream:
 
     async def _send_items(self, items: Sequence[Item]) -> None:
         chunk: list[bytes] = []
-        size, positions, view, limited = 0, self._positions, self._view, self._positions.limited
+        size, largest, see = 0, self._chunk, self._frame_of
+        if self._view.shows_all and not self._positions.limited:
+            see = self._whole_frame_of  # a thousand of these streams take every event
         for item in items:
-            event = item.event
-            number = self._number = positions.after(self._number, event)
-            frame = item.frame(view, positions, number)
-            if frame is not None and not (limited and self._has_moved_away(event)):
+            frame = see(item)
+            if frame is not None:
                 self._announced = self._number
                 chunk.append(frame)
                 size += len(frame)
-            if size >= self._chunk:
+            if size >= largest:
                 await self._write([b"".join(chunk)])
-                self.position = event.sequence
+                self.position = item.event.sequence
                 chunk, size = [], 0
         if chunk:
             await self._write([b"".join(chunk)])
         self.position = items[-1].event.sequence
+
+    def _whole_frame_of(self, item: Item) -> bytes | None:
+        self._number = item.event.sequence
+        return item.whole(self._broadcast.stamp)
+
+    def _frame_of(self, item: Item) -> bytes | None:
+        number = self._number = self._positions.after(self._number, item.event)
+        frame = item.frame(self._view, self._positions, number)
+        hidden = frame is None or (self._positions.limited and self._has_moved_away(item.event))
+        return None if hidden else frame
 
     def _has_moved_away(self, event: Event) -> bool:
         """Whether an older event is of a secret that has left the subscriber's scope."""
