@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import structlog
 
+from syncd.api.admission import Share
 from syncd.core.model import Grant, Scope
 
 if TYPE_CHECKING:
@@ -30,8 +31,12 @@ if TYPE_CHECKING:
 MOST_FILTERS: Final = 20
 """Secrets, and resources, that one request can filter by."""
 
+MOST_GRANTED: Final = 256
+"""Simultaneous connections of one granted user."""
+
 MOST_UNGRANTED: Final = 64
-"""Simultaneous connections of all users without a grant together."""
+"""Simultaneous connections of all users without a grant together, who can have many uids
+(user_namespaces(7))."""
 
 _UCRED: Final = struct.Struct("iII")
 UNMAPPED_REMEDY: Final = "run both in one user namespace, or map the caller's user into syncd's"
@@ -55,11 +60,13 @@ class Caller:
     """A user who may use the API.
 
     Attributes:
+        uid: The user.
         name: The user's name in the log.
         grant: What the user may see.
         privileged: Whether this is root or the daemon's own user.
     """
 
+    uid: int
     name: str
     grant: Grant
     privileged: bool = False
@@ -94,9 +101,9 @@ class Subscribers:
         unmapped_uid: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._callers = {uid: Caller(name, grant) for uid, (name, grant) in granted.items()}
+        self._callers = {uid: Caller(uid, name, grant) for uid, (name, grant) in granted.items()}
         for uid, name in ((os.geteuid(), "syncd"), (0, "root")):
-            self._callers[uid] = Caller(name, Grant(), privileged=True)
+            self._callers[uid] = Caller(uid, name, Grant(), privileged=True)
         self._unmapped_uid = unmapped_uid
         if unmapped_uid is not None:
             # also where it is this process's own: then it is not mapped itself
@@ -140,17 +147,13 @@ class Subscribers:
             return f"{unmapped_reason(peer.uid)}; {UNMAPPED_REMEDY}"
         return f"uid {peer.uid} may not use this socket; add the uid to api.subscribers"
 
-    def share(self, connection: socket.socket, most: int) -> tuple[int | None, int]:
-        """The owner of a connection, and how many of `most` connections the owner may have.
-
-        A granted user gets half, so that no user can block the others; users without a grant share
-        a few, since every user can have many uids (user_namespaces(7)).
-        """
+    def share(self, connection: socket.socket) -> Share:
+        """What the user of a connection may have."""
         uid = peer_of(connection).uid
         found = self._callers.get(uid)
         if found is None:
-            return None, min(MOST_UNGRANTED, most)
-        return uid, most if found.privileged else max(1, most // 2)
+            return Share(uid, None, MOST_UNGRANTED)
+        return Share(uid, uid, MOST_GRANTED, found.privileged)
 
 
 class View:

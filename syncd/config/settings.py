@@ -242,6 +242,7 @@ class RelaySource(NatsServer, frozen=True, kw_only=True):
     subject: str
     stream: str | None = None
     durable: DurableName | None = None
+    max_secrets: Annotated[int, msgspec.Meta(ge=1)] = 100_000
 
 
 class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):

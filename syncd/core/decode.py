@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NewType, TypeVar, Union, get_a
 
 import msgspec
 
-from syncd.core.text import encodable
 from syncd.core.tree import Node, Scalar, values
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Path = tuple[str | int, ...]
 _KINDS_KEY = "x-kinds"
+_LONGEST_WORD = 100
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -234,9 +234,6 @@ class _Walk:
             return value
         if type_ is Any:
             return values(tree)
-        if isinstance(tree, str) and encodable(tree) != tree:
-            # of the environment or the command line; it would fit into no event and no row
-            return self.reject(path, type_, "is not UTF-8", "rename the file, or correct the value")
         try:
             return msgspec.convert(tree, type_, strict=True)
         except msgspec.ValidationError:
@@ -355,7 +352,7 @@ def keys_of(type_: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldIn
 def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
     """A hint for an unknown word: the closest known one, or `otherwise`, or a list of all."""
     words = sorted(known)
-    close = difflib.get_close_matches(word, words, n=1)
+    close = difflib.get_close_matches(word, words, n=1) if len(word) <= _LONGEST_WORD else []
     if close:
         return f"did you mean {close[0]}?"
     return "use one of " + ", ".join(words) if otherwise is None else otherwise

@@ -85,6 +85,13 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         return {self.subject: scopes_of(self.data.scope)}
 
     @property
+    def secret(self) -> str | None:
+        """The `Entry.key` of the secret that it is about; None where it is about several."""
+        if isinstance(self.data, VaultConfigData):
+            return None
+        return secret_key(self.subject, self.origin.source if self.origin else None)
+
+    @property
     def slot(self) -> str:
         """Key by which a newer event supersedes a pending one in a mailbox.
 

@@ -19,6 +19,9 @@ from syncd.core.text import visible
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+LONGEST_STEP = 200
+"""Characters of a name that a path shows."""
+
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -145,7 +148,7 @@ def json_path(*steps: str | int) -> str:
     "$.secret['client-secret'].path"
     """
     path = "$"
-    for step in steps:
+    for step in map(_shortened, steps):
         if isinstance(step, int):
             path += f"[{step}]"
         elif _IDENTIFIER.fullmatch(step):
@@ -153,6 +156,12 @@ def json_path(*steps: str | int) -> str:
         else:
             path += "['" + "".join(map(_quoted, step)) + "']"
     return path
+
+
+def _shortened(step: str | int) -> str | int:
+    if isinstance(step, str) and len(step) > LONGEST_STEP:
+        return step[: LONGEST_STEP - 1] + "…"
+    return step
 
 
 def _quoted(character: str) -> str:
@@ -171,7 +180,7 @@ def key_path(*steps: str | int) -> str:
     'consumers[0].url'
     """
     path = ""
-    for step in steps:
+    for step in map(_shortened, steps):
         if isinstance(step, int):
             path += f"[{step}]"
         else:

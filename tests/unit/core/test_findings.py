@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from syncd.core.findings import CODES, Severity, finding, json_path, key_path
+from syncd.core.findings import CODES, LONGEST_STEP, Severity, finding, json_path, key_path
 from syncd.core.tree import parse_json
 
 ROOT = Path(__file__).parents[3]
@@ -103,6 +103,17 @@ class TestCatalogue:
 _LIKE_A_CODE = re.compile(
     "(config|credential|manifest|name|path|scope|secret)-[a-z-]+|vault-config-[a-z]+"
 )
+
+
+def test_long_names_are_shortened() -> None:
+    """A name of a megabyte makes no line of a megabyte."""
+    name = "n" * LONGEST_STEP
+    assert json_path("secret", name) == f"$.secret.{name}"
+    assert key_path("secret", name) == f"secret.{name}"
+    shown = json_path("secret", name * 1000)
+    assert shown.endswith("n…']")
+    assert len(shown) < LONGEST_STEP + 20
+    assert key_path(name * 1000).endswith("n…")
 
 
 def test_a_finding_is_one_line() -> None:
