@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import parse_qsl
 
-from syncd.core.errors import RefusedError
+from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.payload import Payload
 from syncd.provision.vault.auth import Login
 from syncd.provision.vault.http import Connection
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 
 _UNDELETE = "undelete it, or write a new version"
+_KV_V2 = ("config", "data", "delete", "destroy", "metadata", "subkeys", "undelete")
 _READS = ("GET", "LIST")
 
 
@@ -148,6 +149,8 @@ class VaultProvider:
             another = self._login.recover()
             if another is not None:
                 raise _TokenLostError(another)
+        if answer.status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
+            self._check_data(wanted, token, answer.status)
         if not 200 <= answer.status < 300:  # noqa: PLR2004 - success
             self._refuse(answer, wanted)
         where = f"{wanted.method} {wanted.secret_path}"
@@ -157,6 +160,34 @@ class VaultProvider:
                 self._refuse_write(wanted)
             self._refuse(answer, wanted)
         return self._connection.parse(answer, f"{what} ({where})")
+
+    def _check_data(self, wanted: VaultObject, token: str, status: int) -> None:
+        """Explains a path of KV v2 without `data/`: a policy that fits the secret denies it (403).
+
+        `sys/internal/ui/mounts` describes the mount to every token with a permission on it; Vault's
+        own command line asks it before each `kv get`.
+        """
+        path = wanted.secret_path
+        if wanted.method != "GET":
+            return
+        try:
+            what = f"look up the mount of {path}"
+            mounts = f"sys/internal/ui/mounts/{path}"
+            answer = self._connection.request("GET", mounts, what, token=token)
+            if answer.status != HTTPStatus.OK:
+                return
+            mount = parse_response(answer.body)
+        except (TemporaryError, ResponseError):
+            return  # the refusal is explained without it
+        name = mount.text("data", "path")
+        rest = path.removeprefix(name)
+        if mount.text("data", "options", "version") != "2" or not name or rest == path:
+            return
+        if rest.split("/")[0] not in _KV_V2:
+            raise RefusedError(
+                f"cannot read {wanted.path}: {name} is KV v2, which has no {path} ({status:d})",
+                f"write secretPath: {name}data/{rest}",
+            )
 
     def _refuse_write(self, wanted: VaultObject) -> NoReturn:
         """Explains a write without a result, which later passes do not repeat."""
