@@ -130,7 +130,7 @@ def parse_first_yaml(text: bytes) -> tuple[list[Any], bool]:
         document = loader.get_data()
     try:
         return [document], bool(loader.check_data())  # type: ignore[no-untyped-call]
-    except yaml.YAMLError:
+    except (yaml.YAMLError, TreeError, ValueError, OverflowError):  # as below
         return [document], True
 
 

@@ -182,6 +182,8 @@ class TestYaml:
             (b"---\n---\na", [""], True),
             (b"a\n---\nb", ["a"], True),
             (b"a\n---\n[", ["a"], True),
+            (b"a\n...\n@", ["a"], True),
+            (b"a\n...\n%YAML 1." + b"9" * 5000 + b"\n---\n", ["a"], True),
         ],
     )
     def test_the_first_document_alone(self, text: bytes, first: list[object], more: bool) -> None:
@@ -257,7 +259,8 @@ def _refusal(parse: Callable[[bytes], object], text: bytes) -> str:
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_parsed_or_refused(data: bytes) -> None:
     """No input makes a parser raise anything but TreeError, on one line."""
-    for parse in (parse_json, parse_yaml, lambda text: parse_yaml(text, raw=True)):
+    raw = (parse_first_yaml, lambda text: parse_yaml(text, raw=True))
+    for parse in (parse_json, parse_yaml, *raw):
         assert "\n" not in _refusal(parse, data)
 
 
