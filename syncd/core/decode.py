@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NewType, TypeVar, Union, get_a
 
 import msgspec
 
-from syncd.core.text import encodable
 from syncd.core.tree import Node, Scalar, values
 
 if TYPE_CHECKING:
@@ -235,9 +234,6 @@ class _Walk:
             return value
         if type_ is Any:
             return values(tree)
-        if isinstance(tree, str) and encodable(tree) != tree:
-            # of the environment or the command line; it would fit into no event and no row
-            return self.reject(path, type_, "is not UTF-8", "rename the file, or correct the value")
         try:
             return msgspec.convert(tree, type_, strict=True)
         except msgspec.ValidationError:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from syncd.core.model import Entry
 
-LIMIT: Final = 5.0
+LIMIT: Final = 4.0
 """Seconds after which a file that does not answer counts as unreadable."""
 
 _LARGEST: Final = 8 << 20

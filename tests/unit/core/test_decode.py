@@ -333,12 +333,3 @@ def test_a_long_word_is_not_compared() -> None:
     """Comparing takes time that grows with the length."""
     assert did_you_mean("k" * 1_000_000, ["key"]) == "use one of key"
     assert did_you_mean("kee", ["key"]) == "did you mean key?"
-
-
-def test_text_that_is_not_utf8_is_refused() -> None:
-    """An environment variable may hold any bytes; no event, row or answer could hold them."""
-    value, problems = decode("/m/\udcff", str)
-    assert value is None
-    assert [(item.message, item.hint) for item in problems] == [
-        ("is not UTF-8", "rename the file, or correct the value")
-    ]

@@ -580,7 +580,7 @@ def test_roots_that_change_keep_their_memory(mount: Path, tmp_path: Path) -> Non
 
 def located(reader: Reader, wanted: dict[str, Entry]) -> dict[str, list[str]]:
     """The names of the secrets of each root."""
-    return {path: sorted(found.names) for path, found in reader.locate(wanted)[0].items()}
+    return {path: sorted(found.names()) for path, found in reader.locate(wanted)[0].items()}
 
 
 def test_roots_are_what_files_lie_in(mount: Path, tmp_path: Path) -> None:
