@@ -15,9 +15,8 @@ from __future__ import annotations
 import math
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.lowlevel
@@ -25,6 +24,7 @@ import structlog
 
 from syncd.api.answers import CHUNK, SEND_TIMEOUT, Answers, BusyError
 from syncd.api.history import History, frame
+from syncd.api.link import Blocked
 from syncd.api.positions import AllPositions
 from syncd.api.report import states
 from syncd.core.errors import StateError
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from syncd.api.answers import Slot
     from syncd.api.history import Item
+    from syncd.api.link import Link
     from syncd.api.positions import Place, Positions
     from syncd.api.subscribers import Caller, View
     from syncd.core.events import Event, Stamp
@@ -75,44 +76,6 @@ _HEADERS: Final = (
     (b"x-accel-buffering", b"no"),
 )
 log = structlog.get_logger()
-
-
-class Link(Protocol):
-    """The connection under a stream.
-
-    Attributes:
-        on_lost: Called when the peer is gone.
-        send_timeout: Seconds in which the client must take one write.
-    """
-
-    on_lost: Callable[[], None] | None
-    send_timeout: float
-
-    @property
-    def lost(self) -> bool:
-        """Whether the peer is gone."""
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that the kernel has not accepted yet."""
-
-    def abort(self) -> None:
-        """Closes at once; unsent bytes are dropped."""
-
-
-@dataclass(slots=True)
-class _Blocked:
-    """A send that waits for the peer.
-
-    Attributes:
-        since: When the peer last read something, monotonic seconds.
-        last: The newest event at that time.
-        unsent: Unsent bytes at that time.
-    """
-
-    since: float
-    last: int
-    unsent: int
 
 
 class Stream:
@@ -153,7 +116,7 @@ class Stream:
         self._number = self._announced = 0 if place is None else place.number
         self._woken = anyio.Event()
         self._due = False
-        self._blocked: _Blocked | None = None
+        self._blocked: Blocked | None = None
         # what a subscriber that does not read costs, of which root has no reason to make many
         self._chunk = _LARGE_CHUNK if subscriber.privileged else CHUNK
         self._send: Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -198,7 +161,7 @@ class Stream:
             return False
         unsent = self._link.unsent
         if unsent < blocked.unsent:
-            self._blocked = _Blocked(now, last, unsent)
+            self._blocked = Blocked(now, last, unsent)
             return False
         waited = now - blocked.since
         if waited >= STALLED or self._positions.limited:
@@ -322,7 +285,7 @@ class Stream:
         for chunk in chunks:
             if self._link.lost:
                 return
-            self._blocked = _Blocked(
+            self._blocked = Blocked(
                 anyio.current_time(), self._broadcast.history.last, self._link.unsent
             )
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})

@@ -17,9 +17,16 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import click
 
 from syncd import __version__
-from syncd.core.decode import Duration, decode
+from syncd.commands.options import (
+    DURATION,
+    TEXT,
+    daemon_config,
+    format_option,
+    relay_config,
+    socket_option,
+)
 from syncd.core.errors import ConfigurationError, SyncdError
-from syncd.core.text import encodable, visible
+from syncd.core.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,46 +34,6 @@ if TYPE_CHECKING:
     from syncd.config.settings import RelaySettings, Settings
 
 _NO_INPUT = 2
-
-
-class _DurationType(click.ParamType[float]):
-    """A duration such as `250ms`, `30s`, `2m`, `1h` or a number of seconds."""
-
-    name = "duration"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        seconds, _ = decode(value, Duration)
-        if seconds is None:
-            self.fail("write a duration such as 250ms, 30s, 2m or 1h", param, ctx)
-        return seconds
-
-
-class _TextType(click.ParamType[str]):
-    """Text that a request can carry; an argument of the shell may hold any bytes."""
-
-    name = "text"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
-        text = str(value)
-        if encodable(text) != text:
-            self.fail("it is not UTF-8", param, ctx)
-        return text
-
-
-_DURATION = _DurationType()
-_TEXT = _TextType()
-_config = partial(click.option, "-c", "--config", "config", metavar="FILE")
-_daemon_config = _config(
-    help="Configuration file. Default: $SYNCD_CONFIG, else /etc/syncd/syncd.yaml, else the "
-    "environment alone."
-)
-_relay_config = _config(
-    help="Configuration file. Default: $SYNCD_CONFIG, else /etc/syncd/relay.yaml if it exists."
-)
 
 
 class _Command(click.Command):
@@ -85,11 +52,11 @@ def cli() -> None:
 
 
 @cli.command()
-@_daemon_config
+@daemon_config
 @click.option("--once", is_flag=True, help="Make one pass, deliver pending events, exit.")
 @click.option(
     "--timeout",
-    type=_DURATION,
+    type=DURATION,
     default="60s",
     show_default=True,
     help="With --once: time limit for fetching, scanning and delivery together.",
@@ -151,7 +118,7 @@ def _harden() -> None:
 
 
 @cli.command()
-@_relay_config
+@relay_config
 @click.option(
     "--nats", "urls", multiple=True, metavar="URL", help="A NATS server; may be repeated."
 )
@@ -182,8 +149,8 @@ def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> N
 
 
 @cli.command()
-@_daemon_config
-@click.option("--timeout", type=_DURATION, default="60s", show_default=True, help="Time limit.")
+@daemon_config
+@click.option("--timeout", type=DURATION, default="60s", show_default=True, help="Time limit.")
 def wait(config: str | None, timeout: float) -> None:
     """Waits until every secret of the vault config is present and readable."""
     _harden()
@@ -213,7 +180,7 @@ def _base_urls(
 
 
 @cli.command()
-@_daemon_config
+@daemon_config
 @click.option(
     "--format",
     "format_",
@@ -272,20 +239,9 @@ def check(
     sys.exit(exit_code(findings, strict=strict))
 
 
-_socket = click.option(
-    "--socket",
-    "socket",
-    metavar="PATH",
-    help="The daemon's socket. Default: $SYNCD_SOCKET, else /run/syncd/syncd.sock.",
-)
-_format = click.option(
-    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
-)
-
-
 @cli.command()
-@_socket
-@_format
+@socket_option
+@format_option
 def status(socket: str | None, format_: str) -> None:
     """Shows the state of the running daemon.
 
@@ -308,14 +264,14 @@ def status(socket: str | None, format_: str) -> None:
 
 
 @cli.command()
-@_socket
+@socket_option
 @click.option("--follow", "-f", is_flag=True, help="Keep showing new events.")
-@click.option("--after", metavar="ID", type=_TEXT, help="Only events after the event with this id.")
+@click.option("--after", metavar="ID", type=TEXT, help="Only events after the event with this id.")
 @click.option(
     "--secret",
     "secrets",
     multiple=True,
-    type=_TEXT,
+    type=TEXT,
     metavar="NAME",
     help="Only events of this secret; may be repeated.",
 )
@@ -323,11 +279,11 @@ def status(socket: str | None, format_: str) -> None:
     "--resource",
     "resources",
     multiple=True,
-    type=_TEXT,
+    type=TEXT,
     metavar="TYPE[/ID]",
     help="Only events of secrets that this resource may use; may be repeated.",
 )
-@_format
+@format_option
 def events(
     socket: str | None,
     after: str | None,
@@ -382,7 +338,7 @@ def schema(what: str) -> None:
 @cli.command()
 @click.option("--rotations", type=click.IntRange(min=0), help="Stop after N. Default: at Ctrl-C.")
 @click.option(
-    "--interval", type=_DURATION, default="1s", show_default=True, help="Time between rotations."
+    "--interval", type=DURATION, default="1s", show_default=True, help="Time between rotations."
 )
 def demo(rotations: int | None, interval: float) -> None:
     """Rotates secrets in a temporary mount and prints each event on arrival."""

@@ -17,9 +17,7 @@ run (`core.timing.Pace`); the loop rests in between, and then scans the newest s
 
 from __future__ import annotations
 
-import gc
 import time
-from contextlib import contextmanager
 from functools import partial
 from random import Random
 from threading import Lock
@@ -36,10 +34,11 @@ from syncd.mount.read import LIMIT, OUTSIDE, Reader, await_all, unanswered
 from syncd.mount.record import Recorder
 from syncd.mount.report import Reporter
 from syncd.mount.watch import Hint, Watcher
+from syncd.system.memory import uncollected
 from syncd.system.threads import Call, run, start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from anyio.abc import TaskGroup
 
@@ -115,7 +114,6 @@ class Reconciler:
         self._config = Follower(settings.rescan_interval, settings.settle)
         self._regroup = anyio.Event()
         self._slots = anyio.CapacityLimiter(_SLOTS)
-        self._passes = 0
         self._backoff = Backoff(first=0.2, cap=10.0)
         self._rng = Random()  # noqa: S311 - jitter
         self.scanned_at: str | None = None
@@ -264,7 +262,7 @@ class Reconciler:
             StateError: The ledger cannot be used.
         """
         claim = Lock()
-        with self._uncollected():
+        with uncollected():
             await self._slots.acquire_on_behalf_of(lane)
             try:
                 call = Call(lane.work, claim, self._reader, self._recorder, self.watcher)
@@ -432,17 +430,6 @@ class Reconciler:
             log.info("ledger.recovered")
             self.failure = None
             self._backoff.reset()
-
-    @contextmanager
-    def _uncollected(self) -> Iterator[None]:
-        self._passes += 1
-        gc.disable()
-        try:
-            yield
-        finally:
-            self._passes -= 1
-            if not self._passes:
-                gc.enable()
 
 
 def _silent() -> StateError:

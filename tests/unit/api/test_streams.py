@@ -13,8 +13,9 @@ from support.waiting import DEADLINE
 
 from syncd.api import streams as broadcasting
 from syncd.api.answers import Slot
+from syncd.api.link import Blocked
 from syncd.api.positions import GrantPositions, Place
-from syncd.api.streams import BACKLOG, HEARTBEAT, STALLED, Broadcast, Stream, _Blocked
+from syncd.api.streams import BACKLOG, HEARTBEAT, STALLED, Broadcast, Stream
 from syncd.api.subscribers import Caller, View
 from syncd.core.events import Stamp
 from syncd.core.model import Entry, Grant, Known, Scope, State
@@ -173,7 +174,7 @@ async def test_who_sees_less_is_not_cut_off_sooner(mail: Mail) -> None:
     for grant, overdue in ((Grant(), True), (Grant([APP]), False)):
         async with subscribed(mail, grant) as (broadcast, peer):
             stream = next(iter(broadcast._streams))
-            stream._blocked = _Blocked(anyio.current_time() - 2, 0, 10)
+            stream._blocked = Blocked(anyio.current_time() - 2, 0, 10)
             peer.unsent = 10
             broadcast.history.last = BACKLOG + 1
             assert stream.overdue(anyio.current_time()) is overdue
