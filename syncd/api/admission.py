@@ -174,7 +174,7 @@ class Newest:
     """Refuses nothing: at the limit, another connection is closed for the newest one.
 
     An idle one goes first, and among those one of the address that has the most, the oldest. So an
-    address with few connections (the kubelet's) keeps them, however many connections another one makes.
+    address with few connections (the kubelet's) keeps them, however many another one has.
 
     Args:
         most: Connections in total.
