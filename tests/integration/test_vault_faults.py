@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import threading
 import time
+from contextlib import suppress
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from support.receiver import _Connection
+
     from syncd.provision.vault.provider import VaultProvider
 
 OBJECTS = "- {objectName: f, secretPath: secret/data/faults, secretKey: k}"
@@ -43,6 +47,17 @@ OBJECTS = "- {objectName: f, secretPath: secret/data/faults, secretKey: k}"
 
 def answer(status: int = 200, /, **body: Any) -> Reply:
     return reply(status, json.dumps(body).encode(), content_type="application/json")
+
+
+async def trickle_headers(connection: _Connection) -> None:
+    """A header that never ends, a byte at a time: no limit of the socket is ever reached."""
+    connection.writer.write(b"HTTP/1.1 200 OK\r\nx: ")
+    with suppress(ConnectionError):
+        while not connection.receiver.released.is_set():
+            connection.writer.write(b"x")
+            await connection.writer.drain()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(connection.receiver.released.wait(), 0.05)
 
 
 GOOD = answer(data={"data": {"k": "v"}}, lease_id="", lease_duration=0)
@@ -75,6 +90,7 @@ def make(openbao: OpenBao, server: Receiver, objects: str = OBJECTS, **more: Any
     [
         (hang, "no answer in time"),
         (trickle, "did not finish within 1 s"),
+        (trickle_headers, "did not finish within 1 s"),
         (reset, r"Connection reset by peer \(http"),
         (close, "the connection ended without a complete answer"),
         (close_in_mid_answer, "the connection ended without a complete answer"),

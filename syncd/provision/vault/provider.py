@@ -150,6 +150,7 @@ class VaultProvider:
             if another is not None:
                 raise _TokenLostError(another)
         if answer.status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
+            self._connection.check_namespace(answer.status, what)
             self._check_data(wanted, token, answer.status)
         if not 200 <= answer.status < 300:  # noqa: PLR2004 - success
             self._refuse(answer, wanted)
