@@ -65,6 +65,15 @@ class Answer:
     body: bytes = field(repr=False)
     retry_after: float | None = None
 
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is one of success (2xx)."""
+        return 200 <= self.status < 300  # noqa: PLR2004 - RFC 9110
+
+
+class ThrottledError(TemporaryError):
+    """The server limits requests (429)."""
+
 
 class Connection:
     """Requests to one server, from any number of threads.
@@ -221,7 +230,7 @@ class Connection:
 
     def _refuse_foreign(self, answer: Answer, what: str) -> None:
         """Raises for an answer that is not the server's, or not of HTTP as configured."""
-        if not self.address.startswith("http:"):
+        if answer.status < 400 or not self.address.startswith("http:"):  # noqa: PLR2004 - RFC 9110
             return
         proxy = proxy_for(self.address)
         if proxy is not None and proxy.is_answer(answer.status, answer.body):
@@ -250,15 +259,16 @@ class Connection:
             return self._adapter
 
     def _unable(self, answer: Answer, what: str) -> TemporaryError:
-        status = answer.status
+        status, kind = answer.status, TemporaryError
         if status == HTTPStatus.TOO_MANY_REQUESTS:
+            kind = ThrottledError
             problem, remedy = "limits requests (429)", "raise its quota or the interval"
         elif status == HTTPStatus.SERVICE_UNAVAILABLE:
             problem, remedy = "is sealed or not ready (503)", "unseal it"
         else:
             problem, remedy = f"cannot answer now ({status})", "check its log"
         message = f"cannot {what}: the server at {self.address} {problem}"
-        return TemporaryError(message, remedy, retry_after=answer.retry_after)
+        return kind(message, remedy, retry_after=answer.retry_after)
 
 
 _ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
