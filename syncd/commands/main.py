@@ -192,6 +192,11 @@ def _base_urls(
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
 @click.option(
+    "--vault",
+    is_flag=True,
+    help="Log in to the vaults, examine each object, list what would be written; write nothing.",
+)
+@click.option(
     "--aidbox",
     "urls",
     multiple=True,
@@ -207,12 +212,13 @@ def check(
     format_: str,
     *,
     strict: bool,
+    vault: bool,
     urls: tuple[str, ...],
     client_id: str | None,
     client_secret_file: str | None,
     ca_file: str | None,
 ) -> None:
-    """Lints vault config, mount and daemon configuration, and optionally a live Aidbox."""
+    """Lints vault config, mount and configuration, and optionally the vaults and a live Aidbox."""
     _harden()
 
     from syncd.lint.check import run_checks
@@ -232,12 +238,21 @@ def check(
         given = "--client-id, --client-secret-file and --ca-file"
         raise click.UsageError(f"{given} are for a live Aidbox; add --aidbox URL")
     findings = run_checks(config, aidbox=target)
+    files = None
+    if vault:
+        from syncd.lint.vaults import dry_run
+        from syncd.telemetry.log import configure
+
+        configure("warning", "auto")  # to standard error, apart from the findings
+        more, files = dry_run(config)
+        findings += more
     if format_ == "sarif":
         from syncd.lint.sarif import as_sarif
 
         _print(as_sarif(findings))
     else:
-        _print(as_json(findings) if format_ == "json" else as_text(findings))
+        is_json = format_ == "json"
+        _print(as_json(findings, files) if is_json else as_text(findings, files or ()))
     sys.exit(exit_code(findings, strict=strict))
 
 

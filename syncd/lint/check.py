@@ -92,6 +92,7 @@ def run_checks(
     """
     # The daemon imports this module, and one that provisions nothing should not load the providers.
     from syncd.provision.plan import check_provision, plan_provision  # noqa: PLC0415
+    from syncd.provision.trust import check_trust  # noqa: PLC0415
 
     settings, findings = examine(file, environ)
     if settings is None:
@@ -99,6 +100,8 @@ def run_checks(
     source = config_file(file, environ) or "environment"
     findings += _credentials(settings, source) + check_exposure(settings, source, environ)
     findings += _subscribers(settings, source)
+    for plan in plan_provision(settings.provision)[0]:
+        findings += check_trust(plan)
     path = settings.vault_config
     try:
         text = _read_vault_config(path)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import asdict
 
-from syncd.core.text import encodable
+from syncd.core.text import encodable, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from syncd.core.findings import Finding
+    from syncd.lint.vaults import WouldWrite
 
 NO_INPUT: Final = frozenset(
     (
@@ -43,24 +44,32 @@ def exit_code(findings: Sequence[Finding], *, strict: bool) -> int:
     return int(any(strict or found.is_error for found in findings))
 
 
-def as_text(findings: Sequence[Finding]) -> str:
-    """One line per finding, and a line with the number of errors and warnings."""
+def as_text(findings: Sequence[Finding], files: Sequence[WouldWrite] = ()) -> str:
+    """One line per file of a dry run and per finding, and the number of errors and warnings."""
     errors, warnings = _count(findings)
     return "\n".join(
-        [f"{found.severity}: {found}" for found in findings]
+        [visible(str(file)) for file in files]
+        + [f"{found.severity}: {found}" for found in findings]
         + [f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"]
     )
 
 
-def as_json(findings: Sequence[Finding]) -> str:
-    """The findings, and the number of errors and warnings, as one JSON object."""
+def as_json(findings: Sequence[Finding], files: Sequence[WouldWrite] | None = None) -> str:
+    """The findings, and the number of errors and warnings, as one JSON object.
+
+    After a dry run also the files that it would have written.
+    """
     errors, warnings = _count(findings)
-    document = {
+    document: dict[str, object] = {
         "findings": [
             {key: encodable(text) for key, text in asdict(found).items()} for found in findings
         ],
         "summary": {"errors": errors, "warnings": warnings},
     }
+    if files is not None:
+        document["would_write"] = [
+            {key: encodable(text) for key, text in asdict(file).items()} for file in files
+        ]
     return json.dumps(document, indent=2)
 
 
