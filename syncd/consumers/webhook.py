@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from syncd import __version__
 from syncd.config.settings import grant
+from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.events import BATCH, STRUCTURED
 from syncd.net.credentials import CredentialFiles, Keyring
@@ -56,6 +57,7 @@ class WebhookConsumer:
         self.name = settings.name
         self.grant = grant(settings.scope)
         self.max_batch = settings.max_batch
+        self.max_in_flight = settings.max_in_flight
         self._stamp = stamp
         try:
             self._url = URL(settings.url)
@@ -72,6 +74,7 @@ class WebhookConsumer:
             RotatingContext(Trust.of(settings)) if self._url.scheme == "https" else None,
             timeout=float(settings.timeout),
             socket=settings.socket,
+            parallel=settings.max_in_flight,
         )
         self._headers = {
             "user-agent": f"syncd/{__version__}",
@@ -90,8 +93,11 @@ class WebhookConsumer:
         once, at once: they may have been rotated a moment ago.
 
         Raises:
-            TemporaryError: No answer, one of 408, 425, 429 or 5xx, or a credential file is missing.
-            RefusedError: Any other answer, or a credential file is malformed.
+            TemporaryError: No answer, one of 408, 425, 429, 502, 503 or 504, a 5xx with
+                `Retry-After`, or a credential file is missing.
+            UnusableError: A credential file is malformed.
+            UndeliveredError: Any other 5xx.
+            RefusedError: Any other answer.
         """
         body = (
             self._stamp.encode(events[0])
@@ -103,6 +109,9 @@ class WebhookConsumer:
         if answer.status in _NOT_ACCEPTED and self._keyring.secret_files:
             answer = await self._post(message_id, body, reread=True)
         error = self._judge(answer)
+        if isinstance(error, TemporaryError) and not answer.is_about_server:
+            # an internal error, for instance, is most often about what was sent
+            raise undelivered([Undelivered(events, error)])
         if error is not None:
             raise error
 
@@ -120,7 +129,10 @@ class WebhookConsumer:
             )
 
         failed = f"cannot deliver to {self.address}"
-        return await self._connection.exchange(failed, make, reread=reread)
+        try:
+            return await self._connection.exchange(failed, make, reread=reread)
+        except RefusedError as error:
+            raise UnusableError.of(error) from None
 
     def _sign(self, message_id: str, body: bytes, credentials: Credentials) -> dict[str, str]:
         headers = dict(self._headers)
@@ -142,7 +154,7 @@ class WebhookConsumer:
         status = answer.status
         problem = f"cannot deliver to {self.address}: it answered {status}"
         if answer.is_temporary:
-            return TemporaryError(problem, retry_after=answer.retry_after)
+            return TemporaryError(problem, retry_after=answer.wait)
         if status in _NOT_ACCEPTED:
             files = " or ".join(self._keyring.secret_files)
             remedy = f"replace the credentials in {files}" if files else "configure credentials"

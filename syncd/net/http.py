@@ -1,4 +1,4 @@
-"""HTTP to consumers: one request at a time, credentials that rotate, answers bounded.
+"""HTTP to consumers: credentials that rotate, answers bounded.
 
 Requests go through httpx2's transport, not through its client: what must not happen here
 (following a redirect with credentials, cookies, a proxy or a `.netrc` from the environment, a log
@@ -38,6 +38,8 @@ KEEP_ALIVE: Final = 60.0
 """Seconds for which an idle connection is used again."""
 
 _TRY_AGAIN: Final = frozenset((408, 425, 429))
+_OF_SERVER: Final = _TRY_AGAIN | {502, 503, 504}
+_ASKS_TO_WAIT: Final = frozenset((429, 503))
 _DRAIN_TIME: Final = 1.0
 _DRAIN_SIZE: Final = 64 << 10
 
@@ -65,6 +67,21 @@ class Answer:
     def is_temporary(self) -> bool:
         """Whether the server may accept the same request later: 408, 425, 429 or a 5xx."""
         return self.status in _TRY_AGAIN or self.status >= 500  # noqa: PLR2004
+
+    @property
+    def is_about_server(self) -> bool:
+        """Whether a failure says nothing of what was sent: too busy, a gateway without a server."""
+        return self.status in _OF_SERVER or (self.is_temporary and self.retry_after is not None)
+
+    @property
+    def wait(self) -> float | None:
+        """Seconds that the server asked to wait: 0 if it did not say how long, None if not asked.
+
+        429 and 503 ask to wait, with `Retry-After` or without (RFC 6585, section 4; RFC 9110,
+        section 15.6.4).
+        """
+        asked = 0.0 if self.status in _ASKS_TO_WAIT else None
+        return asked if self.retry_after is None else self.retry_after
 
 
 class Connection:
@@ -96,7 +113,7 @@ class Connection:
         self._url_option = url_option
         self._socket = socket
         self._parallel = parallel
-        self._transport: AsyncHTTPTransport | None = None
+        self._transport: _Transport | None = None
         self._context: ssl.SSLContext | None = None
 
     async def exchange(
@@ -119,13 +136,14 @@ class Connection:
             TemporaryError: There was no answer, or a credential file is missing.
             RefusedError: A credential file is malformed.
         """
+        transport: _Transport | None = None
         try:
             with anyio.fail_after(self._timeout):
                 credentials, context = await self._read_files(again=reread)
                 transport = await self._transport_with(context)
                 request = make(credentials)
                 request.extensions["timeout"] = {"connect": self._connect_timeout}
-                response = await transport.handle_async_request(request)
+                response = await transport.http.handle_async_request(request)
                 body = await _read(response, body_limit) if body_limit else b""
         except TimeoutError:
             problem, remedy = f"no answer within {self._timeout:g} s", CHECK_SERVER
@@ -142,6 +160,9 @@ class Connection:
                 await _discard(response)
             retry_after = parse_retry_after(response.headers.get("retry-after"), time.time())
             return Answer(response.status_code, retry_after, body)
+        finally:
+            if transport is not None:
+                await transport.release()
         # outside of the handlers, so that it does not carry the foreign exception as its context
         raise TemporaryError(f"{failed}: {problem}", remedy)
 
@@ -149,7 +170,7 @@ class Connection:
         """Closes the connections."""
         transport, self._transport = self._transport, None
         if transport is not None:
-            await transport.aclose()
+            await transport.http.aclose()
 
     async def _read_files(self, *, again: bool) -> tuple[Credentials, ssl.SSLContext | None]:
         """Secrets and certificates, in one trip to a worker thread, or none if there is no file."""
@@ -161,21 +182,52 @@ class Connection:
             return read()
         return await anyio.to_thread.run_sync(read)
 
-    async def _transport_with(self, context: ssl.SSLContext | None) -> AsyncHTTPTransport:
-        """The transport; a new one when certificates changed, since connections keep the old."""
+    async def _transport_with(self, context: ssl.SSLContext | None) -> _Transport:
+        """The transport; a new one when certificates changed, since connections keep the old.
+
+        The old one is closed when the last request over it has its answer.
+        """
+        outdated = None
         if self._transport is not None and context is not self._context:
-            await self.aclose()
+            outdated, self._transport = self._transport, None
         if self._transport is None:
             # an empty context where there is no TLS: the default loads every CA of the system
-            self._transport = AsyncHTTPTransport(
+            http = AsyncHTTPTransport(
                 verify=context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
                 uds=self._socket,
                 limits=Limits(
                     max_keepalive_connections=self._parallel, keepalive_expiry=KEEP_ALIVE
                 ),
             )
-            self._context = context
-        return self._transport
+            self._transport, self._context = _Transport(http), context
+        transport = self._transport
+        transport.users += 1
+        if outdated is not None:
+            await outdated.retire()
+        return transport
+
+
+@dataclass(slots=True)
+class _Transport:
+    """Connections, and how many requests use them."""
+
+    http: AsyncHTTPTransport
+    users: int = 0
+    is_outdated: bool = False
+
+    async def release(self) -> None:
+        self.users -= 1
+        if self.is_outdated and not self.users:
+            await self._close()
+
+    async def retire(self) -> None:
+        self.is_outdated = True
+        if not self.users:
+            await self._close()
+
+    async def _close(self) -> None:
+        with anyio.CancelScope(shield=True), contextlib.suppress(TransportError, OSError):
+            await self.http.aclose()
 
 
 class _TooLargeError(Exception):
