@@ -299,7 +299,7 @@ async def test_hanging_consumer_delays_no_other(receiver: Receiver, mail: Mail) 
             await drained(slow_loop)
 
 
-async def test_as_many_requests_as_configured_are_in_flight(receiver: Receiver, mail: Mail) -> None:
+async def test_as_many_requests_as_configured_overlap(receiver: Receiver, mail: Mail) -> None:
     """16 of 40, which is what 500 events at 100 ms in 5 s need; the rest follows as answers come."""
     receiver.default = hang
     loop = delivery(webhook(receiver, mail), mail)
