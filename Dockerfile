@@ -1,6 +1,7 @@
 # The image: the interpreter of BASE and one directory with what requirements.lock pins by hash.
 # Nothing in it is writable, no process in it is root, and no shell is needed to run it.
-ARG BASE=docker.io/library/python:3.13-slim-bookworm
+# By digest: a tag can be moved. To renew it: docker buildx imagetools inspect python:3.13-slim-bookworm
+ARG BASE=docker.io/library/python:3.13.15-slim-bookworm@sha256:ed86c82274b3c69b52fb5820f358f0bd7df0b603332063cb5c6e32bd220c3e6e
 
 FROM ${BASE} AS build
 # where the wheels come from, for those who have a mirror or a directory of them
@@ -16,10 +17,12 @@ RUN rm -rf /opt/syncd/bin \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/syncd
 
 FROM ${BASE}
+ARG BASE
 ARG VERSION=0 REVISION=unknown
 LABEL org.opencontainers.image.title="syncd" \
       org.opencontainers.image.description="Watches the secret files of Aidbox and reports each change to its consumers" \
       org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="${BASE}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/syncd /opt/syncd

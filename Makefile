@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := .cache/installed
+RELEASE := .cache/release
 
 # Where `make install` puts things; packagers set DESTDIR, and then nothing else is touched.
 DESTDIR ?=
@@ -15,7 +16,7 @@ STAGE := build/install
 # what only `make soak` needs
 SOAK := 'atheris>=3,<4'
 
-.PHONY: demo test bench soak test-system lint format openapi lock install uninstall clean
+.PHONY: demo test bench soak test-system lint format openapi lock dist audit install uninstall clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m syncd demo --rotations 5 --interval 500ms
@@ -59,6 +60,20 @@ lock: $(VENV)/.dev
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --group pyproject.toml:system -c requirements-dev.lock -o requirements-system.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --no-annotate --group pyproject.toml:release -c requirements-dev.lock -o requirements-release.lock
+
+# A release with SBOM, provenance and checksums, from a commit: see SECURITY.md.
+dist: $(RELEASE)/.tools
+	$(RELEASE)/bin/python release/build.py
+
+# asks the PyPI for known vulnerabilities of what requirements.lock pins
+audit: $(RELEASE)/.tools
+	$(RELEASE)/bin/pip-audit --disable-pip --require-hashes -r requirements.lock $(ARGS)
+
+$(RELEASE)/.tools: requirements-release.lock
+	test -x $(RELEASE)/bin/python || $(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements-release.lock
+	touch $@
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "syncd needs Python 3.11 or newer")'

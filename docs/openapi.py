@@ -24,7 +24,10 @@ from syncd.core.events import WIRE_DATA, WIRE_TYPES
 _REF: Final = "#/components/schemas/{name}"
 _DENIED: Final = "The uid of the caller has no entry in api.subscribers."
 _MALFORMED: Final = "A query parameter is unknown or malformed."
-_UNUSABLE: Final = "The ledger cannot be used, or too many callers are connected."
+_UNUSABLE: Final = (
+    "The ledger cannot be used, too many callers are connected, or earlier requests of the same "
+    "user are not finished."
+)
 _TOO_LARGE: Final = "The request has a body, and a large one."
 _STREAM: Final = (
     "Server-Sent Events (WHATWG HTML section 9.2). Each event's `id` is its CloudEvents id, "

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import settings
+from support.accounts import reachable  # noqa: F401 - a fixture
 from support.receiver import Receiver
 from support.world import CANARY, World
 

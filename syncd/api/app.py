@@ -1,50 +1,55 @@
 """The routes of the API, and who may use them.
 
 Handlers take the daemon's state in the event loop, where all of it is of one moment, and build the
-answer in a worker thread.
+answer in a worker thread of the API (`syncd.api.answers`).
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import anyio
-import anyio.to_thread
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
+from syncd.api.answers import Answer, Answers, BusyError
+from syncd.api.positions import START
 from syncd.api.report import RefreshReport, Refusal, readiness, secrets_report, status_report
 from syncd.api.streams import Stream
 from syncd.api.subscribers import MOST_FILTERS, Caller, View, peer_of, resource
 from syncd.core.errors import StateError
+from syncd.core.text import escape_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import anyio
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope as AsgiScope, Send
 
+    from syncd.api.answers import Slot
+    from syncd.api.hosts import AllowedHosts
+    from syncd.api.positions import Place, Positions
     from syncd.api.server import Connection
     from syncd.api.status import DaemonStatus
     from syncd.api.streams import Broadcast
     from syncd.api.subscribers import Subscribers
     from syncd.core.model import Scope
-    from syncd.ledger.ledger import Ledger
+    from syncd.ledger.reads import Reads
     from syncd.telemetry.metrics import Metrics
 
-START: Final = "start"
-"""The position before the oldest event in the log, for `?after=`."""
+    _Make = Callable[[Caller, View], Callable[[], bytes]]
 
 LARGEST_BODY: Final = 1024
 """Bytes of a request's body, at most: no request needs one."""
 
 _JSON: Final = "application/json"
 _TRUTH: Final = {None: True, "true": True, "false": False}
-_encode = msgspec.json.Encoder().encode
+_encoder: Final = msgspec.json.Encoder()
 
 
 class Api:
@@ -52,7 +57,7 @@ class Api:
 
     Args:
         subscribers: The users who may use it.
-        broadcast: The event streams.
+        broadcast: The event streams, and the threads and slots that all answers share.
         ledger: Holds the mailboxes.
         status: Returns the state of the daemon now.
         settled: Set when the first scan is done.
@@ -62,7 +67,7 @@ class Api:
         self,
         subscribers: Subscribers,
         broadcast: Broadcast,
-        ledger: Ledger,
+        ledger: Reads,
         status: Callable[[], DaemonStatus],
         settled: anyio.Event,
     ) -> None:
@@ -71,6 +76,7 @@ class Api:
         self._ledger = ledger
         self._current = status
         self._settled = settled
+        self._answers = broadcast.answers
 
     def app(self) -> ASGIApp:
         """The application."""
@@ -93,39 +99,58 @@ class Api:
                 await _json(error, 403)(scope, receive, send)
                 return
             scope["state"]["caller"] = caller
+            if caller.privileged:
+                connection.trust()
             await app(scope, receive, send)
 
         return pass_on
 
-    async def _secrets(self, request: Request) -> Response:
+    async def _secrets(self, request: Request) -> Answer:
         _parameters(request, ())
         await self._settled.wait()
-        view, status = View(_caller(request).grant), self._current()
+        return self._answer(request, self._make_secrets)
 
-        def answer() -> bytes:
-            return _encode(secrets_report(status, self._ledger.pending(), view))
+    def _make_secrets(self, _caller: Caller, view: View) -> Callable[[], bytes]:
+        status = self._current()
+        return lambda: _encode(secrets_report(status, self._ledger.pending(), view))
 
-        return Response(await anyio.to_thread.run_sync(answer), media_type=_JSON)
-
-    async def _status(self, request: Request) -> Response:
+    async def _status(self, request: Request) -> Answer:
         _parameters(request, ())
-        view, status = View(_caller(request).grant), self._current()
-        position = (self._broadcast.stamp.epoch, self._broadcast.history.last)
-        count = self._broadcast.count
+        return self._answer(request, self._make_status)
 
-        def answer() -> bytes:
+    def _make_status(self, caller: Caller, view: View) -> Callable[[], bytes]:
+        status, count = self._current(), self._broadcast.count(caller)
+        positions, last = self._broadcast.positions(caller.grant), self._broadcast.history.last
+
+        def make() -> bytes:
             return _encode(
                 status_report(
                     status,
                     self._ledger.pending(),
                     view,
-                    position=position,
+                    position=(positions.stamp.epoch, positions.place(last).number),
                     subscribers=count,
                     now=datetime.now(UTC),
                 )
             )
 
-        return Response(await anyio.to_thread.run_sync(answer), media_type=_JSON)
+        return make
+
+    def _answer(
+        self, request: Request, make: Callable[[Caller, View], Callable[[], bytes]]
+    ) -> Answer:
+        """An answer that everybody shares who may see the same."""
+        caller = _caller(request)
+        view = View(caller.grant)
+
+        def prepare() -> Callable[[], tuple[bytes, str]]:
+            encode = make(caller, view)
+            return lambda: (encode(), _JSON)
+
+        async def obtain(slot: Slot) -> tuple[bytes, str]:
+            return await self._answers.shared((make.__name__, view.key), prepare, slot)
+
+        return Answer(self._answers, _connection(request), obtain, caller)
 
     async def _events(self, request: Request) -> Stream:
         parameters = _parameters(request, ("after", "follow", "resource", "secret"))
@@ -134,26 +159,27 @@ class Api:
         follow = _follow(parameters)
         after = request.headers.get("last-event-id") or _single(parameters, "after")
         await self._settled.wait()
+        positions, last = self._broadcast.positions(caller.grant), self._broadcast.history.last
         return Stream(
             self._broadcast,
             view,
-            request.scope["state"]["connection"],
-            position=await self._position(after, follow=follow),
-            subscriber=caller.name,
+            _connection(request),
+            positions=positions,
+            place=await self._place(positions, after, last, follow=follow),
+            subscriber=caller,
             follow=follow,
             head=request.method == "HEAD",
         )
 
-    async def _position(self, after: str | None, *, follow: bool) -> int | None:
+    async def _place(
+        self, positions: Positions, after: str | None, last: int, *, follow: bool
+    ) -> Place | None:
         """Where a stream begins; None for a position that the ledger does not hold."""
-        last = self._broadcast.history.last
-        if not after and follow:
-            return last
-        first, _ = await anyio.to_thread.run_sync(self._ledger.span)
-        if not after or after == START:
-            return first
-        position = self._broadcast.stamp.sequence(after)
-        return position if position is not None and first <= position <= last else None
+        if after or not follow:
+            return await self._answers.run(partial(positions.find, after or START, last))
+        if positions.limited:
+            return await self._answers.run(partial(positions.place, last))
+        return positions.place(last)
 
     async def _refresh(self, request: Request) -> Response:
         _parameters(request, ())
@@ -166,13 +192,17 @@ class Api:
         return _json(RefreshReport(tuple(sorted(status.providers))), 202)
 
 
-def probes_app(status: Callable[[], DaemonStatus], metrics: Metrics) -> ASGIApp:
+def probes_app(
+    status: Callable[[], DaemonStatus], metrics: Metrics, hosts: AllowedHosts
+) -> ASGIApp:
     """The application on `api.listen`: probes and metrics, for every client.
 
     Args:
         status: Returns the state of the daemon now.
         metrics: The metrics to serve.
+        hosts: The hosts that requests may name.
     """
+    answers = Answers()
 
     async def healthz(_request: Request) -> Response:
         return Response(b"ok\n", media_type="text/plain")
@@ -181,26 +211,43 @@ def probes_app(status: Callable[[], DaemonStatus], metrics: Metrics) -> ASGIApp:
         answer = readiness(status())
         return _json(answer, 200 if answer.ready else 503)
 
-    async def exposition(request: Request) -> Response:
+    async def exposition(request: Request) -> Answer:
         accept = request.headers.get("accept", "")
-        body, type_ = await anyio.to_thread.run_sync(metrics.exposition, accept)
-        return Response(body, headers={"content-type": type_})
 
-    return _starlette(
+        async def obtain(_slot: Slot) -> tuple[bytes, str]:
+            return await answers.recent(accept, partial(metrics.exposition, accept))
+
+        return Answer(answers, _connection(request), obtain)
+
+    refusal = Refusal("not the host of this server; use its address, or add to api.allowed_hosts")
+    app = _starlette(
         [
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),
             Route("/metrics", exposition, methods=["GET"]),
         ]
     )
+    return hosts.guard(app, _json(refusal, 421))
 
 
 def _starlette(routes: Sequence[Route]) -> Starlette:
-    return Starlette(
+    app = Starlette(
         routes=routes,
-        exception_handlers={HTTPException: _refuse, StateError: _unusable},
+        exception_handlers={
+            HTTPException: _refuse,
+            StateError: _unusable,
+            BusyError: _unusable,
+        },
         max_body_size=LARGEST_BODY,
     )
+    # a redirect to a path without its slash would repeat the client's Host
+    app.router.redirect_slashes = False
+    return app
+
+
+def _encode(answer: msgspec.Struct) -> bytes:
+    """JSON that does nothing to a terminal, since people read it with curl."""
+    return escape_json(_encoder.encode(answer))
 
 
 async def _refuse(_request: Request, error: Exception) -> Response:
@@ -216,6 +263,11 @@ def _json(
     answer: msgspec.Struct, status: int, headers: Mapping[str, str] | None = None
 ) -> Response:
     return Response(_encode(answer), status, headers, media_type=_JSON)
+
+
+def _connection(request: Request) -> Connection:
+    connection: Connection = request.scope["state"]["connection"]
+    return connection
 
 
 def _caller(request: Request) -> Caller:

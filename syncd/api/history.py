@@ -10,18 +10,22 @@ them; one page is read at a time, so that reading does not slow down other work.
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import anyio.to_thread
+
+from syncd.api.positions import numbered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from syncd.api.answers import Answers
+    from syncd.api.positions import Positions
     from syncd.api.subscribers import View
     from syncd.core.event_data import Data
     from syncd.core.events import Event, Stamp
-    from syncd.ledger.ledger import Ledger
+    from syncd.ledger.reads import Reads
 
 PAGE: Final = 256
 """Events in a page of the ledger."""
@@ -40,22 +44,36 @@ class Item:
     def __init__(self, event: Event) -> None:
         self.event = event
         self._frame: bytes | None = None
-        self._others: dict[Data, bytes] | None = None
+        self._others: dict[tuple[str, Data], bytes] | None = None
 
-    def frame(self, view: View, stamp: Stamp) -> bytes | None:
-        """The event as a view shows it, encoded, or None."""
+    def whole(self, stamp: Stamp) -> bytes:
+        """The event as those see it who see everything, encoded."""
+        if self._frame is None:
+            self._frame = event_frame(self.event, stamp)
+        return self._frame
+
+    def frame(self, view: View, positions: Positions, number: int) -> bytes | None:
+        """The event as a view shows it, encoded, or None.
+
+        Args:
+            view: What is shown.
+            positions: What ids mean to the view's caller.
+            number: The position after the event.
+        """
         seen = view.see(self.event)
-        if seen is self.event:
-            if self._frame is None:
-                self._frame = event_frame(seen, stamp)
-            return self._frame
+        if seen is self.event and not positions.limited:
+            return self.whole(positions.stamp)
         if seen is None:
             return None
         if self._others is None:
             self._others = {}
-        frame = self._others.get(seen.data)
+        stamp = positions.stamp
+        key = (stamp.epoch, seen.data)
+        frame = self._others.get(key)
         if frame is None:
-            frame = self._others[seen.data] = event_frame(seen, stamp)
+            if positions.limited:
+                seen = numbered(seen, stamp, number)
+            frame = self._others[key] = event_frame(seen, stamp)
         return frame
 
 
@@ -75,13 +93,15 @@ class History:
     Args:
         ledger: Holds older events.
         last: Sequence of the newest event.
+        answers: Has the threads in which they are read.
 
     Attributes:
         last: Sequence of the newest event that streams may send.
     """
 
-    def __init__(self, ledger: Ledger, last: int) -> None:
+    def __init__(self, ledger: Reads, last: int, answers: Answers) -> None:
         self._ledger = ledger
+        self._answers = answers
         self.last = last
         self._recent: list[Item] = []
         self._pages: OrderedDict[int, tuple[Item, ...]] = OrderedDict()
@@ -141,7 +161,7 @@ class History:
         number = (position + 1) // PAGE
         begin = number * PAGE
         last = self.last
-        page = await anyio.to_thread.run_sync(self._items, begin)
+        page = await self._answers.run(partial(self._items, begin))
         if begin + PAGE - 1 <= last:
             self._pages[number] = page
             while len(self._pages) > _PAGES:

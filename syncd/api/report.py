@@ -6,6 +6,7 @@ Pure, and slow with many secrets: call it in a worker thread.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypedDict
 
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
     from syncd.api.status import DaemonStatus
     from syncd.api.subscribers import View
+    from syncd.core.health import ConsumerHealth, ProviderHealth
     from syncd.core.model import Known
-    from syncd.ledger.ledger import Pending
+    from syncd.ledger.reads import Pending
 
 _NAMED: Final = 5
 _OVERDUE: Final = 3
@@ -94,12 +96,16 @@ class WaitingReport(msgspec.Struct, frozen=True):
 class ConsumerReport(msgspec.Struct, frozen=True):
     """The health of a consumer.
 
+    A caller with a limited scope sees whether the consumer is failing with something of that scope
+    pending: `failures` is then 1, and the times and the error are always null, since they also
+    depend on other secrets.
+
     Attributes:
         state: `failing` after an attempt that did not succeed, or while events wait after one.
         pending: Secrets and other events, within the caller's scope, that are not acknowledged.
         last_success_at: When the consumer last acknowledged an event (RFC 3339, UTC), since the
             start.
-        last_error: Why the last attempt failed; always null for a caller with a limited scope.
+        last_error: Why the last attempt failed.
         failures: Failed attempts since the last success.
         next_attempt_at: When the next attempt is due, or null when none is.
         waiting: How many events wait for which reason: that of the consumer as a whole, or their
@@ -118,13 +124,16 @@ class ConsumerReport(msgspec.Struct, frozen=True):
 class ProviderReport(msgspec.Struct, frozen=True):
     """The health of a provider.
 
+    A caller with a limited scope sees whether the provider is failing: `failures` is then 1, and
+    `files`, the times and the error are always null.
+
     Attributes:
         state: `failing` after a fetch that did not succeed.
         target: The directory of its files.
         files: The number of files in the last fetch, or null before the first.
         last_success_at: When all files were last fetched and in place (RFC 3339, UTC).
         last_change_at: When a fetch last changed a file, since the start.
-        last_error: Why the last fetch failed; always null for a caller with a limited scope.
+        last_error: Why the last fetch failed.
         failures: Failed fetches since the last success.
         next_attempt_at: When the next fetch is due, or null.
     """
@@ -156,17 +165,18 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
         version: The version of syncd.
         ready: Whether the first scan is done, or the relay has started.
         epoch: The ledger's epoch: first half of every event id.
-        sequence: The newest event's: `<epoch>-<sequence>` is a position to subscribe from.
+        sequence: The newest event's: `<epoch>-<sequence>` is a position to subscribe from. For a
+            caller with a limited scope both are of a numbering of the events within that scope.
         watch_mode: How changes are detected: `inotify`, `poll`, or for a relay `nats`.
         watch_problem: Why `watch_mode` is not the configured mode, or null.
         last_scan: When the last scan ended, or a relay's stream last answered (RFC 3339, UTC), or
-            null.
+            null; always null for a caller with a limited scope.
         vault_config: Path of the vault config; null for a relay.
         vault_config_valid: Whether the vault config on disk is the one in use; null for a relay.
         secrets: The number of secrets within the caller's scope, by state.
         consumers: The health of each consumer, by name.
         providers: The health of each provider, by name; empty without `provision`.
-        subscribers: Open event streams.
+        subscribers: Open event streams; for a caller with a limited scope, those with that scope.
         attention: Problems that a person should look at, one per line.
         relay: The source of the events; left out unless this is a relay.
     """
@@ -250,44 +260,25 @@ def status_report(
     subscribers: int,
     now: datetime,
 ) -> StatusReport:
-    """The state of the daemon, without texts that may name secrets that the view does not show.
+    """The state of the daemon, without what depends on secrets that the view does not show.
 
     Args:
         status: The state of the daemon.
         pending: The mailbox of each consumer.
         view: What the caller may see.
-        position: The ledger's epoch and the newest sequence.
-        subscribers: Open event streams.
+        position: Epoch and number of the newest event, as the caller's ids have them.
+        subscribers: Open event streams that the caller may know of.
         now: The present time, for the age of the last scan.
     """
     limited = not view.shows_all
     shown = visible(status.inventory, view)
     names = {known.entry.key for known in shown}
-    consumers = {
-        name: ConsumerReport(
-            "failing" if health.failures else "ok",
-            sum(not limited or slot in names for slot in pending.get(name, ())),
-            health.last_success_at,
-            None if limited else health.last_error,
-            health.failures,
-            health.next_attempt_at,
-            () if limited else tuple(WaitingReport(*item) for item in health.waiting.items()),
-        )
-        for name, (_, health) in status.consumers.items()
-    }
-    providers = {
-        name: ProviderReport(
-            "failing" if health.failures else "ok",
-            health.target,
-            health.files,
-            health.last_success_at,
-            health.last_change_at,
-            None if limited else health.last_error,
-            health.failures,
-            health.next_attempt_at,
-        )
-        for name, health in status.providers.items()
-    }
+    consumers, providers = {}, {}
+    for name, (_, health) in status.consumers.items():
+        backlog = sum(not limited or slot in names for slot in pending.get(name, ()))
+        consumers[name] = _consumer_report(health, backlog, limited=limited)
+    for name, provider in status.providers.items():
+        providers[name] = _provider_report(provider, limited=limited)
     tally = Counter(known.state for known in shown)
     epoch, sequence = position
     return StatusReport(
@@ -300,13 +291,47 @@ def status_report(
         providers=providers,
         subscribers=subscribers,
         attention=(
-            *_daemon_problems(status, now),
+            *_daemon_problems(status, now, limited=limited),
             *_secret_problems(shown),
             *_rejections(status, shown),
-            *_failing("consumer", consumers),
-            *_failing("provider", providers),
+            *_failing("consumer", consumers, limited=limited),
+            *_failing("provider", providers, limited=limited),
         ),
         **_source(status.source, limited=limited),
+    )
+
+
+def _consumer_report(health: ConsumerHealth, pending: int, *, limited: bool) -> ConsumerReport:
+    if limited:
+        failing = bool(health.failures and pending)
+        return ConsumerReport(
+            "failing" if failing else "ok", pending, None, None, int(failing), None, ()
+        )
+    return ConsumerReport(
+        "failing" if health.failures else "ok",
+        pending,
+        health.last_success_at,
+        health.last_error,
+        health.failures,
+        health.next_attempt_at,
+        tuple(WaitingReport(*item) for item in health.waiting.items()),
+    )
+
+
+def _provider_report(health: ProviderHealth, *, limited: bool) -> ProviderReport:
+    state: Literal["ok", "failing"] = "failing" if health.failures else "ok"
+    if limited:
+        failures = int(bool(health.failures))
+        return ProviderReport(state, health.target, None, None, None, None, failures, None)
+    return ProviderReport(
+        state,
+        health.target,
+        health.files,
+        health.last_success_at,
+        health.last_change_at,
+        health.last_error,
+        health.failures,
+        health.next_attempt_at,
     )
 
 
@@ -324,7 +349,7 @@ def _source(source: MountStatus | RelayStatus, *, limited: bool) -> _Source:
         return {
             "watch_mode": "nats",
             "watch_problem": None,
-            "last_scan": source.heard_at,
+            "last_scan": None if limited else source.heard_at,
             "vault_config": None,
             "vault_config_valid": None,
             "relay": RelayReport(source.subject),
@@ -332,7 +357,7 @@ def _source(source: MountStatus | RelayStatus, *, limited: bool) -> _Source:
     return {
         "watch_mode": source.watch_mode,
         "watch_problem": None if limited else source.watch_problem,
-        "last_scan": source.scanned_at,
+        "last_scan": None if limited else source.scanned_at,
         "vault_config": source.vault_config,
         "vault_config_valid": source.vault_config_valid,
         "relay": msgspec.UNSET,
@@ -354,7 +379,10 @@ def readiness(status: DaemonStatus) -> ReadinessReport:
     return ReadinessReport(not reasons, tuple(reasons))
 
 
-def _daemon_problems(status: DaemonStatus, now: datetime) -> list[str]:
+def _daemon_problems(status: DaemonStatus, now: datetime, *, limited: bool) -> list[str]:
+    if limited:
+        # what cannot be committed, and when there was a scan, depends on all secrets
+        return list(readiness(replace(status, failure=None)).reasons)
     problems = list(readiness(status).reasons)
     match status.source:
         case MountStatus(scanned_at=str(last), rescan_interval=interval):
@@ -395,9 +423,13 @@ def _shortened(lines: list[str], subject: str) -> list[str]:
     return lines if rest <= 0 else [*lines[:_NAMED], f"{rest} more {subject}"]
 
 
-def _failing(kind: str, reports: Mapping[str, ConsumerReport | ProviderReport]) -> list[str]:
+def _failing(
+    kind: str, reports: Mapping[str, ConsumerReport | ProviderReport], *, limited: bool
+) -> list[str]:
     return [
-        f"{kind} {name} has failed {item.failures} times in a row"
+        f"{kind} {name} is failing"
+        if limited
+        else f"{kind} {name} has failed {item.failures} times in a row"
         + (f": {item.last_error}" if item.last_error else "")
         for name, item in reports.items()
         if item.failures

@@ -2,11 +2,12 @@
 
 uvicorn's `Server` is not used: its main loop wakes ten times a second to check the clock and its
 flags (uvicorn/server.py `main_loop`), takes over the signals, and ends with `sys.exit`. This module
-has a protocol on listening sockets, limits, and a way to stop. A connection that does not finish
-its request in time is closed: uvicorn itself has a timeout only between requests. A connection
-above the limit is answered with 503 and closed at once, since it would take a descriptor that a
-scan or a delivery needs; uvicorn itself waits for its request. Each user has a share of the
-connections, so that no user can block another.
+has a protocol on listening sockets, timeouts, and a way to stop; the limits are in
+`syncd.api.admission`. A connection is closed that does not finish its request in time, or does not
+take in time what was written to it: uvicorn itself has a timeout only between requests.
+
+A write is passed to the kernel, and the next one waits until the kernel has taken all of it
+(`set_write_buffer_limits`), so that a client that does not read costs one chunk of memory here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import asyncio
 import logging
 import sys
 import time
-from collections import Counter
 from email.utils import formatdate
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -31,21 +31,23 @@ if "uvicorn" not in sys.modules:
     vars(_stub).update(Server=None, main=None, run=None)
     sys.modules["uvicorn.main"] = _stub
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from syncd.api.admission import FULL, Gate
 from syncd.api.sockets import BACKLOG
 from syncd.telemetry.log import describe
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable, Hashable, MutableMapping
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    from syncd.api.admission import Admission
 
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
     Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
     App = Callable[[Scope, Receive, Send], Awaitable[None]]
-    Share = Callable[[socket.socket], tuple[Hashable, int]]
 
 REQUEST_TIMEOUT: Final = 5.0
 """Seconds in which a client must send a whole request."""
@@ -53,10 +55,15 @@ REQUEST_TIMEOUT: Final = 5.0
 LARGEST_HEAD: Final = 16 << 10
 """Bytes of a request's line and header, at most; more is answered with 400."""
 
-_AT_ONCE: Final = 64
-"""Connections accepted in one turn of the event loop, so that other tasks get theirs."""
+SEND_TIMEOUT: Final = 15.0
+"""Seconds in which a client must take one write, unless the handler sets another time."""
 
-_FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_AT_ONCE: Final = 8
+"""Connections accepted in one turn of the event loop, so that other tasks get theirs.
+
+A connection is read three turns after it was accepted. It must not be closed for newer ones before
+that, so this is far below the limit of any server.
+"""
 
 KEEP_ALIVE: Final = 30
 """Seconds between two requests on one connection."""
@@ -67,14 +74,27 @@ logging.getLogger("uvicorn").setLevel(logging.CRITICAL + 1)
 
 
 class Connection(H11Protocol):
-    """One client's connection; handlers find it in the ASGI scope as `state["connection"]`."""
+    """One client's connection; handlers find it in the ASGI scope as `state["connection"]`.
+
+    Attributes:
+        on_lost: Called when the peer is gone.
+        send_timeout: Seconds in which the client must take one write.
+        since: When it connected or was last answered, on the event loop's clock.
+    """
 
     def __init__(self, config: uvicorn.Config, server_state: _State) -> None:
         super().__init__(config, server_state, {"connection": self})
-        self._limit = server_state.limit
-        self.lost = False
+        self._admission = server_state.admission
         self.on_lost: Callable[[], None] | None = None
+        self.send_timeout = SEND_TIMEOUT
+        self.since = self.loop.time()
         self._deadline: asyncio.TimerHandle | None = None
+        self._send_deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the peer is gone, or the connection is being closed."""
+        return self.transport.is_closing()
 
     @property
     def unsent(self) -> int:
@@ -86,6 +106,16 @@ class Connection(H11Protocol):
         """Whether the client has sent something that is not HTTP, perhaps after a valid request."""
         return self.conn.their_state is h11.ERROR
 
+    @property
+    def idle(self) -> bool:
+        """Whether no request of it is being answered."""
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
+        return cycle is None or cycle.response_complete
+
+    def trust(self) -> None:
+        """Lets writes wait in a buffer, as asyncio does it: faster, where memory is no concern."""
+        self.transport.set_write_buffer_limits()
+
     def abort(self) -> None:
         """Closes at once; unsent bytes are dropped."""
         self.transport.abort()
@@ -93,10 +123,11 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
         """Starts the timeout of the first request, or refuses a connection above the limit."""
         super().connection_made(transport)
-        if self._limit.take(self, transport.get_extra_info("socket")):
+        transport.set_write_buffer_limits(high=0)
+        if self._admission.take(self, transport.get_extra_info("socket")):
             self._await_request()
         else:
-            transport.write(_FULL)
+            transport.write(FULL)
             transport.close()
 
     def data_received(self, data: bytes) -> None:
@@ -109,12 +140,33 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Notifies the response, if there is one."""
-        self.lost = True
-        self._limit.release(self)
+        self._admission.release(self)
         self._stop_timeout()
+        self._stop_send_timeout()
         super().connection_lost(exc)
         if self.on_lost is not None:
             self.on_lost()
+
+    def on_response_complete(self) -> None:
+        """Counts the connection as idle from now on."""
+        self.since = self.loop.time()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """Starts the timeout of a write that the kernel has not taken."""
+        super().pause_writing()
+        if self._send_deadline is None:
+            self._send_deadline = self.loop.call_later(self.send_timeout, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Stops that timeout: the client has taken everything."""
+        super().resume_writing()
+        self._stop_send_timeout()
+
+    def _stop_send_timeout(self) -> None:
+        if self._send_deadline is not None:
+            self._send_deadline.cancel()
+            self._send_deadline = None
 
     def _await_request(self) -> None:
         if self._deadline is None and not self.transport.is_closing():
@@ -126,38 +178,12 @@ class Connection(H11Protocol):
             self._deadline = None
 
 
-class _Limit:
-    """The limits of simultaneous connections: in total, and for each owner."""
-
-    def __init__(self, most: int, share: Share | None) -> None:
-        self._most = most
-        self._share = share
-        self._owners: dict[Connection, Hashable] = {}
-        self._taken: Counter[Hashable] = Counter()
-
-    def take(self, connection: Connection, accepted: socket.socket) -> bool:
-        """Counts a connection; returns False, without counting it, if that exceeds a limit."""
-        owner, most = (None, self._most) if self._share is None else self._share(accepted)
-        if len(self._owners) >= self._most or self._taken[owner] >= most:
-            return False
-        self._owners[connection] = owner
-        self._taken[owner] += 1
-        return True
-
-    def release(self, connection: Connection) -> None:
-        if connection in self._owners:
-            owner = self._owners.pop(connection)
-            self._taken[owner] -= 1
-            if not self._taken[owner]:
-                del self._taken[owner]
-
-
 class _State(ServerState):
     """uvicorn's shared state, with the date made on demand instead of by a timer."""
 
-    def __init__(self, limit: _Limit) -> None:
+    def __init__(self, admission: Admission) -> None:
         super().__init__()
-        self.limit = limit
+        self.admission = admission
         self._date = (0, b"")
 
     @property
@@ -178,11 +204,10 @@ class Server:
 
     Args:
         app: An ASGI application.
-        most: Simultaneous connections; further ones are answered with 503 and closed.
-        share: Returns the owner of a connection and the owner's limit; None for one limit only.
+        admission: Which connections it keeps.
     """
 
-    def __init__(self, app: App, most: int, share: Share | None = None) -> None:
+    def __init__(self, app: App, admission: Admission) -> None:
         self._app = app
         self._config = uvicorn.Config(
             self._serve,
@@ -201,7 +226,7 @@ class Server:
             h11_max_incomplete_event_size=LARGEST_HEAD,
         )
         self._config.load()
-        self._state = _State(_Limit(most, share))
+        self._state = _State(admission)
         self._listener: asyncio.Server | None = None
         self._running = 0
         self._idle = anyio.Event()
@@ -210,7 +235,9 @@ class Server:
         """Accepts connections on a listening socket, which the caller closes."""
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(
-            lambda: Connection(self._config, self._state), sock=listening.dup(), backlog=_AT_ONCE
+            lambda: Connection(self._config, self._state),
+            sock=Gate(listening, self._state.admission),
+            backlog=_AT_ONCE,
         )
         listening.listen(BACKLOG)  # asyncio uses one number both for the queue and for each turn
 

@@ -18,11 +18,16 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from syncd.api.sockets import Listener, inherit, make_tcp, make_unix, set_access
+from syncd.api.admission import Newest, Shares
+from syncd.api.floods import Floods
+from syncd.api.positions import GrantPositions
+from syncd.api.sockets import Listener, inherit, make_tcp, make_unix
 from syncd.api.streams import Broadcast
 from syncd.api.subscribers import Subscribers
 from syncd.api.systemd_credentials import CredentialServer
 from syncd.config.settings import Api as ApiSettings, grant
+from syncd.core.errors import StateError
+from syncd.ledger.numbering import Base, grant_key
 from syncd.system.accounts import unmapped_uid
 
 if TYPE_CHECKING:
@@ -33,7 +38,9 @@ if TYPE_CHECKING:
     from syncd.api.status import DaemonStatus
     from syncd.api.systemd_credentials import CredentialSource
     from syncd.core.events import Commit, Stamp
+    from syncd.core.model import Grant
     from syncd.ledger.ledger import Ledger
+    from syncd.ledger.reads import Reads
     from syncd.telemetry.metrics import Metrics
 
     Stop = Callable[[], Awaitable[None]]
@@ -228,8 +235,8 @@ class Service:
             api = await self._api.open(path, partial(make_unix, path, *access))
             await self._probes.open(listen, partial(make_tcp, listen))
             await self._credentials.open(credentials_path, make_credentials)
-            if api is not None and access != self._access:
-                await anyio.to_thread.run_sync(set_access, api, *access)
+            if api is not None and api.file is not None and access != self._access:
+                await anyio.to_thread.run_sync(api.file.set_access, *access)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 for endpoint in (self._api, self._probes, self._credentials):
@@ -238,7 +245,8 @@ class Service:
         self._access = access
         serve_api = partial(self._serve_api, settings)
         await self._api.switch((access, settings.subscribers), serve_api)
-        await self._probes.switch(None, self._serve_probes)
+        serve_probes = partial(self._serve_probes, settings)
+        await self._probes.switch(settings.allowed_hosts, serve_probes)
         # grants change while units are being answered: no answer is cut off for that
         self._credential_server.source = credentials
         await self._credentials.switch(None, self._serve_credentials)
@@ -247,14 +255,21 @@ class Service:
         from syncd.api.app import Api  # noqa: PLC0415 - see the module's docstring
         from syncd.api.server import Server  # noqa: PLC0415
 
-        broadcast = Broadcast(
-            self._ledger, self._stamp, self._metrics, lambda: self._status().inventory, self._last
-        )
         granted = {item.uid: (item.name, grant(item.scope)) for item in settings.subscribers}
+        ledger = await anyio.to_thread.run_sync(self._ledger.reader)
+        broadcast = Broadcast(
+            ledger,
+            self._stamp,
+            self._metrics,
+            lambda: self._status().inventory,
+            self._last,
+            limited=await self._number([item for _, item in granted.values()], ledger),
+        )
         unmapped = await anyio.to_thread.run_sync(unmapped_uid)
         callers, most = Subscribers(granted, unmapped), _room_for(MOST_CALLERS)
-        api = Api(callers, broadcast, self._ledger, self._status, self._settled)
-        server = Server(api.app(), most, lambda accepted: callers.share(accepted, most))
+        api = Api(callers, broadcast, ledger, self._status, self._settled)
+        floods = Floods(lambda uids: None if listener.file is None else listener.file.deny(uids))
+        server = Server(api.app(), Shares(most, callers.share, floods.add))
         await server.start(listener.socket)
         scope = await self._tasks.start(_run_in_scope, broadcast.run)
         self._broadcast = broadcast
@@ -263,16 +278,35 @@ class Service:
         async def stop() -> None:
             self._broadcast = None
             broadcast.close()
+            floods.close()
             await server.stop(GRACE)
             scope.cancel()
+            await anyio.to_thread.run_sync(ledger.close)
 
         return stop
 
-    async def _serve_probes(self, listener: Listener) -> Stop:
+    async def _number(self, grants: list[Grant], ledger: Reads) -> dict[str, GrantPositions]:
+        """The positions of limited grants, by `grant_key`."""
+        limited = {grant_key(item): item for item in grants if item.scopes is not None}
+        try:
+            bases = await anyio.to_thread.run_sync(self._ledger.number, limited.values())
+        except StateError as error:
+            hint = "subscribers with a scope get a reset after the next restart"
+            log.warning("api.positions_not_stored", problem=str(error), hint=hint)
+            pruned, _ = await anyio.to_thread.run_sync(ledger.span)
+            bases = {key: Base.new(pruned) for key in limited}
+        return {
+            key: GrantPositions(bases[key], item, self._stamp.source, ledger)
+            for key, item in limited.items()
+        }
+
+    async def _serve_probes(self, settings: ApiSettings, listener: Listener) -> Stop:
         from syncd.api.app import probes_app  # noqa: PLC0415 - see the module's docstring
+        from syncd.api.hosts import AllowedHosts  # noqa: PLC0415
         from syncd.api.server import Server  # noqa: PLC0415
 
-        server = Server(probes_app(self._status, self._metrics), MOST_PROBES)
+        hosts = AllowedHosts(settings.listen, settings.allowed_hosts)
+        server = Server(probes_app(self._status, self._metrics, hosts), Newest(MOST_PROBES))
         await server.start(listener.socket)
         log.info("probes.listening", address=listener.address)
         return partial(server.stop, GRACE)

@@ -1,28 +1,24 @@
 """The sockets that the API listens on: inherited from systemd, or opened here.
 
-A Unix socket is never more accessible than configured: the mode that `fchmod` sets on a socket
-before `bind` bounds the mode of the file that `bind` makes (unix(7), net/unix/af_unix.c
-`unix_bind_bsd`). The file of a process that has ended is replaced; connecting to it shows whether
-the process still runs.
+A Unix socket is never more accessible than configured; its file is the concern of
+`syncd.api.socket_file`.
 
 All of this blocks: call it in a worker thread.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
-import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from syncd.api.socket_file import SocketFile, cannot_listen
 from syncd.core.address import parse_host_port
 from syncd.core.errors import ConfigurationError, ListenError
 from syncd.core.findings import finding
 from syncd.system import errnos
-from syncd.system.accounts import group_id
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -49,29 +45,25 @@ _UNRESOLVED: Final = (
 _ACTIVATION: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Listener:
     """A listening socket.
 
     Attributes:
         socket: Bound and listening.
         address: The address for log lines.
-        path: The socket's file, removed at the end; None for a socket that systemd owns.
-        inode: Device and inode of that file: a file that replaced it is not removed.
+        file: The socket's file, removed at the end; None for TCP, and for a socket that systemd
+            owns.
     """
 
     socket: socket.socket
     address: str
-    path: str | None = None
-    inode: tuple[int, int] | None = None
+    file: SocketFile | None = None
 
     def close(self) -> None:
         """Stops listening, and removes the file unless it was replaced."""
-        if self.path is not None:
-            with contextlib.suppress(OSError):
-                found = os.lstat(self.path)
-                if (found.st_dev, found.st_ino) == self.inode:
-                    os.unlink(self.path)
+        if self.file is not None:
+            self.file.remove()
         self.socket.close()
 
 
@@ -153,106 +145,20 @@ def make_unix(path: str, mode: int, group: str | None, key: str = "api.socket") 
         ConfigurationError: The group does not exist, or this process is not a member of it.
         ListenError: The path cannot be used, or another process listens there.
     """
-    _make_room(path, key)
     try:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        made = Listener(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), path)
     except OSError as error:
-        raise _refusal(path, error, key) from None
+        raise cannot_listen(path, error, key) from None
     try:
-        os.fchmod(listener.fileno(), 0o600)
-        try:
-            listener.bind(path)
-        except OSError as error:
-            raise _refusal(path, error, key) from None
-        found = os.lstat(path)
-        made = Listener(listener, path, path, (found.st_dev, found.st_ino))
-    except BaseException:
-        listener.close()
-        raise
-    try:
-        set_access(made, mode, group)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
+        made.file = SocketFile(path, key)
+        made.file.bind(made.socket)
+        made.file.set_access(mode, group)
+        made.socket.listen(BACKLOG)
+        made.socket.setblocking(False)
     except BaseException:
         made.close()
         raise
     return made
-
-
-def set_access(listener: Listener, mode: int, group: str | None) -> None:
-    """Sets who may connect to a Unix socket; does nothing to one that systemd made.
-
-    Raises:
-        ConfigurationError: The group does not exist, or this process is not a member of it.
-        ListenError: The mode cannot be set.
-    """
-    path = listener.path
-    if path is None:
-        return
-    if group is not None:
-        try:
-            os.chown(path, -1, group_id(group))
-        except LookupError:
-            hint = "create the group, or name another one"
-            raise _misconfigured("socket_group", f"there is no group {group}", hint) from None
-        except OSError as error:
-            if error.errno == errno.EPERM:
-                hint = "make syncd's user a member of the group"
-                problem = f"{group} cannot own the socket"
-            elif error.errno == errno.EINVAL:
-                hint = "use a group that it maps"
-                problem = f"the user namespace of syncd does not map {group}"
-            else:
-                raise _refusal(path, error) from None
-            raise _misconfigured("socket_group", problem, hint) from None
-    try:
-        os.chmod(path, mode)
-    except OSError as error:
-        raise _refusal(path, error) from None
-
-
-def _make_room(path: str, key: str) -> None:
-    """Creates the directory, and removes the socket of a process that has ended."""
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(os.path.dirname(path), 0o755)
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise _refusal(path, error, key) from None
-    if not stat.S_ISSOCK(found.st_mode):
-        raise ListenError(
-            f"cannot listen on {path}: a file that is not a socket is there",
-            f"remove the file or change {key}",
-        )
-    if _answers(path, key):
-        raise ListenError(
-            f"cannot listen on {path}: another process listens there",
-            f"stop the process or change {key}",
-        )
-    try:
-        os.unlink(path)
-    except OSError as error:
-        raise _refusal(path, error, key) from None
-
-
-def _answers(path: str, key: str) -> bool:
-    """Whether a process listens: only ECONNREFUSED, or no file at all, means that none does.
-
-    Raises:
-        ListenError: It cannot be found out.
-    """
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
-            caller.setblocking(False)  # with a full backlog, connecting would block
-            caller.connect(path)
-    except OSError as error:
-        if error.errno in (errno.ECONNREFUSED, errno.ENOENT):
-            return False
-        if error.errno not in (errno.EAGAIN, errno.EINPROGRESS, errno.EPROTOTYPE):
-            raise _refusal(path, error, key) from None
-    return True
 
 
 def make_tcp(listen: str) -> Listener:
@@ -276,7 +182,7 @@ def make_tcp(listen: str) -> Listener:
             problem = f"cannot listen on {listen}: the resolver does not answer ({error.strerror})"
             raise ListenError(problem, "write an IP address in api.listen") from None
         hint = "write an address of this machine, such as 127.0.0.1:9753"
-        raise _misconfigured("listen", f"{host} has no address", hint) from None
+        raise _misconfigured(f"{host} has no address", hint) from None
     family, _, _, _, address = found[0]
     try:
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -306,14 +212,6 @@ def _not_listening(listen: str, error: OSError) -> ListenError:
     return ListenError(f"cannot listen on {listen}: {errnos.reason(error)}", remedy)
 
 
-def _refusal(path: str, error: OSError, key: str = "api.socket") -> ListenError:
-    correction = f"set {key} to a path of at most 107 bytes in a writable directory"
-    # "AF_UNIX path too long" comes without an errno
-    reason = error.strerror or "the path is too long"
-    remedy = errnos.remedy(error, path=correction, access=correction, otherwise=correction)
-    return ListenError(f"cannot listen on {path}: {reason}", remedy)
-
-
-def _misconfigured(key: str, message: str, hint: str) -> ConfigurationError:
-    where = f"api.{key}"
+def _misconfigured(message: str, hint: str) -> ConfigurationError:
+    where = "api.listen"
     return ConfigurationError([finding("config-invalid", "configuration", where, message, hint)])

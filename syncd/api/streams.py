@@ -15,19 +15,22 @@ from __future__ import annotations
 import math
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 import structlog
 
+from syncd.api.answers import CHUNK, SEND_TIMEOUT, Answers, BusyError
 from syncd.api.history import History, frame
+from syncd.api.link import Blocked
+from syncd.api.positions import AllPositions
 from syncd.api.report import states
 from syncd.core.errors import StateError
 from syncd.core.event_data import RESET
 from syncd.core.timing import rfc3339
+from syncd.ledger.numbering import grant_key
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -41,18 +44,18 @@ if TYPE_CHECKING:
     )
     from typing import Any
 
+    from syncd.api.answers import Slot
     from syncd.api.history import Item
-    from syncd.api.subscribers import View
+    from syncd.api.link import Link
+    from syncd.api.positions import Place, Positions
+    from syncd.api.subscribers import Caller, View
     from syncd.core.events import Event, Stamp
-    from syncd.core.model import Known
-    from syncd.ledger.ledger import Ledger
+    from syncd.core.model import Grant, Known
+    from syncd.ledger.reads import Reads
     from syncd.telemetry.metrics import Metrics
 
 RETRY: Final = 1000
 """Milliseconds after which a client that lost its stream reconnects (`retry:`)."""
-
-CHUNK: Final = 64 << 10
-"""Bytes that are passed to the transport at once."""
 
 BACKLOG: Final = 1000
 """Events that may arrive while a subscriber reads nothing, before it is disconnected."""
@@ -63,6 +66,7 @@ STALLED: Final = 30.0
 HEARTBEAT: Final = 15.0
 """Seconds between two comments (WHATWG HTML section 9.2.7 advises "every 15 seconds or so")."""
 
+_LARGE_CHUNK: Final = 64 << 10
 _BURST_TIMEOUT: Final = 1.0
 _TURN: Final = 32
 _PAUSE: Final = 0.0005
@@ -74,42 +78,6 @@ _HEADERS: Final = (
 log = structlog.get_logger()
 
 
-class Link(Protocol):
-    """The connection under a stream.
-
-    Attributes:
-        on_lost: Called when the peer is gone.
-    """
-
-    on_lost: Callable[[], None] | None
-
-    @property
-    def lost(self) -> bool:
-        """Whether the peer is gone."""
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that the kernel has not accepted yet."""
-
-    def abort(self) -> None:
-        """Closes at once; unsent bytes are dropped."""
-
-
-@dataclass(slots=True)
-class _Blocked:
-    """A send that waits for the peer.
-
-    Attributes:
-        since: When the peer last read something, monotonic seconds.
-        last: The newest event at that time.
-        unsent: Unsent bytes at that time.
-    """
-
-    since: float
-    last: int
-    unsent: int
-
-
 class Stream:
     """An ASGI response: the event stream of one subscriber.
 
@@ -117,9 +85,10 @@ class Stream:
         broadcast: Wakes it, and holds the history that all streams share.
         view: The secrets that it shows.
         link: The connection under it.
-        position: The last event that the subscriber has; None if the log does not hold that
-            position: the stream then begins with a reset.
-        subscriber: The subscriber's name in the log.
+        positions: What ids mean to the subscriber.
+        place: The last event that the subscriber has; None if the log does not hold that position:
+            the stream then begins with a reset.
+        subscriber: Whose stream it is.
         follow: Whether to continue with new events.
         head: Whether to send only the header.
     """
@@ -130,8 +99,9 @@ class Stream:
         view: View,
         link: Link,
         *,
-        position: int | None,
-        subscriber: str,
+        positions: Positions,
+        place: Place | None,
+        subscriber: Caller,
         follow: bool,
         head: bool = False,
     ) -> None:
@@ -141,14 +111,17 @@ class Stream:
         self._head = head
         self._follow = follow
         self._end = broadcast.history.last
-        self._announced = self._end if position is None else position
-        self._lost_track = position is None
+        self._positions = positions
+        self._lost_track = place is None
+        self._number = self._announced = 0 if place is None else place.number
         self._woken = anyio.Event()
         self._due = False
-        self._blocked: _Blocked | None = None
+        self._blocked: Blocked | None = None
+        # what a subscriber that does not read costs, of which root has no reason to make many
+        self._chunk = _LARGE_CHUNK if subscriber.privileged else CHUNK
         self._send: Callable[[MutableMapping[str, Any]], Awaitable[None]]
-        self.subscriber = subscriber
-        self.position = self._announced
+        self.caller = subscriber
+        self.position = self._end if place is None else place.sequence
 
     async def __call__(
         self,
@@ -158,6 +131,7 @@ class Stream:
     ) -> None:
         """Sends until the subscriber disconnects or the daemon stops."""
         self._send = send
+        self._link.send_timeout = 2 * STALLED  # `overdue` comes first
         headers = list(_HEADERS)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         if not self._head:
@@ -165,8 +139,8 @@ class Stream:
             with self._broadcast.joined(self):
                 try:
                     await self._run()
-                except StateError as error:
-                    log.warning("stream.failed", subscriber=self.subscriber, problem=str(error))
+                except (StateError, BusyError) as error:
+                    log.warning("stream.failed", subscriber=self.caller.name, problem=str(error))
                     self._link.abort()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -187,16 +161,18 @@ class Stream:
             return False
         unsent = self._link.unsent
         if unsent < blocked.unsent:
-            self._blocked = _Blocked(now, last, unsent)
+            self._blocked = Blocked(now, last, unsent)
             return False
         waited = now - blocked.since
-        return waited >= STALLED or (waited >= _BURST_TIMEOUT and last - blocked.last > BACKLOG)
+        if waited >= STALLED or self._positions.limited:
+            return waited >= STALLED  # else it would notice how many other secrets change
+        return waited >= _BURST_TIMEOUT and last - blocked.last > BACKLOG
 
     def disconnect(self) -> None:
         """Disconnects the subscriber."""
         log.warning(
             "subscriber.stalled",
-            subscriber=self.subscriber,
+            subscriber=self.caller.name,
             position=self.position,
             behind=self._broadcast.history.last - self.position,
             unsent=self._link.unsent,
@@ -214,11 +190,11 @@ class Stream:
                 return
             items = await history.read(self.position)
             if items is None:
-                await self._reset()
+                await self._resume()
             elif items:
                 await self._send_items(items)
-                # a long backlog must not starve other tasks
-                await anyio.lowlevel.checkpoint()
+                # a long backlog must not starve other tasks, nor worker threads
+                await anyio.sleep(0 if self.caller.privileged else _PAUSE)
             elif self._broadcast.closing:
                 return
             else:
@@ -234,34 +210,55 @@ class Stream:
         """
         lines = f": syncd\nretry: {RETRY}\n"
         if not self._lost_track:
-            lines += f"id: {self._broadcast.stamp.id(self.position)}\n"
+            lines += self._id_line()
         await self._write([f"{lines}\n".encode()])
+
+    def _id_line(self) -> str:
+        self._announced = self._number
+        return f"id: {self._positions.stamp.id(self._number)}\n"
 
     async def _heartbeat(self) -> None:
         """Sends a comment; with the position, if events were skipped that are not shown."""
         self._due = False
         lines = ": heartbeat\n"
-        if self._announced != self.position:
-            lines += f"id: {self._broadcast.stamp.id(self.position)}\n"
-            self._announced = self.position
+        if self._announced != self._number:
+            lines += self._id_line()
         await self._write([f"{lines}\n".encode()])
 
     async def _reset(self) -> None:
-        data, position = await self._broadcast.reset(self._view)
-        await self._write(data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
-        self.position = self._announced = position
+        # a slot, since this is as large as an answer about every secret
+        async with self._broadcast.answers.slot(self.caller) as slot:
+            data, place = await self._broadcast.reset(self._view, self._positions, slot)
+            with anyio.move_on_after(SEND_TIMEOUT) as sending:
+                chunk = self._chunk
+                await self._write(data[at : at + chunk] for at in range(0, len(data), chunk))
+        if sending.cancelled_caught:
+            self.disconnect()
+        self.position = place.sequence
+        self._number = self._announced = place.number
         self._lost_track = False
+
+    async def _resume(self) -> None:
+        """Goes on where events were pruned, with a reset if the subscriber was to see any."""
+        find = partial(self._positions.resume, self._number, self._broadcast.history.last)
+        place = await self._broadcast.answers.run(find)
+        if place is None or place.sequence <= self.position:
+            await self._reset()
+        else:
+            self.position = place.sequence
 
     async def _send_items(self, items: Sequence[Item]) -> None:
         chunk: list[bytes] = []
-        size, stamp = 0, self._broadcast.stamp
+        size, largest, see = 0, self._chunk, self._frame_of
+        if self._view.shows_all and not self._positions.limited:
+            see = self._whole_frame_of  # a thousand of these streams take every event
         for item in items:
-            frame = item.frame(self._view, stamp)
+            frame = see(item)
             if frame is not None:
-                self._announced = item.event.sequence
+                self._announced = self._number
                 chunk.append(frame)
                 size += len(frame)
-            if size >= CHUNK:
+            if size >= largest:
                 await self._write([b"".join(chunk)])
                 self.position = item.event.sequence
                 chunk, size = [], 0
@@ -269,9 +266,26 @@ class Stream:
             await self._write([b"".join(chunk)])
         self.position = items[-1].event.sequence
 
+    def _whole_frame_of(self, item: Item) -> bytes | None:
+        self._number = item.event.sequence
+        return item.whole(self._broadcast.stamp)
+
+    def _frame_of(self, item: Item) -> bytes | None:
+        number = self._number = self._positions.after(self._number, item.event)
+        frame = item.frame(self._view, self._positions, number)
+        hidden = frame is None or (self._positions.limited and self._has_moved_away(item.event))
+        return None if hidden else frame
+
+    def _has_moved_away(self, event: Event) -> bool:
+        """Whether an older event is of a secret that has left the subscriber's scope."""
+        known = self._broadcast.inventory().get(event.secret or "")
+        return known is not None and not self.caller.grant.sees(known.entry.scopes)
+
     async def _write(self, chunks: Iterable[bytes]) -> None:
         for chunk in chunks:
-            self._blocked = _Blocked(
+            if self._link.lost:
+                return
+            self._blocked = Blocked(
                 anyio.current_time(), self._broadcast.history.last, self._link.unsent
             )
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -287,36 +301,46 @@ class Broadcast:
         metrics: Where open streams are counted.
         inventory: Returns every secret, as of the last `publish`.
         last: Sequence of the newest event.
+        limited: The positions of limited grants, by `grant_key`.
 
     Attributes:
         history: The events.
+        answers: The threads and slots of the API.
+        inventory: Returns every secret.
         closing: Whether streams should end.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: Reads,
         stamp: Stamp,
         metrics: Metrics,
         inventory: Callable[[], Mapping[str, Known]],
         last: int,
+        *,
+        limited: Mapping[str, Positions] | None = None,
     ) -> None:
-        self.history = History(ledger, last)
+        self._limited = limited or {}
+        self._all = AllPositions(stamp, ledger)
+        self.answers = Answers()
+        self.history = History(ledger, last, self.answers)
         self._published = last
         self.stamp = stamp
         self.closing = False
         self._ledger = ledger
         self._metrics = metrics
-        self._inventory = inventory
+        self.inventory = inventory
         self._streams: dict[Stream, None] = {}
         self._news = anyio.Event()
         self._resetting = anyio.Lock()
-        self._last_reset: tuple[object, bytes] | None = None
+        self._last_reset: tuple[object, tuple[bytes, Place]] | None = None
 
-    @property
-    def count(self) -> int:
-        """The number of open streams."""
-        return len(self._streams)
+    def count(self, caller: Caller) -> int:
+        """The number of open streams; for a caller with a limited scope, those with that scope."""
+        scopes = caller.grant.scopes
+        if scopes is None:
+            return len(self._streams)
+        return sum(stream.caller.grant.scopes == scopes for stream in self._streams)
 
     def publish(self, events: Sequence[Event]) -> None:
         """Adds one or more committed events and wakes the streams. In the event loop only."""
@@ -347,21 +371,29 @@ class Broadcast:
         for stream in self._streams:
             stream.wake()
 
-    async def reset(self, view: View) -> tuple[bytes, int]:
+    def positions(self, grant: Grant) -> Positions:
+        """What ids mean to a grant."""
+        return self._all if grant.scopes is None else self._limited[grant_key(grant)]
+
+    async def reset(self, view: View, positions: Positions, slot: Slot) -> tuple[bytes, Place]:
         """An `io.syncd.reset` event for a view, and the position that it stands for."""
         async with self._resetting:
             # `_published`, not the ledger's newest: the inventory has no later event either
-            inventory, last = self._inventory(), self._published
+            inventory, last = self.inventory(), self._published
             key = (view.key, last, id(inventory))
             if self._last_reset is None or self._last_reset[0] != key:
-                block = await anyio.to_thread.run_sync(self._encode_reset, inventory, view, last)
-                self._last_reset = (key, block)
-            return self._last_reset[1], last
+                encode = partial(self._encode_reset, inventory, view, positions, last)
+                started = anyio.current_time()
+                self._last_reset = (key, await self.answers.run(encode))
+                slot.cost += anyio.current_time() - started
+            return self._last_reset[1]
 
-    def _encode_reset(self, inventory: Mapping[str, Known], view: View, last: int) -> bytes:
-        now = rfc3339(time.time())
-        data = self.stamp.encode_reset(states(inventory, view), last, now)
-        return frame(self.stamp.id(last), RESET, data)
+    def _encode_reset(
+        self, inventory: Mapping[str, Known], view: View, positions: Positions, last: int
+    ) -> tuple[bytes, Place]:
+        now, place, stamp = rfc3339(time.time()), positions.place(last), positions.stamp
+        data = stamp.encode_reset(states(inventory, view), place.number, now)
+        return frame(stamp.id(place.number), RESET, data), place
 
     async def run(self) -> None:
         """Wakes streams until cancelled."""
@@ -399,7 +431,7 @@ class Broadcast:
             return
         self.history.forget(self._needed())
         try:
-            _, last = await anyio.to_thread.run_sync(self._ledger.span)
+            _, last = await self.answers.run(self._ledger.span)
         except StateError:
             return  # the reconcile loop reports it
         self.history.last = max(self.history.last, last)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import structlog
 
+from syncd.api.admission import Share
 from syncd.core.model import Grant, Scope
 
 if TYPE_CHECKING:
@@ -30,15 +31,19 @@ if TYPE_CHECKING:
 MOST_FILTERS: Final = 20
 """Secrets, and resources, that one request can filter by."""
 
+MOST_GRANTED: Final = 256
+"""Simultaneous connections of one granted user."""
+
 MOST_UNGRANTED: Final = 64
-"""Simultaneous connections of all users without a grant together."""
+"""Simultaneous connections of all users without a grant together, who can have many uids
+(user_namespaces(7))."""
 
 _UCRED: Final = struct.Struct("iII")
 UNMAPPED_REMEDY: Final = "run both in one user namespace, or map the caller's user into syncd's"
 """What to do about a caller whose user is not mapped."""
 
 _LOG_AGAIN: Final = 60.0
-_REMEMBERED: Final = 256
+_DENIALS: Final = 10
 log = structlog.get_logger()
 
 
@@ -55,11 +60,13 @@ class Caller:
     """A user who may use the API.
 
     Attributes:
+        uid: The user.
         name: The user's name in the log.
         grant: What the user may see.
         privileged: Whether this is root or the daemon's own user.
     """
 
+    uid: int
     name: str
     grant: Grant
     privileged: bool = False
@@ -94,32 +101,45 @@ class Subscribers:
         unmapped_uid: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._callers = {uid: Caller(name, grant) for uid, (name, grant) in granted.items()}
+        self._callers = {uid: Caller(uid, name, grant) for uid, (name, grant) in granted.items()}
         for uid, name in ((os.geteuid(), "syncd"), (0, "root")):
-            self._callers[uid] = Caller(name, Grant(), privileged=True)
+            self._callers[uid] = Caller(uid, name, Grant(), privileged=True)
         self._unmapped_uid = unmapped_uid
         if unmapped_uid is not None:
             # also where it is this process's own: then it is not mapped itself
             self._callers.pop(unmapped_uid, None)
         self._clock = clock
         self._logged: dict[int, float] = {}
+        self._left_out = 0
 
     def caller(self, peer: Peer) -> Caller | None:
-        """The caller of a peer; None without a grant, logged at most once a minute for each uid."""
+        """The caller of a peer; None without a grant, which is logged.
+
+        Logged at most once a minute for each uid, and for `_DENIALS` uids in all: a user can have
+        many (user_namespaces(7)). Those that were left out are counted in the next line.
+        """
         found = self._callers.get(peer.uid)
         if found is None:
-            now = self._clock()
-            if now - self._logged.get(peer.uid, -_LOG_AGAIN) >= _LOG_AGAIN:
-                if len(self._logged) >= _REMEMBERED:
-                    self._logged.clear()
-                self._logged[peer.uid] = now
-                denied = log.bind(uid=peer.uid, gid=peer.gid, pid=peer.pid)
-                if peer.uid == self._unmapped_uid:
-                    reason = unmapped_reason(peer.uid)
-                    denied.warning("api.denied", reason=reason, hint=UNMAPPED_REMEDY)
-                else:
-                    denied.warning("api.denied", hint="add the uid to api.subscribers")
+            self._log_denied(peer)
         return found
+
+    def _log_denied(self, peer: Peer) -> None:
+        now = self._clock()
+        self._logged = {uid: at for uid, at in self._logged.items() if now - at < _LOG_AGAIN}
+        if peer.uid in self._logged:
+            return
+        if len(self._logged) >= _DENIALS:
+            self._left_out += 1
+            return
+        self._logged[peer.uid] = now
+        denied = log.bind(uid=peer.uid, gid=peer.gid, pid=peer.pid)
+        if self._left_out:
+            denied = denied.bind(left_out=self._left_out)
+            self._left_out = 0
+        if peer.uid == self._unmapped_uid:
+            denied.warning("api.denied", reason=unmapped_reason(peer.uid), hint=UNMAPPED_REMEDY)
+        else:
+            denied.warning("api.denied", hint="add the uid to api.subscribers")
 
     def refusal(self, peer: Peer) -> str:
         """What a peer without a grant gets as an answer: why, and what to do."""
@@ -127,17 +147,13 @@ class Subscribers:
             return f"{unmapped_reason(peer.uid)}; {UNMAPPED_REMEDY}"
         return f"uid {peer.uid} may not use this socket; add the uid to api.subscribers"
 
-    def share(self, connection: socket.socket, most: int) -> tuple[int | None, int]:
-        """The owner of a connection, and how many of `most` connections the owner may have.
-
-        A granted user gets half, so that no user can block the others; users without a grant share
-        a few, since every user can have many uids (user_namespaces(7)).
-        """
+    def share(self, connection: socket.socket) -> Share:
+        """What the user of a connection may have."""
         uid = peer_of(connection).uid
         found = self._callers.get(uid)
         if found is None:
-            return None, min(MOST_UNGRANTED, most)
-        return uid, most if found.privileged else max(1, most // 2)
+            return Share(uid, None, MOST_UNGRANTED)
+        return Share(uid, uid, MOST_GRANTED, found.privileged)
 
 
 class View:

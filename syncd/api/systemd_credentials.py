@@ -49,6 +49,7 @@ REFUSAL: Final = 2 << 20
 TIMEOUT: Final = 5.0
 """Seconds to wait for a file that is being written, and for an answer to be sent."""
 
+_THREADS: Final = 4
 _PAUSE: Final = 0.05
 _CHUNK: Final = bytes(64 << 10)
 _ROOT: Final = 0
@@ -85,6 +86,8 @@ class CredentialServer:
     def __init__(self, *, ready: anyio.Event, metrics: Metrics) -> None:
         self.source: CredentialSource | None = None
         self._ready = ready
+        # a mount that does not answer must not take the threads that scans and deliveries use
+        self._threads = anyio.CapacityLimiter(_THREADS)
         self._metrics = metrics
         self._unmapped_uid: int | None = None
 
@@ -138,27 +141,26 @@ class CredentialServer:
             bound.warning("credential.denied", reason="not granted: see credentials.grants")
             return None, "denied"
         try:
-            value = await _read(source, secret)
+            value = await self._read(source, secret)
         except SyncdError as error:
             bound.error("credential.unavailable", secret=secret, problem=str(error))
             return None, "unavailable"
         bound.info("credential.served", secret=secret)
         return value, "served"
 
+    async def _read(self, source: CredentialSource, secret: str) -> bytes:
+        """Reads a value, and waits while the file is being written.
 
-async def _read(source: CredentialSource, secret: str) -> bytes:
-    """Reads a value, and waits while the file is being written.
-
-    Raises:
-        SyncdError: There is no value.
-    """
-    with anyio.move_on_after(TIMEOUT):
-        while True:
-            value = await anyio.to_thread.run_sync(source.read, secret)
-            if value is not None:
-                return value
-            await anyio.sleep(_PAUSE)
-    raise TemporaryError("is being written")
+        Raises:
+            SyncdError: There is no value.
+        """
+        with anyio.move_on_after(TIMEOUT):
+            while True:
+                value = await anyio.to_thread.run_sync(source.read, secret, limiter=self._threads)
+                if value is not None:
+                    return value
+                await anyio.sleep(_PAUSE)
+        raise TemporaryError("is being written")
 
 
 def parse_address(address: object) -> tuple[str, str] | None:

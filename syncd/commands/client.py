@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
@@ -14,7 +15,7 @@ import msgspec
 from syncd.core.errors import SyncdError, TemporaryError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     T = TypeVar("T")
 
@@ -25,6 +26,8 @@ SILENCE: Final = 45.0
 
 _CONNECT: Final = 5.0
 _ANSWER: Final = 30.0
+_RETRIES: Final = 4
+_PAUSE: Final = 0.01
 _REMEDY: Final = "start it with api.socket set, or give its socket by --socket or $SYNCD_SOCKET"
 _REMEDIES: Final = {
     errno.ECONNREFUSED: "start it",
@@ -51,7 +54,7 @@ class Client:
     def __init__(self, path: str) -> None:
         self._path = path
         self._http = httpx2.Client(
-            transport=httpx2.HTTPTransport(uds=path),
+            transport=httpx2.HTTPTransport(uds=path, retries=_RETRIES),
             base_url="http://syncd",
             timeout=httpx2.Timeout(_ANSWER, connect=_CONNECT),
             trust_env=False,
@@ -104,15 +107,14 @@ class Client:
             if answer.status_code != httpx2.codes.OK:
                 answer.read()
                 self._check(answer)
-            yield answer.iter_lines()
+            yield _lines(answer.iter_bytes())
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         with socket.socket(socket.AF_UNIX) as attempt:
             # tried first, since httpx2's own error has no reason and leaves its socket open
             try:
-                attempt.settimeout(_CONNECT)
-                attempt.connect(self._path)
+                _connect(attempt, self._path)
             except OSError as error:
                 raise UnreachableError(
                     f"cannot reach the daemon at {self._path}: {error.strerror or error}",
@@ -139,3 +141,34 @@ class Client:
         if answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE:
             raise UnreachableError(problem)
         raise DeniedError(problem)
+
+
+def _connect(attempt: socket.socket, path: str) -> None:
+    """Connects; waits while the socket's queue is full, for which `connect` itself does not wait.
+
+    Raises:
+        OSError: Nothing listens, or the queue did not get empty in time.
+    """
+    attempt.setblocking(False)
+    deadline = time.monotonic() + _CONNECT
+    while True:
+        try:
+            attempt.connect(path)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            return
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    """The lines of a stream, which only LF and CRLF end here.
+
+    httpx2's own also split at U+2028 and others, which JSON may hold.
+    """
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r").decode(errors="replace")

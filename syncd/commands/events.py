@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncd.commands.client import Client, UnreachableError
-from syncd.commands.text import printable, scope_text
+from syncd.commands.text import scope_text
 from syncd.core.event_data import (
     RESET,
     SECRET_ADOPTED,
@@ -26,6 +26,7 @@ from syncd.core.event_data import (
     VaultConfigData,
 )
 from syncd.core.events import CloudEvent
+from syncd.core.text import escape_json, visible
 from syncd.core.timing import Backoff
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ class EventReader:
             yield from blocks(lines)
 
 
+def as_json(block: Block) -> str:
+    """One event in a line, for scripts."""
+    return escape_json(block.data.encode()).decode()
+
+
 def as_text(block: Block) -> str:
     """One event in a line, or a reset in a line for each secret."""
     event = msgspec.json.decode(block.data, type=_Envelope)
@@ -142,13 +148,13 @@ def as_text(block: Block) -> str:
             f"{prefix}{s.secret}  {s.state}  {scope_text(s.scope)}  {_short(s.version)}"
             for s in state.secrets
         ]
-        return "\n".join(map(printable, lines))
+        return "\n".join(map(visible, lines))
     else:
         config = msgspec.json.decode(event.data, type=VaultConfigData)
         parts: Mapping[str, tuple[str, ...]] = msgspec.structs.asdict(config)
         changes = "; ".join(f"{how} {', '.join(names)}" for how, names in parts.items() if names)
         text = f"vault config {event.subject}  {changes}"
-    return printable(f"{prefix}{text}  {event.id}")
+    return visible(f"{prefix}{text}  {event.id}")
 
 
 class _Envelope(CloudEvent, frozen=True):

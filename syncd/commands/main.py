@@ -17,8 +17,16 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import click
 
 from syncd import __version__
-from syncd.core.decode import Duration, decode
+from syncd.commands.options import (
+    DURATION,
+    TEXT,
+    daemon_config,
+    format_option,
+    relay_config,
+    socket_option,
+)
 from syncd.core.errors import ConfigurationError, SyncdError
+from syncd.core.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,31 +34,6 @@ if TYPE_CHECKING:
     from syncd.config.settings import RelaySettings, Settings
 
 _NO_INPUT = 2
-
-
-class _DurationType(click.ParamType[float]):
-    """A duration such as `250ms`, `30s`, `2m`, `1h` or a number of seconds."""
-
-    name = "duration"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        seconds, _ = decode(value, Duration)
-        if seconds is None:
-            self.fail("write a duration such as 250ms, 30s, 2m or 1h", param, ctx)
-        return seconds
-
-
-_DURATION = _DurationType()
-_config = partial(click.option, "-c", "--config", "config", metavar="FILE")
-_daemon_config = _config(
-    help="Configuration file. Default: $SYNCD_CONFIG, else /etc/syncd/syncd.yaml, else the "
-    "environment alone."
-)
-_relay_config = _config(
-    help="Configuration file. Default: $SYNCD_CONFIG, else /etc/syncd/relay.yaml if it exists."
-)
 
 
 class _Command(click.Command):
@@ -69,11 +52,11 @@ def cli() -> None:
 
 
 @cli.command()
-@_daemon_config
+@daemon_config
 @click.option("--once", is_flag=True, help="Make one pass, deliver pending events, exit.")
 @click.option(
     "--timeout",
-    type=_DURATION,
+    type=DURATION,
     default="60s",
     show_default=True,
     help="With --once: time limit for fetching, scanning and delivery together.",
@@ -126,8 +109,16 @@ def _set_up(load: Callable[[], _S], *, listens: bool = True) -> _S:
     return settings
 
 
+def _harden() -> None:
+    """Protects the memory of a command that may read secrets, as `_set_up` does for the daemon."""
+    from syncd.system.hardening import harden
+
+    for problem in harden():
+        _print_error(f"{problem}; the command goes on")
+
+
 @cli.command()
-@_relay_config
+@relay_config
 @click.option(
     "--nats", "urls", multiple=True, metavar="URL", help="A NATS server; may be repeated."
 )
@@ -158,10 +149,12 @@ def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> N
 
 
 @cli.command()
-@_daemon_config
-@click.option("--timeout", type=_DURATION, default="60s", show_default=True, help="Time limit.")
+@daemon_config
+@click.option("--timeout", type=DURATION, default="60s", show_default=True, help="Time limit.")
 def wait(config: str | None, timeout: float) -> None:
     """Waits until every secret of the vault config is present and readable."""
+    _harden()
+
     import anyio
 
     from syncd.commands.wait import wait as wait_for_all
@@ -169,7 +162,7 @@ def wait(config: str | None, timeout: float) -> None:
 
     missing = anyio.run(wait_for_all, load(config), timeout)
     for line in missing:
-        click.echo(line, err=True)
+        click.echo(visible(line), err=True)
     sys.exit(1 if missing else 0)
 
 
@@ -187,7 +180,7 @@ def _base_urls(
 
 
 @cli.command()
-@_daemon_config
+@daemon_config
 @click.option(
     "--format",
     "format_",
@@ -218,6 +211,8 @@ def check(
     ca_file: str | None,
 ) -> None:
     """Lints vault config, mount and daemon configuration, and optionally a live Aidbox."""
+    _harden()
+
     from syncd.lint.check import run_checks
     from syncd.lint.render import as_json, as_text, exit_code
 
@@ -244,25 +239,16 @@ def check(
     sys.exit(exit_code(findings, strict=strict))
 
 
-_socket = click.option(
-    "--socket",
-    "socket",
-    metavar="PATH",
-    help="The daemon's socket. Default: $SYNCD_SOCKET, else /run/syncd/syncd.sock.",
-)
-_format = click.option(
-    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
-)
-
-
 @cli.command()
-@_socket
-@_format
+@socket_option
+@format_option
 def status(socket: str | None, format_: str) -> None:
     """Shows the state of the running daemon.
 
     Exits with 1 when something needs attention.
     """
+    _harden()
+
     from datetime import UTC, datetime
 
     from syncd.commands import status as report
@@ -278,13 +264,14 @@ def status(socket: str | None, format_: str) -> None:
 
 
 @cli.command()
-@_socket
+@socket_option
 @click.option("--follow", "-f", is_flag=True, help="Keep showing new events.")
-@click.option("--after", metavar="ID", help="Only events after the event with this id.")
+@click.option("--after", metavar="ID", type=TEXT, help="Only events after the event with this id.")
 @click.option(
     "--secret",
     "secrets",
     multiple=True,
+    type=TEXT,
     metavar="NAME",
     help="Only events of this secret; may be repeated.",
 )
@@ -292,10 +279,11 @@ def status(socket: str | None, format_: str) -> None:
     "--resource",
     "resources",
     multiple=True,
+    type=TEXT,
     metavar="TYPE[/ID]",
     help="Only events of secrets that this resource may use; may be repeated.",
 )
-@_format
+@format_option
 def events(
     socket: str | None,
     after: str | None,
@@ -306,10 +294,12 @@ def events(
     follow: bool,
 ) -> None:
     """Shows past events and, with --follow, the live stream."""
+    _harden()
+
     import signal
 
     from syncd.commands.client import socket_path
-    from syncd.commands.events import EventReader, as_text
+    from syncd.commands.events import EventReader, as_json, as_text
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it silently
     path = socket_path(socket)
@@ -317,7 +307,7 @@ def events(
     try:
         with _querying():
             for block in reader.events():
-                _print(block.data if format_ == "json" else as_text(block))
+                _print(as_json(block) if format_ == "json" else as_text(block))
     except KeyboardInterrupt:  # click would print an empty line
         sys.exit(130)
 
@@ -348,7 +338,7 @@ def schema(what: str) -> None:
 @cli.command()
 @click.option("--rotations", type=click.IntRange(min=0), help="Stop after N. Default: at Ctrl-C.")
 @click.option(
-    "--interval", type=_DURATION, default="1s", show_default=True, help="Time between rotations."
+    "--interval", type=DURATION, default="1s", show_default=True, help="Time between rotations."
 )
 def demo(rotations: int | None, interval: float) -> None:
     """Rotates secrets in a temporary mount and prints each event on arrival."""
@@ -361,8 +351,10 @@ def demo(rotations: int | None, interval: float) -> None:
 
 def main() -> None:
     """Runs a command; reports an error in one line, or one line for each finding."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a locale may lack characters
+    for stream in (sys.stdout, sys.stderr):
+        # a locale's encoding may lack characters of a name, which must not end the command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli(prog_name="syncd", standalone_mode=False)
     except click.exceptions.Abort:
@@ -429,9 +421,9 @@ def _print(text: str) -> None:
 
 def _report(error: SyncdError) -> None:
     """Writes an error to standard error: one line, or one for each finding."""
-    for line in str(error).splitlines():
+    for line in error.lines:
         _print_error(line)
 
 
 def _print_error(line: str) -> None:
-    click.echo(f"syncd: {line}", err=True)
+    click.echo(f"syncd: {visible(line)}", err=True)

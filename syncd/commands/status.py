@@ -9,8 +9,9 @@ import msgspec
 
 from syncd.api.report import RelayReport, SecretReport, SecretsReport, StatusReport
 from syncd.commands.client import Client
-from syncd.commands.text import printable, scope_text
+from syncd.commands.text import scope_text
 from syncd.core.model import secret_key
+from syncd.core.text import escape_json, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,7 +42,7 @@ def query(path: str) -> Status:
 
 def as_json(status: Status) -> str:
     """For scripts."""
-    return msgspec.json.format(msgspec.json.encode(status), indent=2).decode()
+    return msgspec.json.format(escape_json(msgspec.json.encode(status)), indent=2).decode()
 
 
 def as_text(status: Status, now: datetime) -> str:
@@ -53,7 +54,7 @@ def as_text(status: Status, now: datetime) -> str:
     source = f"vault config {daemon.vault_config}"
     if isinstance(daemon.relay, RelayReport):
         scan = f"heard {_age(daemon.last_scan, now)} ago" if daemon.last_scan else "not heard yet"
-        source = f"relaying {printable(daemon.relay.subject)}"
+        source = f"relaying {daemon.relay.subject}"
     elif not daemon.vault_config_valid:
         source += "  not valid: the last valid version is in use"
     lines = [
@@ -80,8 +81,8 @@ def as_text(status: Status, now: datetime) -> str:
         head = ("PROVIDER", "STATE", "FILES", "LAST SUCCESS", "PROBLEM")
         lines += ["", *_table(head, [_provider(*item, now) for item in daemon.providers.items()])]
     if daemon.attention:
-        lines += ["", "needs attention:", *(f"  {printable(line)}" for line in daemon.attention)]
-    return "\n".join(lines)
+        lines += ["", "needs attention:", *(f"  {line}" for line in daemon.attention)]
+    return "\n".join(map(visible, lines))
 
 
 def _secrets(status: Status, now: datetime) -> tuple[Sequence[str], Iterable[Sequence[str]]]:
@@ -122,7 +123,7 @@ def _outcome(item: ConsumerReport | ProviderReport, now: datetime) -> tuple[str,
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    table = [head, *([printable(cell) for cell in row] for row in rows)]
+    table = [head, *([visible(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

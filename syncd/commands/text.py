@@ -1,4 +1,4 @@
-"""Text for a terminal, from names and messages that others wrote."""
+"""Scopes as text."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from syncd.core.model import Scope
-
-
-def printable(text: str) -> str:
-    """Text that cannot move the cursor or recolour the terminal."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def scope_text(scope: Scope | list[Scope]) -> str:

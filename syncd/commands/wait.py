@@ -84,7 +84,7 @@ class _Waiting:
             try:
                 await file.load()
             except ConfigurationError as error:
-                self.missing, self.watched = str(error).splitlines(), file.watched
+                self.missing, self.watched = list(error.lines), file.watched
                 return _INTERVAL
         if patience.cancelled_caught:
             return _INTERVAL

@@ -15,7 +15,8 @@ from syncd.config.settings import RelaySettings, Settings
 from syncd.config.validation import check_section
 from syncd.core.decode import Path, Problem, decode
 from syncd.core.errors import ConfigurationError
-from syncd.core.findings import Finding, finding, key_path, legible
+from syncd.core.findings import Finding, finding, key_path
+from syncd.core.text import encodable
 from syncd.core.tree import TreeError, parse_yaml
 from syncd.system.errnos import reason, remedy
 from syncd.system.files import read_file
@@ -69,6 +70,8 @@ def load_relay(
     for key, value in given.items():
         _put(tree, ("relay", key), value)
         origins["relay", key] = ("command line", _OPTIONS[key])
+        if not all(map(_is_utf8, value if isinstance(value, list) else [value])):
+            problems.append(Problem(("relay", key), *_NOT_UTF8))
     settings, found = decode(tree, RelaySettings, check_section)
     problems += found
     if settings is None or problems:
@@ -223,6 +226,17 @@ _TWINS: Final[Mapping[str, tuple[str, ...]]] = {
 """The variables that set a key."""
 
 
+_WEBHOOK: Final = ("SYNCD_WEBHOOK_URL", "SYNCD_WEBHOOK_SIGNING_KEY_FILE")
+"""The variables that make the consumer `webhook`."""
+
+_NOT_UTF8: Final = ("is not UTF-8", "use a path that is")
+
+
+def _is_utf8(value: str) -> bool:
+    """Whether text of the environment or the command line fits into events, rows and answers."""
+    return encodable(value) == value
+
+
 def _overlay(
     tree: dict[str, Any], environ: Mapping[str, str], twins: Mapping[str, tuple[str, ...]]
 ) -> tuple[list[Problem], _Origins]:
@@ -233,11 +247,12 @@ def _overlay(
     """
     problems: list[Problem] = []
     origins: _Origins = {}
+    for variable in (*twins, *_WEBHOOK):
+        if not _is_utf8(environ.get(variable, "")):
+            problems.append(Problem((variable,), *_NOT_UTF8))
+            origins[variable,] = ("environment", variable)
     for variable, path in twins.items():
         value = environ.get(variable)
-        if value and legible(value) != value:
-            problems.append(Problem((variable,), "is not UTF-8", "use a path that is"))
-            origins[variable,] = ("environment", variable)
         if value:
             roots = variable == "SYNCD_WATCH_ROOTS"
             _put(tree, path, list(filter(None, value.split(":"))) if roots else value)

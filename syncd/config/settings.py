@@ -49,6 +49,14 @@ DurableName = Annotated[
         examples=["syncd-relay-central"],
     ),
 ]
+HostName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9_.-]{1,253}$(?!\n)",
+        description="a host name without a port",
+        examples=["syncd.example.com"],
+    ),
+]
 SocketPath = Annotated[
     str,
     msgspec.Meta(
@@ -173,6 +181,7 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
     socket_group: str | None = None
     subscribers: tuple[Subscriber, ...] = ()
     listen: str = ""
+    allowed_hosts: tuple[HostName, ...] = ()
     metrics_secret_names: bool = False
 
 
@@ -242,6 +251,7 @@ class RelaySource(NatsServer, frozen=True, kw_only=True):
     subject: str
     stream: str | None = None
     durable: DurableName | None = None
+    max_secrets: Annotated[int, msgspec.Meta(ge=1)] = 100_000
 
 
 class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Path = tuple[str | int, ...]
 _KINDS_KEY = "x-kinds"
+_LONGEST_WORD = 100
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -351,7 +352,7 @@ def keys_of(type_: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldIn
 def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
     """A hint for an unknown word: the closest known one, or `otherwise`, or a list of all."""
     words = sorted(known)
-    close = difflib.get_close_matches(word, words, n=1)
+    close = difflib.get_close_matches(word, words, n=1) if len(word) <= _LONGEST_WORD else []
     if close:
         return f"did you mean {close[0]}?"
     return "use one of " + ", ".join(words) if otherwise is None else otherwise

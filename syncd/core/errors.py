@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from syncd.core.text import visible
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -27,6 +29,11 @@ class SyncdError(Exception):
         self.problem = problem
         self.remedy = remedy
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The messages, one for each problem, safe to show as one line each."""
+        return (visible(str(self)),)
+
 
 class ConfigurationError(SyncdError):
     """Something the user wrote must be corrected before syncd can go on.
@@ -38,6 +45,11 @@ class ConfigurationError(SyncdError):
     def __init__(self, findings: Sequence[Finding]) -> None:
         super().__init__("\n".join(str(finding) for finding in findings))
         self.findings = tuple(findings)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The findings, safe to show as one line each."""
+        return tuple(map(str, self.findings))
 
 
 class TemporaryError(SyncdError):

@@ -29,6 +29,7 @@ from syncd.core.event_data import (
     secret_data,
 )
 from syncd.core.model import ChangeKind, Known, Scope, secret_key
+from syncd.core.text import escape_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,6 +83,13 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         if isinstance(self.data, VaultConfigData):
             return {}
         return {self.subject: scopes_of(self.data.scope)}
+
+    @property
+    def secret(self) -> str | None:
+        """The `Entry.key` of the secret that it is about; None where it is about several."""
+        if isinstance(self.data, VaultConfigData):
+            return None
+        return secret_key(self.subject, self.origin.source if self.origin else None)
 
     @property
     def slot(self) -> str:
@@ -191,18 +199,23 @@ class Stamp(msgspec.Struct, frozen=True):
     def encode_reset(self, secrets: tuple[SecretState, ...], sequence: int, at: str) -> bytes:
         """An `io.syncd.reset` event as JSON: the state at a time, up to the event `sequence`."""
         origin = Origin(self.id(sequence), self.source)
-        return _encoder.encode(_wire_form(origin, RESET, "secrets", at, ResetData(secrets)))
+        return _encode(_wire_form(origin, RESET, "secrets", at, ResetData(secrets)))
 
     def encode(self, event: Event) -> bytes:
         """The event as JSON, in structured content mode."""
-        return _encoder.encode(self.cloud_event(event))
+        return _encode(self.cloud_event(event))
 
     def encode_batch(self, events: Iterable[Event]) -> bytes:
         """Several events as JSON, in batch content mode."""
-        return _encoder.encode([self.cloud_event(event) for event in events])
+        return _encode([self.cloud_event(event) for event in events])
 
 
 _encoder = msgspec.json.Encoder()
+
+
+def _encode(events: CloudEvent | list[CloudEvent]) -> bytes:
+    """JSON without raw line separators and invisible characters: some clients split lines there."""
+    return escape_json(_encoder.encode(events))
 
 
 def _wire_form(

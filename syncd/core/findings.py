@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from syncd.core.text import visible
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+LONGEST_STEP = 200
+"""Characters of a name that a path shows."""
+
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Severity(enum.StrEnum):
@@ -34,9 +38,12 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "config-unreadable": Severity.ERROR,
         "config-malformed": Severity.ERROR,
         "config-invalid": Severity.ERROR,
+        "credential-cleartext": Severity.WARNING,
+        "credential-exposed": Severity.WARNING,
         "credential-malformed": Severity.ERROR,
         "credential-unreadable": Severity.ERROR,
         "grant-unknown": Severity.ERROR,
+        "listen-exposed": Severity.WARNING,
         "subscriber-unmapped": Severity.WARNING,
         # SecretProviderClass manifests
         "manifest-ignored": Severity.WARNING,
@@ -45,9 +52,11 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "manifest-malformed": Severity.ERROR,
         "manifest-permission": Severity.WARNING,
         "manifest-unreadable": Severity.ERROR,
+        "manifest-world-readable": Severity.WARNING,
         # provision entries, together with manifest and vault config
         "provision-invalid": Severity.ERROR,
         "provision-target-on-disk": Severity.WARNING,
+        "provision-target-untrusted": Severity.ERROR,
         "provision-unproduced": Severity.ERROR,
         "provision-unused": Severity.WARNING,
         # the vault config
@@ -119,8 +128,7 @@ class Finding(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         place = f"{self.source}: {self.where}" if self.where else self.source
-        text = f"{place}: {self.message}; {self.hint} [{self.code}]"
-        return text if text.isprintable() else "".join(map(_visible, legible(text)))
+        return visible(f"{place}: {self.message}; {self.hint} [{self.code}]")
 
     @property
     def is_error(self) -> bool:
@@ -133,22 +141,6 @@ def finding(code: str, source: str, where: str, message: str, hint: str) -> Find
     return Finding(code, CODES[code], source, where, message, hint)
 
 
-def legible(text: str) -> str:
-    r"""Text that can be encoded: bytes of a path that are not UTF-8 are escaped.
-
-    Python has such bytes as surrogates (PEP 383).
-
-    >>> print(legible("caf\udce9.pem"))
-    caf\xe9.pem
-    """
-    return text if text.isascii() else _SURROGATE.sub(_escaped, text)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"  # noqa: PLR2004
-
-
 def json_path(*steps: str | int) -> str:
     """Writes a JSON path (RFC 9535), quoting the names that need it.
 
@@ -156,7 +148,7 @@ def json_path(*steps: str | int) -> str:
     "$.secret['client-secret'].path"
     """
     path = "$"
-    for step in steps:
+    for step in map(_shortened, steps):
         if isinstance(step, int):
             path += f"[{step}]"
         elif _IDENTIFIER.fullmatch(step):
@@ -164,6 +156,12 @@ def json_path(*steps: str | int) -> str:
         else:
             path += "['" + "".join(map(_quoted, step)) + "']"
     return path
+
+
+def _shortened(step: str | int) -> str | int:
+    if isinstance(step, str) and len(step) > LONGEST_STEP:
+        return step[: LONGEST_STEP - 1] + "…"
+    return step
 
 
 def _quoted(character: str) -> str:
@@ -182,7 +180,7 @@ def key_path(*steps: str | int) -> str:
     'consumers[0].url'
     """
     path = ""
-    for step in steps:
+    for step in map(_shortened, steps):
         if isinstance(step, int):
             path += f"[{step}]"
         else:

@@ -38,6 +38,9 @@ DEFAULT_SUBJECT: Final = "syncd.<instance>.<resource_type>.<secret>"
 MESSAGE_ID: Final = "Nats-Msg-Id"
 """Header by which JetStream drops a message that it has already stored."""
 
+LARGEST_SECRET: Final = 16 << 10
+"""Bytes of an event's data about one secret, at most: a relay keeps them for each."""
+
 _PLACES: Final = ("instance", "resource_type", "resource_id", "secret")
 _PLACE: Final = re.compile(r"<([^<>.]*)>")
 _NONE: Final = "~"
@@ -159,6 +162,8 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
         raise BindingError("is not a CloudEvent of syncd") from None
     if data is None:
         raise BindingError("has a type that this syncd does not know")
+    if isinstance(data, SecretData) and len(bytes(envelope.data)) > LARGEST_SECRET:
+        raise BindingError(f"has more than {LARGEST_SECRET >> 10} KiB about one secret")
     if not _is_time(envelope.time):
         raise BindingError("has no valid time")
     if isinstance(data, SecretData | AdoptionData) and (

@@ -20,8 +20,12 @@ from syncd.core.errors import SyncdError
 DEEPEST = 100
 """Levels of nested YAML. PyYAML's time grows with their square."""
 
-LARGEST = 1_000_000
+LARGEST = 100_000
 """Nodes of YAML, each counted as often as aliases repeat it: a few lines can mean billions."""
+
+LARGEST_JSON = 300_000
+"""Brackets, braces and commas of JSON, which bound its values: a byte of text can take a hundred
+bytes of memory. Those in strings count, too, since that is known before anything is parsed."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -67,8 +71,10 @@ def parse_json(text: bytes) -> Any:  # noqa: ANN401 - a tree of JSON values has 
     """Parses JSON (RFC 8259), objects as `Node`.
 
     Raises:
-        TreeError: Not UTF-8 or not JSON; names line and column.
+        TreeError: Not UTF-8 or not JSON; names line and column. Or it has too many values.
     """
+    if sum(map(text.count, (b"{", b"[", b","))) > LARGEST_JSON:
+        raise TreeError(f"too many values: {LARGEST_JSON:,} brackets, braces and commas at most")
     try:
         tree = json.loads(
             text.decode("utf-8-sig"), object_pairs_hook=Node, parse_constant=_no_constant

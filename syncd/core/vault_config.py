@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from syncd.core.decode import did_you_mean, keys_of
-from syncd.core.findings import Finding, finding, json_path
+from syncd.core.findings import CODES, Finding, Severity, finding, json_path
 from syncd.core.model import Entry, Scope
 from syncd.core.tree import Node, TreeError, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 RESOURCE_TYPES = ("AidboxTopicDestination", "Client", "IdentityProvider", "TokenIntrospector")
 """The resource types that Aidbox documents fields with secret references for."""
@@ -73,6 +73,15 @@ class Document(msgspec.Struct):
 
     secret: dict[_Text, SecretEntry]
 
+
+MOST_FINDINGS = 200
+"""Errors, and warnings, that are reported of one file; the others are counted."""
+
+LONGEST_NAME = 1024
+"""Characters of a name, type or id."""
+
+LONGEST_PATH = 4095
+"""Characters of a path (PATH_MAX without its end, limits.h)."""
 
 _FHIR_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
 _UNSEEN = re.compile(  # controls, line ends, zero widths, changes of direction
@@ -119,17 +128,38 @@ def lint_vault_config(text: bytes, source: str) -> tuple[Mapping[str, Entry], li
     except TreeError as error:
         reader.report("vault-config-malformed", (), str(error), "correct the JSON")
         return MappingProxyType({}), reader.findings
-    return MappingProxyType(reader.document(tree)), reader.findings
+    entries = reader.document(tree)
+    return MappingProxyType(entries), reader.all_findings()
 
 
 class _Reader:
     def __init__(self, source: str) -> None:
         self.source = source
         self.findings: list[Finding] = []
+        self.counts = dict.fromkeys(Severity, 0)
+        self.omitted: dict[Severity, str] = {}
 
     def report(self, code: str, at: Steps, message: str, hint: str) -> None:
+        severity = CODES[code]
+        self.counts[severity] += 1
+        if self.counts[severity] > MOST_FINDINGS:
+            self.omitted[severity] = code
+            return
         where = json_path(*at) if at else ""
         self.findings.append(finding(code, self.source, where, message, hint))
+
+    def unknown(self, code: str, word: str, at: Steps, message: str, known: Iterable[str]) -> None:
+        # finding a word that is close takes longer than all the rest
+        wanted = self.counts[CODES[code]] < MOST_FINDINGS
+        self.report(code, at, message, did_you_mean(word, known) if wanted else "")
+
+    def all_findings(self) -> list[Finding]:
+        """The findings, and how many there were beyond the limit."""
+        for severity, code in self.omitted.items():
+            more = self.counts[severity] - MOST_FINDINGS
+            message, hint = f"has {more} more {severity.value}s", "correct the ones above first"
+            self.findings.append(finding(code, self.source, "", message, hint))
+        return self.findings
 
     def document(self, tree: object) -> dict[str, Entry]:
         top = self.fields(tree, (), Document, 'write {"secret": {"<name>": {…}}}')
@@ -168,7 +198,7 @@ class _Reader:
         if not isinstance(value, str):
             self.mistyped(at, "a string", value, hint)
             return None
-        if not self.plain("path-invalid", value, at, hint):
+        if not self.plain("path-invalid", value, at, hint, LONGEST_PATH):
             return None
         if not value.startswith("/"):
             self.report("path-not-absolute", at, "is not absolute", "start it with /")
@@ -208,7 +238,8 @@ class _Reader:
                 self.mistyped(here, "a string", item, f"one scope object per entry: {hint}")
                 continue
             type_, slash, id_ = item.partition("/")
-            if not type_ or _UNSEEN.search(item) or (slash and not _FHIR_ID.fullmatch(id_)):
+            unusable = _UNSEEN.search(item) or len(item) > LONGEST_NAME
+            if not type_ or unusable or (slash and not _FHIR_ID.fullmatch(id_)):
                 self.report("scope-invalid", here, "is neither Type nor Type/id", hint)
                 continue
             self.resource_type(type_, here)
@@ -225,7 +256,7 @@ class _Reader:
     def resource_type(self, value: str, at: Steps) -> None:
         if value not in RESOURCE_TYPES:
             message = "is not a resource type that refers to secrets"
-            self.report("resource-type-unknown", at, message, did_you_mean(value, RESOURCE_TYPES))
+            self.unknown("resource-type-unknown", value, at, message, RESOURCE_TYPES)
 
     def shared_paths(self, entries: Mapping[str, Entry], at: Steps) -> None:
         first: dict[str, str] = {}
@@ -247,7 +278,7 @@ class _Reader:
             self.report("key-duplicate", (*at, key), "is written twice", "keep one of them")
         for key in value:
             if key not in known:
-                self.report("key-unknown", (*at, key), "is unknown", did_you_mean(key, known))
+                self.unknown("key-unknown", key, (*at, key), "is unknown", known)
         for key, field in known.items():
             if key not in value and field.required:
                 self.report("key-missing", (*at, key), "is missing", hint)
@@ -259,10 +290,14 @@ class _Reader:
             return None
         return value if self.plain("scope-invalid", value, at, hint) else None
 
-    def plain(self, code: str, value: str, at: Steps, hint: str) -> bool:
-        """Checks that a string is not empty and all of its characters are visible."""
+    def plain(
+        self, code: str, value: str, at: Steps, hint: str, longest: int = LONGEST_NAME
+    ) -> bool:
+        """Checks that a string is neither empty nor too long, and its characters are visible."""
         if not value:
             self.report(code, at, "is empty", hint)
+        elif len(value) > longest:
+            self.report(code, at, f"is longer than {longest:,} characters", hint)
         elif _UNSEEN.search(value):
             self.report(code, at, "has a control or invisible character", hint)
         else:

@@ -213,7 +213,7 @@ class Daemon(Generic[_S, _E]):
                 engine.release(self._running)
             self._notifier.ready()
             hint = "keeping the previous configuration"
-            for line in str(error).splitlines():
+            for line in error.lines:
                 log.error("daemon.reload_rejected", problem=line, hint=hint)
             return
         for setting in ("state_dir", "instance"):

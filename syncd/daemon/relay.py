@@ -24,14 +24,14 @@ from syncd.daemon.pipeline import Pipeline
 from syncd.daemon.subscription import FETCH_TIMEOUT, Subscription
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from anyio.abc import TaskStatus
 
     from syncd.config.settings import RelaySettings
-    from syncd.core.events import Event
     from syncd.core.model import Known
     from syncd.daemon.resources import Resources
+    from syncd.ledger.received import Receipt
 
 _LONGEST_NAME: Final = 63
 _MAX_SILENCE: Final = 5 * FETCH_TIMEOUT
@@ -113,13 +113,16 @@ class RelayEngine:
         if following is not None:
             self.pipeline.release(following.pipeline)
 
-    def _received(self, events: Sequence[Event]) -> None:
+    def _received(self, receipt: Receipt) -> None:
+        events = receipt.events
         news = [
             known_of(event.time, event.origin.source, event.data)
             for event in events
             if event.origin is not None and isinstance(event.data, SecretData)
         ]
         known = {**self.pipeline.inventory, **{item.entry.key: item for item in news}}
+        for key in receipt.forgotten:
+            known.pop(key, None)
         self._resources.metrics.set_inventory(known.values())
         self.pipeline.committed(Commit(tuple(events), known, time.monotonic()))
 

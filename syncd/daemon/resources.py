@@ -50,6 +50,9 @@ async def open_resources(settings: Settings | RelaySettings) -> AsyncIterator[Re
         StateError: The state directory cannot be used.
     """
     state = await anyio.to_thread.run_sync(StateDir.open, settings.state_dir)
+    if state.exposure is not None:
+        hint = "remove that permission, or set state_dir to a directory of syncd's user"
+        log.warning("state_dir.exposed", path=state.path, problem=state.exposure, hint=hint)
     try:
         ledger = await anyio.to_thread.run_sync(Ledger.open, state, await _boot_id())
         if ledger.rebuilt is not None:

@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
 
     from syncd.config.settings import RelaySource
-    from syncd.core.events import Event
     from syncd.core.model import Grant
     from syncd.ledger.ledger import Ledger
+    from syncd.ledger.received import Receipt
 
 BATCH: Final = 256
 """Messages that one request asks for, and that one commit holds."""
@@ -58,6 +58,7 @@ MAX_ACK_PENDING: Final = 1024
 _ACK_WAIT: Final = 30.0
 _BACKOFF_CAP: Final = 15.0
 _REDELIVERY_DELAY: Final = 1
+_REPORT_AGAIN: Final = 60.0
 log = structlog.get_logger()
 
 
@@ -69,7 +70,7 @@ class Subscription:
         durable: Name of the consumer on the server.
         ledger: Where events are committed; used in worker threads only.
         consumers: Consumers whose mailboxes to fill, and what each may see.
-        on_received: Called in the event loop with each commit's events.
+        on_received: Called in the event loop with what each commit received.
 
     Attributes:
         failure: Why nothing can be received, one line, or None.
@@ -82,7 +83,7 @@ class Subscription:
         durable: str,
         ledger: Ledger,
         consumers: Mapping[str, Grant],
-        on_received: Callable[[Sequence[Event]], None],
+        on_received: Callable[[Receipt], None],
     ) -> None:
         self._source = source
         self._durable = durable
@@ -92,6 +93,8 @@ class Subscription:
         self._connection = Connection(source, f"syncd relay {durable}")
         self._attempts = Attempts(Backoff(cap=_BACKOFF_CAP))
         self._rng = Random()  # noqa: S311 - jitter
+        self._refused = 0
+        self._refused_at = -_REPORT_AGAIN
         self.failure: str | None = "the stream is not followed yet"
         self.heard_at: float | None = None
 
@@ -218,19 +221,35 @@ class Subscription:
         """
         arrivals = [self._decode(message) for message in messages]
         try:
-            events = await anyio.to_thread.run_sync(
-                self._ledger.receive, list(filter(None, arrivals)), self._consumers
+            receipt = await anyio.to_thread.run_sync(
+                self._ledger.receive,
+                list(filter(None, arrivals)),
+                self._consumers,
+                self._source.max_secrets,
             )
         except StateError:
             # else the server would wait for `_ACK_WAIT` before it sends them again
             for message in messages:
                 await message.nak(delay=_REDELIVERY_DELAY)
             raise
-        if events:
-            self._on_received(events)
-        log.debug("relay.received", messages=len(messages), events=len(events))
+        if receipt.events:
+            self._on_received(receipt)
+        self._report_refused(receipt)
+        log.debug("relay.received", messages=len(messages), events=len(receipt.events))
         for message, arrival in zip(messages, arrivals, strict=True):
             await (message.term() if arrival is None else message.ack())
+
+    def _report_refused(self, receipt: Receipt) -> None:
+        self._refused += receipt.refused
+        now = time.monotonic()
+        if receipt.refused and now - self._refused_at >= _REPORT_AGAIN:
+            log.error(
+                "relay.full",
+                secrets=self._source.max_secrets,
+                refused=self._refused,
+                hint="raise relay.max_secrets, or narrow relay.subject",
+            )
+            self._refused_at = now
 
     def _decode(self, message: Msg) -> Arrival | None:
         position = message.metadata.sequence.stream

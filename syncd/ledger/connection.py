@@ -1,4 +1,4 @@
-"""The ledger's one connection: transactions, reads, and errors that quote no statement."""
+"""The ledger's connections: transactions, reads, and errors that quote no statement."""
 
 from __future__ import annotations
 
@@ -22,24 +22,51 @@ _STEP: Final = 8
 """Pages that a full volume gets back at once: they go through the log."""
 
 
-class LedgerConnection:
+class ReadConnection:
     """A connection in autocommit mode that threads share, one at a time.
 
-    Where the file cannot be used, `checkpoint` and `close` ignore the error, and the other methods
-    raise `StateError`.
+    Where the file cannot be used, its methods raise `StateError`.
     """
 
-    def __init__(self, path: str, connection: sqlite3.Connection, room: Room) -> None:
+    def __init__(self, path: str, connection: sqlite3.Connection) -> None:
         self._path = path
         self._connection = connection
-        self._room = room
         self._lock = threading.Lock()
-        self._damaged = False
 
     def read(self, statement: str, parameters: tuple[object, ...] = ()) -> list[tuple]:  # type: ignore[type-arg] # sqlite3's rows
         """All rows of a statement."""
         with self.held() as db:
             return db.execute(statement, parameters).fetchall()
+
+    @contextmanager
+    def held(self) -> Iterator[sqlite3.Connection]:
+        """Locks the connection against other threads."""
+        with self._lock:
+            try:
+                yield self._connection
+            except (OSError, sqlite3.Error) as error:
+                self._failed(error)
+                raise state_error(
+                    "use the ledger",
+                    error,
+                    path="restart syncd, and leave state_dir alone while it runs",
+                    directory=os.path.dirname(self._path),
+                ) from None
+
+    def _failed(self, error: OSError | sqlite3.Error) -> None:
+        """Called with each error, before it is raised."""
+
+
+class LedgerConnection(ReadConnection):
+    """The connection that writes.
+
+    `checkpoint` and `close` ignore errors.
+    """
+
+    def __init__(self, path: str, connection: sqlite3.Connection, room: Room) -> None:
+        super().__init__(path, connection)
+        self._room = room
+        self._damaged = False
 
     @contextmanager
     def transaction(self, *, checkpoint: bool = True) -> Iterator[sqlite3.Connection]:
@@ -66,26 +93,14 @@ class LedgerConnection:
         (pages,) = db.execute("PRAGMA page_count").fetchone()
         self._room.keep_for(pages * PAGE - os.path.getsize(self._path))
 
-    @contextmanager
-    def held(self) -> Iterator[sqlite3.Connection]:
-        """Locks the connection against other threads."""
-        with self._lock:
-            try:
-                yield self._connection
-            except (OSError, sqlite3.Error) as error:
-                if isinstance(error, sqlite3.Error) and error_code(error) in DAMAGE:
-                    # Not closed cleanly, the file is checked at the next opening and replaced.
-                    self._damaged = True
-                if is_full(error):
-                    self._room.is_full = True
-                    with self._room.lent():
-                        self._empty_log()
-                raise state_error(
-                    "use the ledger",
-                    error,
-                    path="restart syncd, and leave state_dir alone while it runs",
-                    directory=os.path.dirname(self._path),
-                ) from None
+    def _failed(self, error: OSError | sqlite3.Error) -> None:
+        if isinstance(error, sqlite3.Error) and error_code(error) in DAMAGE:
+            # Not closed cleanly, the file is checked at the next opening and replaced.
+            self._damaged = True
+        if is_full(error):
+            self._room.is_full = True
+            with self._room.lent():
+                self._empty_log()
 
     def checkpoint(self) -> None:
         """Moves what was committed from the log into the database, when the log is long.

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import sys
+from typing import Final
 
 from syncd.core.errors import StateError
 from syncd.ledger.failures import MACHINE_ERRORS, error_code
 from syncd.ledger.rows import meta
 from syncd.ledger.schema import TABLES, UPGRADES, VERSION
+
+_SUFFIXES: Final = ("", "-wal", "-shm")
 
 
 def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
@@ -21,10 +25,11 @@ def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
         The connection, and why an existing file was replaced, or None.
 
     Raises:
-        StateError: A newer syncd wrote it.
+        StateError: A newer syncd wrote it, or another user.
         OSError: The file cannot be opened or renamed.
         sqlite3.Error: The file cannot be read or written now, which says nothing of its content.
     """
+    _require_own(path)
     connection: sqlite3.Connection | None = None
     rebuilt = "emptied" if _is_emptied(path) else None
     try:
@@ -46,9 +51,28 @@ def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
     return connection, rebuilt
 
 
+def is_trusted(status: os.stat_result) -> bool:
+    """Whether a file belongs to this process's user or to root."""
+    return status.st_uid in (0, os.geteuid())
+
+
+def _require_own(path: str) -> None:
+    """Refuses files that somebody else put there: SQLite would replay their log."""
+    for suffix in _SUFFIXES:
+        try:
+            found = os.lstat(path + suffix)
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISREG(found.st_mode) or not is_trusted(found):
+            owner = f"it belongs to uid {found.st_uid}"
+            reason = owner if stat.S_ISREG(found.st_mode) else "it is not a regular file"
+            remedy = "remove it to start from a new baseline"
+            raise StateError(f"cannot use {path}{suffix}: {reason}", remedy)
+
+
 def _connect(path: str) -> sqlite3.Connection:
     """Opens the file and brings it to the current schema."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         for pragma in (
@@ -102,6 +126,6 @@ def _is_emptied(path: str) -> bool:
 
 
 def _set_aside(path: str) -> None:
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in _SUFFIXES:
         if os.path.exists(path + suffix):
             os.replace(path + suffix, f"{path}.set-aside{suffix}")

@@ -6,6 +6,7 @@ the mailboxes: per consumer, the events that it has not acknowledged. It promise
 - a change and its events are committed together, before anything is delivered;
 - a mailbox holds per secret the newest event only, with the version that its consumer last
   acknowledged, and keeps them in the order of their sequences;
+- a secret that leaves a consumer's scope leaves its mailbox, too;
 - a relay passes on each event once, however often and in any order it arrives (`receive`);
 - an event id never comes to mean another event (`_begin`).
 
@@ -23,21 +24,21 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncd.core.errors import StateError
-from syncd.core.event_data import SecretData
+from syncd.core.event_data import VAULT_CONFIG_CHANGED, SecretData
 from syncd.core.events import events_of
-from syncd.ledger import received
+from syncd.ledger import numbering, received
 from syncd.ledger.connection import LedgerConnection
 from syncd.ledger.failures import is_full, state_error
 from syncd.ledger.file import open_file
+from syncd.ledger.reads import LedgerReader, Reads
+from syncd.ledger.received import Receipt
 from syncd.ledger.room import Room
 from syncd.ledger.rows import (
     EVENT_COLUMNS,
-    INVENTORY_COLUMNS,
     event_of,
     insert_events,
     last_sequence,
     meta,
-    secret_of,
     set_meta,
     store_inventory,
 )
@@ -48,7 +49,8 @@ if TYPE_CHECKING:
 
     from syncd.core.changes import Plan
     from syncd.core.events import Event
-    from syncd.core.model import Grant, Known
+    from syncd.core.model import Grant, Known, Scope
+    from syncd.ledger.numbering import Base
     from syncd.ledger.received import Arrival
     from syncd.ledger.state_dir import StateDir
 
@@ -66,19 +68,7 @@ UNKNOWN_BOOT: Final = "unknown"
 """A `boot_id` that names no run of the machine: every unclean close counts as its crash."""
 
 
-class Pending(msgspec.Struct, frozen=True):
-    """One secret's place in a consumer's mailbox.
-
-    Attributes:
-        acknowledged_version: The version that the consumer acknowledged last, or None.
-        sequence: The event that is pending.
-    """
-
-    acknowledged_version: str | None
-    sequence: int
-
-
-class Ledger:
+class Ledger(Reads):
     """An open ledger.
 
     Attributes:
@@ -90,7 +80,10 @@ class Ledger:
     def __init__(self, path: str, key_id: str, boot_id: str, room: Room) -> None:
         connection, self.rebuilt = open_file(path, key_id)
         self._room = room
-        self._file = LedgerConnection(path, connection, room)
+        self._file: LedgerConnection = LedgerConnection(path, connection, room)
+        super().__init__(self._file)
+        self._path = path
+        self._capacity: received.Capacity | None = None
         try:
             self.epoch = self._begin(key_id, boot_id)
             with self._file.held() as db:
@@ -149,6 +142,7 @@ class Ledger:
             closed_cleanly = opened == ""
             if not epoch or not (same_boot or closed_cleanly):
                 epoch = secrets.token_hex(4)
+                numbering.forget(db)
             set_meta(db, epoch=epoch, key_id=key_id, open_since_boot=boot_id)
         return epoch
 
@@ -156,14 +150,13 @@ class Ledger:
         """Closes the file cleanly, so that the next opening keeps the epoch."""
         self._file.close()
 
+    def reader(self) -> LedgerReader:
+        """Opens a connection of its own for readers, who are then never in the way of writers."""
+        return LedgerReader(self._path)
+
     def checkpoint(self) -> None:
         """Moves what `record` committed from the log into the database, when the log is long."""
         self._file.checkpoint()
-
-    def inventory(self) -> dict[str, Known]:
-        """Everything known, by secret name."""
-        rows = self._file.read(f"SELECT {INVENTORY_COLUMNS} FROM secret")  # noqa: S608 - constant
-        return {known.entry.name: known for known in map(secret_of, rows)}
 
     def record(
         self,
@@ -196,6 +189,8 @@ class Ledger:
             else:
                 events = events_of(plan, known, vault_config_path, at, last_sequence(db) + 1)
             store_inventory(db, plan, known)
+            for name in plan.vault_config.rescoped:
+                self._withdraw(db, name, plan.inventory[name].entry.scopes, consumers)
             self._append(db, events, consumers)
         self.fresh = False
         return events
@@ -223,7 +218,12 @@ class Ledger:
         with self._file.transaction() as db:
             return received.follow(db, stream, last)
 
-    def receive(self, arrivals: Iterable[Arrival], consumers: Mapping[str, Grant]) -> list[Event]:
+    def receive(
+        self,
+        arrivals: Iterable[Arrival],
+        consumers: Mapping[str, Grant],
+        most: int = received.MOST_SECRETS,
+    ) -> Receipt:
         """Commits events of other installations, with new sequences.
 
         Duplicates are left out, and so are events that come late: older, in the stream, than what
@@ -231,40 +231,71 @@ class Ledger:
         becomes the version received last, so that a mailbox always knows what its consumer
         acknowledged.
 
-        Returns:
-            The events that are new.
+        At most so many secrets are known, removed ones included: a new one takes the place of one
+        that was removed, and where there is none, its event is refused.
         """
-        with self._file.transaction() as db:
-            events: list[Event] = []
-            for arrival in arrivals:
-                event = received.admit(db, arrival)
-                if event is not None:
-                    sequence = last_sequence(db) + 1
-                    events.append(msgspec.structs.replace(event, sequence=sequence))
-                    self._append(db, events[-1:], consumers)
-        return events
-
-    def received(self) -> dict[str, Known]:
-        """What is known of other installations' secrets, by `Entry.key`."""
-        with self._file.held() as db:
-            return received.received_secrets(db)
+        receipt = Receipt()
+        try:
+            with self._file.transaction() as db:
+                if self._capacity is None or self._capacity.most != most:
+                    self._capacity = received.Capacity(db, most)
+                for arrival in arrivals:
+                    event = received.admit(db, arrival, self._capacity, receipt)
+                    if event is not None:
+                        sequence = last_sequence(db) + 1
+                        receipt.events.append(msgspec.structs.replace(event, sequence=sequence))
+                        self._append(db, receipt.events[-1:], consumers)
+                self._capacity.tidy(db)
+        except BaseException:
+            self._capacity = None  # nothing of it was committed
+            raise
+        return receipt
 
     def _append(
         self, db: sqlite3.Connection, events: Sequence[Event], consumers: Mapping[str, Grant]
     ) -> None:
         insert_events(db, events)
         for consumer, grant in consumers.items():
+            seen = [event for event in events if event.seen_by(grant) is not None]
+            if len(seen) < len(events) and self._has_pending(db, consumer):
+                # where the scope of a secret changed, an older event may be pending
+                hidden = {event.slot for event in events} - {event.slot for event in seen}
+                db.executemany(
+                    "DELETE FROM pending WHERE consumer = ? AND slot = ?",
+                    [(consumer, slot) for slot in hidden],
+                )
             # On a conflict an older event of the slot is pending: the newer one takes its place and
             # keeps `acknowledged`, which is still what the consumer knows.
             db.executemany(
                 "INSERT INTO pending VALUES (?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET sequence = excluded.sequence",
-                [
-                    (consumer, event.slot, event.sequence, _previous(event))
-                    for event in events
-                    if event.seen_by(grant) is not None
-                ],
+                [(consumer, event.slot, event.sequence, _previous(event)) for event in seen],
             )
+
+    @staticmethod
+    def _has_pending(db: sqlite3.Connection, consumer: str) -> bool:
+        found = db.execute("SELECT 1 FROM pending WHERE consumer = ? LIMIT 1", (consumer,))
+        return found.fetchone() is not None
+
+    @staticmethod
+    def _withdraw(
+        db: sqlite3.Connection,
+        name: str,
+        scopes: Sequence[Scope],
+        consumers: Mapping[str, Grant],
+    ) -> None:
+        """Removes what is pending of a secret for consumers that may no longer see it.
+
+        Not the change of the vault config: that the secret has gone is what they learn last.
+        """
+        for consumer, grant in consumers.items():
+            if not grant.sees(scopes):
+                db.execute(
+                    "DELETE FROM pending WHERE consumer = ? AND sequence IN ("
+                    "SELECT sequence FROM pending JOIN event USING (sequence)"
+                    " WHERE consumer = ? AND subject = ? AND type <> ?)",
+                    (consumer, consumer, name, VAULT_CONFIG_CHANGED),
+                )
 
     def take(self, consumer: str, grant: Grant, limit: int, after: int = 0) -> list[Event]:
         """The oldest events of a mailbox, each as a change from what its consumer acknowledged.
@@ -330,19 +361,6 @@ class Ledger:
                         (version, consumer, event.slot),
                     )
 
-    def pending(self) -> dict[str, dict[str, Pending]]:
-        """Per consumer, what is pending, by secret name (other events by their slot)."""
-        pending: dict[str, dict[str, Pending]] = {}
-        for consumer, slot, sequence, acknowledged in self._file.read("SELECT * FROM pending"):
-            name = slot.removeprefix("secret:")
-            pending.setdefault(consumer, {})[name] = Pending(acknowledged, sequence)
-        return pending
-
-    def pending_count(self, consumer: str) -> int:
-        """Number of events that are pending for a consumer."""
-        rows = self._file.read("SELECT count(*) FROM pending WHERE consumer = ?", (consumer,))
-        return int(rows[0][0])
-
     def forget_others(self, consumers: Iterable[str]) -> dict[str, int]:
         """Drops the mailboxes of all consumers but these; returns how many events each held."""
         kept = set(consumers)
@@ -353,31 +371,13 @@ class Ledger:
                 db.execute("DELETE FROM pending WHERE consumer = ?", (consumer,))
         return gone
 
-    def events_after(self, sequence: int, limit: int) -> list[Event]:
-        """The events that follow a position, oldest first."""
-        rows = self._file.read(
-            f"SELECT {EVENT_COLUMNS} FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?",  # noqa: S608 - constant
-            (sequence, limit),
-        )
-        return list(map(event_of, rows))
+    def number(self, grants: Iterable[Grant]) -> dict[str, Base]:
+        """The numberings of limited grants, by `grant_key`; those of other grants end.
 
-    def events_of(self, types: Sequence[str]) -> list[Event]:
-        """The events of some types that the log holds, oldest first."""
-        marks = ", ".join("?" * len(types))
-        rows = self._file.read(
-            f"SELECT {EVENT_COLUMNS} FROM event WHERE type IN ({marks}) ORDER BY sequence",  # noqa: S608 - marks
-            tuple(types),
-        )
-        return list(map(event_of, rows))
-
-    def span(self) -> tuple[int, int]:
-        """The sequence of the newest event that was pruned, and that of the newest of all.
-
-        A subscriber whose position is at least the first can resume without a gap. Older events
-        can still be in the log, because they are pending in a mailbox.
+        Until the next call, pruning keeps them in step.
         """
-        with self._file.held() as db:
-            return int(meta(db, "pruned") or 0), last_sequence(db)
+        with self._file.transaction() as db:
+            return numbering.begin(db, grants)
 
     @property
     def is_full(self) -> bool:
@@ -426,6 +426,7 @@ class Ledger:
             ).fetchone()
             if newest is None:
                 return 0
+            numbering.move(db, newest)
             # Not `RETURNING`: the rows of a busy minute would take tens of MiB.
             gone = db.execute(f"DELETE {doomed}", (newest,)).rowcount
             pruned = max(int(meta(db, "pruned") or 0), newest)

@@ -99,7 +99,9 @@ class Room:
         return True
 
     def _allocate(self, size: int) -> None:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(
+            self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
         try:
             if size:
                 os.posix_fallocate(descriptor, 0, size)

@@ -2,21 +2,35 @@
 
 It holds the ledger (`syncd.ledger.ledger`), `fingerprint.key` and a lock. Two daemons on one
 directory would acknowledge for each other, so the lock is held for as long as the daemon lives.
+
+Who put a key there knows it and can test guesses of secrets, and who put a ledger there decides
+what is delivered. So the directory and its files must belong to this user or to root, and are
+reached by names in the opened directory, without following links. Only SQLite opens its files by
+their path, after they were checked.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import secrets
+import stat
+from typing import Final
 
 from syncd.core.errors import StateError
 from syncd.ledger.failures import LOCK_NAME, state_error
+from syncd.ledger.file import is_trusted
 from syncd.system.errnos import LOCKS
-from syncd.system.files import UnsuitableError, ensure_directory, read_file, sync_directory
+from syncd.system.files import UnsuitableError, ensure_directory, read_file
 
-_KEY_SIZE = 32
+_KEY: Final = "fingerprint.key"
+_KEY_SIZE: Final = 32
+_KEY_MODE: Final = 0o600
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+_UNWRITABLE: Final = "set state_dir to a directory that this user can write to"
 
 
 class StateDir:
@@ -24,12 +38,14 @@ class StateDir:
 
     Attributes:
         path: The directory.
+        exposure: Why others can write to it although it is checked, or None.
         key: 32 random bytes, the key of all fingerprints of this installation.
         key_id: Names the key and reveals nothing of it.
     """
 
-    def __init__(self, path: str, lock: int, key: bytes) -> None:
+    def __init__(self, path: str, lock: int, key: bytes, exposure: str | None = None) -> None:
         self.path = path
+        self.exposure = exposure
         self._lock = lock
         self.key = key
         self.key_id = hashlib.blake2b(b"syncd key id", key=key, digest_size=8).hexdigest()
@@ -42,14 +58,31 @@ class StateDir:
         """Creates the directory where it is missing, locks it, and reads or makes the key.
 
         Raises:
-            StateError: It cannot be written, is in use, or its key is damaged.
+            StateError: It cannot be written, is in use, belongs to another user, or its key is
+                damaged or may be known to others.
         """
         try:
             ensure_directory(path, 0o700)
-            lock = os.open(f"{path}/{LOCK_NAME}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            remedy = "set state_dir to a directory that this user can write to"
-            raise state_error(f"write to {path}", error, path=remedy, access=remedy) from None
+            raise state_error(
+                f"write to {path}", error, path=_UNWRITABLE, access=_UNWRITABLE
+            ) from None
+        try:
+            return cls._open(path, directory)
+        finally:
+            os.close(directory)
+
+    @classmethod
+    def _open(cls, path: str, directory: int) -> StateDir:
+        exposure = _secure(path, directory)
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            lock = os.open(LOCK_NAME, flags, 0o600, dir_fd=directory)
+        except OSError as error:
+            raise state_error(
+                f"write to {path}", error, path=_UNWRITABLE, access=_UNWRITABLE
+            ) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -62,7 +95,7 @@ class StateDir:
             os.close(lock)
             raise state_error(f"lock {path}", error, otherwise=LOCKS) from None
         try:
-            return cls(path, lock, _read_or_make_key(path))
+            return cls(path, lock, _read_or_make_key(path, directory), exposure)
         except BaseException:
             os.close(lock)
             raise
@@ -72,40 +105,80 @@ class StateDir:
         os.close(self._lock)
 
 
-def _read_or_make_key(directory: str) -> bytes:
-    path = f"{directory}/fingerprint.key"
+def _secure(path: str, directory: int) -> str | None:
+    """Checks who can write to the directory; takes that from others where this user may.
+
+    Returns:
+        Who can write to it all the same, or None.
+    """
+    status = os.fstat(directory)
+    if not is_trusted(status):
+        raise StateError(
+            f"cannot use {path}: it belongs to uid {status.st_uid}, who could replace its files",
+            f"give it to uid {os.geteuid()}, which syncd runs as, or set state_dir to another "
+            "directory",
+        )
+    if status.st_uid == os.geteuid() and status.st_mode & _OTHERS_WRITE:
+        os.fchmod(directory, stat.S_IMODE(status.st_mode) & ~_OTHERS_WRITE)
+    elif status.st_mode & stat.S_IWOTH:
+        # not its group: a volume with fsGroup is root's, and its group's to write
+        return "every user can write to it"
+    return None
+
+
+def _read_or_make_key(path: str, directory: int) -> bytes:
+    path = f"{path}/{_KEY}"
     try:
-        key, _ = read_file(path, _KEY_SIZE)
+        key, status = read_file(_KEY, _KEY_SIZE, directory=directory)
     except FileNotFoundError:
-        return _make_key(directory, path)
+        return _make_key(path, directory)
     except UnsuitableError:
         key = b""
     except OSError as error:
-        remedy = "make it readable for this user"
-        raise state_error(f"read {path}", error, path=remedy, access=remedy) from None
+        if error.errno != errno.ELOOP:
+            remedy = "make it readable for this user"
+            raise state_error(f"read {path}", error, path=remedy, access=remedy) from None
+        key = b""  # a link
     if len(key) != _KEY_SIZE:
         raise StateError(
             f"cannot use {path}: it is not a file of {_KEY_SIZE} bytes",
             "restore it from a backup, or remove it to start from a new baseline",
         )
+    if not is_trusted(status) or status.st_mode & stat.S_IWOTH:
+        reason = "every user can write to it"
+        if not is_trusted(status):
+            reason = f"it belongs to uid {status.st_uid}, who knows the key"
+        raise StateError(
+            f"cannot use {path}: {reason}",
+            "remove it to start from a new baseline",
+        )
+    if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) & ~_KEY_MODE:
+        descriptor = os.open(_KEY, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            os.fchmod(descriptor, _KEY_MODE)
+        finally:
+            os.close(descriptor)
     return key
 
 
-def _make_key(directory: str, path: str) -> bytes:
+def _make_key(path: str, directory: int) -> bytes:
     key = secrets.token_bytes(_KEY_SIZE)
-    temporary = f"{path}.new"
+    temporary = f"{_KEY}.new"
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with contextlib.suppress(FileNotFoundError):  # of a crash, or of somebody else
+            os.unlink(temporary, dir_fd=directory)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, _KEY_MODE, dir_fd=directory)
         try:
-            os.fchmod(descriptor, 0o600)
+            os.fchmod(descriptor, _KEY_MODE)
             os.write(descriptor, key)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.rename(temporary, path)
+        os.rename(temporary, _KEY, src_dir_fd=directory, dst_dir_fd=directory)
         # The ledger that is made next holds versions made with this key. After a power cut a
         # ledger without its key would be a ledger without a memory.
-        sync_directory(directory)
+        os.fsync(directory)
     except OSError as error:
         remedy = "make the directory writable for this user"
         raise state_error(f"write {path}", error, path=remedy, access=remedy) from None

@@ -21,6 +21,7 @@ from syncd.core.errors import ConfigurationError, RefusedError, SyncdError
 from syncd.core.findings import finding, json_path, key_path
 from syncd.core.mountinfo import MountTree, frozen_mount
 from syncd.core.vault_config import lint_vault_config
+from syncd.lint.exposure import check_exposure
 from syncd.lint.watching import check_watching
 from syncd.mount.listing import mounts, unclaimed_files
 from syncd.mount.read import LIMIT, Reader, scan_once
@@ -96,7 +97,8 @@ def run_checks(
     if settings is None:
         return findings
     source = config_file(file, environ) or "environment"
-    findings += _credentials(settings, source) + _subscribers(settings, source)
+    findings += _credentials(settings, source) + check_exposure(settings, source, environ)
+    findings += _subscribers(settings, source)
     path = settings.vault_config
     try:
         text = _read_vault_config(path)
@@ -308,18 +310,22 @@ def _unmapped(settings: Settings, entries: Mapping[str, Entry]) -> list[Finding]
     if not roots:
         located, _ = Reader(b"", settings.watch, settle=0, grace=0).locate(entries)
         roots = tuple(located)
-    listed = gather(
-        {root: partial(unclaimed_files, [root], claimed, most=_MOST_FILES) for root in roots},
-        LIMIT,
+    search = partial(
+        unclaimed_files,
+        claimed=claimed,
+        elsewhere=frozenset(roots),
+        most=_MOST_FILES,
+        named=_MOST_UNMAPPED + 1,
     )
-    paths = sorted({path for found in listed.values() for path in found})
+    listed = gather({root: partial(search, root) for root in roots}, LIMIT).values()
+    paths = sorted({path for found, _ in listed for path in found})
     hint = "add an entry to the vault config, or remove the file"
     findings = [
         finding("file-unmapped", path, "", "is named by no entry of the vault config", hint)
         for path in paths[:_MOST_UNMAPPED]
     ]
     if len(paths) > _MOST_UNMAPPED:
-        more = len(paths) - _MOST_UNMAPPED
+        more = sum(count for _, count in listed) - _MOST_UNMAPPED
         message = f"and {more} more files are named by no entry of the vault config"
         findings.append(finding("file-unmapped", paths[_MOST_UNMAPPED], "", message, hint))
     return findings

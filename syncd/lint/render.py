@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import asdict
 
-from syncd.core.findings import legible
+from syncd.core.text import encodable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,7 @@ def as_json(findings: Sequence[Finding]) -> str:
     errors, warnings = _count(findings)
     document = {
         "findings": [
-            {key: legible(text) for key, text in asdict(found).items()} for found in findings
+            {key: encodable(text) for key, text in asdict(found).items()} for found in findings
         ],
         "summary": {"errors": errors, "warnings": warnings},
     }

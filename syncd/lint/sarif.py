@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from syncd import __version__
-from syncd.core.findings import legible
+from syncd.core.text import encodable, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,14 +56,14 @@ def _result(found: Finding, index: int) -> dict[str, Any]:
         }
     }
     if found.where:
-        location["logicalLocations"] = [{"fullyQualifiedName": legible(found.where)}]
-    key = legible(f"{found.code}\0{found.source}\0{found.where}")
+        location["logicalLocations"] = [{"fullyQualifiedName": visible(found.where)}]
+    key = encodable(f"{found.code}\0{found.source}\0{found.where}")
     place = f"{found.where} " if found.where else ""
     return {
         "ruleId": found.code,
         "ruleIndex": index,
         "level": found.severity.value,
-        "message": {"text": legible(f"{place}{found.message}; {found.hint}")},
+        "message": {"text": visible(f"{place}{found.message}; {found.hint}")},
         "locations": [location],
         "partialFingerprints": {"finding/v1": hashlib.sha256(key.encode()).hexdigest()},
     }
@@ -71,8 +71,8 @@ def _result(found: Finding, index: int) -> dict[str, Any]:
 
 def _uri(source: str) -> str:
     """A URL as it is; a file relative to the working directory if it lies below."""
-    if "://" in source:
-        return legible(source)
+    if "://" in source and not source.startswith("/"):
+        return encodable(source)
     # the bytes of the name, whether or not they are UTF-8 (RFC 8089, section 4)
     path = quote(os.fsencode(source.removeprefix(os.getcwd().rstrip("/") + "/")))
     return f"file://{path}" if path.startswith("/") else path

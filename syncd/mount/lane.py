@@ -107,28 +107,14 @@ class Lane(Follower):
         self.settled = snapshot.retry_in is None
         self.schedule.retry = snapshot.retry_in
 
-    def work(
-        self,
-        claim: Lock,
-        reader: Reader,
-        recorder: Recorder,
-        watcher: Watcher,
-    ) -> Pass:
-        """Scans the root and records what changed. Blocks, perhaps for ever.
+    def scan(self, reader: Reader, recorder: Recorder, watcher: Watcher) -> Snapshot:
+        """Scans the root under its own watches. Blocks, perhaps for ever.
 
         Args:
-            claim: Taken before the result is used. When the loop has taken it, the pass is
-                disowned, and its result is dropped.
             reader: Reads the files.
-            recorder: Compares and commits.
+            recorder: Knows the versions so far.
             watcher: Is armed with what matters.
-
-        Raises:
-            StateError: The ledger cannot be used.
         """
-        started, began = time.monotonic(), time.thread_time()
-        members, entries = self.members, self.entries
-        moved = reader.has_moved(members)
         # Which directories matter depends on what the scan finds (links, mounts, missing parents),
         # but they must be watched before the scan, or a change between scan and watch would give no
         # hint. So: watch what mattered last time, scan, and if the scan shows that something else
@@ -137,23 +123,41 @@ class Lane(Follower):
         # same name gets a new watch.
         watcher.arm(self.watched, self.path)
         for _ in range(_REARMS):
-            self._scan = reader.root_scan(
-                members, known=recorder.version_of, is_written=watcher.is_written
+            scan = self._scan = reader.root_scan(
+                self.members, known=recorder.version_of, is_written=watcher.is_written
             )
-            snapshot = self._scan.run()
+            snapshot = scan.run()
+            self._scan = None  # it holds the snapshot
             if snapshot.watched == self.watched:
-                break
+                return snapshot
             self.watched = snapshot.watched
             watcher.arm(self.watched, self.path)
-        else:
-            # The mount changes with every scan. This snapshot is consistent all the same, and what
-            # its watches may miss is found by a scan after the settle time.
-            snapshot.retry_within(self._settle)
-        recorded = None
+        # The mount changes with every scan. This snapshot is consistent all the same, and what its
+        # watches may miss is found by a scan after the settle time.
+        snapshot.retry_within(self._settle)
+        return snapshot
+
+    def work(self, claim: Lock, reader: Reader, recorder: Recorder, watcher: Watcher) -> Pass:
+        """Scans the root and records what changed. Blocks, perhaps for ever.
+
+        Args:
+            claim: Taken before the result is used. When the loop has taken it, the pass is
+                disowned, and its result is dropped.
+            reader: As for `scan`.
+            recorder: Compares and commits.
+            watcher: As for `scan`.
+
+        Raises:
+            StateError: The ledger cannot be used.
+        """
+        started, began = time.monotonic(), time.thread_time()
+        entries, recorded = self.entries, None
+        moved = reader.has_moved(self.members)
+        snapshot = self.scan(reader, recorder, watcher)
         if not moved and claim.acquire(blocking=False):
             recorded = recorder.record(entries, snapshot.observations, started)
-        ended = time.monotonic()
-        return Pass(snapshot, recorded, moved, ended - started, time.thread_time() - began)
+        took, duration = time.thread_time() - began, time.monotonic() - started
+        return Pass(snapshot, recorded, moved, duration, took)
 
 
 class Probe:

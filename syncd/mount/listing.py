@@ -6,6 +6,7 @@ Nothing here opens a secret: files are listed, links resolved, mounts looked up.
 from __future__ import annotations
 
 import os
+from heapq import nsmallest
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +15,7 @@ from syncd.mount.way import Watched, follow
 from syncd.system.files import read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 _MOUNTINFO: Final = "/proc/self/mountinfo"
 _LARGEST: Final = 16 << 20
@@ -28,46 +29,65 @@ def mounts() -> tuple[Mount, ...]:
         return ()
 
 
-def unclaimed_files(roots: Iterable[str], claimed: Iterable[str], *, most: int) -> list[str]:
-    """Files under the roots that are not claimed.
+def unclaimed_files(
+    root: str, claimed: Iterable[str], *, elsewhere: Collection[str] = (), most: int, named: int
+) -> tuple[list[str], int]:
+    """Files under a root that are not claimed.
 
     The AtomicWriter's own names, which start with `..`, are skipped; what they hold is found
-    through the visible links. Directories of other file systems are not entered.
+    through the visible links. Directories of other file systems are not entered. However many
+    files there are, only those that are named are held in memory.
 
     Args:
-        roots: Directories.
+        root: A directory.
         claimed: Paths of files that are used, by any of their names.
-        most: How many files of a root to look at, since a root may be as wide as `/`.
+        elsewhere: Directories that are not entered: other roots.
+        most: How many files and directories to look at, since a root may be as wide as `/`.
+        named: How many paths to return.
 
     Returns:
-        Paths as a vault config would name them, sorted.
+        The first paths in order, as a vault config would name them, and how many there are in all.
     """
     known = frozenset(claimed)
-    unclaimed = {path for root in roots for path in islice(_files(root), most) if path not in known}
-    if unclaimed:
-        real = {follow(path, Watched()) for path in known}
-        unclaimed = {path for path in unclaimed if follow(path, Watched()) not in real}
-    return sorted(unclaimed)
+    real = {follow(path, Watched()) for path in known}
+    count = 0
+
+    def unclaimed() -> Iterator[str]:
+        nonlocal count
+        for path, resolved in _files(root, elsewhere, most):
+            if path not in known and resolved not in real:
+                count += 1
+                yield path
+
+    return nsmallest(named, unclaimed()), count
 
 
-def _files(root: str) -> Iterator[str]:
-    """Files below a directory; links are followed at its top, where the AtomicWriter's are."""
+def _files(root: str, elsewhere: Collection[str], most: int) -> Iterator[tuple[str, str]]:
+    """Files below a directory and their real paths, of so many items that are looked at.
+
+    Links are followed at its top, where the AtomicWriter's are.
+    """
     device = _device(root)
     pending = [root]
-    while pending:
+    while pending and most > 0:
         directory = pending.pop()
+        real = follow(directory, Watched()).rstrip("/")
         try:
             with os.scandir(directory) as listing:
-                items = list(listing)
+                for item in islice(listing, most):
+                    most -= 1
+                    if item.name.startswith(".."):
+                        continue
+                    if not _is_directory(item, follow=directory == root):
+                        linked = item.is_symlink()
+                        yield (
+                            item.path,
+                            follow(item.path, Watched()) if linked else f"{real}/{item.name}",
+                        )
+                    elif item.path not in elsewhere and _device(item.path) == device:
+                        pending.append(item.path)
         except OSError:
             continue
-        for item in items:
-            if item.name.startswith(".."):
-                continue
-            if not _is_directory(item, follow=directory == root):
-                yield item.path
-            elif _device(item.path) == device:
-                pending.append(item.path)
 
 
 def _device(directory: str) -> int | None:

@@ -27,7 +27,7 @@ import time
 from concurrent.futures import wait
 from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -39,13 +39,13 @@ from syncd.mount.verdict import silent, unreadable
 from syncd.system.threads import gather, start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from concurrent.futures import Future
 
     from syncd.config.settings import Watch
     from syncd.core.model import Entry
 
-LIMIT: Final = 5.0
+LIMIT: Final = 4.0
 """Seconds without progress after which a root counts as unreadable."""
 
 OUTSIDE: Final = unreadable("secret-outside-roots", "lies outside the watch roots")
@@ -66,12 +66,14 @@ class Members(msgspec.Struct):
     Attributes:
         root: What is remembered of the root.
         parents: The directories of its files, each with the root as that directory's path names it.
-        names: Names of the secrets.
     """
 
     root: Root
     parents: list[tuple[Parent, str]]
-    names: frozenset[str]
+
+    def names(self) -> Iterator[str]:
+        """The names of the secrets."""
+        return (entry.name for parent, _ in self.parents for entry in parent.entries)
 
 
 class Reader:
@@ -120,11 +122,7 @@ class Reader:
             for entry in parent.entries
         )
         located = {
-            path: Members(
-                self._roots.get(path) or Root(path),
-                members,
-                frozenset(entry.name for parent, _ in members for entry in parent.entries),
-            )
+            path: Members(self._roots.get(path) or Root(path), members)
             for path, members in group(inside, homes).items()
         }
         self._roots = {path: members.root for path, members in located.items()}
@@ -220,7 +218,7 @@ class Reader:
             for path, members in located.items()
         }
         calls = {path: start(scan.run) for path, scan in scans.items()}
-        _await_all(calls, scans, limit)
+        await_all(calls, scans, limit)
         surveyed = {
             path: (located[path], call.result() if call.done() else unanswered(located[path]))
             for path, call in calls.items()
@@ -235,11 +233,19 @@ class Reader:
         return "k1:" + digest.hexdigest()
 
 
-def _await_all(
-    calls: Mapping[str, Future[Snapshot]], scans: Mapping[str, RootScan], limit: float
+class Progressing(Protocol):
+    """Something whose progress can be seen from another thread."""
+
+    @property
+    def progress(self) -> object:
+        """Differs from the value before as long as something is going on."""
+
+
+def await_all(
+    calls: Mapping[str, Future[Snapshot]], scans: Mapping[str, Progressing], limit: float
 ) -> None:
     """Waits for all calls, as long as one that is not done makes progress within the limit."""
-    progress = dict.fromkeys(calls, 0)
+    progress = {path: scan.progress for path, scan in scans.items()}
     pending = dict(calls)
     while pending:
         wait(pending.values(), timeout=limit)
@@ -253,7 +259,7 @@ def _await_all(
 def unanswered(members: Members) -> Snapshot:
     """The snapshot of a root whose file system does not answer."""
     seen = silent(members.root.path)
-    return Snapshot(dict.fromkeys(members.names, seen), failed=seen.problem)
+    return Snapshot(dict.fromkeys(members.names(), seen), failed=seen.problem)
 
 
 def scan_once(

@@ -17,9 +17,7 @@ run (`core.timing.Pace`); the loop rests in between, and then scans the newest s
 
 from __future__ import annotations
 
-import gc
 import time
-from contextlib import contextmanager
 from functools import partial
 from random import Random
 from threading import Lock
@@ -32,15 +30,15 @@ from syncd.core.errors import StateError
 from syncd.core.model import State
 from syncd.core.timing import Backoff, rfc3339
 from syncd.mount.lane import Follower, Lane, Probe
-from syncd.mount.read import LIMIT, OUTSIDE, Reader, unanswered
+from syncd.mount.read import LIMIT, OUTSIDE, Reader, await_all, unanswered
 from syncd.mount.record import Recorder
 from syncd.mount.report import Reporter
 from syncd.mount.watch import Hint, Watcher
-from syncd.mount.way import Watched
-from syncd.system.threads import Call, run
+from syncd.system.memory import uncollected
+from syncd.system.threads import Call, run, start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from anyio.abc import TaskGroup
 
@@ -61,7 +59,7 @@ _SLOT_LIMIT: Final = 0.1
 """So many scans run at a time; one that takes longer than so many seconds frees its slot, so that
 mounts that do not answer hold up no others."""
 
-_PROBE_INTERVAL: Final = 3.0
+_PROBE_INTERVAL: Final = 5.0
 _PROBE_LIMIT: Final = 1.0
 _VAULT_CONFIG: Final = "vault config"
 _HEAD_START: Final = 0.002
@@ -116,7 +114,6 @@ class Reconciler:
         self._config = Follower(settings.rescan_interval, settings.settle)
         self._regroup = anyio.Event()
         self._slots = anyio.CapacityLimiter(_SLOTS)
-        self._passes = 0
         self._backoff = Backoff(first=0.2, cap=10.0)
         self._rng = Random()  # noqa: S311 - jitter
         self.scanned_at: str | None = None
@@ -183,10 +180,10 @@ class Reconciler:
         Returns whether something was committed.
         """
         entries, started = self.vault_config.entries, time.monotonic()
-        found, outside = await run(self._scan_all, entries)
-        self._lanes = {path: self._lane(members, entries) for path, (members, _) in found.items()}
+        located, outside = await run(self._reader.locate, entries)
+        self._lanes = {path: self._lane(members, entries) for path, members in located.items()}
         observations = dict.fromkeys(outside, OUTSIDE)
-        for path, (_, snapshot) in found.items():
+        for path, snapshot in (await run(self._scan_all)).items():
             self._lanes[path].saw(snapshot)
             observations.update(snapshot.observations)
         self.scanned_at = rfc3339(time.time())
@@ -204,13 +201,17 @@ class Reconciler:
         self._reporter.recorded(recorded)
         return True
 
-    def _scan_all(
-        self, entries: Mapping[str, Entry]
-    ) -> tuple[dict[str, tuple[Members, Snapshot]], frozenset[str]]:
-        self.watcher.arm(Watched())  # nothing yet, but whether inotify works is known from then on
-        return self._reader.survey(
-            entries, known=self._recorder.version_of, is_written=self.watcher.is_written
-        )
+    def _scan_all(self) -> dict[str, Snapshot]:
+        """Scans every root, each in a thread of its own."""
+        calls = {
+            path: start(lane.scan, self._reader, self._recorder, self.watcher)
+            for path, lane in self._lanes.items()
+        }
+        await_all(calls, self._lanes, LIMIT)
+        return {
+            path: call.result() if call.done() else unanswered(self._lanes[path].members)
+            for path, call in calls.items()
+        }
 
     def _lane(self, members: Members, entries: Mapping[str, Entry]) -> Lane:
         settings = self._settings
@@ -220,7 +221,8 @@ class Reconciler:
         """Follows the mounts until cancelled. `start` comes first."""
         async with anyio.create_task_group() as tasks:
             for lane in self._lanes.values():
-                lane.schedule.retry = 0.0  # what was scanned before it was watched is scanned again
+                if lane.failed:
+                    lane.schedule.retry = 0.0
                 tasks.start_soon(self._follow, lane)
             tasks.start_soon(self._follow_vault_config)
             tasks.start_soon(self._follow_roots, tasks)
@@ -240,15 +242,18 @@ class Reconciler:
                 reason = await lane.schedule.next()
                 if reason == "interval":
                     self._reader.forget_mounts()
-                try:
-                    result = await self._pass(lane)
-                    if result is not None:
-                        await self._finish(lane, reason, result)
-                except StateError as error:
-                    # The inventory in memory is still the ledger's, so the next pass finds the same
-                    # changes again and nothing is lost.
-                    self._fail(lane.path, error)
-                    lane.schedule.retry = self._backoff.next(self._rng)
+                await self._turn(lane, reason)
+
+    async def _turn(self, lane: Lane, reason: str) -> None:
+        try:
+            result = await self._pass(lane)
+            if result is not None:
+                await self._finish(lane, reason, result)
+        except StateError as error:
+            # The inventory in memory is still the ledger's, so the next pass finds the same changes
+            # again and nothing is lost.
+            self._fail(lane.path, error)
+            lane.schedule.retry = self._backoff.next(self._rng)
 
     async def _pass(self, lane: Lane) -> Pass | None:
         """Scans and commits; None where the file system did not answer and now does.
@@ -257,7 +262,7 @@ class Reconciler:
             StateError: The ledger cannot be used.
         """
         claim = Lock()
-        with self._uncollected():
+        with uncollected():
             await self._slots.acquire_on_behalf_of(lane)
             try:
                 call = Call(lane.work, claim, self._reader, self._recorder, self.watcher)
@@ -425,17 +430,6 @@ class Reconciler:
             log.info("ledger.recovered")
             self.failure = None
             self._backoff.reset()
-
-    @contextmanager
-    def _uncollected(self) -> Iterator[None]:
-        self._passes += 1
-        gc.disable()
-        try:
-            yield
-        finally:
-            self._passes -= 1
-            if not self._passes:
-                gc.enable()
 
 
 def _silent() -> StateError:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from syncd.telemetry.metrics import Metrics
 
 _LOGGED_CHANGES: Final = 20
+_LOGGED_FINDINGS: Final = 50
 log = structlog.get_logger()
 
 
@@ -99,6 +100,10 @@ class Reporter:
     def vault_config(self, file: VaultConfigFile) -> None:
         """The vault config was read, and differs from before."""
         self._metrics.set_vault_config_valid(valid=file.valid)
-        for finding in file.findings:
+        # errors first: they are why it is not in force
+        for finding in sorted(file.findings, key=lambda item: not item.is_error)[:_LOGGED_FINDINGS]:
             report = log.error if finding.is_error else log.warning
             report("vault_config.finding", code=finding.code, finding=str(finding))
+        more = len(file.findings) - _LOGGED_FINDINGS
+        if more > 0:
+            log.warning("vault_config.findings", more=more, hint="syncd check shows them")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncd.core.model import Observation, State
+from syncd.mount.lookup import exists, is_empty, is_generated, link, modified_ns
 from syncd.mount.roots import Candidate, is_inside
 from syncd.mount.snapshot import Snapshot
 from syncd.mount.verdict import (
@@ -166,9 +167,9 @@ class RootScan:
 
     def _pin(self, root: int) -> int | None:
         """Opens the directory behind `..data`, so that all files are read from this one."""
-        if not _exists(root, DATA_LINK):
+        if not exists(root, DATA_LINK):
             return None
-        generation = _link(root, DATA_LINK)
+        generation = link(root, DATA_LINK)
         try:
             data = self._open(beneath.open_directory, root, DATA_LINK)
         except OSError as error:
@@ -179,8 +180,8 @@ class RootScan:
             # The link's own time is when the generation was published. It is read between two
             # readings of the link's target: only if these are the same is it the time of this
             # generation, and not of the one before or after.
-            published_ns = _modified_ns(root, DATA_LINK)
-            if _link(root, DATA_LINK) != generation:
+            published_ns = modified_ns(root, DATA_LINK)
+            if link(root, DATA_LINK) != generation:
                 raise _GenerationGoneError  # noqa: TRY301 - as for every other way out
         except BaseException:
             if data is not None:
@@ -232,7 +233,7 @@ class RootScan:
         vanished = absent - known.absent if first else absent & known.names - known.absent
         in_doubt = vanished and (
             known.away_since is not None
-            or (_is_empty(known.path) if first else known.identity != identity)
+            or (is_empty(known.path) if first else known.identity != identity)
             or (self._generation is not None and self._generation == known.generation)
         )
         if in_doubt and self._may_return(vanished):
@@ -283,7 +284,7 @@ class RootScan:
         except OSError as error:
             if error.errno not in GONE:
                 return self._failure(error)
-            if published and _link(root, DATA_LINK) != self._generation:
+            if published and link(root, DATA_LINK) != self._generation:
                 raise _GenerationGoneError from None
             return self._missing(entry, published=published)
         try:
@@ -292,7 +293,7 @@ class RootScan:
                 # `..data`. The file is of this generation only if that is still the current one,
                 # and when it was published is unknown.
                 published = False
-                if _link(root, DATA_LINK) != self._generation:
+                if link(root, DATA_LINK) != self._generation:
                     raise _GenerationGoneError
             return self._read(descriptor, entry, published=published)
         except OSError as error:
@@ -310,8 +311,8 @@ class RootScan:
         if first == DATA_LINK:
             return True
         if first not in self._links:
-            target = _link(root, first)
-            if target is None and not _exists(root, first):
+            target = link(root, first)
+            if target is None and not exists(root, first):
                 target = f"{DATA_LINK}/{first}"
             self._links[first] = target == f"{DATA_LINK}/{first}"
         return self._links[first]
@@ -357,7 +358,7 @@ class RootScan:
                 return unreadable("secret-empty", "is empty: half-written, or never filled")
         if content.endswith(b"\n"):
             self._snapshot.newline_ended.append(entry.name)
-        if not published and status.st_mode & stat.S_IROTH and not _is_generated(descriptor):
+        if not published and status.st_mode & stat.S_IROTH and not is_generated(descriptor):
             self._snapshot.world_readable.append(entry.name)
         return Observation(State.PRESENT, version)
 
@@ -433,42 +434,3 @@ class RootScan:
 def _signature(status: os.stat_result) -> tuple[int, ...]:
     """What changes when a file is written, replaced or resized; its mode is no part of it."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-def _is_generated(descriptor: int) -> bool:
-    """Whether a file that was reached by a link is an AtomicWriter's, whose modes it decides."""
-    return in_generation(os.readlink(f"/proc/self/fd/{descriptor}"))
-
-
-def _link(directory: int, name: str) -> str | None:
-    try:
-        return os.readlink(name, dir_fd=directory)
-    except OSError as error:
-        if error.errno not in GONE and error.errno != errno.EINVAL:
-            raise
-        return None
-
-
-def _exists(directory: int, name: str) -> bool:
-    try:
-        os.lstat(name, dir_fd=directory)
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        return False
-    return True
-
-
-def _modified_ns(directory: int, name: str) -> int:
-    try:
-        return os.lstat(name, dir_fd=directory).st_mtime_ns
-    except FileNotFoundError:
-        return 0
-
-
-def _is_empty(directory: str) -> bool:
-    try:
-        with os.scandir(directory) as listing:
-            return all(item.name.startswith("..") for item in listing)
-    except OSError:
-        return False  # it cannot be listed, but its files may exist

@@ -94,11 +94,14 @@ def parents_of(entries: Iterable[Entry]) -> dict[str, Parent]:
     for entry in entries:
         grouped.setdefault(entry.path.rpartition("/")[0] or "/", []).append(entry)
     return {
-        path: Parent(
-            path, tuple(members), frozenset(item.path.rpartition("/")[2] for item in members)
-        )
+        path: Parent(path, tuple(members), frozenset(map(_file_name, members)))
         for path, members in grouped.items()
     }
+
+
+def _file_name(entry: Entry) -> str:
+    name = entry.path.rpartition("/")[2]
+    return entry.name if name == entry.name else name  # nearly always, and then it is there already
 
 
 def home_of(

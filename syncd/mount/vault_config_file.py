@@ -20,17 +20,17 @@ from syncd.core.vault_config import decode_vault_config
 from syncd.mount.way import Watched, follow
 from syncd.system.errnos import reason, remedy
 from syncd.system.files import read_file
-from syncd.system.threads import Call
+from syncd.system.threads import Call, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from syncd.core.model import Entry
 
-LIMIT: Final = 5.0
+LIMIT: Final = 4.0
 """Seconds after which a file that does not answer counts as unreadable."""
 
-_LARGEST: Final = 64 << 20
+_LARGEST: Final = 8 << 20
 _REARMS: Final = 5
 
 
@@ -41,7 +41,7 @@ def read_vault_config(path: str) -> tuple[bytes, os.stat_result]:
         The content, and the file's status from before it was read.
 
     Raises:
-        ConfigurationError: It cannot be read, is not a regular file, or is larger than 64 MiB.
+        ConfigurationError: It cannot be read, is not a regular file, or is larger than 8 MiB.
     """
     try:
         return read_file(path, _LARGEST)
@@ -117,8 +117,9 @@ class VaultConfigFile:
         if at_rest and not self._was_there(digest):
             self.postponed = True
             return False
+        # in a thread: a large file takes seconds, in which probes and deliveries go on
+        entries, findings = await run(decode_vault_config, text, self.path)
         self._digest, self._candidate = digest, None
-        entries, findings = decode_vault_config(text, self.path)
         self.findings = tuple(findings)
         self.valid = entries is not None
         if entries is not None:

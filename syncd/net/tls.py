@@ -11,6 +11,9 @@ OpenSSL's traps:
 - It asks on the terminal for the passphrase of an encrypted key: here the key is refused.
 - `ssl.create_default_context` turns on checks from Python 3.13 on that many private CAs do not
   pass (`VERIFY_X509_STRICT`); `PROTOCOL_TLS_CLIENT` verifies chain and host name without them.
+- It takes only roots for trust anchors, unless `VERIFY_X509_PARTIAL_CHAIN` is set: a file with just
+  the CA that issued the server's certificate would not do. For curl, Go, Vault Agent and the CSI
+  provider it does; whom the user names is trusted.
 - The compiled-in paths of an OpenSSL that came with Python may not exist on this distribution.
 
 No error holds anything that was read: the text of OpenSSL's exceptions is dropped.
@@ -162,6 +165,7 @@ class RotatingContext:
         trust = self._trust
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         if trust.skip_verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

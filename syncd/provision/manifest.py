@@ -326,6 +326,14 @@ def go_bool(text: str, path: Path, report: Report) -> bool:
     return text in _GO_TRUE
 
 
+def check_permission(mode: int, path: Path, report: Report) -> None:
+    """Warns of permissions that a manifest gives to every user of the machine."""
+    if mode & 0o007:
+        message = f"is {mode:04o}: every user who can enter the target may use the file"
+        hint = "write 0640, and set group in the provision entry"
+        report.warn(path, message, hint, "manifest-world-readable")
+
+
 def octal_permission(text: str) -> int | None:
     """Reads permission bits in octal (`0600`, `600`, `0o600`); None for anything else."""
     digits = text.removeprefix("0o")

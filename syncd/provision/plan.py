@@ -21,15 +21,18 @@ from syncd.config.auth import (
     ManagedIdentity,
     VaultAuth,
 )
+from syncd.core.address import is_plain_http
 from syncd.core.errors import RefusedError
 from syncd.core.findings import finding, json_path, key_path
 from syncd.provision.azure.cloud import find_cloud
 from syncd.provision.azure.objects import AzureClass, decode_azure
 from syncd.provision.manifest import Report, check_paths, decode_manifests
-from syncd.provision.publish import IN_MEMORY, filesystem
+from syncd.provision.publish import IN_MEMORY, UNTRUSTED_REMEDIES, filesystem
 from syncd.provision.vault.objects import VaultClass, decode_vault
+from syncd.system.accounts import user_id
 from syncd.system.errnos import reason, remedy
 from syncd.system.files import read_file
+from syncd.system.trusted import writable_by_others
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -95,7 +98,8 @@ def check_provision(settings: Settings, entries: Mapping[str, Entry]) -> list[Fi
     """The findings of `syncd check` about the `provision` section.
 
     Those of `plan_provision`, a path of the vault config under a target that no object writes, a
-    file that no entry of the vault config uses, and a target that is not in memory.
+    file that no entry of the vault config uses, and a target that others can change or that is not
+    in memory.
 
     Args:
         settings: The configuration.
@@ -128,6 +132,7 @@ def check_provision(settings: Settings, entries: Mapping[str, Entry]) -> list[Fi
             for path in plan.paths
             if path not in used
         ]
+        findings += _target_problems(plan.entry)
         kind = filesystem(_nearest_directory(target))
         if kind is not None and kind not in IN_MEMORY:
             findings.append(
@@ -140,6 +145,21 @@ def check_provision(settings: Settings, entries: Mapping[str, Entry]) -> list[Fi
                 )
             )
     return findings
+
+
+def _target_problems(entry: Provision) -> Iterator[Finding]:
+    """Why the daemon will not publish into a target; its own user is not known here."""
+    try:
+        status = os.stat(entry.target)
+        belongs_to_owner = entry.owner is not None and status.st_uid == user_id(entry.owner)
+    except (OSError, LookupError):
+        return
+    problem = writable_by_others(status)
+    if problem is None and belongs_to_owner and status.st_uid not in (0, os.geteuid()):
+        problem = f"it belongs to {entry.owner}, who can replace what is in it"
+    if problem is not None:
+        hint = UNTRUSTED_REMEDIES[errno.EPERM]
+        yield finding("provision-target-untrusted", entry.target, "", problem, hint)
 
 
 def azure_auth(entry: Provision, azure: AzureClass) -> AzureAuth | None:
@@ -200,7 +220,7 @@ def _plan(entry: Provision, index: int) -> tuple[Plan | None, list[Finding]]:
         if item is not None:
             decoded.append((manifest, item))
     classes = tuple(decoded)
-    findings += _mismatches(entry, index, classes)
+    findings += dict.fromkeys(_mismatches(entry, index, classes))
     if len(classes) > 1:
         findings += [item for item in _collisions(path, classes) if item not in findings]
     return Plan(entry, classes[0][0].name, classes, text) if classes else None, findings
@@ -231,6 +251,7 @@ def _mismatches(entry: Provision, index: int, classes: Classes) -> Iterator[Find
     for manifest, item in classes:
         if isinstance(item, VaultClass):
             yield from _vault_mismatches(entry, index, item)
+            yield from _clear_text(entry, index, manifest, item)
             continue
         yield from _azure_mismatches(entry, index, item, mixed=mixed)
         try:
@@ -287,6 +308,22 @@ def _vault_mismatches(entry: Provision, index: int, vault: VaultClass) -> Iterat
                 " vaultTLSClientKeyPath in the manifest"
             )
             yield _problem(where, "has no client certificate", hint)
+
+
+def _clear_text(
+    entry: Provision, index: int, manifest: Manifest, vault: VaultClass
+) -> Iterator[Finding]:
+    """A vault without TLS: login, token and secrets can be read on the way."""
+    if is_plain_http(entry.vault_url or vault.address):
+        source, where = (
+            entry.manifest,
+            manifest.prefix + key_path("spec", "parameters", vault.address_key),
+        )
+        if entry.vault_url is not None:
+            source, where = "configuration", key_path("provision", index, "vault_url")
+        message = "the login and the secrets cross the network unencrypted"
+        hint = "use https, or an agent on loopback"
+        yield finding("credential-cleartext", source, where, message, hint)
 
 
 def _methods(logins: Any) -> str:  # noqa: ANN401 - a union of structures has no narrower type

@@ -17,7 +17,9 @@ class UnsuitableError(OSError):
     """The file was opened but is not one to read: of another kind, or too large."""
 
 
-def read_file(path: str, limit: int, *, stream: bool = False) -> tuple[bytes, os.stat_result]:
+def read_file(
+    path: str, limit: int, *, stream: bool = False, directory: int | None = None
+) -> tuple[bytes, os.stat_result]:
     """Reads a small regular file.
 
     Blocks: for worker threads, or before the event loop runs.
@@ -27,6 +29,8 @@ def read_file(path: str, limit: int, *, stream: bool = False) -> tuple[bytes, os
         limit: Bytes that it may have.
         stream: Whether it may also be a pipe or a character device (a terminal, `/dev/null`), which
             is then read to its end, however long that takes.
+        directory: Descriptor of the directory in which `path` is a name; links are then not
+            followed.
 
     Returns:
         The content, and the status as it was before reading.
@@ -36,7 +40,11 @@ def read_file(path: str, limit: int, *, stream: bool = False) -> tuple[bytes, os
         OSError: It cannot be opened or read.
     """
     wait = 0 if stream else os.O_NONBLOCK
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | wait)
+    flags = os.O_RDONLY | os.O_CLOEXEC | wait
+    if directory is None:
+        descriptor = os.open(path, flags)
+    else:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW, dir_fd=directory)
     try:
         status = os.fstat(descriptor)
         is_stream = stat.S_ISFIFO(status.st_mode) or stat.S_ISCHR(status.st_mode)

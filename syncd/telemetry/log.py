@@ -26,7 +26,7 @@ if "rich" not in sys.modules:
     del sys.modules["rich"]
 import structlog
 
-from syncd.core.findings import legible
+from syncd.core.text import encodable, escape_json, visible
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -63,7 +63,7 @@ def configure(level: str, format_: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         redact,
-        _console() if console else _render_json,
+        *((_escape, _console()) if console else (_render_json,)),
     ]
     structlog.configure(
         processors=processors,
@@ -116,7 +116,7 @@ def _mask(key: str, value: object, depth: int = 0) -> object:
     if isinstance(value, BaseException):
         return describe(value)
     if isinstance(value, _PLAIN):
-        return legible(value) if isinstance(value, str) else value
+        return encodable(value) if isinstance(value, str) else value
     if depth < _DEEPEST and isinstance(value, dict):
         return {_key(k): _mask(_key(k), item, depth + 1) for k, item in value.items()}
     if depth < _DEEPEST and isinstance(value, list | tuple | set | frozenset):
@@ -125,11 +125,17 @@ def _mask(key: str, value: object, depth: int = 0) -> object:
 
 
 def _key(key: object) -> str:
-    return key if isinstance(key, str) and key.isascii() else f"[{type(key).__name__}]"
+    legible = isinstance(key, str) and key.isascii() and key.isprintable()
+    return str(key) if legible else f"[{type(key).__name__}]"
 
 
 def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    return msgspec.json.encode(event).decode()
+    return escape_json(msgspec.json.encode(event)).decode()
+
+
+def _escape(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Makes text visible, which structlog's renderer for terminals writes as it is."""
+    return {key: visible(item) if isinstance(item, str) else item for key, item in event.items()}
 
 
 def _console() -> Any:  # noqa: ANN401 - structlog's renderer; its module is loaded on a terminal only

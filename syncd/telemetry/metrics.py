@@ -22,6 +22,8 @@ import prometheus_client  # noqa: E402 - see lean_import
 from prometheus_client import Counter, Gauge, Histogram  # noqa: E402
 from prometheus_client.exposition import choose_encoder  # noqa: E402
 
+from syncd.core.text import visible  # noqa: E402
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -227,7 +229,7 @@ class Metrics:
         if self._secret_names:
             self._secrets.clear()
             for item in known:
-                self._secrets.labels(item.state.value, item.entry.name).set(1)
+                self._secrets.labels(item.state.value, visible(item.entry.name)).set(1)
             return
         tally = Tally(item.state for item in known)
         for state in State:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from syncd.core.text import visible
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -52,7 +54,8 @@ class Notifier:
         """Sets the line in `systemctl status`; sent if it has changed."""
         if text != self._status:
             self._status = text
-            self._send(f"STATUS={text}")
+            # a line end would begin another assignment
+            self._send(f"STATUS={visible(text)}")
 
     async def keep_watchdog(self) -> None:
         """Sends `WATCHDOG=1` at half of the watchdog's interval, if there is one, until cancelled.

@@ -151,10 +151,10 @@ def test_commands_return_from_a_mount_that_hangs(world: World, command: str) -> 
     with HeldDirectory(hung):
         done = world.run(*arguments, "-c", world.config)
     printed = done.stdout + done.stderr
+    assert done.returncode == 1
     if command == "once":
-        assert f"the mount {hung} does not answer" in printed
+        assert '"event":"run.unfinished"' in printed
     else:
-        assert done.returncode == 1
         assert f"the mount {hung} does not answer" in printed
         assert "secret b" not in printed
 
@@ -205,8 +205,7 @@ def test_a_link_on_the_way_is_swapped(world: World, books: Books, place: str) ->
     world.map(paths={"pw": path})
     roots = [base] if place == "middle" else []
     world.configure(consumers=[hook(books)], watch={"rescan_interval": "1h", "roots": roots})
-    with world.daemon() as daemon:
-        daemon.wait_for("mount.scanned", 2)  # the second one runs under its own watches
+    with world.daemon():
         swap_link(f"{base}/current", ".releases/r2")
         wait_until(lambda: books.received == 1)
 
@@ -225,7 +224,6 @@ def test_a_vault_config_behind_a_link_is_followed(world: World) -> None:
     os.symlink("v/config.json", world.vault_config)
     world.configure(watch={"rescan_interval": "1h"})
     with world.daemon() as daemon:
-        daemon.wait_for("mount.scanned", 2)
         with open(f"{world.directory}/new", "w") as file:
             file.write(text.replace('"a"', '"b"').replace("/a", "/b"))
         os.rename(f"{world.directory}/new", f"{world.directory}/v1/config.json")
@@ -268,7 +266,6 @@ def test_writes_to_other_files_cause_no_scans(
         consumers=[hook(books)], watch={"rescan_interval": "1h"}, log={"level": "debug"}
     )
     with world.daemon() as daemon:
-        daemon.wait_for("mount.scanned", 2)
         before = len(daemon.logged("mount.scanned", reason="inotify"))
         with open(f"{world.mount}/access.log", "ab", buffering=0) as file:
             file.writelines(b"line\n" for _ in range(1000))

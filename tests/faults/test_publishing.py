@@ -209,6 +209,10 @@ def renamed_away_and_back(path: str, turn: int) -> None:
     os.unlink(f"{path}.spare")  # a rename between two names of one file does nothing
 
 
+UNNOTICED = {another_link, renamed_away_and_back}
+"""What does nothing to the name of the secret starts no scan; the fence's one looks at it."""
+
+
 @pytest.mark.parametrize(
     "touch", [chmod, older, newer, same_in_place, same_renamed, another_link, renamed_away_and_back]
 )
@@ -226,7 +230,8 @@ def test_touched_and_not_changed(
         for turn in range(TURNS * 5):
             scanned = len(daemon.logged("mount.scanned"))
             touch(f"{world.mount}/a", turn)
-            daemon.wait_for("mount.scanned", scanned + 1)
+            if touch not in UNNOTICED:
+                daemon.wait_for("mount.scanned", scanned + 1)
         fence(world, books)
         looked = len(daemon.logged("mount.scanned"))
     count(f"false events {books.received - 1}, of {TURNS * 5} times touched, scans {looked}")

@@ -188,10 +188,16 @@ path, count, seconds, request = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]
 request = request.encode()
 crowd = []
 def join():
-    one = socket.socket(socket.AF_UNIX)
-    one.connect(path)  # waits while the backlog is full
-    one.setblocking(False)
-    return one
+    while True:
+        one = socket.socket(socket.AF_UNIX)
+        try:
+            one.connect(path)  # waits while the backlog is full
+        except PermissionError:  # denied for connecting too often
+            one.close()
+            time.sleep(0.1)
+            continue
+        one.setblocking(False)
+        return one
 while len(crowd) < count:
     crowd.append(join())
 print("here", flush=True)
@@ -393,3 +399,106 @@ def test_a_user_namespace_that_maps_everyone(world: World) -> None:
         with world.daemon(wrapper=wrapper):
             assert status_of(world, 65534)[0] == "200"
             assert status_of(world, STRANGER)[0] == "403"
+
+
+DEAF = """
+import os, resource, socket, sys
+uid = int(sys.argv[3])
+os.setgroups([])
+os.setgid(uid)
+os.setuid(uid)
+request = sys.argv[4].encode()
+held = []
+for number in range(int(sys.argv[2])):
+    one = socket.socket(socket.AF_UNIX)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    one.connect(sys.argv[1])
+    try:
+        one.sendall(request.replace(b"NUMBER", b"%d" % number))
+    except OSError:
+        pass
+    held.append(one)
+print("here", flush=True)
+sys.stdin.read()
+"""
+EVERYTHING = "GET /v1/secrets HTTP/1.1\r\nHost: x\r\n\r\n"
+RESETS = (
+    "GET /v1/events?resource=Client&secret=sNUMBER HTTP/1.1\r\nHost: x\r\n"
+    "Last-Event-ID: gone-1\r\n\r\n"
+)
+
+
+@needs_root
+@pytest.mark.parametrize("request_", [EVERYTHING, EVERYTHING * 20, RESETS], ids=range(3))
+def test_a_user_who_does_not_read(
+    world: World, books: Books, count: Callable[[str], None], request_: str
+) -> None:
+    """All of a granted user's connections cost a few MiB; others are served; SIGTERM is obeyed."""
+    names = [f"s{number:04}" for number in range(1000)]
+    world.publish({name: secret("0") for name in names})
+    world.map(*names, "a")
+    with world.daemon() as daemon:
+        check = Check(world, books, daemon)
+        deaf = subprocess.Popen(
+            [sys.executable, "-c", DEAF, path(world), "400", str(GRANTED), request_],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert deaf.stdout is not None
+            assert deaf.stdout.readline() == "here\n"
+            for number in range(5):
+                check.served()
+                check.rotated(str(number))
+                assert ask(path(world), "/v1/status")[0] == 200
+            growth = check.growth
+            assert daemon.stop() == 0
+        finally:
+            deaf.kill()
+            deaf.communicate()
+    count(f"a user with 400 connections that reads nothing: memory +{growth} KiB")
+    assert growth < MOST_GROWTH // 2
+
+
+CHURN = """
+import os, socket, sys
+uid = int(sys.argv[2])
+os.setgroups([])
+os.setgid(uid)
+os.setuid(uid)
+print("here", flush=True)
+while True:
+    one = socket.socket(socket.AF_UNIX)
+    one.setblocking(False)
+    one.connect_ex(sys.argv[1])
+    one.close()
+"""
+
+
+@needs_root
+@pytest.mark.parametrize("uid", [STRANGER, GRANTED])
+def test_a_user_who_connects_in_a_loop(
+    world: World, books: Books, count: Callable[[str], None], uid: int
+) -> None:
+    """Connecting and closing as fast as it can, a user makes no call of another user fail."""
+    with world.daemon() as daemon:
+        check = Check(world, books, daemon)
+        looping = subprocess.Popen(
+            [sys.executable, "-c", CHURN, path(world), str(uid)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert looping.stdout is not None
+            assert looping.stdout.readline() == "here\n"
+            answered = sum(ask(path(world), "/v1/status")[0] == 200 for _ in range(100))
+            check.served()
+            check.rotated("after")
+        finally:
+            looping.kill()
+            looping.communicate()
+        growth = check.growth
+    count(f"root's calls beside a user who connects in a loop: {answered} of 100 answered")
+    assert answered == 100
+    assert growth < MOST_GROWTH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import http.client
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from support.receiver import Receiver
@@ -185,6 +186,63 @@ def test_readiness(world: World) -> None:
         world.map("very-secret-name")
         wait_until(lambda: probe(port, "/readyz")[0] == 200, "not ready again")
         assert probe(port, "/v1/secrets")[0] == 404, "the API must not be on a port"
+
+
+@pytest.mark.parametrize("host", ["attacker.example.com", "127.0.0.1.example.com:9753", "syncd"])
+def test_a_page_of_another_name_gets_nothing(world: World, host: str) -> None:
+    """Its browser comes from this machine, and would read what syncd serves (DNS rebinding)."""
+    port = free_port()
+    world.publish(a=secret("0"))
+    world.map("a")
+    world.configure(api={"listen": f"127.0.0.1:{port}"})
+    with world.daemon() as daemon:
+        for target in ("/metrics", "/readyz", "/healthz", "/healthz/", "//example.com/healthz"):
+            answer = request(port, target, host)
+            assert answer.status == 421
+            assert host not in str(answer.headers) + answer.body.replace("syncd's", "")
+        for own in (f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}"):
+            assert request(port, "/healthz", own).status == 200
+        world.configure(
+            api={"listen": f"127.0.0.1:{port}", "allowed_hosts": [host.split(":", maxsplit=1)[0]]}
+        )
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for("daemon.reloaded")
+        wait_until(lambda: request(port, "/healthz", host).status == 200, "still refused")
+
+
+@pytest.mark.parametrize("target", ["/healthz/", "/metrics/", "/readyz/?x=1"])
+def test_no_redirect_repeats_the_host(world: World, target: str) -> None:
+    """A path with a slash at its end is not found."""
+    port = free_port()
+    world.publish(a=secret("0"))
+    world.map("a")
+    name = "a.example.com"
+    world.configure(
+        api={"listen": f"127.0.0.1:{port}", "socket": path(world), "allowed_hosts": [name]}
+    )
+    with world.daemon():
+        answer = request(port, target, name)
+        assert (answer.status, answer.headers["location"]) == (404, None)
+        assert ask(path(world), "/v1/status/")[0] == 404
+
+
+class Reply(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    body: str
+
+
+def request(port: int, target: str, host: str) -> Reply:
+    """A request to `api.listen` that names another host."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+    try:
+        connection.putrequest("GET", target, skip_host=True)
+        connection.putheader("Host", host)
+        connection.endheaders()
+        answer = connection.getresponse()
+        return Reply(answer.status, answer.headers, answer.read().decode())
+    finally:
+        connection.close()
 
 
 def test_metrics(world: World) -> None:

@@ -48,3 +48,12 @@ def test_links_lead_somewhere() -> None:
     """Both documents lead to each other."""
     assert "(../SECURITY.md)" in THREATS
     assert "(docs/security.md)" in (ROOT / "SECURITY.md").read_text()
+
+
+def test_the_base_image_is_pinned() -> None:
+    """Both stages are built on one image, by digest: a tag can be moved."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    (base,) = re.findall(r"^ARG BASE=(\S+)$", dockerfile, re.MULTILINE)
+    assert re.fullmatch(r"docker\.io/library/python:[\d.]+-slim-bookworm@sha256:[0-9a-f]{64}", base)
+    froms = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
+    assert froms == ["${BASE}", "${BASE}"]

@@ -300,7 +300,7 @@ async def test_hanging_consumer_delays_no_other(receiver: Receiver, mail: Mail) 
 
 
 async def test_as_many_requests_as_configured_overlap(receiver: Receiver, mail: Mail) -> None:
-    """16 of 40, which is what 500 events at 100 ms in 5 s need; the rest follows as answers come."""
+    """16 of 40: 500 events at 100 ms take 3.2 s. The rest follows as answers come."""
     receiver.default = hang
     loop = delivery(webhook(receiver, mail), mail)
     await mail.put(*(change(f"s{number}", 2, 1) for number in range(40)))

@@ -15,11 +15,18 @@ EXPIRED = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
 
 class Authority:
-    """A certificate authority, with its certificate in a file."""
+    """A certificate authority, with its own certificate alone in a file.
 
-    def __init__(self, directory: Path, name: str = "ca") -> None:
+    Args:
+        directory: Where the file is.
+        name: Of the file.
+        root: Issues this authority's certificate, as a company's root does for an issuing CA;
+            without one it is a root itself.
+    """
+
+    def __init__(self, directory: Path, name: str = "ca", *, root: Authority | None = None) -> None:
         self._directory = directory
-        self._ca = trustme.CA()
+        self._ca: trustme.CA = trustme.CA() if root is None else root._ca.create_child_ca()
         self.file = directory / f"{name}.pem"
         self.file.write_bytes(self.pem)
 

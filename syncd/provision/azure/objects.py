@@ -20,6 +20,7 @@ from syncd.core.tree import Node, Scalar
 from syncd.provision.manifest import (
     Path,
     check_paths,
+    check_permission,
     go_bool,
     octal_permission,
     parse_block,
@@ -296,4 +297,6 @@ def _mode(text: str, path: Path, report: Report) -> int:
     if mode is None:
         hint = "write it in octal, such as 0600"
         report.error((*path, "filePermission"), "is not a permission up to 0777", hint)
+    elif text:
+        check_permission(mode, (*path, "filePermission"), report)
     return mode or DEFAULT_MODE

@@ -20,6 +20,7 @@ from syncd.core.tree import Scalar
 from syncd.provision.manifest import (
     Path,
     check_paths,
+    check_permission,
     go_bool,
     number_permission,
     octal_permission,
@@ -102,6 +103,7 @@ class VaultClass:
         client_key: PEM file of its key, or None.
         skip_verify: Whether any certificate of the server is accepted.
         objects: The files to write, in order.
+        address_key: How the manifest spells the parameter of `address`.
     """
 
     address: str
@@ -115,6 +117,7 @@ class VaultClass:
     client_key: str | None
     skip_verify: bool
     objects: tuple[VaultObject, ...]
+    address_key: str
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -203,6 +206,7 @@ def decode_vault(manifest: Manifest) -> tuple[VaultClass | None, list[Finding]]:
         client_key=parameters.get("TLSClientKeyPath") or None,
         skip_verify=skip_verify,
         objects=objects,
+        address_key=parameters.key("Address"),
     )
     return vault_class, report.findings
 
@@ -292,4 +296,5 @@ def _mode(value: object, path: Path, report: Report) -> int:
         octal = octal_permission(value)
         hint = "write it in octal" if octal is None else f"write {octal:04o} if you mean octal"
         report.warn(path, message, hint, "manifest-permission")
+    check_permission(mode, path, report)
     return mode or DEFAULT_MODE

@@ -70,7 +70,7 @@ def test_every_error_of_every_request_is_an_observation(
     for turn, number in enumerate(sorted(errno.errorcode)):
         server.errors[OPERATIONS[operation]] = number
         seen = looker.look(wanted).observations
-        unclaimed_files([str(bad)], [], most=10)
+        unclaimed_files(str(bad), [], most=10, named=10)
         server.release()
         assert seen["g"] == before["g"]
         if number not in ABSENT:

@@ -59,6 +59,20 @@ def test_strangers_cannot_fill_the_log() -> None:
     assert [line["uid"] for line in lines] == [99, 99, 98]
 
 
+def test_a_stranger_with_many_uids_cannot_fill_the_log_either() -> None:
+    """Ten lines a minute in all; requests that were left out are counted in the next line."""
+    now = 0.0
+    subscribers = Subscribers({}, None, lambda: now)
+    with capture_logs() as lines:
+        for minute in range(3):
+            now = minute * 60.0
+            for uid in range(1000, 2000):
+                subscribers.caller(Peer(1, uid, 1))
+    assert len(lines) == 30
+    assert [line["left_out"] for line in lines if "left_out" in line] == [990, 990]
+    assert len(subscribers._logged) == 10
+
+
 @pytest.mark.parametrize(
     ("text", "scope"),
     [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,3 +50,35 @@ def test_a_socket_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         client.get("/v1/status", dict)
     assert raised.value.remedy is not None
     assert "api.socket_group" in raised.value.remedy
+
+
+def test_a_queue_that_is_full(tmp_path: Path) -> None:
+    """`connect` fails at once where the queue of the socket is full: it is tried again."""
+    path = str(tmp_path / "s")
+
+    queue: list[socket.socket] = []
+
+    def serve(listening: socket.socket) -> None:
+        answered = False
+        while not answered:
+            connection, _ = listening.accept()
+            with connection:
+                answered = connection.recv(4096).startswith(b"GET")
+                if answered:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen(8)
+        with suppress(BlockingIOError):
+            while True:
+                queue.append(socket.socket(socket.AF_UNIX))
+                queue[-1].setblocking(False)
+                queue[-1].connect(path)
+        for waiting in queue:
+            waiting.close()
+        serving = threading.Timer(0.05, serve, [listening])
+        serving.start()
+        with Client(path) as client:
+            assert client.get("/v1/status", dict) == {}
+        serving.join()

@@ -654,3 +654,21 @@ def test_an_instance_is_part_of_a_uri(tmp_path: Path, name: str) -> None:
     file.write_text(json.dumps({"vault_config": "/v", "instance": name}))
     _, findings = examine(str(file), {})
     assert ["instance" in str(found) for found in findings] == [True]
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["BOX_VAULT_CONFIG", "SYNCD_SOCKET", "SYNCD_WEBHOOK_URL", "SYNCD_WEBHOOK_SIGNING_KEY_FILE"],
+)
+def test_a_variable_that_is_not_utf8_is_named(variable: str) -> None:
+    """The environment may hold any bytes; no event, row or answer could hold them."""
+    environ = {"BOX_VAULT_CONFIG": "/v.json", "SYNCD_WEBHOOK_URL": "http://h/"}
+    _, findings = examine("/dev/null", {**environ, variable: "/caf\udce9"})
+    assert (variable, "is not UTF-8") in [(item.where, item.message) for item in findings]
+
+
+def test_an_option_of_a_relay_that_is_not_utf8_is_named() -> None:
+    """Under the name of the option."""
+    given = {"urls": ["nats://n"], "subject": "s.>", "credentials_file": "/caf\udce9"}
+    with pytest.raises(ConfigurationError, match="--credentials-file: is not UTF-8; use a path"):
+        load_relay("/dev/null", given, {})

@@ -327,3 +327,9 @@ def test_any_json_is_decoded_or_refused(junk: bytes) -> None:
         return
     value, problems = decode(tree, Box)
     assert (value is None) == bool(problems)
+
+
+def test_a_long_word_is_not_compared() -> None:
+    """Comparing takes time that grows with the length."""
+    assert did_you_mean("k" * 1_000_000, ["key"]) == "use one of key"
+    assert did_you_mean("kee", ["key"]) == "did you mean key?"

@@ -24,3 +24,13 @@ def test_a_temporary_error_may_say_how_long_to_wait() -> None:
     """The other side's wish is kept; without one there is none."""
     assert TemporaryError("busy", retry_after=3.0).retry_after == 3.0
     assert TemporaryError("busy").retry_after is None
+
+
+def test_a_message_is_shown_in_one_line_for_each_problem() -> None:
+    """Whatever the names in it hold: not even a line separator begins another line."""
+    hostile = "a\nb\u2028c\x1b[2J"
+    assert SyncdError(f"cannot read {hostile}", "fix it").lines == (
+        r"cannot read a\nb\u2028c\x1b[2J; fix it",
+    )
+    error = ConfigurationError([finding("config-invalid", hostile, "", "m", "h")] * 2)
+    assert error.lines == (r"a\nb\u2028c\x1b[2J: m; h [config-invalid]",) * 2

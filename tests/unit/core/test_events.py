@@ -23,7 +23,7 @@ from syncd.core.event_data import (
     scope_data,
     secret_state,
 )
-from syncd.core.events import STRUCTURED, WIRE_TYPES, Event, Stamp, events_of
+from syncd.core.events import STRUCTURED, WIRE_TYPES, Event, Origin, Stamp, events_of
 from syncd.core.model import ChangeKind, Entry, Grant, Known, Observation, Scope, State
 
 AT = "2026-11-23T20:40:28.333Z"
@@ -152,6 +152,14 @@ class TestSlot:
     def test_is_its_own_for_each_change_of_the_vault_config(self) -> None:
         """Changes of the vault config never supersede each other."""
         assert VAULT_EVENT.slot == "event:7"
+
+    def test_the_secret_that_an_event_is_about(self) -> None:
+        """With its source where another installation has it; none where it is about several."""
+        event = secret_event(sequence=1)
+        assert event.secret == "a"
+        relayed = msgspec.structs.replace(event, origin=Origin("x-1", "/syncd/n1"))
+        assert relayed.secret == "/syncd/n1 a"
+        assert VAULT_EVENT.secret is None
 
 
 class TestSeenBy:

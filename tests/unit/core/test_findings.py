@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from syncd.core.findings import CODES, Severity, finding, json_path, key_path, legible
+from syncd.core.findings import CODES, LONGEST_STEP, Severity, finding, json_path, key_path
 from syncd.core.tree import parse_json
 
 ROOT = Path(__file__).parents[3]
@@ -105,20 +105,15 @@ _LIKE_A_CODE = re.compile(
 )
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain", "plain"),
-        ("café", "café"),
-        ("caf\udce9.pem", "caf\\xe9.pem"),
-        ("\ud800", "\\ud800"),
-        ("a\nb", "a\nb"),
-    ],
-)
-def test_text_that_can_be_encoded(text: str, shown: str) -> None:
-    """A byte that is not UTF-8 is shown as what it is, and so is half of a surrogate pair."""
-    assert legible(text) == shown
-    assert legible(text).encode()
+def test_long_names_are_shortened() -> None:
+    """A name of a megabyte makes no line of a megabyte."""
+    name = "n" * LONGEST_STEP
+    assert json_path("secret", name) == f"$.secret.{name}"
+    assert key_path("secret", name) == f"secret.{name}"
+    shown = json_path("secret", name * 1000)
+    assert shown.endswith("n…']")
+    assert len(shown) < LONGEST_STEP + 20
+    assert key_path(name * 1000).endswith("n…")
 
 
 def test_a_finding_is_one_line() -> None:

@@ -23,6 +23,7 @@ from syncd.core.events import Event, Origin, Stamp
 from syncd.core.model import Scope
 from syncd.core.nats_binding import (
     DEFAULT_SUBJECT,
+    LARGEST_SECRET,
     MESSAGE_ID,
     BindingError,
     ContentMode,
@@ -257,3 +258,17 @@ def test_header_values_that_are_no_utf8() -> None:
     headers["ce-subject"] = "%C0%A0"
     with pytest.raises(BindingError):
         decode(headers, payload)
+
+
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_a_large_event_about_one_secret_is_refused(mode: ContentMode) -> None:
+    """A relay keeps what it is about, for each secret."""
+    event = change("a", 1, None)
+    for length, taken in ((1000, True), (LARGEST_SECRET, False)):
+        data: Any = msgspec.structs.replace(event.data, path="/" + "p" * length)
+        headers, payload = encode(msgspec.structs.replace(event, data=data), STAMP, "s.x", mode)
+        if taken:
+            assert decode(headers, payload).data == data
+        else:
+            with pytest.raises(BindingError, match="has more than 16 KiB about one secret"):
+                decode(headers, payload)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from syncd.core.tree import Node, Scalar, TreeError, parse_json, parse_yaml, values
+from syncd.core.tree import LARGEST_JSON, Node, Scalar, TreeError, parse_json, parse_yaml, values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -219,3 +220,18 @@ def test_no_refusal_quotes_the_text(text: str) -> None:
     """However a text is broken, a secret in it does not reach the message."""
     for parse in (parse_json, parse_yaml):
         assert CANARY not in _refusal(parse, text.encode())
+
+
+@pytest.mark.parametrize("item", [b"[]", b"{}", b'{"a": [0, {"b": []}]}', b"0"], ids=repr)
+def test_json_of_too_many_values(item: bytes) -> None:
+    """They are counted before anything is parsed, since a byte can take a hundred of memory."""
+    text = b"[" + b",".join([item] * (LARGEST_JSON + 1)) + b"]"
+    tracemalloc.start()
+    try:
+        with pytest.raises(TreeError, match="too many values: 300,000 brackets"):
+            parse_json(text)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000
+    assert len(parse_json(b"[" + b",".join([b"0"] * (LARGEST_JSON - 1)) + b"]")) > 1000

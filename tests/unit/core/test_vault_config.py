@@ -12,6 +12,9 @@ from jsonschema import Draft202012Validator
 from syncd.core.findings import CODES
 from syncd.core.model import Entry, Scope
 from syncd.core.vault_config import (
+    LONGEST_NAME,
+    LONGEST_PATH,
+    MOST_FINDINGS,
     RESOURCE_TYPES,
     decode_vault_config,
     lint_vault_config,
@@ -349,3 +352,47 @@ def test_arbitrary_bytes_are_read_or_refused(
     check_promises(junk)
     text = json.dumps(config).encode()
     check_promises(text[:start] + junk[:length] + text[start + length :])
+
+
+def test_many_mistakes_are_counted() -> None:
+    """Of a hundred thousand, some are reported, errors and warnings for themselves."""
+    wrong = ",".join(f'"n{number}": []' for number in range(1000))
+    unknown = ",".join(f'"k{number}": 0' for number in range(1000))
+    text = f'{{"secret": {{{wrong}, "x": {{{unknown}}}}}}}'.encode()
+    entries, findings = lint_vault_config(text, "/v")
+    assert entries == {}
+    *shown, errors, warnings = findings
+    assert len(shown) == 2 * MOST_FINDINGS
+    assert (errors.is_error, errors.message) == (True, "has 802 more errors")
+    assert (warnings.is_error, warnings.message) == (False, "has 800 more warnings")
+    assert all(found.hint for found in findings)
+
+
+def test_warnings_beyond_the_limit_are_no_errors() -> None:
+    """A vault config with many warnings is in force."""
+    entry = '{"path": "/p", "scope": {"resource_type": "X"}}'
+    text = f'{{"secret": {{{",".join(f"{chr(34)}n{n}{chr(34)}: {entry}" for n in range(300))}}}}}'
+    entries, findings = decode_vault_config(text.encode(), "/v")
+    assert entries is not None
+    assert len(entries) == 300
+    assert len(findings) == MOST_FINDINGS + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "scope", "code"),
+    [
+        ("n" * (LONGEST_NAME + 1), "/p", '{"resource_type": "Client"}', "name-invalid"),
+        ("n", "/" + "p" * LONGEST_PATH, '{"resource_type": "Client"}', "path-invalid"),
+        ("n", "/p", f'{{"resource_type": "{"C" * (LONGEST_NAME + 1)}"}}', "scope-invalid"),
+        ("n", "/p", f'{{"resource_type": "Client", "id": "{"i" * 2000}"}}', "scope-invalid"),
+        ("n", "/p", f'["Client/{"i" * 2000}", "{"C" * 2000}"]', "scope-invalid"),
+    ],
+    ids=["name", "path", "type", "id", "list"],
+)
+def test_long_texts_are_refused(name: str, path: str, scope: str, code: str) -> None:
+    """They would go into every event, metric and message."""
+    text = f'{{"secret": {{"{name}": {{"path": "{path}", "scope": {scope}}}}}}}'
+    entries, findings = decode_vault_config(text.encode(), "/v")
+    assert entries is None
+    assert code in {found.code for found in findings}
+    assert max(len(str(found)) for found in findings) < 1000

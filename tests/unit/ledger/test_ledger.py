@@ -14,10 +14,17 @@ from hypothesis import given, settings, strategies as st
 
 from syncd.core.changes import plan
 from syncd.core.errors import StateError
-from syncd.core.event_data import SecretData, VaultConfigData
-from syncd.core.events import Event
+from syncd.core.event_data import (
+    SECRET_ADOPTED,
+    SECRET_CHANGED,
+    AdoptionData,
+    SecretData,
+    VaultConfigData,
+)
+from syncd.core.events import Event, Origin
 from syncd.core.model import ChangeKind, Entry, Grant, Known, Observation, Scope, State
 from syncd.ledger.ledger import UNKNOWN_BOOT, Ledger
+from syncd.ledger.received import Arrival
 from syncd.ledger.state_dir import StateDir
 
 if TYPE_CHECKING:
@@ -573,6 +580,85 @@ def test_whatever_happens_each_consumer_ends_at_the_newest_state(
         for what, *arguments in steps:
             getattr(play, str(what))(*arguments)
         play.finish()
+
+
+CLIENTS, PROVIDERS = Scope("Client"), Scope("IdentityProvider")
+
+
+class Scoped:
+    """A ledger whose one secret has a scope that can move."""
+
+    def __init__(self, directory: str, grants: Mapping[str, Grant]) -> None:
+        self.state = StateDir.open(directory)
+        self.ledger = Ledger.open(self.state, "boot")
+        self.grants = grants
+        self.known: Mapping[str, Known] = {}
+
+    def record(self, version: int, *scopes: Scope) -> list[Event]:
+        entries = {"a": Entry("a", "/a", scopes), "b": Entry("b", "/b", (CLIENTS,))}
+        seen = {name: Observation(State.PRESENT, f"k1:{version:02x}") for name in entries}
+        planned = plan(self.known, entries, seen, "2026-01-01T00:00:00.000Z")
+        events = self.ledger.record(
+            planned, self.known, "/vault-config", "2026-01-01T00:00:00.000Z", self.grants
+        )
+        self.known = planned.inventory
+        return events
+
+    def waiting(self, consumer: str) -> list[tuple[str, object]]:
+        events = self.ledger.take(consumer, self.grants[consumer], 10)
+        return [(event.subject, getattr(event.data, "version", None)) for event in events]
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.state.close()
+
+
+@pytest.fixture
+def scoped(tmp_path: Path) -> Iterator[Scoped]:
+    grants = {"clients": Grant([CLIENTS]), "providers": Grant([PROVIDERS]), "all": ALL}
+    made = Scoped(str(tmp_path), grants)
+    made.record(1, CLIENTS)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("version", [2, 3], ids=["rescoped alone", "rescoped and rotated"])
+def test_a_secret_that_leaves_the_scope_of_a_consumer(scoped: Scoped, version: int) -> None:
+    """Its older event is not delivered any longer; that it has gone is, and all else."""
+    scoped.record(2, CLIENTS)
+    assert scoped.waiting("clients") == [("a", "k1:02"), ("b", "k1:02")]
+    scoped.record(version, PROVIDERS)
+    expected = [("b", f"k1:{version:02x}"), ("/vault-config", None)]
+    assert sorted(scoped.waiting("clients")) == sorted(expected)
+    assert ("a", f"k1:{version:02x}") in scoped.waiting("all")
+    assert scoped.ledger.pending_count("clients") == 2
+
+
+def test_a_secret_that_stays_in_the_scope_of_a_consumer(scoped: Scoped) -> None:
+    """A scope that becomes narrower, or one more, within the consumer's takes nothing away."""
+    scoped.record(2, CLIENTS)
+    scoped.record(2, Scope("Client", "app"), PROVIDERS)
+    assert ("a", "k1:02") in scoped.waiting("clients")
+
+
+def test_an_adoption_leaves_with_its_secret(scoped: Scoped) -> None:
+    """Everything that is pending of the secret goes."""
+    data = AdoptionData("a", CLIENTS, "k1:01", "aidbox", 1.0, ())
+    scoped.ledger.append(Event(0, "t", SECRET_ADOPTED, "a", data), scoped.grants)
+    assert scoped.waiting("clients") == [("a", "k1:01")]
+    scoped.record(1, PROVIDERS)
+    assert scoped.waiting("clients") == [("/vault-config", None)]
+
+
+def test_a_relayed_secret_that_leaves_the_scope(scoped: Scoped) -> None:
+    """A relay learns the new scope with the next change, which takes the place of the older."""
+    for position, scope in ((1, CLIENTS), (2, PROVIDERS)):
+        data = SecretData("a", ChangeKind.ADDED, "/a", scope, f"k1:{position:02x}", None)
+        origin = Origin(f"z-{position}", "/there")
+        event = Event(0, "t", SECRET_CHANGED, "a", data, None, origin)
+        scoped.ledger.receive([Arrival(event, position)], scoped.grants)
+    assert scoped.waiting("clients") == []
+    assert scoped.waiting("providers") == [("a", "k1:02")]
 
 
 def test_a_ledger_that_is_full(book: Book) -> None:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
-from support.mail import Mail, change, version
+from support.mail import TIME, Mail, change, version
 
+from syncd.core.errors import StateError
 from syncd.core.event_data import VAULT_CONFIG_CHANGED, SecretData, VaultConfigData
 from syncd.core.events import Event, Origin
 from syncd.core.model import Grant, Scope, State
+from syncd.ledger import received
 from syncd.ledger.ledger import Ledger
 from syncd.ledger.received import Arrival
 from syncd.ledger.state_dir import StateDir
@@ -56,24 +58,24 @@ def told(events: Sequence[Event]) -> list[tuple[str, str | None, str | None]]:
 def test_an_event_is_passed_on_as_it_came(mail: Mail) -> None:
     """With id, source and time of where it was made, under a sequence of our own."""
     sent = arrival(9, 2, 1)
-    (received,) = mail.ledger.receive([sent], ALL)
-    assert received == msgspec.structs.replace(sent.event, sequence=1)
-    assert mail.ledger.take("hook", Grant(), 9) == [received]
-    assert mail.ledger.events_after(0, 9) == [received]
+    (taken,) = mail.ledger.receive([sent], ALL).events
+    assert taken == msgspec.structs.replace(sent.event, sequence=1)
+    assert mail.ledger.take("hook", Grant(), 9) == [taken]
+    assert mail.ledger.events_after(0, 9) == [taken]
 
 
 def test_what_comes_again_is_left_out(mail: Mail) -> None:
     """By its place in the stream, and by its id where it was published twice."""
     mail.ledger.receive([arrival(1, 2, 1), arrival(2, 3, 2)], ALL)
     again = Arrival(arrival(2, 3, 2).event, 7)
-    assert mail.ledger.receive([arrival(1, 2, 1), arrival(2, 3, 2), again], ALL) == []
+    assert mail.ledger.receive([arrival(1, 2, 1), arrival(2, 3, 2), again], ALL).events == []
 
 
 def test_what_comes_late_does_not_undo_what_is_newer(mail: Mail) -> None:
     """A message lost on its way comes again after later ones."""
     mail.ledger.receive([arrival(2, 3, 2), arrival(3, 1, None, name="b")], ALL)
-    assert mail.ledger.receive([arrival(1, 2, 1)], ALL) == []
-    (late,) = mail.ledger.receive([arrival(1, 5, 4, name="c")], ALL)
+    assert mail.ledger.receive([arrival(1, 2, 1)], ALL).events == []
+    (late,) = mail.ledger.receive([arrival(1, 5, 4, name="c")], ALL).events
     assert late.subject == "c"
 
 
@@ -110,7 +112,7 @@ def test_changes_of_vault_configs_are_each_told_once(mail: Mail) -> None:
     ]
     arrivals = [Arrival(event, n) for n, event in enumerate(events, 1)]
     some = {**ALL, "some": Grant([Scope("Client")])}
-    assert len(mail.ledger.receive(arrivals, some)) == 2
+    assert len(mail.ledger.receive(arrivals, some).events) == 2
     assert (mail.ledger.pending_count("hook"), mail.ledger.pending_count("some")) == (2, 0)
     assert mail.ledger.received() == {}
 
@@ -121,7 +123,7 @@ def test_where_to_go_on(mail: Mail) -> None:
     mail.ledger.receive([arrival(44, 2, 1)], ALL)
     assert mail.ledger.follow("s one", 50) == 40
     assert mail.ledger.follow("s two", 3) == 0
-    (event,) = mail.ledger.receive([Arrival(arrival(2, 3, 2).event, 1)], ALL)
+    (event,) = mail.ledger.receive([Arrival(arrival(2, 3, 2).event, 1)], ALL).events
     assert told([event]) == [("e-2", version(2), version(3))]
 
 
@@ -148,7 +150,7 @@ def test_a_ledger_of_a_version_before_is_taken_over(tmp_path: Path, older: str) 
     (event,) = ledger.take("hook", Grant(), 9)
     assert (event.subject, event.origin) == ("a", None)
     assert event.audience == {"a": (Scope("Client", "other"),)}
-    assert ledger.receive([arrival(1, 2, 1)], ALL)
+    assert ledger.receive([arrival(1, 2, 1)], ALL).events
     ledger.close()
     state.close()
 
@@ -190,3 +192,67 @@ def test_in_whatever_order_and_however_often(data: st.DataObject) -> None:
             deliver()
         assert len(ids) == len(set(ids))
         assert state == {k: None if v is None else version(v) for k, v in current.items()}
+
+
+def names(mail: Mail) -> list[str]:
+    return sorted(known.entry.name for known in mail.ledger.received().values())
+
+
+def test_more_secrets_than_there_is_room_for(mail: Mail) -> None:
+    """They are refused and counted, whatever their number; those that are known go on."""
+    known = [arrival(1, 1, None, name="a"), arrival(2, 1, None, name="b")]
+    receipt = mail.ledger.receive(known, ALL, 2)
+    assert (len(receipt.events), receipt.refused) == (2, 0)
+    crowd = [arrival(number, 1, None, name=f"x{number}") for number in range(3, 50)]
+    receipt = mail.ledger.receive([*crowd, arrival(60, 2, 1, name="a")], ALL, 2)
+    assert told(receipt.events) == [("e-60", version(1), version(2))]
+    assert (receipt.refused, receipt.forgotten) == (47, [])
+    assert names(mail) == ["a", "b"]
+    assert mail.ledger.pending_count("hook") == 2
+
+
+def test_a_removed_secret_makes_room(mail: Mail) -> None:
+    """The one that was removed first; it is known anew when it comes again."""
+    first = [arrival(1, 1, None, name="a"), arrival(2, 1, None, name="b")]
+    mail.ledger.receive([*first, arrival(3, None, 1, name="b"), arrival(4, None, 1)], ALL, 2)
+    receipt = mail.ledger.receive([arrival(5, 1, None, name="c")], ALL, 2)
+    assert (receipt.forgotten, receipt.refused) == (["/syncd/n1 b"], 0)
+    assert names(mail) == ["a", "c"]
+    receipt = mail.ledger.receive([arrival(6, 1, None, name="b")], ALL, 2)
+    assert receipt.forgotten == ["/syncd/n1 a"]
+    assert mail.ledger.receive([arrival(7, 1, None, name="d")], ALL, 2).refused == 1
+    assert len(mail.ledger.receive([arrival(7, 1, None, name="d")], ALL, 3).events) == 1
+
+
+def test_room_is_counted_anew_after_an_error(mail: Mail, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was rolled back takes no room."""
+
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mail.ledger, "_append", fail)
+        for _ in range(3):
+            with pytest.raises(StateError):
+                mail.ledger.receive([arrival(1, 1, None)], ALL, 1)
+    assert len(mail.ledger.receive([arrival(1, 1, None)], ALL, 1).events) == 1
+
+
+def test_other_events_are_forgotten(mail: Mail, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of changes of vault configs only the latest are remembered, those that can come again."""
+    monkeypatch.setattr(received, "MOST_OTHERS", 10)
+    data = VaultConfigData(("a",), (), (), ())
+
+    def other(position: int) -> Arrival:
+        origin = Origin(f"e-{position}", "/syncd/n1")
+        return Arrival(Event(0, TIME, VAULT_CONFIG_CHANGED, "/v", data, None, origin), position)
+
+    mail.ledger.receive([arrival(1, 1, None)], ALL)
+    for position in range(2, 100):
+        assert len(mail.ledger.receive([other(position)], ALL).events) == 1
+        assert mail.ledger.receive([other(position)], ALL).events == []
+    with mail.ledger._file.held() as db:
+        (count,) = db.execute("SELECT count(*) FROM received WHERE data IS NULL").fetchone()
+    assert 10 <= count <= 20
+    assert mail.ledger.receive([other(95)], ALL).events == []
+    assert names(mail) == ["a"]

@@ -10,9 +10,11 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from support.accounts import as_user
 from support.waiting import DEADLINE
 
 from syncd.core.errors import StateError
+from syncd.ledger.ledger import Ledger
 from syncd.ledger.state_dir import StateDir
 
 if TYPE_CHECKING:
@@ -141,3 +143,104 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(b"")
     with pytest.raises(StateError, match="cannot write to"):
         StateDir.open(str(tmp_path / "state"))
+
+
+STRANGER = 4343
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_others_cannot_write_to_it_any_longer(tmp_path: Path) -> None:
+    """A directory of this user's that others can write to is closed to them; reading is theirs."""
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(0o777)
+    opened = StateDir.open(str(state))
+    assert opened.exposure is None
+    assert mode(state) == 0o755
+    opened.close()
+
+
+@ROOT
+def test_a_directory_of_another_user(tmp_path: Path) -> None:
+    """Its owner could replace every file in it."""
+    os.chown(tmp_path, STRANGER, STRANGER)
+    with pytest.raises(StateError, match="it belongs to uid 4343, who could replace its files"):
+        StateDir.open(str(tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
+@ROOT
+def test_a_volume_of_roots(reachable: Path) -> None:
+    """A daemon of another user may use it; where every user may, that is reported."""
+    for bits, exposed in ((0o777, "every user can write to it"), (0o775, "None")):
+        state = reachable / f"{bits:o}"
+        state.mkdir()
+        os.chown(state, 0, STRANGER)
+        state.chmod(bits)
+        done = as_user(STRANGER, EXPOSURE, str(state))
+        assert done.stdout.strip() == exposed, done.stderr
+        assert mode(state) == bits
+
+
+EXPOSURE = "print(syncd.ledger.state_dir.StateDir.open(sys.argv[1]).exposure)"
+
+
+@ROOT
+@pytest.mark.parametrize("name", ["fingerprint.key", "ledger.sqlite3", "ledger.sqlite3-wal"])
+def test_a_file_of_another_user(tmp_path: Path, name: str) -> None:
+    """Whoever put it there knows the key, or decides what is delivered."""
+    file = tmp_path / name
+    file.write_bytes(b"A" * 32)
+    file.chmod(0o600)
+    os.chown(file, STRANGER, STRANGER)
+    with pytest.raises(StateError, match=r"cannot use .* it belongs to uid 4343"):
+        open_all(tmp_path)
+    assert file.read_bytes() == b"A" * 32
+
+
+def open_all(path: Path) -> None:
+    """Opens directory and ledger, and closes them."""
+    state = StateDir.open(str(path))
+    try:
+        Ledger.open(state, "boot").close()
+    finally:
+        state.close()
+
+
+def test_a_key_that_others_can_write(tmp_path: Path) -> None:
+    """It may be somebody else's; one that others could only read is closed to them."""
+    open_all(tmp_path)
+    key = tmp_path / "fingerprint.key"
+    key.chmod(0o644)
+    open_all(tmp_path)
+    assert mode(key) == 0o600
+    key.chmod(0o666)
+    with pytest.raises(StateError, match="every user can write to it; remove it to start"):
+        open_all(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fingerprint.key", "ledger.sqlite3", "lock"])
+def test_a_link_in_the_directory(tmp_path: Path, name: str) -> None:
+    """It is not followed, and what it leads to is neither read nor changed."""
+    state, target = tmp_path / "state", tmp_path / "target"
+    state.mkdir()
+    target.write_bytes(b"B" * 32)
+    target.chmod(0o644)
+    (state / name).symlink_to(target)
+    with pytest.raises(StateError, match=r"cannot (use|write to)"):
+        open_all(state)
+    assert (target.read_bytes(), mode(target)) == (b"B" * 32, 0o644)
+
+
+def test_a_link_in_the_place_of_a_key_to_be(tmp_path: Path) -> None:
+    """What a crash, or somebody else, left under the temporary name is not written to."""
+    state, target = tmp_path / "state", tmp_path / "target"
+    state.mkdir()
+    target.write_bytes(b"B")
+    (state / "fingerprint.key.new").symlink_to(target)
+    open_all(state)
+    assert target.read_bytes() == b"B"
+    assert not (state / "fingerprint.key").is_symlink()

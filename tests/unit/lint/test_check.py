@@ -18,7 +18,7 @@ from syncd.lint.render import as_json, as_text, exit_code
 
 GENERATION = "..2026_11_23_20_40_28.123456789"
 _ELSEWHERE = (
-    *("credential-", "grant-", "manifest-", "provision-", "subscriber-"),
+    *("credential-", "grant-", "listen-", "manifest-", "provision-", "subscriber-"),
     *("aidbox-", "destination-", "entry-", "reference-", "secret-stored"),
 )
 
@@ -187,7 +187,7 @@ class TestMount:
         world.enter(world.add("a"))
         password = world.add("syncd")
         auth = f"{{username: u, password_file: {password}}}"
-        consumer = f"{{name: a, kind: webhook, url: 'http://x', basic_auth: {auth}}}"
+        consumer = f"{{name: a, kind: webhook, url: 'https://x', basic_auth: {auth}}}"
         assert world.check(f"consumers: [{consumer}]") == []
 
     def test_many_unmapped_files_are_summed_up(self, world: Place) -> None:
@@ -345,7 +345,9 @@ def test_a_grant_of_no_secret(world: Place) -> None:
     )
     found = [
         item
-        for item in world.check(f"credentials: {{grants: [{grants}]}}")
+        for item in world.check(
+            f"credentials: {{grants: [{grants}]}}\nwatch: {{roots: [{world.plain}]}}"
+        )
         if item.code == "grant-unknown"
     ]
     assert [(item.where, item.is_error) for item in found] == [

@@ -17,7 +17,7 @@ from support.waiting import DEADLINE
 from syncd.config.settings import Watch
 from syncd.core.decode import Size
 from syncd.core.model import Entry, Observation, Scope, State
-from syncd.mount import root_scan
+from syncd.mount import lookup, root_scan
 from syncd.mount.read import Reader
 from syncd.mount.roots import home_of
 from syncd.mount.way import Watched, follow
@@ -125,7 +125,7 @@ def test_a_swap_while_the_generation_is_pinned(
     publish(mount, {"a": b"1", "b": b"1"})
     os.utime(mount / "..data", (1, 1), follow_symlinks=False)
     looker, left = Looker(mount), [True]
-    read_link = root_scan._link
+    read_link = lookup.link
 
     def swapped(directory: int, path: str) -> str | None:
         if left:
@@ -133,7 +133,7 @@ def test_a_swap_while_the_generation_is_pinned(
             publish(mount, {"a": b"2", "b": b"2"})
         return read_link(directory, path)
 
-    monkeypatch.setattr(root_scan, "_link", swapped)
+    monkeypatch.setattr(root_scan, "link", swapped)
     seen = looker.look(entries(mount, "a", "b")).observations
     assert {brief(item) for item in seen.values()} == {PRESENT}
     assert seen["a"].version == looker.version("a", b"2")
@@ -580,7 +580,7 @@ def test_roots_that_change_keep_their_memory(mount: Path, tmp_path: Path) -> Non
 
 def located(reader: Reader, wanted: dict[str, Entry]) -> dict[str, list[str]]:
     """The names of the secrets of each root."""
-    return {path: sorted(found.names) for path, found in reader.locate(wanted)[0].items()}
+    return {path: sorted(found.names()) for path, found in reader.locate(wanted)[0].items()}
 
 
 def test_roots_are_what_files_lie_in(mount: Path, tmp_path: Path) -> None:

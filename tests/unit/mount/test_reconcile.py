@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,12 @@ from support.world import World
 from syncd.config.settings import Watch
 from syncd.core.errors import StateError
 from syncd.core.event_data import SecretData, VaultConfigData
-from syncd.core.model import Grant
+from syncd.core.model import Grant, State
 from syncd.ledger.ledger import Ledger
 from syncd.ledger.state_dir import StateDir
-from syncd.mount import watch
+from syncd.mount import reconcile, watch
 from syncd.mount.reconcile import Reconciler
+from syncd.mount.root_scan import RootScan
 from syncd.mount.vault_config_file import VaultConfigFile
 from syncd.telemetry.metrics import Metrics
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
     from syncd.core.events import Commit, Event
+    from syncd.mount.snapshot import Snapshot
 
 
 class Bench(World):
@@ -359,3 +362,94 @@ async def test_a_swap_in_the_middle_of_a_pass_is_not_lost(
         monkeypatch.setattr(bench.ledger, "record", late)
         await bench.swap(a=b"2")
         await bench.wait(2)
+
+
+async def test_a_root_that_does_not_answer_is_unreadable_until_it_does(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its versions stay, the other root goes on, and what the held scan saw is dropped."""
+    other = Path(bench.directory) / "other"
+    other.mkdir()
+    (other / "b").write_bytes(b"1")
+    await bench.swap(a=b"1")
+    bench.map("a", paths={"b": str(other / "b")})
+    held, run_scan = threading.Event(), RootScan.run
+    monkeypatch.setattr(reconcile, "LIMIT", 0.05)
+    async with bench.running() as reconciler:
+        await until(lambda: bench.mount in reconciler.watcher._armed)
+        before = reconciler.inventory["a"]
+
+        def hang(scan: RootScan) -> Snapshot:
+            found = run_scan(scan)
+            if scan._root.path == bench.mount:
+                held.wait(DEADLINE)
+            return found
+
+        monkeypatch.setattr(RootScan, "run", hang)
+        await bench.swap(a=b"2")
+        await until(lambda: reconciler.unreadable)
+        await until(lambda: reconciler.inventory["a"].state is State.UNREADABLE)
+        assert reconciler.inventory["a"].version == before.version
+        assert reconciler.unreadable == {bench.mount: f"the mount {bench.mount} does not answer"}
+        (other / "b").write_bytes(b"2")
+        assert await bench.wait(1) == [("b", "modified")]
+        await bench.swap(a=b"3")
+        held.set()
+        assert await bench.wait(2) == [("b", "modified"), ("a", "modified")]
+        assert reconciler.inventory["a"].version == reconciler._reader.fingerprint("a", b"3")
+        await until(lambda: not reconciler.unreadable)
+
+
+async def test_a_ledger_that_does_not_answer_is_reported(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pass waits for it, and what it commits in the end is delivered."""
+    await bench.swap(a=b"1")
+    bench.map("a")
+    held, record = threading.Event(), bench.ledger.record
+    async with bench.running() as reconciler:
+
+        def hang(*arguments: Any) -> list[Event]:
+            held.wait(DEADLINE)
+            return record(*arguments)
+
+        monkeypatch.setattr(reconcile, "LIMIT", 0.05)
+        monkeypatch.setattr(bench.ledger, "record", hang)
+        await bench.swap(a=b"2")
+        await until(lambda: reconciler.failure is not None)
+        assert "does not answer" in (reconciler.failure or "")
+        held.set()
+        assert await bench.wait(1) == [("a", "modified")]
+        await until(lambda: reconciler.failure is None)
+
+
+async def test_a_scan_for_an_older_vault_config_is_void(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A secret whose path changes while it is scanned gets no version from its old path."""
+    other = Path(bench.directory) / "other"
+    other.mkdir()
+    (other / "a").write_bytes(b"same")
+    (Path(bench.mount) / "a").write_bytes(b"same")
+    bench.map("a")
+    scanning, held, run_scan = threading.Event(), threading.Event(), RootScan.run
+    async with bench.running() as reconciler:
+        await until(lambda: bench.mount in reconciler.watcher._armed)
+
+        def slow(scan: RootScan) -> Snapshot:
+            found = run_scan(scan)
+            if scan._root.path == bench.mount and not held.is_set():
+                scanning.set()
+                held.wait(DEADLINE)
+            return found
+
+        monkeypatch.setattr(RootScan, "run", slow)
+        (Path(bench.mount) / "a").write_bytes(b"old place")
+        await until(scanning.is_set)
+        bench.map(paths={"a": str(other / "a")})
+        await until(lambda: reconciler.inventory["a"].entry.path == str(other / "a"))
+        held.set()
+        (other / "a").write_bytes(b"new place")
+        assert await bench.wait(1) == [("a", "modified")]
+        expected = reconciler._reader.fingerprint("a", b"new place")
+        assert reconciler.inventory["a"].version == expected

@@ -12,6 +12,7 @@ import pytest
 from support.waiting import DEADLINE, until
 
 from syncd.core.errors import ConfigurationError
+from syncd.core.vault_config import decode_vault_config
 from syncd.mount import vault_config_file
 from syncd.mount.vault_config_file import VaultConfigFile
 from syncd.system.files import read_file
@@ -87,7 +88,7 @@ def replace(path: Path, kind: str) -> None:
         path.symlink_to(path)
     elif kind == "large":
         path.touch()
-        os.truncate(path, (64 << 20) + 1)
+        os.truncate(path, (8 << 20) + 1)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def replace(path: Path, kind: str) -> None:
         ("directory", "cannot be read: not a regular file"),
         ("fifo", "cannot be read: not a regular file"),
         ("loop", "cannot be read: Too many levels of symbolic links"),
-        ("large", "cannot be read: larger than 64 MiB"),
+        ("large", "cannot be read: larger than 8 MiB"),
     ],
 )
 async def test_what_is_no_file_is_rejected_without_waiting(
@@ -199,3 +200,21 @@ async def test_no_descriptor_is_left_open_by_a_cancellation(path: Path) -> None:
             await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
     await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+async def test_decoding_is_not_done_in_the_event_loop(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large vault config takes seconds, in which probes and deliveries go on."""
+    going_on = threading.Event()
+    original = decode_vault_config
+
+    def slowly(text: bytes, source: str) -> object:
+        assert going_on.wait(DEADLINE)
+        return original(text, source)
+
+    monkeypatch.setattr(vault_config_file, "decode_vault_config", slowly)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(loaded, path)
+        await anyio.wait_all_tasks_blocked()
+        going_on.set()

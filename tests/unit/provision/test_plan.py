@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -211,3 +212,59 @@ def test_one_address_cannot_be_two_providers(tmp_path: Path) -> None:
     assert messages(entry(tmp_path, manifest=path, vault_url="https://x")) == [
         "provision[0].vault_url: is set for a manifest with two providers"
     ]
+
+
+@pytest.mark.parametrize(("mode", "found"), [(0o750, False), (0o770, True), (0o1777, True)])
+def test_check_reports_a_target_that_others_may_write(
+    tmp_path: Path, mode: int, found: bool
+) -> None:
+    """The daemon would refuse it."""
+    target = tmp_path / "target"
+    target.mkdir()
+    target.chmod(mode)
+    assert target_problems(entry(tmp_path, target=str(target))) == found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give directories away")
+@pytest.mark.parametrize(("owner", "found"), [("4001", True), ("4002", False), (None, False)])
+def test_check_reports_a_target_that_belongs_to_the_owner(
+    tmp_path: Path, owner: str | None, found: bool
+) -> None:
+    """Any other user may be syncd's own: `sudo syncd check` is not run by it."""
+    target = tmp_path / "target"
+    target.mkdir(mode=0o750)
+    os.chown(target, 4001, -1)
+    assert target_problems(entry(tmp_path, target=str(target), owner=owner)) == found
+
+
+def target_problems(one: Provision) -> bool:
+    settings = Settings(vault_config="/v.json", provision=(one,))
+    entries = {"a": Entry("a", f"{one.target}/app", (Scope("Client"),))}
+    codes = [finding.code for finding in check_provision(settings, entries)]
+    return "provision-target-untrusted" in codes
+
+
+@pytest.mark.parametrize(
+    ("address", "vault_url", "where"),
+    [
+        ("http://vault.example.com:8200", None, "spec.parameters.openbaoAddress"),
+        ("http://vault.example.com:8200", "https://vault.example.com:8200", None),
+        ("http://vault.example.com:8200", "http://127.0.0.1:8200", None),
+        ("https://vault.example.com:8200", "http://10.0.0.1:8200", "provision[0].vault_url"),
+        ("http://localhost:8200", None, None),
+        (None, None, None),
+    ],
+)
+def test_a_vault_without_tls_is_reported(
+    tmp_path: Path, address: str | None, vault_url: str | None, where: str | None
+) -> None:
+    """Where its address is written; an agent on loopback is fine."""
+    text = (
+        MANIFEST.replace("NAME", "app").replace("OBJECT", "app").replace(": vault\n", ": openbao\n")
+    )
+    key = "" if address is None else f"    openbaoAddress: {address}\n"
+    text = text.replace("    vaultCACertPath: /manifest-ca.pem\n", key)
+    one = entry(tmp_path, manifest=manifest(tmp_path, "own", text), vault_url=vault_url)
+    _, findings = plan_provision([one])
+    found = [(item.code, item.where) for item in findings if item.code == "credential-cleartext"]
+    assert found == ([("credential-cleartext", where)] if where else [])

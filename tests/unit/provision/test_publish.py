@@ -147,12 +147,16 @@ def test_what_others_changed_is_written_again(target: Path) -> None:
     publisher.publish(OLD)
     os.chmod(target / "a", 0o777)
     assert publisher.publish(OLD)
-    (target / "..data" / "a").unlink()
-    os.symlink("/etc/hostname", target / "..data" / "a")
-    with pytest.raises(TemporaryError):
-        publisher.publish(OLD)
-    (target / "..data" / "a").unlink()
-    assert publisher.publish(OLD)
+    for instead in ("link", "directory", "bystander"):
+        (target / "..data" / "a").unlink()
+        if instead == "link":
+            os.symlink("/etc/hostname", target / "..data" / "a")
+        elif instead == "directory":
+            (target / "..data" / "a").mkdir()
+        else:
+            (target / "..data" / "b").write_bytes(b"")
+        assert publisher.publish(OLD)
+        assert_tidy(target, OLD)
     subprocess.run(["rm", "-r", target / os.readlink(target / "..data")], check=True)
     assert publisher.publish(OLD)
     (target / "db").unlink()
@@ -161,22 +165,77 @@ def test_what_others_changed_is_written_again(target: Path) -> None:
 
 
 @ROOT
-def test_files_and_directories_get_owner_and_group(target: Path) -> None:
-    """Numbers and names both work; another owner is a change."""
+def test_files_get_owner_and_group_and_directories_only_the_group(target: Path) -> None:
+    """Numbers and names both work; another owner is a change, and so is none."""
     publisher = Publisher(str(target))
     publisher.publish(OLD)
     group = grp.getgrgid(os.getegid()).gr_name
     assert not Publisher(str(target), owner="0", group=group).publish(OLD)
     assert Publisher(str(target), owner="1234", group="4321").publish(OLD)
-    for path in (target / "a", target / "db", target / "db" / "user", target / "..data/"):
+    for path in (target / "a", target / "db" / "user"):
         assert (os.stat(path).st_uid, os.stat(path).st_gid) == (1234, 4321)
+    for path in (target / "db", target / "..data/"):
+        assert (os.stat(path).st_uid, os.stat(path).st_gid) == (0, 4321)
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o750
+    assert publisher.publish(OLD)
+    assert os.stat(target / "a").st_uid == 0
 
 
 @ROOT
-def test_a_target_that_is_made_belongs_to_owner_and_group(target: Path) -> None:
-    """Otherwise its group could not look inside."""
+def test_a_target_that_is_made_belongs_to_syncd_and_the_group(target: Path) -> None:
+    """Its owner could replace what is in it; without the group, its members could not enter."""
     Publisher(str(target), owner="1234", group="4321").publish(OLD)
-    assert (os.stat(target).st_uid, os.stat(target).st_gid) == (1234, 4321)
+    assert (os.stat(target).st_uid, os.stat(target).st_gid) == (0, 4321)
+    assert stat.S_IMODE(os.stat(target).st_mode) == 0o750
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "directory"])
+@pytest.mark.parametrize("name", ["..2026_11_23_20_40_28.k3xw9f", "..data_tmp"])
+def test_a_leftover_of_any_kind_does_not_block_publishing(
+    target: Path, kind: str, name: str
+) -> None:
+    """It is removed, and what a link leads to is not touched."""
+    Publisher(str(target)).publish(OLD)
+    bystander = target / "bystander"
+    bystander.mkdir()
+    (bystander / "file").write_bytes(b"mine")
+    if kind == "link":
+        os.symlink("bystander", target / name)
+    elif kind == "file":
+        (target / name).write_bytes(b"left")
+    else:
+        (target / name / "inner").mkdir(parents=True)
+    assert Publisher(str(target)).publish(NEW)
+    assert not os.path.lexists(target / name)
+    assert (bystander / "file").read_bytes() == b"mine"
+
+
+def test_a_current_generation_that_is_a_link_is_replaced(target: Path) -> None:
+    """Even if it leads to exactly these files: they could change at any time."""
+    Publisher(str(target)).publish(OLD)
+    current = os.readlink(target / "..data")
+    os.rename(target / current, target / "elsewhere")
+    os.symlink("elsewhere", target / current)
+    assert Publisher(str(target)).publish(OLD)
+    assert os.readlink(target / "..data") != current
+    assert not os.path.lexists(target / current)
+    assert (target / "elsewhere" / "a").read_bytes() == b"old a"
+
+
+@pytest.mark.parametrize(
+    ("mode", "who"), [(0o770, f"gid {os.getegid()}"), (0o757, "every user"), (0o1777, "every user")]
+)
+def test_a_target_that_others_may_write_is_refused(target: Path, mode: int, who: str) -> None:
+    """Whoever can replace `..data` decides what its readers get."""
+    target.mkdir()
+    target.chmod(mode)
+    with pytest.raises(
+        RefusedError, match=f"{who} can replace what is in it; run syncd as its owner, or"
+    ):
+        Publisher(str(target)).publish(OLD)
+    assert os.listdir(target) == []
+    target.chmod(0o750)
+    assert Publisher(str(target)).publish(OLD)
 
 
 @pytest.mark.parametrize(("owner", "group"), [("no-such-account", None), (None, "no-such-account")])
@@ -199,10 +258,9 @@ def test_a_path_that_leaves_the_layout_is_refused(target: Path, path: str) -> No
 def test_a_target_that_is_a_file_is_refused(target: Path) -> None:
     """The remedy is about `target`, not about permissions."""
     target.write_bytes(b"mine")
-    with pytest.raises(TemporaryError, match="Not a directory; set target to a directory"):
-        Publisher(str(target)).publish(OLD)
-    with pytest.raises(TemporaryError, match="Not a directory; set target to a directory"):
-        Publisher(str(target / "below")).publish(OLD)
+    for path in (target, target / "below"):
+        with pytest.raises(TemporaryError, match="Not a directory; set target to a directory"):
+            Publisher(str(path)).publish(OLD)
     assert target.read_bytes() == b"mine"
 
 
@@ -278,9 +336,9 @@ def test_everything_is_on_disk_before_it_counts(
         seen.append(path.partition("/..2")[2].partition("/")[2] or path)
         sync(descriptor)
 
-    def renamed(old: str, new: str) -> None:
+    def renamed(old: str, new: str, **directories: int) -> None:
         seen.append("rename")
-        rename(old, new)
+        rename(old, new, **directories)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "rename", renamed)
@@ -326,9 +384,9 @@ def test_a_pass_that_fails_at_any_step_leaves_the_old_generation(
     [
         ("fcntl.flock", errno.ENOLCK, "No locks available; use a file system that"),
         ("fcntl.flock", errno.EAGAIN, "another syncd is publishing into it"),
-        ("os.stat", errno.ESTALE, "Stale file handle; mount the file system again"),
-        ("os.chown", errno.EINVAL, "user namespace does not map owner 0; use"),
-        ("os.chown", errno.EPERM, "change the owner of files"),
+        ("os.fstat", errno.ESTALE, "Stale file handle; mount the file system again"),
+        ("os.fchown", errno.EINVAL, "user namespace does not map owner 0; use"),
+        ("os.fchown", errno.EPERM, "change the owner of files"),
     ],
 )
 def test_each_refusal_of_the_system_has_its_own_remedy(

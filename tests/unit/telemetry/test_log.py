@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
+from support.hostile import HOSTILE, NOT_UTF8, assert_safe
 
 from syncd.telemetry import log as telemetry
 
@@ -181,3 +182,13 @@ def test_the_level_is_a_threshold(said: io.StringIO) -> None:
     structlog.get_logger().warning("x.happened")
     logging.getLogger("foreign").warning("x")
     assert lines(said) == []
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_text_of_others_stays_in_its_line(said: io.StringIO, kind: str) -> None:
+    """On a terminal and in JSON: escaped, also inside of lists, and as a key."""
+    name = HOSTILE[kind]
+    structlog.get_logger().warning("test.name", path=name, paths=[name], of={name: 1, "a": name})
+    structlog.get_logger().warning("test.bytes", path=NOT_UTF8)
+    assert_safe(said.getvalue())
+    assert len(said.getvalue().splitlines()) == 2

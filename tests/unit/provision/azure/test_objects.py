@@ -296,3 +296,15 @@ def test_a_custom_cloud_that_cannot_be_used(tmp_path: Path, content: str | None,
         find_cloud("AzureStackCloud", str(file))
     assert caught.value.problem.startswith(says.replace("FILE", str(file)))
     assert "cloudEnvFileName" in (caught.value.remedy or "")
+
+
+@pytest.mark.parametrize(
+    ("permission", "warned"), [("'0640'", False), ("'0644'", True), ("'0602'", True), ("''", False)]
+)
+def test_a_permission_for_every_user_is_reported(permission: str, warned: bool) -> None:
+    """If the manifest asks for it; the default is the driver's."""
+    decoded, findings = decode(
+        f"{{objectName: a, objectType: secret, filePermission: {permission}}}"
+    )
+    assert decoded is not None
+    assert any("every user who can enter the target" in line for line in findings) == warned

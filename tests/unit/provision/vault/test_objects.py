@@ -47,6 +47,7 @@ def test_defaults() -> None:
         "client_key": None,
         "skip_verify": False,
         "objects": (),
+        "address_key": "vaultAddress",
     }
 
 
@@ -246,3 +247,26 @@ def test_what_tells_requests_apart() -> None:
         for keys in ("method: GET", "method: PUT", "secretArgs: {a: 1}", "secretArgs: {a: 2}")
     ]
     assert len(set(different)) == len(different)
+
+
+@pytest.mark.parametrize(
+    ("permission", "warned"),
+    [
+        ("0600", False),
+        ("0640", False),
+        ("0o660", False),
+        ("'0644'", True),
+        ("0o604", True),
+        ("0666", True),
+        ("420", True),
+        ("0601", True),
+        ("0", False),
+    ],
+)
+def test_a_permission_for_every_user_is_reported(permission: str, warned: bool) -> None:
+    """If the manifest asks for it; the default is the driver's."""
+    keys = f"{{objectName: a, secretPath: p, filePermission: {permission}}}"
+    decoded, findings = decode(f"- {keys}")
+    assert decoded is not None
+    says = "every user who can enter the target may use the file"
+    assert any(says in line for line in findings) == warned

@@ -1,0 +1,126 @@
+"""What can be asked of the ledger, by its owner or by readers that must not be in the owner's way.
+
+A `LedgerReader` has a connection of its own: in WAL mode it reads what was committed while another
+connection writes (https://sqlite.org/wal.html#concurrency), so that a long reading never keeps a
+scan or a delivery from the ledger.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from syncd.ledger import numbering, received
+from syncd.ledger.connection import ReadConnection
+from syncd.ledger.failures import state_error
+from syncd.ledger.rows import (
+    EVENT_COLUMNS,
+    INVENTORY_COLUMNS,
+    event_of,
+    last_sequence,
+    meta,
+    secret_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from syncd.core.events import Event
+    from syncd.core.model import Grant, Known
+    from syncd.ledger.numbering import Base
+
+_CACHE: Final = 256
+"""KiB of pages that a reader keeps: it reads once and forgets."""
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """One secret's place in a consumer's mailbox.
+
+    Attributes:
+        acknowledged_version: The version that the consumer acknowledged last, or None.
+        sequence: The event that is pending.
+    """
+
+    acknowledged_version: str | None
+    sequence: int
+
+
+class Reads:
+    """The questions, over one connection. They block, and raise `StateError` if it fails."""
+
+    def __init__(self, file: ReadConnection) -> None:
+        self._file = file
+
+    def inventory(self) -> dict[str, Known]:
+        """Everything known, by secret name."""
+        rows = self._file.read(f"SELECT {INVENTORY_COLUMNS} FROM secret")  # noqa: S608 - constant
+        return {known.entry.name: known for known in map(secret_of, rows)}
+
+    def received(self) -> dict[str, Known]:
+        """What is known of other installations' secrets, by `Entry.key`."""
+        with self._file.held() as db:
+            return received.received_secrets(db)
+
+    def pending(self) -> dict[str, dict[str, Pending]]:
+        """Per consumer, what is pending, by secret name (other events by their slot)."""
+        pending: dict[str, dict[str, Pending]] = {}
+        for consumer, slot, sequence, acknowledged in self._file.read("SELECT * FROM pending"):
+            name = slot.removeprefix("secret:")
+            pending.setdefault(consumer, {})[name] = Pending(acknowledged, sequence)
+        return pending
+
+    def pending_count(self, consumer: str) -> int:
+        """Number of events that are pending for a consumer."""
+        rows = self._file.read("SELECT count(*) FROM pending WHERE consumer = ?", (consumer,))
+        return int(rows[0][0])
+
+    def events_after(self, sequence: int, limit: int) -> list[Event]:
+        """The events that follow a position, oldest first."""
+        rows = self._file.read(
+            f"SELECT {EVENT_COLUMNS} FROM event WHERE sequence > ? ORDER BY sequence LIMIT ?",  # noqa: S608 - constant
+            (sequence, limit),
+        )
+        return list(map(event_of, rows))
+
+    def events_of(self, types: Sequence[str]) -> list[Event]:
+        """The events of some types that the log holds, oldest first."""
+        marks = ", ".join("?" * len(types))
+        rows = self._file.read(
+            f"SELECT {EVENT_COLUMNS} FROM event WHERE type IN ({marks}) ORDER BY sequence",  # noqa: S608 - marks
+            tuple(types),
+        )
+        return list(map(event_of, rows))
+
+    def span(self) -> tuple[int, int]:
+        """The sequence of the newest event that was pruned, and that of the newest of all.
+
+        A subscriber whose position is at least the first can resume without a gap. Older events
+        can still be in the log, because they are pending in a mailbox.
+        """
+        with self._file.held() as db:
+            return int(meta(db, "pruned") or 0), last_sequence(db)
+
+    def base(self, grant: Grant) -> Base | None:
+        """Where the numbering of a limited grant has got to; None for a grant without one."""
+        with self._file.held() as db:
+            return numbering.base(db, grant)
+
+
+class LedgerReader(Reads):
+    """A connection that only reads. Close it before the ledger, which empties the log then."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            for pragma in (f"cache_size = -{_CACHE}", "query_only = ON"):
+                connection.execute(f"PRAGMA {pragma}")
+        except sqlite3.Error as error:
+            raise state_error(f"open {path}", error) from None
+        self._connection = connection
+        super().__init__(ReadConnection(path, connection))
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._connection.close()
