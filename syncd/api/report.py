@@ -118,7 +118,7 @@ class ConsumerReport(msgspec.Struct, frozen=True):
     last_error: str | None
     failures: Count
     next_attempt_at: str | None
-    waiting: tuple[WaitingReport, ...]
+    waiting: tuple[WaitingReport, ...] = ()
 
 
 class ProviderReport(msgspec.Struct, frozen=True):
