@@ -189,7 +189,9 @@ class Backlog:
                 continue
             if lane.event is None:
                 self._wanted[key] = None
-        room = max(_FEW, min(self._max_batch * self._max_in_flight, max(self._max_batch, _PAGE)))
+        # whole batches, so that none is smaller than it could be
+        batches = max(min(self._max_in_flight, _PAGE // self._max_batch), _FEW // self._max_batch)
+        room = self._max_batch * max(1, batches)
         room = room if self.more and len(self._fresh) < room else 0
         return room, [slot for key in self._wanted for slot in sorted(self._lanes[key].slots)]
 
