@@ -7,7 +7,7 @@ happens at the limit depends on who the callers are:
   connection beyond it is refused. A share also bounds new connections in a second, so that a user
   who connects and closes in a loop costs next to nothing (and see `syncd.api.floods`). Users who
   may do everything have room that the others cannot take.
-- `Newest`, for probes, where everybody may connect: the newest connection is served and another
+- `Newest`, for probes, where every user may connect: the newest connection is served and another
   one is closed for it, an idle one first. The kubelet counts a refused probe as a failed one, and
   restarts a container for it.
 
@@ -174,7 +174,7 @@ class Newest:
     """Refuses nothing: at the limit, another connection is closed for the newest one.
 
     An idle one goes first, and among those one of the address that has the most, the oldest. So an
-    address with few connections (the kubelet's) keeps them, whatever another one does.
+    address with few connections (the kubelet's) keeps them, however many another one has.
 
     Args:
         most: Connections in total.

@@ -139,7 +139,7 @@ class Api:
     def _answer(
         self, request: Request, make: Callable[[Caller, View], Callable[[], bytes]]
     ) -> Answer:
-        """An answer that everybody shares who may see the same."""
+        """An answer that all callers share who may see the same."""
         caller = _caller(request)
         view = View(caller.grant)
 

@@ -81,7 +81,7 @@ class Floods:
         self._apply()
 
     def close(self) -> None:
-        """Denies nobody any longer."""
+        """Ends every denial."""
         if self._timer is not None:
             self._timer.cancel()
         if self._denied:

@@ -151,7 +151,7 @@ class SocketFile:
                 raise
 
     def remove(self) -> None:
-        """Removes the file, unless another one is in its place, and lets go of the directory."""
+        """Removes the file, unless another one is in its place, and closes the directory."""
         with contextlib.suppress(OSError):
             if self._in_place():
                 os.unlink(self._name, dir_fd=self._directory)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import yaml
@@ -58,7 +59,7 @@ class Scalar(str):
 
     Attributes:
         value: Its value by the core schema: a string, number or boolean, or None.
-        plain: Whether it is written without quotes and not as a block.
+        plain: Whether it is written without quotes, not as a block and not as `!!str`.
     """
 
     __slots__ = ("plain", "value")
@@ -99,13 +100,44 @@ def parse_json(text: bytes) -> Any:  # noqa: ANN401 - a tree of JSON values has 
 def parse_yaml(text: bytes, *, raw: bool = False) -> list[Any]:
     """Parses every document of a YAML stream, mappings as `Node`, with `raw` scalars as `Scalar`.
 
+    Only `raw` knows merge keys (`<<`): they belong to formats that Go's libraries read.
+
     Raises:
         TreeError: Not UTF-8 or not YAML; names line and column.
     """
-    try:
+    with _explained():
         return list(
             yaml.load_all(text.decode("utf-8-sig"), Loader=_RawLoader if raw else _CoreLoader)
         )
+
+
+def parse_first_yaml(text: bytes) -> tuple[list[Any], bool]:
+    """Parses the first document of a YAML stream, as Go's `yaml.Unmarshal` does.
+
+    What follows is not read, so that it need not even be YAML.
+
+    Returns:
+        The document with scalars as `Scalar`, or nothing where there is none; and whether another
+        one follows.
+
+    Raises:
+        TreeError: The first document is not UTF-8 or not YAML; names line and column.
+    """
+    with _explained():
+        loader = _RawLoader(text.decode("utf-8-sig"))
+        if not loader.check_data():  # type: ignore[no-untyped-call]
+            return [], False
+        document = loader.get_data()
+    try:
+        return [document], bool(loader.check_data())  # type: ignore[no-untyped-call]
+    except (yaml.YAMLError, TreeError, ValueError, OverflowError):  # as below
+        return [document], True
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise TreeError(f"not UTF-8 at byte {error.start}") from None
     except yaml.MarkedYAMLError as error:
@@ -248,7 +280,14 @@ for _tag, (_pattern, _first, _) in _SCALARS.items():
 
 
 class _RawLoader(_CoreLoader):
-    """The core loader, with every scalar kept as it is written."""
+    """The core loader with merge keys, and with every scalar kept as it is written."""
+
+    def compose_scalar_node(self, anchor: dict[Any, Any]) -> yaml.ScalarNode:
+        is_text = self.peek_event().tag == _TAG + "str"  # type: ignore[no-untyped-call]
+        node = super().compose_scalar_node(anchor)
+        if is_text and node.style is None:
+            node.style = "'"  # as good as quoted
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401, FBT001, FBT002 - PyYAML's signature
         value = super().construct_object(node, deep)
@@ -258,3 +297,21 @@ class _RawLoader(_CoreLoader):
         scalar.value = value
         scalar.plain = node.style is None
         return scalar
+
+
+def _construct_merged(loader: _RawLoader, node: yaml.Node) -> Node:
+    """A mapping with the keys that its merge key adds (https://yaml.org/type/merge.html)."""
+    merged = _construct_mapping(loader, node)
+    keys = [key for key, _ in node.value if key.value == "<<" and key.style is None]
+    if not keys:
+        return merged
+    value = merged.pop("<<")
+    for source in value if isinstance(value, list) else [value]:
+        if not isinstance(source, Node):
+            raise _refusal("a merge key takes a mapping or a list of mappings", keys[0])
+        for key, item in source.items():
+            merged.setdefault(key, item)
+    return merged
+
+
+_RawLoader.yaml_constructors = {**_CoreLoader.yaml_constructors, _TAG + "map": _construct_merged}

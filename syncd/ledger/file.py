@@ -57,7 +57,7 @@ def is_trusted(status: os.stat_result) -> bool:
 
 
 def _require_own(path: str) -> None:
-    """Refuses files that somebody else put there: SQLite would replay their log."""
+    """Refuses files that another user put there: SQLite would replay their log."""
     for suffix in _SUFFIXES:
         try:
             found = os.lstat(path + suffix)

@@ -303,13 +303,15 @@ class Reconciler:
         snapshot = unanswered(lane.members)
         lane.failed, lane.settled = snapshot.failed, False
         self._reporter.root(lane.path, lane.failed)
-        recorded = await self._use(
-            lane.path,
-            self._recorder.record,
-            lane.entries,
-            snapshot.observations,
-            time.monotonic(),
-        )
+        entries, now = lane.entries, time.monotonic()
+        try:
+            recorded = await self._use(
+                lane.path, self._recorder.record, entries, snapshot.observations, now
+            )
+        except StateError as error:
+            # it is shown all the same; another pass would only keep one more thread
+            self._fail(lane.path, error)
+            return
         if recorded is not None:
             self._committed(recorded)
             self._reporter.recorded(recorded)
@@ -395,12 +397,19 @@ class Reconciler:
 
     async def _probe(self) -> None:
         """Finds the roots that no longer answer long before their next rescan."""
+        held: list[Call[None]] = []
         while True:
             await anyio.sleep(_PROBE_INTERVAL)
+            held = [call for call in held if not call.done]
+            if len(held) == _SLOTS:
+                continue
             probe = Probe([lane for lane in self._lanes.values() if not lane.failed])
             call = Call(probe.run)
-            done = await call.wait(_PROBE_LIMIT)
-            for lane in probe.failed if done else [*probe.failed, *probe.left[:1]]:
+            suspects = probe.failed
+            if not await call.wait(_PROBE_LIMIT):
+                held.append(call)
+                suspects = [*probe.failed, *probe.left[:1]]
+            for lane in suspects:
                 lane.schedule.notify(_ANYWHERE)
 
     async def _use(

@@ -2,8 +2,10 @@
 
 Takes the same file that is applied to a cluster. What the API server would refuse is an error here
 (wrong types, values of parameters that are not strings); what it would prune or a provider ignore
-is a warning, because a key that does nothing was meant to do something. Each provider's own module
-decodes the parameters (`syncd.provision.vault.objects`, `syncd.provision.azure.objects`).
+is a warning, because a key that does nothing was meant to do something. What Go's libraries read
+alike is accepted everywhere: null is the same as no key, merge keys are resolved, a `kind: List` is
+its items, and of the documents in a string the first one counts. Each provider's own module decodes
+the parameters (`syncd.provision.vault.objects`, `syncd.provision.azure.objects`).
 
 Source: the CRD of secrets-store.csi.x-k8s.io, v1 and v1alpha1.
 """
@@ -20,14 +22,16 @@ import msgspec
 from syncd.core.decode import Problem, Text, decode, did_you_mean
 from syncd.core.findings import finding, key_path
 from syncd.core.payload import path_problem
-from syncd.core.tree import Node, Scalar, TreeError, parse_yaml
+from syncd.core.tree import Node, Scalar, TreeError, parse_first_yaml, parse_yaml
+from syncd.provision.yaml_v3 import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from syncd.core.findings import Finding
 
 API_GROUP = "secrets-store.csi.x-k8s.io"
+_LISTS = ("List", "SecretProviderClassList")
 PROVIDERS = ("azure", "openbao", "vault")
 ALL_PERMISSIONS = 0o777
 """No set-user-ID, set-group-ID or sticky bit is ever taken."""
@@ -44,7 +48,8 @@ class Report:
 
     Attributes:
         source: The manifest's file.
-        prefix: Which document of a file with several, such as `document 2: `; else empty.
+        prefix: Which document of a file or item of a list with several, such as `document 2: `;
+            else empty.
         findings: The findings so far.
     """
 
@@ -127,7 +132,7 @@ def decode_manifests(text: bytes, source: str) -> tuple[tuple[Manifest, ...], li
     """Reads every SecretProviderClass of a file.
 
     Args:
-        text: The file's content: YAML (or JSON), one or several documents.
+        text: The file's content: YAML (or JSON), one or several documents or lists of them.
         source: The file's path, for findings.
 
     Returns:
@@ -140,8 +145,8 @@ def decode_manifests(text: bytes, source: str) -> tuple[tuple[Manifest, ...], li
         report.error((), error.problem, "fix the YAML at that line", "manifest-malformed")
         return (), report.findings
     manifests = []
-    for number, tree in enumerate(documents, 1):
-        report.prefix = f"document {number}: " if len(documents) > 1 else ""
+    for prefix, tree in _flat(map(without_nulls, documents), "", "document"):
+        report.prefix = prefix
         manifest = _manifest(tree, report)
         if manifest is not None:
             manifests.append(manifest)
@@ -150,6 +155,32 @@ def decode_manifests(text: bytes, source: str) -> tuple[tuple[Manifest, ...], li
         hint = "add a document with kind: SecretProviderClass"
         report.error((), "contains no SecretProviderClass", hint, "manifest-malformed")
     return tuple(manifests), report.findings
+
+
+def _flat(trees: Iterable[Any], prefix: str, noun: str) -> Iterator[tuple[str, Any]]:
+    """Objects, and the items of lists as `kubectl get -o yaml` prints them, with their prefixes."""
+    numbered = list(trees)
+    for number, tree in enumerate(numbered, 1):
+        where = f"{prefix}{noun} {number}: " if len(numbered) > 1 else prefix
+        if isinstance(tree, Node) and tree.get("kind") in _LISTS and _is_items(tree.get("items")):
+            yield from _flat(tree.get("items", []), where, "item")
+        else:
+            yield where, tree
+
+
+def _is_items(items: object) -> bool:
+    return items is None or isinstance(items, list)
+
+
+def without_nulls(tree: Any) -> Any:  # noqa: ANN401 - a tree has no narrower type
+    """The tree without keys whose value is null: for Go's decoders the same as no key."""
+    if isinstance(tree, list):
+        return [without_nulls(item) for item in tree]
+    if not isinstance(tree, Node):
+        return tree
+    kept = Node([(key, without_nulls(item)) for key, item in tree.items() if not _empty(item)])
+    kept.duplicates = tree.duplicates
+    return kept
 
 
 def _empty(tree: object) -> bool:
@@ -244,7 +275,7 @@ def _parameters(spec: Node, report: Report) -> dict[str, str] | None:
 
 def _secret_objects(spec: Node, report: Report) -> None:
     tree = spec.get("secretObjects")
-    if tree is None or _empty(tree):
+    if tree is None:
         return
     before = len(report.findings)
     path: Path = ("spec", "secretObjects")
@@ -256,7 +287,7 @@ def _secret_objects(spec: Node, report: Report) -> None:
 
 
 def parse_block(text: str | None, path: Path, hint: str, report: Report) -> Any:  # noqa: ANN401 - a tree has no narrower type
-    """Parses the YAML document that a string of the manifest holds.
+    """Parses the first YAML document that a string of the manifest holds.
 
     Args:
         text: The string, or None where the manifest has none.
@@ -268,24 +299,26 @@ def parse_block(text: str | None, path: Path, hint: str, report: Report) -> Any:
         The tree, or None after an error.
     """
     try:
-        documents = parse_yaml((text or "").encode("utf-8", "replace"), raw=True)
+        document, more = parse_first_yaml((text or "").encode("utf-8", "replace"))
     except TreeError as error:
         report.error(path, error.problem, "fix the YAML in this block")
         return None
-    if len(documents) == 1:
-        return documents[0]
-    message = "holds several documents" if documents else "is empty"
-    report.error(path, "is missing" if text is None else message, hint)
-    return None
+    if not document:
+        report.error(path, "is missing" if text is None else "is empty", hint)
+        return None
+    if more:
+        message = "holds several documents, of which only the first one is used"
+        report.warn(path, message, "put everything into the first one, or remove the others")
+    return document[0]
 
 
 def without_unknown(tree: Any, path: Path, type_: type[msgspec.Struct], report: Report) -> Any:  # noqa: ANN401 - a tree has no narrower type
-    """One of `objects` without the keys that its structure does not have, each warned about."""
+    """One of `objects` without nulls, and without unknown keys, each of which is warned about."""
     if not isinstance(tree, Node):
         return tree
     known = [field.encode_name for field in msgspec.structs.fields(type_)]
     report.unknown(path, tree, known)
-    kept = Node([(key, value) for key, value in tree.items() if key in known])
+    kept = Node([(key, item) for key, item in tree.items() if key in known and not _empty(item)])
     kept.duplicates = [key for key in tree.duplicates if key in known]
     return kept
 
@@ -346,12 +379,12 @@ def octal_permission(text: str) -> int | None:
 def number_permission(scalar: Scalar) -> int | None:
     """Reads permission bits: without quotes as Go reads a number, with quotes in octal.
 
-    Go (`yaml.v3`, `strconv.ParseInt` with base 0) takes `0600` and `0o600` as octal, `0x180` as
-    hexadecimal and `384` as decimal. Returns None for anything else, and above 0777.
+    yaml.v3 takes `0600` and `0o600` as octal, `0x180` as hexadecimal and `384` as decimal. Returns
+    None for anything else, and above 0777.
     """
-    if not scalar.plain or re.fullmatch("0o[0-7]+|0[0-7]*", scalar):
+    if not scalar.plain:
         return octal_permission(scalar)
-    if not re.fullmatch("[1-9][0-9]{0,4}|0x[0-9a-fA-F]{1,4}", scalar):
+    mode = resolve(scalar)
+    if isinstance(mode, bool) or not isinstance(mode, int):
         return None
-    mode = int(scalar, 0)
-    return mode if mode <= ALL_PERMISSIONS else None
+    return mode if 0 <= mode <= ALL_PERMISSIONS else None

@@ -25,7 +25,7 @@ from syncd.core.address import is_plain_http
 from syncd.core.errors import RefusedError
 from syncd.core.findings import finding, json_path, key_path
 from syncd.provision.azure.cloud import find_cloud
-from syncd.provision.azure.objects import AzureClass, decode_azure
+from syncd.provision.azure.objects import CLUSTER_ONLY, AzureClass, decode_azure
 from syncd.provision.manifest import Report, check_paths, decode_manifests
 from syncd.provision.publish import IN_MEMORY, UNTRUSTED_REMEDIES, filesystem
 from syncd.provision.vault.objects import VaultClass, decode_vault
@@ -254,6 +254,10 @@ def _mismatches(entry: Provision, index: int, classes: Classes) -> Iterator[Find
             yield from _clear_text(entry, index, manifest, item)
             continue
         yield from _azure_mismatches(entry, index, item, mixed=mixed)
+        for key in () if isinstance(entry.auth, AzureAuth) else item.cluster_only:
+            where = manifest.prefix + key_path("spec", "parameters", key)
+            message = "works in a cluster only"
+            yield finding("manifest-invalid", entry.manifest, where, message, CLUSTER_ONLY[key])
         try:
             find_cloud(item.cloud, item.environment_file)
         except RefusedError as error:
@@ -269,10 +273,10 @@ def _azure_mismatches(
     if isinstance(entry.auth, VaultAuth) and not mixed:
         hint = f"use one of {_methods(AzureAuth)}"
         yield _problem((*where, "method"), "is not a login of Azure Key Vault", hint)
-    elif auth is None:
+    elif auth is None and not azure.cluster_only:
         hint = 'add auth, or useVMManagedIdentity: "true" to the manifest'
         yield _problem(where, "is missing: the manifest does not use a managed identity", hint)
-    elif not isinstance(auth, ManagedIdentity):
+    elif auth is not None and not isinstance(auth, ManagedIdentity):
         if not (auth.client_id or azure.client_id):
             hint = "set it, or clientID in the manifest"
             yield _problem((*where, "client_id"), "is missing", hint)

@@ -65,19 +65,24 @@ class Call(Generic[_T]):
 
     def __init__(self, function: Callable[[Unpack[_A]], _T], *arguments: *_A) -> None:
         self._loop = asyncio.get_running_loop()
-        self._done = anyio.Event()
+        self._returned = anyio.Event()
         self._future = start(function, *arguments)
         self._future.add_done_callback(self._notify)
 
     def _notify(self, _future: Future[_T]) -> None:
         with suppress(RuntimeError):  # the loop is closed, so nothing waits
-            self._loop.call_soon_threadsafe(self._done.set)
+            self._loop.call_soon_threadsafe(self._returned.set)
+
+    @property
+    def done(self) -> bool:
+        """Whether it has returned or raised."""
+        return self._future.done()
 
     async def wait(self, limit: float | None = None) -> bool:
         """Waits at most so many seconds; returns whether the call is done."""
         with anyio.move_on_after(limit):
-            await self._done.wait()
-        return self._future.done()
+            await self._returned.wait()
+        return self.done
 
     def result(self) -> _T:
         """What a call that is done returned; raises what it raised."""

@@ -151,7 +151,7 @@ def _make(at: int, name: str, prepare: Callable[[int], None] | None) -> None:
         finally:
             os.close(descriptor)
     except BaseException:
-        # half prepared, it would be taken for a directory that somebody made on purpose
+        # half prepared, it would be taken for a directory that a person made on purpose
         with contextlib.suppress(OSError):
             os.rmdir(name, dir_fd=at)
         raise

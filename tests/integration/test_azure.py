@@ -401,6 +401,31 @@ def self_signed(key: rsa.RSAPrivateKey) -> x509.Certificate:
             "the firewall of .* denies access .403.; allow this machine",
         ),
         (answer(403, "Forbidden", "SecretDisabled"), RefusedError, "app is disabled .403.; enable"),
+        (
+            answer(403, "Forbidden", "SecretNotYetValid"),
+            RefusedError,
+            "app is not valid yet .403.; wait until its activation date",
+        ),
+        (
+            answer(403, "Forbidden", "SecretExpired"),
+            RefusedError,
+            "app has expired .403.; create a new version",
+        ),
+        (
+            answer(403, "Forbidden", "ForbiddenByConnection"),
+            RefusedError,
+            "no access from public networks .403.; use its private endpoint, and check the DNS",
+        ),
+        (
+            answer(403, "Forbidden", "ForbiddenByPolicy"),
+            RefusedError,
+            "the access policies of .* .403.; give the identity the secret permission Get$",
+        ),
+        (
+            answer(403, "Forbidden"),
+            RefusedError,
+            "denies this identity access .403.; assign the role .*, and allow this machine's",
+        ),
         (answer(404, "SecretNotFound"), RefusedError, "has no secret app .404.; create it"),
         (
             answer(400, "BadParameter"),

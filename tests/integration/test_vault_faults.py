@@ -124,6 +124,31 @@ def test_only_a_get_is_tried_again(openbao: OpenBao, server: Receiver, fault: Re
     assert [request.method for request in server.requests] == ["POST"]
 
 
+@pytest.mark.parametrize("reply", [reply(204), answer(200, data=None, warnings=["w"])])
+def test_a_write_without_a_result_is_made_once(
+    openbao: OpenBao, server: Receiver, reply: Reply
+) -> None:
+    """It is refused, and later passes refuse it again without a request."""
+    provider = openbao.provider(
+        "- {objectName: f, secretPath: secret/data/a, method: PUT}",
+        address=server.url.rsplit("/", 1)[0],
+    )
+    server.script(*[reply] * 3)
+    for _ in range(2):
+        with pytest.raises(RefusedError, match=r"PUT secret/data/a is a write without a result"):
+            provider.fetch()
+    writes = [item for item in server.requests if item.method == "PUT"]
+    assert len(writes) == 1
+
+
+def test_a_read_without_content_is_refused(openbao: OpenBao, server: Receiver) -> None:
+    """No write is assumed."""
+    provider = make(openbao, server)
+    server.script(reply(204))
+    with pytest.raises(RefusedError, match=r"GET .* has no content \(204\); correct secretPath"):
+        provider.fetch()
+
+
 def test_not_implemented_is_not_tried_again(openbao: OpenBao, server: Receiver) -> None:
     """501: the server is not initialised, which time does not heal."""
     provider = make(openbao, server)

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from support.openbao import Clock, contents, vault_class
 
+from syncd.config.auth import TokenFile
 from syncd.core.errors import RefusedError
 from syncd.provision.manifest import decode_manifests
 from syncd.provision.publish import Publisher
@@ -174,6 +175,16 @@ def test_a_value_that_does_not_fit_is_named_without_being_shown(
     [
         ("secret/data/nothing", r"there is nothing at secret/data/nothing \(404\); write the"),
         ("secret/data/gone", r"the version at secret/data/gone is deleted \(404\); undelete"),
+        ("secret/data/gone?version=1", r"version 1 at secret/data/gone is deleted \(404\); undel"),
+        ("secret/data/gone?version=9", r"there is no version 9 at secret/data/gone \(404\); corr"),
+        (
+            "secret/data/torn",
+            r"the version at secret/data/torn is destroyed \(404\); write a new version$",
+        ),
+        (
+            "secret/data/torn?version=1",
+            r"version 1 at secret/data/torn is destroyed \(404\); write a new version, or correct",
+        ),
         ("nowhere/x", r"there is nothing at nowhere/x \(404\)"),
         ("sys/seal-status/x?list=true", r"\(404\)|\(405\)"),
     ],
@@ -182,9 +193,32 @@ def test_what_is_not_there_is_one_clear_line(openbao: OpenBao, path: str, says: 
     """A path that never was and a version that was deleted are told apart."""
     openbao.put("gone", k="v")
     openbao.ask("DELETE", "secret/data/gone")
+    openbao.put("torn", k="v")
+    openbao.ask("PUT", "secret/destroy/torn", {"versions": list(range(1, 20))})
     provider = openbao.provider(f"- {{objectName: f, secretPath: '{path}', secretKey: k}}")
     with pytest.raises(RefusedError, match=f"cannot read f: .*{says}"):
         provider.fetch()
+
+
+def test_a_path_without_data_is_named_under_a_policy_for_it(openbao: OpenBao) -> None:
+    """The policy allows `secret/data/app` alone, so that the server denies `secret/app`."""
+    openbao.put("plain/app", k="v")
+    openbao.policy("plain", 'path "secret/data/plain/app" { capabilities = ["read"] }')
+    token = openbao.write("auth/token/create", policies=["plain"])["auth"]["client_token"]
+    with open(f"{openbao.directory}/plain", "w") as file:
+        file.write(token)
+    auth = TokenFile(token_file=f"{openbao.directory}/plain")
+    for path, says in (
+        ("secret/plain/app", "secret/ is KV v2.*; write secretPath: secret/data/plain/app"),
+        ("secret/data/plain/other", "the policy denies GET .*; allow it in the login's policy"),
+        ("secret/metadata/plain/app", "the policy denies GET .*; allow it in the login's policy"),
+        ("nowhere/app", "the policy denies GET .*; allow it in the login's policy"),
+    ):
+        objects = f"- {{objectName: f, secretPath: {path}, secretKey: k}}"
+        with pytest.raises(RefusedError, match=f"cannot read f: .*{says}"):
+            openbao.provider(objects, auth).fetch()
+    with pytest.raises(RefusedError, match="write secretPath: secret/data/plain/app"):
+        openbao.provider("- {objectName: f, secretPath: secret/plain/app}").fetch()
 
 
 def test_the_first_error_ends_the_pass(openbao: OpenBao) -> None:

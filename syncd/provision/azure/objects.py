@@ -3,7 +3,8 @@
 Source: Azure/secrets-store-csi-driver-provider-azure 1.8, `pkg/provider`. Where syncd is stricter:
 names are checked against Key Vault's rule, an invalid permission is an error (upstream: mode 0),
 what would fail at the first mount is an error at the start, and what works in a cluster only is
-refused.
+refused, unless the configuration's `auth` decides. As upstream, white space around every value is
+dropped.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from syncd.provision.manifest import (
     parse_block,
     without_unknown,
 )
+from syncd.provision.yaml_v3 import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +57,7 @@ _PARAMETERS: Final = (
     "useAzureTokenProxy",
     "objects",
 )
-_CLUSTER_ONLY: Final = {
+CLUSTER_ONLY: Final = {
     "usePodIdentity": 'set useVMManagedIdentity: "true" instead',
     "useAzureTokenProxy": 'set useVMManagedIdentity: "true" instead, or auth in the configuration',
 }
@@ -66,6 +68,11 @@ _CLOUDS: Final = (
     "AzureGermanCloud",
     CUSTOM_CLOUD,
 )
+_CLOUD_ALIASES: Final = {
+    "AZURECLOUD": DEFAULT_CLOUD,
+    "AZUREUSGOVERNMENT": "AzureUSGovernmentCloud",
+}
+"""As `az cloud list` names them; go-autorest knows them too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +116,11 @@ class AzureClass:
         cloud: `cloudName`, in its usual spelling.
         environment_file: `cloudEnvFileName`, which describes a custom cloud, or None.
         tenant: `tenantID`, or empty.
+        tenant_key: How the manifest spells that, for messages.
         managed_identity: Whether to log in by the machine's identity (`useVMManagedIdentity`).
         assigned_identity: Client id of the user-assigned one; empty for the system-assigned one.
         client_id: `clientID` of a workload identity, or empty.
+        cluster_only: Which keys of `CLUSTER_ONLY` are true: errors, unless `auth` decides.
         objects: What to fetch, in order.
     """
 
@@ -119,9 +128,11 @@ class AzureClass:
     cloud: str
     environment_file: str | None
     tenant: str
+    tenant_key: str
     managed_identity: bool
     assigned_identity: str
     client_id: str
+    cluster_only: tuple[str, ...]
     objects: tuple[AzureObject, ...]
 
     @property
@@ -147,15 +158,13 @@ def decode_azure(manifest: Manifest) -> tuple[AzureClass | None, list[Finding]]:
     Returns:
         The class, or None where there is an error, and all findings.
     """
-    report, parameters = manifest.report(), manifest.parameters
+    report = manifest.report()
+    parameters = {key: value.strip() for key, value in manifest.parameters.items()}
     report.unknown(_PARAMETERS_PATH, parameters, _PARAMETERS)
     flags = {
         key: go_bool(parameters.get(key, ""), (*_PARAMETERS_PATH, key), report)
-        for key in ("useVMManagedIdentity", *_CLUSTER_ONLY)
+        for key in ("useVMManagedIdentity", *CLUSTER_ONLY)
     }
-    for key, hint in _CLUSTER_ONLY.items():
-        if flags[key]:
-            report.error((*_PARAMETERS_PATH, key), "works in a cluster only", hint)
     vault = parameters.get("keyvaultName", "")
     if not re.fullmatch("[-A-Za-z0-9]{3,24}", vault):
         message = "is not the name of a Key Vault" if vault else "is missing"
@@ -177,35 +186,45 @@ def decode_azure(manifest: Manifest) -> tuple[AzureClass | None, list[Finding]]:
         cloud=cloud,
         environment_file=file if cloud == CUSTOM_CLOUD else None,
         tenant=parameters.get("tenantID") or parameters.get("tenantId", ""),
+        tenant_key=_tenant_key(parameters),
         managed_identity=managed,
         assigned_identity=parameters.get("userAssignedIdentityID", "") if managed else "",
         client_id=parameters.get("clientID", ""),
+        cluster_only=tuple(key for key in CLUSTER_ONLY if flags[key]),
         objects=objects,
     )
     return azure_class, report.findings
 
 
+def _tenant_key(parameters: Mapping[str, str]) -> str:
+    return (
+        "tenantId" if parameters.get("tenantId") and not parameters.get("tenantID") else "tenantID"
+    )
+
+
 def _check_identity(parameters: Mapping[str, str], report: Report, *, managed: bool) -> None:
     upper, lower = parameters.get("tenantID", ""), parameters.get("tenantId", "")
     if upper and lower and upper != lower:
-        report.error((*_PARAMETERS_PATH, "tenantId"), "contradicts tenantID", "keep one of them")
+        message = "does nothing beside tenantID, which differs"
+        report.warn((*_PARAMETERS_PATH, "tenantId"), message, "keep one of them")
     if not managed and not re.fullmatch("[-.0-9A-Za-z]*", upper or lower):
         hint = "write the tenant's id or domain"
-        report.error((*_PARAMETERS_PATH, "tenantID"), "is not a tenant", hint)
+        report.error((*_PARAMETERS_PATH, _tenant_key(parameters)), "is not a tenant", hint)
     if parameters.get("userAssignedIdentityID") and not managed:
         hint = 'set useVMManagedIdentity: "true", or remove it'
         where = (*_PARAMETERS_PATH, "userAssignedIdentityID")
         report.warn(where, "does nothing without useVMManagedIdentity", hint)
     if parameters.get("clientID") and managed:
-        hint = "keep one of them: clientID is for a workload identity"
-        report.error((*_PARAMETERS_PATH, "clientID"), "contradicts useVMManagedIdentity", hint)
+        hint = "remove it: it is for a workload identity"
+        message = "does nothing beside useVMManagedIdentity"
+        report.warn((*_PARAMETERS_PATH, "clientID"), message, hint)
 
 
 def _cloud(text: str, report: Report) -> str:
     """The usual spelling of a cloud's name; go-autorest ignores case."""
     if not text:
         return DEFAULT_CLOUD
-    found = {name.upper(): name for name in _CLOUDS}.get(text.upper())
+    found = ({name.upper(): name for name in _CLOUDS} | _CLOUD_ALIASES).get(text.upper())
     if found is None:
         hint = "use one of " + ", ".join(_CLOUDS)
         report.error((*_PARAMETERS_PATH, "cloudName"), "is not a known cloud", hint)
@@ -240,10 +259,15 @@ def _objects(text: str | None, report: Report) -> tuple[AzureObject, ...]:
 
 def _object(tree: Any, path: Path, report: Report) -> AzureObject | None:  # noqa: ANN401 - a tree
     tree = without_unknown(tree, path, _Object, report)
+    history = tree.get("objectVersionHistory") if isinstance(tree, Node) else None
+    if isinstance(history, Scalar) and isinstance(number := resolve(history), int):
+        tree["objectVersionHistory"] = str(number)  # such as `0x2`
     fields, problems = decode(tree, _Object)
     report.problems(path, problems)
     if fields is None:
         return None
+    trimmed = {key: Text(value.strip()) for key, value in msgspec.structs.asdict(fields).items()}
+    fields = msgspec.structs.replace(fields, **trimmed)
     if not re.fullmatch("[0-9A-Za-z-]{1,127}", fields.object_name):
         message = "is not the name of an object" if fields.object_name else "is missing"
         hint = "use 1 to 127 letters, digits and -, as Key Vault does"

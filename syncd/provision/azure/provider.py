@@ -28,6 +28,7 @@ from azure.core.exceptions import (
     ResourceNotFoundError,
 )
 
+from syncd.config.auth import ManagedIdentity
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.payload import File, Payload, decode_value
 from syncd.net.reasons import parse_retry_after
@@ -99,7 +100,7 @@ class AzureProvider:
         self._login = open_login(
             auth,
             azure.tenant,
-            azure.assigned_identity or azure.client_id,
+            _manifest_identity(azure, auth),
             transport=Transport(authority, trust, self._interruption),
             authority=authority,
         )
@@ -285,7 +286,9 @@ class AzureProvider:
             remedy = "create it, or correct objectName, objectType or objectVersion"
             _refuse(wanted, problem, remedy)
         if status == HTTPStatus.UNAUTHORIZED:
-            remedy = "check tenantID, and that the identity is in the vault's tenant"
+            remedy = (
+                f"check {self._azure.tenant_key}, and that the identity is in the vault's tenant"
+            )
             _refuse(wanted, f"{self._url} rejects the token (401)", remedy)
         if status == HTTPStatus.FORBIDDEN:
             self._forbidden(code, wanted)
@@ -296,16 +299,40 @@ class AzureProvider:
         _refuse(wanted, f"{self._url} rejects the request ({reason})", remedy)
 
     def _forbidden(self, code: str, wanted: AzureObject) -> NoReturn:
+        """Explains a 403 by its inner code (Azure Key Vault, "REST API error codes")."""
         if code.endswith("Disabled"):
             problem = f"{wanted.name} is disabled (403)"
             remedy = "enable it, or create a new version"
+        elif code.endswith("NotYetValid"):
+            problem = f"{wanted.name} is not valid yet (403)"
+            remedy = "wait until its activation date, or correct the date"
+        elif code.endswith("Expired"):
+            problem = f"{wanted.name} has expired (403)"
+            remedy = "create a new version, or correct its expiration date"
+        elif code == "ForbiddenByConnection":
+            problem = f"{self._url} allows no access from public networks (403)"
+            remedy = "use its private endpoint, and check the DNS zone that resolves its name"
+        elif code in ("ForbiddenByPolicy", "AccessDenied"):
+            problem = f"the access policies of {self._url} deny this identity access (403)"
+            noun = "certificate" if wanted.kind == "cert" else wanted.kind
+            right = "Get and List" if wanted.history else "Get"
+            remedy = f"give the identity the {noun} permission {right}"
         elif code == "ForbiddenByFirewall":
             problem = f"the firewall of {self._url} denies access (403)"
             remedy = "allow this machine's address or network"
         else:
             problem = f"{self._url} denies this identity access (403)"
             remedy = f"assign the role {_ROLES[wanted.kind]} to the identity"
+            if code != "ForbiddenByRbac":  # it does not say whether the role or the network denies
+                remedy += ", and allow this machine's network"
         _refuse(wanted, problem, remedy)
+
+
+def _manifest_identity(azure: AzureClass, auth: AzureAuth) -> str:
+    """The client id of the manifest that fits the login; `clientID` is a workload identity's."""
+    if isinstance(auth, ManagedIdentity) and azure.managed_identity:
+        return azure.assigned_identity
+    return azure.assigned_identity or azure.client_id
 
 
 def _client_type(kind: str) -> Any:  # noqa: ANN401 - one of three types

@@ -2,7 +2,8 @@
 
 Sources: hashicorp/vault-csi-provider 1.7 and openbao/openbao-csi-provider, `internal/config`. Where
 syncd is stricter: unknown keys are warned about, and an invalid permission or encoding, which
-upstream notices at the first mount, is an error at the start.
+upstream notices at the first mount, is an error at the start. As upstream, nothing is trimmed:
+white space within quotes is part of a name.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import msgspec
 
 from syncd.core.decode import Text, decode
 from syncd.core.payload import DEFAULT_MODE, ENCODINGS
-from syncd.core.tree import Scalar
+from syncd.core.tree import Node, Scalar
 from syncd.provision.manifest import (
     Path,
     check_paths,
@@ -27,6 +28,7 @@ from syncd.provision.manifest import (
     parse_block,
     without_unknown,
 )
+from syncd.provision.yaml_v3 import NotJsonError, json_value
 
 if TYPE_CHECKING:
     from syncd.core.findings import Finding
@@ -130,9 +132,10 @@ class _Object(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields
     secret_path: Text = Text()
     secret_key: Text = Text()
     method: Text = Text()
-    secret_args: dict[str, Any] | None = None
     encoding: Text = Text()
-    file_permission: Any = None  # taken out before decoding, which would lose quotes and base
+    # taken out before decoding, which would lose quotes and base
+    secret_args: Any = None
+    file_permission: Any = None
 
 
 class _Parameters:
@@ -254,9 +257,11 @@ def _objects(text: str | None, report: Report) -> tuple[VaultObject, ...]:
 
 def _object(tree: Any, path: Path, report: Report) -> VaultObject | None:  # noqa: ANN401 - a tree
     tree = without_unknown(tree, path, _Object, report)
-    mode = DEFAULT_MODE
+    mode, arguments = DEFAULT_MODE, None
     if isinstance(tree, dict) and "filePermission" in tree:
         mode = _mode(tree.pop("filePermission"), (*path, "filePermission"), report)
+    if isinstance(tree, dict) and "secretArgs" in tree:
+        arguments = _arguments(tree.pop("secretArgs"), (*path, "secretArgs"), report)
     fields, problems = decode(tree, _Object)
     report.problems(path, problems)
     if fields is None:
@@ -273,17 +278,38 @@ def _object(tree: Any, path: Path, report: Report) -> VaultObject | None:  # noq
     if not (method.isascii() and method.isalpha()):
         report.error((*path, "method"), "is not an HTTP method", "use GET, POST or PUT")
     where, _, query = fields.secret_path.partition("?")
-    arguments = fields.secret_args
     return VaultObject(
         path=str(fields.object_name),
         secret_path=where.lstrip("/").removeprefix("v1/").lstrip("/"),
         query=query,
         key=str(fields.secret_key),
         method=method,
-        arguments=None if arguments is None else json.dumps(arguments, sort_keys=True),
+        arguments=arguments,
         mode=mode,
         encoding=encoding,
     )
+
+
+def _arguments(tree: object, path: Path, report: Report) -> str | None:
+    """The JSON of `secretArgs`, scalars as yaml.v3 reads them."""
+    if not isinstance(tree, Node):
+        report.error(path, "must be a mapping", "write key: value")
+        return None
+    _check_duplicates(tree, path, report)
+    try:
+        return json.dumps(json_value(tree), sort_keys=True)
+    except NotJsonError:
+        report.error(path, "holds infinity or not a number", "write a number, or put it in quotes")
+        return None
+
+
+def _check_duplicates(tree: object, path: Path, report: Report) -> None:
+    if isinstance(tree, Node):
+        report.duplicates(path, tree)
+    if isinstance(tree, Node | list):
+        items = tree.items() if isinstance(tree, Node) else enumerate(tree)
+        for key, item in items:
+            _check_duplicates(item, (*path, key), report)
 
 
 def _mode(value: object, path: Path, report: Report) -> int:

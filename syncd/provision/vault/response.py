@@ -2,13 +2,12 @@
 
 The bytes are the same as upstream's (hashicorp/vault-csi-provider, `internal/provider`), so that
 moving from the CSI driver to syncd changes no secret: a string verbatim, anything else as Go's
-`encoding/json` writes it (compact, keys sorted, numbers as received, `<`, `>`, `&` escaped).
+`encoding/json` writes it (`syncd.provision.vault.secret_json`).
 """
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,20 +15,12 @@ import msgspec
 
 from syncd.core.errors import RefusedError, SyncdError
 from syncd.core.payload import File, decode_value
+from syncd.provision.vault.secret_json import SECRET_FIELDS, ShapeError, go_json, whole_secret
 
 if TYPE_CHECKING:
     from syncd.provision.vault.objects import VaultObject
 
 Tree = dict[str, Any]
-_WHOLE = ("request_id", "lease_id", "lease_duration", "renewable", "data", "warnings")
-_WHOLE_IF_SET = ("auth", "wrap_info")
-_GO_ESCAPES = {
-    "<": "\\u003c",
-    ">": "\\u003e",
-    "&": "\\u0026",
-    "\u2028": "\\u2028",
-    "\u2029": "\\u2029",
-}
 _VOLATILE = frozenset(["request_id"])
 
 
@@ -48,6 +39,13 @@ class Response:
         """The `data` of the response, or None."""
         data = self.tree.get("data")
         return data if isinstance(data, dict) else None
+
+    @property
+    def content(self) -> Tree | None:
+        """What upstream takes for `data`: the body itself where no field of a response is set."""
+        if self.tree.keys() & {*SECRET_FIELDS, "errors"}:
+            return self.data
+        return self.tree or None
 
     def text(self, *path: str) -> str:
         """The string at a path of keys; empty for anything else."""
@@ -96,24 +94,38 @@ def is_gone(response: Response) -> bool:
     return isinstance(metadata, dict) and "version" in metadata
 
 
+def is_destroyed(response: Response) -> bool:
+    """Whether the version that `is_gone` cannot be undeleted."""
+    return response.flag("data", "metadata", "destroyed")
+
+
 def to_file(response: Response, wanted: VaultObject) -> File:
     """Makes an object's file of the response to its request.
 
     Raises:
         RefusedError: The key is missing or the value cannot be decoded; names the object.
     """
-    if response.data is None:
+    data = response.content
+    if data is None:
         _refuse(wanted, "the response has no data", "check secretPath and method")
     try:
         if not wanted.key:
-            return File(wanted.path, _whole(response.tree), wanted.mode, _VOLATILE)
-        inner = response.data.get("data")
-        values = inner if isinstance(inner, dict) else response.data
+            return File(
+                wanted.path, whole_secret({**response.tree, "data": data}), wanted.mode, _VOLATILE
+            )
+        inner = data.get("data")
+        values = inner if isinstance(inner, dict) else data
         if wanted.key not in values:
             message = f"there is no key {wanted.key!r} at {wanted.secret_path}"
             _refuse(wanted, message, "write the key there, or correct secretKey")
         value = values[wanted.key]
-        content = value.encode() if isinstance(value, str) else _go_json(value)
+        content = value.encode() if isinstance(value, str) else go_json(value)
+    except ShapeError as error:
+        _refuse(
+            wanted,
+            f"{error} of the response is not as Vault sends it",
+            "check secretPath, or set secretKey",
+        )
     except UnicodeEncodeError:
         _refuse(
             wanted, "the value is not valid Unicode", "store it in base64 and set encoding: base64"
@@ -132,18 +144,6 @@ def _decoded(content: bytes, wanted: VaultObject) -> bytes:
 
 def _refuse(wanted: VaultObject, message: str, remedy: str) -> NoReturn:
     raise RefusedError(f"cannot read {wanted.path}: {message}", remedy) from None
-
-
-def _whole(tree: Tree) -> bytes:
-    """The response as upstream writes it: the fields of Go's `api.Secret`, in their order."""
-    keys = [*_WHOLE, *(key for key in _WHOLE_IF_SET if tree.get(key) is not None)]
-    members = (b'"%s":%s' % (key.encode(), _go_json(tree.get(key))) for key in keys)
-    return b"{" + b",".join(members) + b"}"
-
-
-def _go_json(value: object) -> bytes:
-    text = msgspec.json.encode(value, order="deterministic").decode()
-    return re.sub("[<>&\u2028\u2029]", lambda found: _GO_ESCAPES[found[0]], text).encode()
 
 
 def _as_written(text: str) -> msgspec.Raw:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from syncd.core.tree import LARGEST_JSON, Node, Scalar, TreeError, parse_json, parse_yaml, values
+from syncd.core.tree import (
+    LARGEST_JSON,
+    Node,
+    Scalar,
+    TreeError,
+    parse_first_yaml,
+    parse_json,
+    parse_yaml,
+    values,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,6 +133,68 @@ class TestYaml:
         (tree,) = parse_yaml(b"a: &x {b: 1}\nc: *x\n<<: *x\n")
         assert tree == {"a": {"b": 1}, "c": {"b": 1}, "<<": {"b": 1}}
 
+    @pytest.mark.parametrize(
+        ("written", "expected"),
+        [
+            ("<<: *x", {"a": 1, "b": 2}),
+            ("{<<: *x, b: 5}", {"b": 5, "a": 1}),
+            ("{b: ~, <<: *x}", {"b": None, "a": 1}),
+            ("{<<: [*x, *y]}", {"a": 1, "b": 2, "c": 4}),
+            ("{<<: [*y, {d: 1}]}", {"b": 3, "c": 4, "d": 1}),
+            ("{<<: {d: 1}}", {"d": 1}),
+            ("{'<<': 1}", {"<<": 1}),
+            ("{c: {<<: *x}}", {"c": {"a": 1, "b": 2}}),
+        ],
+    )
+    def test_raw_mappings_have_merge_keys(self, written: str, expected: object) -> None:
+        """A key that is written, also as null, precedes merged ones, and these each other."""
+        text = f"- &x {{a: 1, b: 2}}\n- &y {{b: 3, c: 4}}\n- {written}\n"
+        (tree,) = parse_yaml(text.encode(), raw=True)
+        assert values(tree[2]) == expected
+
+    def test_two_merge_keys_are_a_duplicate(self) -> None:
+        """As any other key that is written twice."""
+        (tree,) = parse_yaml(b"{<<: {a: 1}, <<: {b: 1}}", raw=True)
+        assert tree.duplicates == ["<<"]
+
+    @pytest.mark.parametrize("value", ["x", "~", "[x]", "[[{a: 1}]]"])
+    def test_a_merge_key_takes_mappings_only(self, value: str) -> None:
+        """Said with its place."""
+        with pytest.raises(TreeError, match="at line 1 column 1: a merge key takes a mapping"):
+            parse_yaml(f"<<: {value}".encode(), raw=True)
+
+    def test_text_by_tag_is_as_good_as_quoted(self) -> None:
+        """`!!str 07` is not a number."""
+        (tree,) = parse_yaml(b"[!!str 07, 07, !!str '07']", raw=True)
+        assert [(item.value, item.plain) for item in tree] == [
+            ("07", False),
+            (7, True),
+            ("07", False),
+        ]
+
+    @pytest.mark.parametrize(
+        ("text", "first", "more"),
+        [
+            (b"", [], False),
+            (b"# nothing", [], False),
+            (b"a", ["a"], False),
+            (b"---\na\n...\n", ["a"], False),
+            (b"---\n---\na", [""], True),
+            (b"a\n---\nb", ["a"], True),
+            (b"a\n---\n[", ["a"], True),
+            (b"a\n...\n@", ["a"], True),
+            (b"a\n...\n%YAML 1." + b"9" * 5000 + b"\n---\n", ["a"], True),
+        ],
+    )
+    def test_the_first_document_alone(self, text: bytes, first: list[object], more: bool) -> None:
+        """What follows is not read, but noticed."""
+        assert parse_first_yaml(text) == (first, more)
+
+    def test_the_first_document_must_be_yaml(self) -> None:
+        """As for all of them."""
+        with pytest.raises(TreeError, match="not valid YAML at line 1"):
+            parse_first_yaml(b"[")
+
     def test_every_document_is_parsed(self) -> None:
         """A stream gives one tree per document; an empty one gives none."""
         assert parse_yaml(b"a: 1\n---\n- b\n") == [{"a": 1}, ["b"]]
@@ -188,7 +259,8 @@ def _refusal(parse: Callable[[bytes], object], text: bytes) -> str:
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_parsed_or_refused(data: bytes) -> None:
     """No input makes a parser raise anything but TreeError, on one line."""
-    for parse in (parse_json, parse_yaml, lambda text: parse_yaml(text, raw=True)):
+    raw = (parse_first_yaml, lambda text: parse_yaml(text, raw=True))
+    for parse in (parse_json, parse_yaml, *raw):
         assert "\n" not in _refusal(parse, data)
 
 

@@ -23,6 +23,7 @@ from syncd.ledger.state_dir import StateDir
 from syncd.mount import reconcile, watch
 from syncd.mount.reconcile import Reconciler
 from syncd.mount.root_scan import RootScan
+from syncd.mount.snapshot import Snapshot
 from syncd.mount.vault_config_file import VaultConfigFile
 from syncd.telemetry.metrics import Metrics
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
     from syncd.core.events import Commit, Event
-    from syncd.mount.snapshot import Snapshot
 
 
 class Bench(World):
@@ -453,3 +453,39 @@ async def test_a_scan_for_an_older_vault_config_is_void(
         assert await bench.wait(1) == [("a", "modified")]
         expected = reconciler._reader.fingerprint("a", b"new place")
         assert reconciler.inventory["a"].version == expected
+
+
+async def test_a_root_and_a_ledger_that_fail_together_keep_one_thread(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass that is held is not begun again, although what it means cannot be recorded."""
+    await bench.swap(a=b"1")
+    bench.map("a")
+    held, scans = threading.Event(), 0
+    async with bench.running() as reconciler:
+        await until(lambda: bench.mount in reconciler.watcher._armed)
+
+        def hang(scan: RootScan) -> Snapshot:
+            nonlocal scans
+            scans += 1
+            held.wait(DEADLINE)
+            return Snapshot()
+
+        def full(*_: Any) -> list[Event]:
+            raise StateError("cannot use the ledger: full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(reconcile, "LIMIT", 0.05)
+            patched.setattr(RootScan, "run", hang)
+            patched.setattr(bench.ledger, "record", full)
+            await bench.swap(a=b"2")
+            await until(lambda: reconciler.unreadable)
+            await until(lambda: reconciler.failure is not None)
+            bench.map("a", "none")  # one more thing that cannot be recorded, and is tried again
+            await until(lambda: "none" in reconciler.vault_config.entries)
+            await bench.swap(a=b"3")
+            assert scans == 1
+        held.set()
+        await until(
+            lambda: reconciler.inventory["a"].version == reconciler._reader.fingerprint("a", b"3")
+        )

@@ -88,7 +88,6 @@ SECRET_OBJECTS = "  secretObjects: {}\n  parameters:"
         ("  provider: vault\n", "", "error spec.provider: is missing; use one of azure, openbao"),
         ('"app"', "5", "error spec.parameters.roleName: must be a string; put quotes around it"),
         ('"app"', "true", "error spec.parameters.roleName: must be a string; put quotes"),
-        ('"app"', "", "error spec.parameters.roleName: must be a string; put quotes"),
         ('"app"', "0o644", "error spec.parameters.roleName: must be a string"),
         ('"app"', "1.5", "error spec.parameters.roleName: must be a string"),
         ('"[]"', "[{a: b}]", "error spec.parameters.objects: must be a string; write objects: |"),
@@ -165,6 +164,46 @@ def test_several_documents() -> None:
     assert [manifest.prefix for manifest in manifests] == ["document 2: "]
     assert findings[0].startswith("warning document 1: kind: is not SecretProviderClass, so")
     assert findings[1].startswith("error document 3: spec.parameters.roleName: must be a string")
+
+
+def test_a_list_is_its_items() -> None:
+    """As `kubectl get -o yaml` prints them, of one kind or of several, located by number."""
+
+    def items(*objects: str) -> str:
+        lines = [f"- {item}".replace("\n", "\n  ").rstrip() for item in objects]
+        return "\n".join(
+            ["apiVersion: v1", "kind: List", "metadata: {resourceVersion: ''}", "items:", *lines]
+        )
+
+    (manifest,), findings = decode(items(GOOD))
+    assert (manifest.name, manifest.prefix, findings) == ("app", "", [])
+    account = "apiVersion: v1\nkind: ServiceAccount\n"
+    bad = GOOD.replace('"app"', "5")
+    manifests, findings = decode(items(account, GOOD, bad) + "\n---\n" + GOOD)
+    prefixes = ["document 1: item 2: ", "document 2: "]
+    assert [manifest.prefix for manifest in manifests] == prefixes
+    assert findings[0].startswith("warning document 1: item 1: kind: is not SecretProviderClass")
+    assert findings[1].startswith("error document 1: item 3: spec.parameters.roleName: must be")
+    for empty in ("items: []", "items:"):
+        _, (finding,) = decode(f"apiVersion: v1\nkind: List\n{empty}\n")
+        assert finding.startswith("error : contains no SecretProviderClass")
+
+
+@pytest.mark.parametrize("key", ["metadata", "status", "secretObjects"])
+def test_null_is_the_same_as_no_key(key: str) -> None:
+    """For every key that can be left out, also below `secretObjects`."""
+    text = GOOD.replace("metadata:\n  name: app\n", "")
+    text = text.replace("spec:", f"spec:\n  {key}:" if key == "secretObjects" else f"{key}:\nspec:")
+    (_,), findings = decode(text)
+    assert not findings
+
+
+def test_merge_keys_of_a_manifest() -> None:
+    """kubectl resolves them, too."""
+    text = GOOD.replace("  parameters:\n", "  parameters:\n    <<: {audience: x, roleName: y}\n")
+    (manifest,), findings = decode(text)
+    assert not findings
+    assert manifest.parameters == {"roleName": "app", "audience": "x", "objects": "[]"}
 
 
 def test_a_manifest_without_a_name_is_called_after_its_file() -> None:

@@ -196,6 +196,18 @@ def test_the_login_has_to_fit_azure_s_manifest(
     assert all(part in line for line, part in zip(found, expected, strict=True)), found
 
 
+@pytest.mark.parametrize("key", ["usePodIdentity", "useAzureTokenProxy"])
+def test_what_works_in_a_cluster_only_needs_the_entry_s_own_login(tmp_path: Path, key: str) -> None:
+    """The manifest of a cluster is taken as it is where `auth` decides; also with the identity."""
+    text = AZURE.replace("kv-1", f'kv-1\n    {key}: "true"')
+    path = manifest(tmp_path, "kv", text)
+    assert messages(entry(tmp_path, manifest=path, auth=ManagedIdentity())) == []
+    alone = [f"spec.parameters.{key}: works in a cluster only"]
+    assert messages(entry(tmp_path, manifest=path, auth=None)) == alone
+    path = manifest(tmp_path, "kv", text.replace("kv-1", 'kv-1\n    useVMManagedIdentity: "true"'))
+    assert messages(entry(tmp_path, manifest=path, auth=None)) == alone
+
+
 def test_files_of_two_documents_must_not_collide(tmp_path: Path) -> None:
     """They share the target."""
     text = "---\n".join(MANIFEST.replace("NAME", n).replace("OBJECT", "a") for n in ("a", "b"))

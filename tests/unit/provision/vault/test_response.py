@@ -64,19 +64,104 @@ def test_the_root_is_the_inner_data_if_that_is_a_map(data: dict[str, Any], expec
     assert value(json.dumps({"data": data})) == expected
 
 
+# The shape that HashiCorp Vault sends and api.Secret (v1.23) writes; OpenBao has no mount_type.
+SENT = {
+    "x": 1,
+    "mount_type": "kv",
+    "data": {"b": 1.50, "a": "<"},
+    "request_id": "r",
+    "wrap_info": None,
+    "auth": None,
+}
+
+
 def test_the_whole_response_has_upstream_s_fields_in_upstream_s_order() -> None:
-    """What is not in `api.Secret` is left out; `auth` and `wrap_info` only where set."""
-    body = {
-        "x": 1,
-        "data": {"b": 1, "a": 2},
-        "request_id": "r",
-        "wrap_info": None,
-        "auth": {"t": 1},
-    }
-    assert value(json.dumps(body), key="") == (
-        b'{"request_id":"r","lease_id":null,"lease_duration":null,"renewable":null,'
-        b'"data":{"a":2,"b":1},"warnings":null,"auth":{"t":1}}'
+    """Zero values where nothing was sent; what is not in `api.Secret` is left out."""
+    assert value(json.dumps(SENT), key="") == (
+        b'{"request_id":"r","lease_id":"","lease_duration":0,"renewable":false,'
+        b'"data":{"a":"\\u003c","b":1.5},"warnings":null,"mount_type":"kv"}'
     )
+
+
+AUTH = (
+    b'"client_token":"t","accessor":"","policies":["a"],"token_policies":null,'
+    b'"identity_policies":[],"metadata":{"a":"1","b":""},"orphan":true,"entity_id":"",'
+    b'"lease_duration":60,"renewable":false,"mfa_requirement":'
+)
+METHOD = {"type": "totp", "id": "m", "uses_passcode": True, "other": 1}
+
+
+@pytest.mark.parametrize(
+    ("field", "sent", "expected"),
+    [
+        ("warnings", ["w", None], b'"warnings":["w",""]'),
+        ("warnings", [], b'"warnings":[]'),
+        ("lease_duration", -5, b'"lease_duration":-5'),
+        ("mount_type", "", b'"warnings":null}'),
+        (
+            "auth",
+            {
+                "metadata": {"b": None, "a": "1"},
+                "client_token": "t",
+                "policies": ["a"],
+                "identity_policies": [],
+                "orphan": True,
+                "lease_duration": 60,
+                "x": 1,
+            },
+            b'"auth":{' + AUTH + b"null}",
+        ),
+        (
+            "auth",
+            {"mfa_requirement": {"mfa_constraints": {"c": {"any": [METHOD]}, "b": None}}},
+            (
+                b'"mfa_requirement":{"mfa_constraints":{"b":null,"c":{"any":'
+                b'[{"type":"totp","id":"m","uses_passcode":true}]}}}'
+            ),
+        ),
+        (
+            "wrap_info",
+            {"token": "t", "ttl": 60, "creation_time": "2026-01-02T03:04:05.120+00:00"},
+            (
+                b'"wrap_info":{"token":"t","accessor":"","ttl":60,'
+                b'"creation_time":"2026-01-02T03:04:05.12Z","creation_path":"","wrapped_accessor":""}'
+            ),
+        ),
+        ("wrap_info", {}, b'"creation_time":"0001-01-01T00:00:00Z"'),
+    ],
+)
+def test_structures_within_the_whole_response(field: str, sent: object, expected: bytes) -> None:
+    """Each as Go's encoder writes the decoded structure."""
+    assert expected in value(json.dumps(SENT | {"mount_type": None, field: sent}), key="")
+
+
+@pytest.mark.parametrize(
+    ("field", "sent", "path"),
+    [
+        ("lease_id", 5, "lease_id"),
+        ("lease_duration", 1.5, "lease_duration"),
+        ("lease_duration", "CANARY", "lease_duration"),
+        ("renewable", "true", "renewable"),
+        ("warnings", "CANARY", "warnings"),
+        ("auth", {"metadata": ["CANARY"]}, "auth.metadata"),
+        ("wrap_info", {"creation_time": "CANARY"}, "wrap_info.creation_time"),
+        ("auth", [], "auth"),
+    ],
+)
+def test_a_field_of_another_type_is_refused(field: str, sent: object, path: str) -> None:
+    """Go's decoder refuses it, too; the message names the field."""
+    says = f"cannot read f: {path} of the response is not as Vault sends it; check secretPath"
+    with pytest.raises(RefusedError, match=says) as caught:
+        value(json.dumps(SENT | {field: sent}), key="")
+    assert "CANARY" not in str(caught.value)
+
+
+def test_a_body_without_any_field_of_a_response_is_its_data() -> None:
+    """As `api.ParseSecret` has it, for `sys/seal-status` and the like."""
+    assert value('{"sealed": false}', key="sealed") == b"false"
+    assert b'"data":{"sealed":false}' in value('{"sealed": false}', key="")
+    with pytest.raises(RefusedError, match="the response has no data"):
+        value('{"errors": [], "sealed": false}', key="sealed")
 
 
 @pytest.mark.parametrize(
