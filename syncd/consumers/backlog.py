@@ -106,7 +106,7 @@ class Backlog:
         rng: Source of the jitter.
 
     Attributes:
-        cursor: The ledger's sequence up to which events were taken.
+        cursor: The ledger's sequence up to which every event is known.
         more: Whether the ledger may hold more behind the cursor.
         generation: Changes when the cursor goes back, so that what was read by then is outdated.
         in_flight: Batches that are being delivered.
@@ -195,9 +195,38 @@ class Backlog:
         room = room if self.more and len(self._fresh) < room else 0
         return room, [slot for key in self._wanted for slot in sorted(self._lanes[key].slots)]
 
-    def take(self, events: Sequence[Event], limit: int) -> None:
-        """Adds events from behind the cursor, of which `limit` were asked for."""
+    def take(self, events: Sequence[Event], limit: int, newest: int) -> None:
+        """Adds events from behind the cursor.
+
+        Args:
+            events: In the order of their sequences.
+            limit: How many were asked for.
+            newest: The ledger's last sequence, before they were read.
+        """
         self.more = len(events) == limit
+        self._add(events)
+        if not self.more:
+            self.cursor = max(self.cursor, newest)
+
+    def offer(self, events: Sequence[Event], first: int, last: int) -> bool:
+        """Adds what was just committed, without a look at the ledger, where that is safe.
+
+        It is where the mailbox was empty, and nothing else was committed since the last look.
+
+        Args:
+            events: What the consumer may see of the commit.
+            first: The first sequence of the commit.
+            last: Its last sequence.
+        """
+        if not self.is_empty or first != self.cursor + 1 or len(events) > _PAGE:
+            return False
+        if len({event.slot for event in events}) < len(events):
+            return False  # the mailbox joins them
+        self._add(events)
+        self.cursor = last
+        return True
+
+    def _add(self, events: Sequence[Event]) -> None:
         for event in events:
             self.cursor = event.sequence
             key = lane_of(event)
@@ -384,10 +413,10 @@ class Backlog:
             self._hold(key, now)
         self.halted += 1
         self.resume = max(self.resume, now + delay)
-        self._start_over(now)
+        self.start_over(now)
 
-    def _start_over(self, now: float) -> None:
-        """Drops what is not in flight, because the ledger may hold something newer by then."""
+    def start_over(self, now: float) -> None:
+        """Drops what is not in flight, because the ledger may hold something else by then."""
         dropped = {key for key in (*self._fresh, *self._again) if self._is_ready(key)}
         dropped |= {lane_of(event) for group in self._groups for event in group}
         for key in (*dropped, *self._wanted):

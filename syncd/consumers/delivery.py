@@ -96,6 +96,7 @@ class Delivery:
         self._report = Report(consumer.name, metrics.consumer(consumer.name))
         self._backlog = Backlog(consumer.max_batch, consumer.max_in_flight, rng)
         self._woken = True
+        self._withdrawals = ledger.withdrawals
         self._stopped_at = 0.0
         self._ledger_due = 0.0
         self._acknowledged: list[tuple[Sequence[Event], int]] = []
@@ -111,15 +112,32 @@ class Delivery:
         ahead = self._clock() - self._monotonic()
         return self._report.health(self._backlog.waiting(), failures, due, ahead)
 
-    def wake(self) -> None:
-        """Notifies the loop of new events in the mailbox. Call it from the event loop."""
-        self._woken = True
-        self._news.set()
+    def wake(self, committed: Sequence[Event] = ()) -> None:
+        """Notifies the loop of new events in the mailbox. Call it from the event loop.
+
+        Args:
+            committed: All events of one commit, if that is what is new.
+        """
         if self._drained.is_set():
             self._drained = anyio.Event()
+        self._news.set()
+        if not self._woken and committed and self._offer(committed):
+            self._start()
+            return
+        self._woken = True
         if self._eager:
             backlog = self._backlog
             backlog.resume = min(backlog.resume, self._stopped_at + EAGER_REST)
+
+    def _offer(self, committed: Sequence[Event]) -> bool:
+        """Delivers straight from a commit what would come next from the ledger."""
+        grant = self._consumer.grant
+        events = [event for one in committed if (event := one.seen_by(grant)) is not None]
+        first, last = committed[0].sequence, committed[-1].sequence
+        if not self._backlog.offer(events, first, last):
+            return False
+        self._report.count(len(events))
+        return True
 
     async def drained(self) -> None:
         """Returns when the loop has found the mailbox empty, with no `wake` since."""
@@ -163,8 +181,11 @@ class Delivery:
     async def _loop(self) -> None:
         while True:
             self._news = anyio.Event()
-            self._start()
             now = self._monotonic()
+            if self._withdrawals != self._ledger.withdrawals:
+                self._withdrawals = self._ledger.withdrawals
+                self._backlog.start_over(now)
+            self._start()
             limit, slots = (0, []) if now < self._ledger_due else self._backlog.wanted(now)
             if now >= self._ledger_due and (limit or slots or self._woken or self._acknowledged):
                 await self._exchange(limit, slots)
@@ -175,7 +196,12 @@ class Delivery:
 
     def _start(self) -> None:
         """Begins the deliveries that are possible now."""
-        while self._tasks is not None and (batch := self._backlog.next(self._monotonic())):
+        while (
+            self._tasks is not None
+            # else the ledger took something back, perhaps what comes next here
+            and self._withdrawals == self._ledger.withdrawals
+            and (batch := self._backlog.next(self._monotonic()))
+        ):
             scope = anyio.CancelScope(shield=True)
             self._in_flight.add(scope)
             self._tasks.start_soon(self._deliver, batch, scope)
@@ -288,16 +314,17 @@ class Delivery:
             self._woken, backlog.more = False, True
             limit = limit or backlog.wanted(self._monotonic())[0]
 
-        def trip() -> tuple[list[Event], list[Event], int | None]:
+        def trip() -> tuple[list[Event], list[Event], int, int | None]:
             name, grant = self._consumer.name, self._consumer.grant
             if done:
                 self._ledger.acknowledge(name, done)
             again = self._ledger.look_up(name, grant, slots) if slots else []
+            newest = self._ledger.span()[1] if limit else 0
             events = self._ledger.take(name, grant, limit, after) if limit else []
-            return again, events, self._ledger.pending_count(name) if count else None
+            return again, events, newest, self._ledger.pending_count(name) if count else None
 
         try:
-            again, events, pending = await anyio.to_thread.run_sync(trip)
+            again, events, newest, pending = await anyio.to_thread.run_sync(trip)
         except StateError as error:
             self._woken = self._woken or count
             failure = report.ledger.retry(str(error), self._rng)
@@ -309,7 +336,7 @@ class Delivery:
         if generation == backlog.generation:
             backlog.read_again(slots, again)
             if limit:
-                backlog.take(events, limit)
+                backlog.take(events, limit, newest)
         if pending is None:
             pending = max(0, report.pending - len(done))
         self._recorded(batches)

@@ -75,6 +75,7 @@ class Ledger(Reads):
         epoch: First half of every event id; a new one when sequences might repeat.
         rebuilt: Why an existing ledger was replaced by a new one, or None.
         fresh: True until the first baseline is recorded.
+        withdrawals: Events that left a mailbox because its consumer may no longer see them.
     """
 
     def __init__(self, path: str, key_id: str, boot_id: str, room: Room) -> None:
@@ -82,6 +83,7 @@ class Ledger(Reads):
         self._room = room
         self._file: LedgerConnection = LedgerConnection(path, connection, room)
         super().__init__(self._file)
+        self.withdrawals = 0
         self._path = path
         self._capacity: received.Capacity | None = None
         try:
@@ -260,10 +262,11 @@ class Ledger(Reads):
             if len(seen) < len(events) and self._has_pending(db, consumer):
                 # where the scope of a secret changed, an older event may be pending
                 hidden = {event.slot for event in events} - {event.slot for event in seen}
-                db.executemany(
+                withdrawn = db.executemany(
                     "DELETE FROM pending WHERE consumer = ? AND slot = ?",
                     [(consumer, slot) for slot in hidden],
                 )
+                self.withdrawals += withdrawn.rowcount
             # On a conflict an older event of the slot is pending: the newer one takes its place and
             # keeps `acknowledged`, which is still what the consumer knows.
             db.executemany(
@@ -277,8 +280,8 @@ class Ledger(Reads):
         found = db.execute("SELECT 1 FROM pending WHERE consumer = ? LIMIT 1", (consumer,))
         return found.fetchone() is not None
 
-    @staticmethod
     def _withdraw(
+        self,
         db: sqlite3.Connection,
         name: str,
         scopes: Sequence[Scope],
@@ -290,12 +293,13 @@ class Ledger(Reads):
         """
         for consumer, grant in consumers.items():
             if not grant.sees(scopes):
-                db.execute(
+                withdrawn = db.execute(
                     "DELETE FROM pending WHERE consumer = ? AND sequence IN ("
                     "SELECT sequence FROM pending JOIN event USING (sequence)"
                     " WHERE consumer = ? AND subject = ? AND type <> ?)",
                     (consumer, consumer, name, VAULT_CONFIG_CHANGED),
                 )
+                self.withdrawals += withdrawn.rowcount
 
     def take(self, consumer: str, grant: Grant, limit: int, after: int = 0) -> list[Event]:
         """The oldest events of a mailbox, each as a change from what its consumer acknowledged.
