@@ -21,8 +21,9 @@ from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.events import BATCH, STRUCTURED
 from syncd.net.credentials import CredentialFiles, Keyring
 from syncd.net.http import Connection
-from syncd.net.lean_httpx2 import URL, InvalidURL, Request
+from syncd.net.http1 import Request
 from syncd.net.tls import RotatingContext, Trust
+from syncd.net.url import Url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,14 +61,14 @@ class WebhookConsumer:
         self.max_in_flight = settings.max_in_flight
         self._stamp = stamp
         try:
-            self._url = URL(settings.url)
-        except InvalidURL:
+            self._url = Url.parse(settings.url)
+        except ValueError:
             raise RefusedError(
                 f"cannot use the url of consumer {self.name}: it is malformed",
                 "write http://host:port/path",
             ) from None
         # path and query may hold a token of the receiver's: messages name the origin only
-        self.address = settings.socket or f"{self._url.scheme}://{self._url.netloc.decode()}"
+        self.address = settings.socket or self._url.origin
         self._keyring = Keyring(_files(settings))
         self._connection = Connection(
             self._keyring,
@@ -121,12 +122,7 @@ class WebhookConsumer:
 
     async def _post(self, message_id: str, body: bytes, *, reread: bool = False) -> Answer:
         def make(credentials: Credentials) -> Request:
-            return Request(
-                "POST",
-                self._url,
-                headers=self._sign(message_id, body, credentials),
-                content=body,
-            )
+            return Request("POST", self._url, self._sign(message_id, body, credentials), body)
 
         failed = f"cannot deliver to {self.address}"
         try:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from syncd.net.credentials import Credentials
     from syncd.net.http import Answer
-    from syncd.net.lean_httpx2 import Request
+    from syncd.net.http1 import Request
     from syncd.net.replicas import Replica
 
 STALE: Final = 300.0
