@@ -162,7 +162,10 @@ async def test_an_answer_before_all_is_read() -> None:
         while await reader.read(1 << 20):
             pass
         writer.close()
+        await writer.wait_closed()
+        closed.set()
 
+    closed = asyncio.Event()
     listener = await asyncio.start_server(refuse, "127.0.0.1", 0)
     async with listener:
         server = Server(())
@@ -170,6 +173,7 @@ async def test_an_answer_before_all_is_read() -> None:
         connections = pool()
         assert await ask(connections, request(server, b"x" * (8 << 20))) == (413, b"")
         await connections.aclose()
+        await closed.wait()
 
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-le"])
