@@ -30,6 +30,7 @@ class Effort:
         bulk: Secrets that are all rotated by one swap, and sit in memory.
         provisioned: Secrets in the vault.
         idle: Seconds of a repetition in which nothing happens.
+        attempts: How often a subject is measured while other processes are busy.
         rotations: Swaps, and secrets that each of them rotates, before memory is looked at.
     """
 
@@ -41,6 +42,7 @@ class Effort:
     provisioned: int
     idle: float
     rotations: tuple[int, int]
+    attempts: int = 3
 
 
 FULL = Effort(
@@ -72,6 +74,7 @@ TINY = Effort(
     provisioned=3,
     idle=0.2,
     rotations=(3, 5),
+    attempts=1,
 )
 EFFORTS = {"full": FULL, "quick": QUICK, "tiny": TINY}
 
