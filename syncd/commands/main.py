@@ -200,6 +200,13 @@ def _base_urls(
 @click.option("--client-id", metavar="ID", help="Client to log in as. Default: the consumer's.")
 @click.option("--client-secret-file", metavar="FILE", help="File with that Client's secret.")
 @click.option("--ca-file", metavar="FILE", help="CA certificates. Default: the system's.")
+@click.option("--as", "user", metavar="USER", help="Judge permissions for this user; as root.")
+@click.option(
+    "--unit",
+    metavar="UNIT",
+    help="Judge for the user, credentials and environment of this unit; as root, syncd.service "
+    "by default if it exists.",
+)
 def check(
     config: str | None,
     format_: str,
@@ -209,12 +216,15 @@ def check(
     client_id: str | None,
     client_secret_file: str | None,
     ca_file: str | None,
+    user: str | None,
+    unit: str | None,
 ) -> None:
     """Lints vault config, mount and daemon configuration, and optionally a live Aidbox."""
     _harden()
 
     from syncd.lint.check import run_checks
     from syncd.lint.render import as_json, as_text, exit_code
+    from syncd.lint.runner import find_runner
 
     target = None
     if urls:
@@ -229,13 +239,18 @@ def check(
     elif client_id or client_secret_file or ca_file:
         given = "--client-id, --client-secret-file and --ca-file"
         raise click.UsageError(f"{given} are for a live Aidbox; add --aidbox URL")
-    findings = run_checks(config, aidbox=target)
+    if user is not None and unit is not None:
+        raise click.UsageError("--as and --unit contradict each other; give one of them")
+    runner = find_runner(user, unit)
+    environ = runner.environment(os.environ)
+    findings = run_checks(runner.config(config, environ), environ, aidbox=target, runner=runner)
+    judged_for = str(runner) if runner.identity or runner.unit else None
     if format_ == "sarif":
         from syncd.lint.sarif import as_sarif
 
         _print(as_sarif(findings))
     else:
-        _print(as_json(findings) if format_ == "json" else as_text(findings))
+        _print((as_json if format_ == "json" else as_text)(findings, judged_for))
     sys.exit(exit_code(findings, strict=strict))
 
 
