@@ -115,7 +115,7 @@ class ConsumerReport(msgspec.Struct, frozen=True):
             own; always empty for a caller with a limited scope.
     """
 
-    state: Literal["ok", "failing"]
+    state: Literal["unproven", "ok", "failing", "rejecting"]
     pending: Count
     last_success_at: str | None
     last_error: str | None

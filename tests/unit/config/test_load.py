@@ -692,3 +692,14 @@ def test_an_option_of_a_relay_that_is_not_utf8_is_named() -> None:
     given = {"urls": ["nats://n"], "subject": "s.>", "credentials_file": "/caf\udce9"}
     with pytest.raises(ConfigurationError, match="--credentials-file: is not UTF-8; use a path"):
         load_relay("/dev/null", given, {})
+
+
+def test_a_grant_for_a_unit_without_its_type(tmp_path: Path) -> None:
+    """The remedy is the name with its type, not quotes."""
+    file = tmp_path / "c.yaml"
+    grant_ = {"unit": "my-app", "credential": "a/b", "secret": "s"}
+    file.write_text(json.dumps({"vault_config": "/v", "credentials": {"grants": [grant_]}}))
+    unit, credential, *_ = examine(str(file), {})[1]
+    assert "such as .service" in unit.message
+    assert unit.hint == "write it like my-app.service"
+    assert credential.hint == "write it like client-secret"
