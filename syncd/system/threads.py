@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import TypeVarTuple, Unpack
 
     _A = TypeVarTuple("_A")
@@ -58,6 +58,44 @@ def gather(calls: Mapping[_K, Callable[[], _T]], limit: float) -> dict[_K, _T]:
     started = {key: start(call) for key, call in calls.items()}
     wait(started.values(), timeout=limit)
     return {key: future.result() for key, future in started.items() if future.done()}
+
+
+def spread(
+    function: Callable[[_K], _T], items: Iterable[_K], width: int
+) -> list[_T | Exception | None]:
+    """Calls a function for each item, in a few threads, and waits for all of them. Blocks.
+
+    After the first exception no further calls begin.
+
+    Args:
+        function: Must end by itself.
+        items: Its arguments.
+        width: How many calls at a time, at most; a single one is made in this thread.
+
+    Returns:
+        For each item what the call returned or raised, or None where it did not begin.
+    """
+    wanted = list(items)
+    results: list[_T | Exception | None] = [None] * len(wanted)
+    left = iter(enumerate(wanted))  # next() of an enumeration is one step of the interpreter
+    failed = False
+
+    def work() -> None:
+        nonlocal failed
+        for index, item in left:
+            if failed:
+                return
+            try:
+                results[index] = function(item)
+            except Exception as error:  # noqa: BLE001 - it is the caller's
+                results[index], failed = error, True
+
+    width = min(width, len(wanted))
+    if width == 1:
+        work()
+    else:
+        wait([start(work) for _ in range(width)])
+    return results
 
 
 class Call(Generic[_T]):
