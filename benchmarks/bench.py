@@ -31,6 +31,7 @@ class Effort:
         provisioned: Secrets in the vault, and in a small one.
         polled: Seconds between two looks at a vault, and rotations of one of its secrets.
         idle: Seconds of a repetition in which nothing happens.
+        attempts: How often a subject is measured while other processes are busy.
         rotations: Swaps, and secrets that each of them rotates, before memory is looked at.
     """
 
@@ -43,6 +44,7 @@ class Effort:
     polled: tuple[int, int]
     idle: float
     rotations: tuple[int, int]
+    attempts: int = 3
 
 
 FULL = Effort(
@@ -77,6 +79,7 @@ TINY = Effort(
     polled=(1, 2),
     idle=0.2,
     rotations=(3, 5),
+    attempts=1,
 )
 EFFORTS = {"full": FULL, "quick": QUICK, "tiny": TINY}
 

@@ -6,17 +6,20 @@ would write. Nothing is written, no credential is made, and no value is shown.
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from syncd.config.auth import AppRole
-from syncd.config.load import examine
+from syncd.config.load import examine_any
+from syncd.config.settings import Settings
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.findings import finding
 from syncd.provision.factory import open_examiners
 from syncd.provision.plan import plan_provision
+from syncd.system.lean_import import import_hvac, import_requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,6 +46,16 @@ class WouldWrite(msgspec.Struct, frozen=True):
         return f"would write {self.path} ({self.mode})" + (self.note and f": {self.note}")
 
 
+def preload() -> None:
+    """Imports the vaults' SDKs, for a process that becomes a user who may not read them."""
+    import_requests()
+    import_hvac()
+    for module in ("vault.provider", "azure.provider"):
+        importlib.import_module(f"syncd.provision.{module}")
+    for module in ("identity", "keyvault.secrets", "keyvault.keys", "keyvault.certificates"):
+        importlib.import_module(f"azure.{module}")
+
+
 def dry_run(
     file: str | None, environ: Mapping[str, str] = os.environ
 ) -> tuple[list[Finding], list[WouldWrite]]:
@@ -52,10 +65,12 @@ def dry_run(
         file: The configuration, as for `run_checks`.
         environ: The environment.
     """
-    settings, _ = examine(file, environ)
+    settings, _ = examine_any(file, environ)
+    if not isinstance(settings, Settings):
+        return [], []
     findings: list[Finding] = []
     files: list[WouldWrite] = []
-    for plan in plan_provision(settings.provision)[0] if settings is not None else ():
+    for plan in plan_provision(settings.provision)[0]:
         for item in _examine(plan):
             if isinstance(item, WouldWrite):
                 files.append(item)

@@ -127,6 +127,36 @@ class Call(Generic[_T]):
         return self._future.result(timeout=0)
 
 
+class Turn(Generic[_T]):
+    """Calls in threads, one at a time: a file system that hangs keeps one thread, not one a try."""
+
+    def __init__(self) -> None:
+        self._call: Call[_T] | None = None
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether a call has not returned yet."""
+        return self._call is not None and not self._call.done
+
+    async def run(self, function: Callable[[], _T], *, join: bool) -> _T:
+        """Calls a function when the call before has returned; a cancellation abandons it.
+
+        Args:
+            function: What to call.
+            join: Whether the result of a call that is going on will do.
+
+        Returns:
+            What the call returned; raises what it raised.
+        """
+        while (call := self._call) is not None and not call.done:
+            await call.wait()
+            if join:
+                return call.result()
+        self._call = call = Call(function)
+        await call.wait()
+        return call.result()
+
+
 async def run(function: Callable[[Unpack[_A]], _T], *arguments: *_A) -> _T:
     """Calls a function in a thread and waits for it; a cancellation abandons the call."""
     call = Call(function, *arguments)
