@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
@@ -20,10 +21,10 @@ from syncd.core.model import Entry
 from syncd.daemon.fingerprint_key import FingerprintKeyFile
 from syncd.daemon.pipeline import Pipeline
 from syncd.daemon.resources import open_resources
-from syncd.lint.check import log_findings
 from syncd.mount.reconcile import Reconciler
 from syncd.mount.value import OwnFiles, read_value, read_version
 from syncd.mount.vault_config_file import VaultConfigFile
+from syncd.system.threads import run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -215,11 +216,16 @@ class MountEngine:
                 for worker in self._workers:
                     tasks.start_soon(worker.run)
                 tasks.start_soon(self._key_file.run)
-                tasks.start_soon(log_findings, self._settings, self._vault_config)
+                tasks.start_soon(self._log_findings)
                 task_status.started()
                 await self._reconciler.run()
         finally:
             self._reconciler.watcher.close()
+
+    async def _log_findings(self) -> None:
+        """Logs what the linter finds; it is imported now, and not before the first fetch."""
+        check = await run(import_module, "syncd.lint.check")
+        await check.log_findings(self._settings, self._vault_config)
 
     async def run_once(self, deadline: float) -> bool:
         """Fetches, scans once and delivers, until the deadline; see the function `run_once`."""
