@@ -17,8 +17,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from syncd.api.answers import Answer, Answers, BusyError
+from syncd.api.attention import readiness
 from syncd.api.positions import START
-from syncd.api.report import RefreshReport, Refusal, readiness, secrets_report, status_report
+from syncd.api.report import RefreshReport, Refusal, secrets_report, status_report
 from syncd.api.streams import Stream
 from syncd.api.subscribers import MOST_FILTERS, Caller, View, peer_of, resource
 from syncd.core.errors import StateError

@@ -112,6 +112,14 @@ class Delivery:
         ahead = self._clock() - self._monotonic()
         return self._report.health(self._backlog.waiting(), failures, due, ahead)
 
+    def examined(self, findings: tuple[str, ...]) -> None:
+        """Sets why the consumer cannot work, as far as can be known without a delivery."""
+        self._report.findings = findings
+
+    def prove(self, *, proven: bool) -> None:
+        """Sets whether the consumer has ever acknowledged an event at its address."""
+        self._report.is_proven = proven
+
     def wake(self, committed: Sequence[Event] = ()) -> None:
         """Notifies the loop of new events in the mailbox. Call it from the event loop.
 

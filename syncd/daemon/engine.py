@@ -20,6 +20,7 @@ from syncd.core.model import Entry
 from syncd.daemon.pipeline import Pipeline
 from syncd.daemon.resources import open_resources
 from syncd.lint.check import log_findings
+from syncd.lint.consumers import examine_consumers
 from syncd.mount.reconcile import Reconciler
 from syncd.mount.value import OwnFiles, read_value, read_version
 from syncd.mount.vault_config_file import VaultConfigFile
@@ -210,10 +211,14 @@ class MountEngine:
                 for worker in self._workers:
                     tasks.start_soon(worker.run)
                 tasks.start_soon(log_findings, self._settings, self._vault_config)
+                tasks.start_soon(self.pipeline.examine, self._look_at_consumers)
                 task_status.started()
                 await self._reconciler.run()
         finally:
             self._reconciler.watcher.close()
+
+    def _look_at_consumers(self) -> dict[str, tuple[str, ...]]:
+        return examine_consumers(self._settings, self._vault_config.entries)
 
     async def run_once(self, deadline: float) -> bool:
         """Fetches, scans once and delivers, until the deadline; see the function `run_once`."""

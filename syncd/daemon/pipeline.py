@@ -6,26 +6,32 @@ Every engine has a pipeline: what makes the commits is the engine's part.
 from __future__ import annotations
 
 import socket
+from hashlib import blake2b
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import anyio
 import anyio.to_thread
 import structlog
 
-from syncd.config.settings import Aidbox, grant
+from syncd.config.settings import Aidbox, Nats, Webhook, grant
 from syncd.consumers.delivery import Delivery
 from syncd.consumers.factory import mailboxes, open_consumer
 from syncd.core.events import Stamp
+from syncd.system.threads import run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from syncd.config.settings import RelaySettings, Settings
+    from syncd.config.settings import ConsumerSettings, RelaySettings, Settings
     from syncd.core.events import Commit
     from syncd.core.health import ConsumerHealth
     from syncd.core.model import Grant, Known
     from syncd.daemon.resources import Resources
     from syncd.ledger.ledger import Ledger
+
+EXAMINE_INTERVAL: Final = 60.0
+"""Seconds between two looks at consumers that cannot work."""
 
 log = structlog.get_logger()
 
@@ -68,6 +74,33 @@ class Pipeline:
         gone = await anyio.to_thread.run_sync(ledger.forget_others, list(self.grants))
         for name, count in gone.items():
             log.warning("consumer.forgotten", consumer=name, undelivered=count)
+        identities = {item.name: identity_of(item) for item in self._consumers}
+        proven = await anyio.to_thread.run_sync(ledger.proven, identities)
+        for name, delivery in self.deliveries.items():
+            delivery.prove(proven=name in proven)
+
+    async def examine(self, look: Callable[[], Mapping[str, tuple[str, ...]]]) -> None:
+        """Looks for reasons why consumers cannot work, again and again while there are some.
+
+        Args:
+            look: Finds them, by consumer; blocks. A mistake in it ends the examination alone.
+        """
+        before: Mapping[str, tuple[str, ...]] = {}
+        while True:
+            try:
+                found = await run(look)
+            except Exception as error:  # noqa: BLE001 - it must never end the daemon
+                log.error("check.failed", error=type(error).__name__, hint="run syncd check")
+                return
+            for name, delivery in self.deliveries.items():
+                delivery.examined(found.get(name, ()))
+                for line in found.get(name, ()):
+                    if line not in before.get(name, ()):
+                        log.warning("consumer.unusable", consumer=name, problem=line)
+            if not found:
+                return
+            before = found
+            await anyio.sleep(EXAMINE_INTERVAL)
 
     def committed(self, commit: Commit) -> None:
         """Wakes the delivery loops and calls the listeners. In the event loop only."""
@@ -89,6 +122,15 @@ class Pipeline:
         """Ends the metrics of consumers that the following pipeline does not have."""
         for name in self.deliveries.keys() - following.deliveries.keys():
             self._resources.metrics.forget_consumer(name)
+
+
+def identity_of(consumer: ConsumerSettings) -> str:
+    """What a proof is about: the kind and the address, which may hold a token, as a hash."""
+    address = consumer.urls if isinstance(consumer, Aidbox | Nats) else consumer.url
+    more = (consumer.socket if isinstance(consumer, Webhook) else None,)
+    return blake2b(
+        repr((type(consumer).__name__, address, more)).encode(), digest_size=12
+    ).hexdigest()
 
 
 def make_stamp(ledger: Ledger, instance: str | None) -> Stamp:

@@ -26,7 +26,7 @@ import msgspec
 from syncd.core.errors import StateError
 from syncd.core.event_data import VAULT_CONFIG_CHANGED, SecretData
 from syncd.core.events import events_of
-from syncd.ledger import numbering, received
+from syncd.ledger import numbering, proof, received
 from syncd.ledger.connection import LedgerConnection
 from syncd.ledger.failures import is_full, state_error
 from syncd.ledger.file import open_file
@@ -39,6 +39,7 @@ from syncd.ledger.rows import (
     insert_events,
     last_sequence,
     meta,
+    previous_version,
     set_meta,
     store_inventory,
 )
@@ -86,6 +87,7 @@ class Ledger(Reads):
         self.withdrawals = 0
         self._path = path
         self._capacity: received.Capacity | None = None
+        self._unproven: dict[str, str] = {}
         try:
             self.epoch = self._begin(key_id, boot_id)
             with self._file.held() as db:
@@ -272,7 +274,7 @@ class Ledger(Reads):
             db.executemany(
                 "INSERT INTO pending VALUES (?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET sequence = excluded.sequence",
-                [(consumer, event.slot, event.sequence, _previous(event)) for event in seen],
+                [(consumer, event.slot, event.sequence, previous_version(event)) for event in seen],
             )
 
     @staticmethod
@@ -345,12 +347,16 @@ class Ledger(Reads):
             else:
                 events.append(seen.since(acknowledged))
         if hidden:
-            self.acknowledge(consumer, hidden)
+            self.acknowledge(consumer, hidden, delivered=False)
         return events
 
-    def acknowledge(self, consumer: str, events: Iterable[Event]) -> None:
-        """Removes delivered events from a mailbox."""
+    def acknowledge(
+        self, consumer: str, events: Iterable[Event], *, delivered: bool = True
+    ) -> None:
+        """Removes events from a mailbox, because they were delivered or may not be."""
         with self._file.transaction() as db:
+            if delivered and consumer in self._unproven:
+                proof.mark(db, consumer, self._unproven[consumer])
             for event in events:
                 at = (consumer, event.slot, event.sequence)
                 done = db.execute(
@@ -364,6 +370,15 @@ class Ledger(Reads):
                         "UPDATE pending SET acknowledged = ? WHERE consumer = ? AND slot = ?",
                         (version, consumer, event.slot),
                     )
+        if delivered:
+            self._unproven.pop(consumer, None)
+
+    def proven(self, identities: Mapping[str, str]) -> set[str]:
+        """The consumers that have acknowledged under their address; see `syncd.ledger.proof`."""
+        with self._file.transaction() as db:
+            found = proof.begin(db, identities)
+        self._unproven = {name: value for name, value in identities.items() if name not in found}
+        return found
 
     def forget_others(self, consumers: Iterable[str]) -> dict[str, int]:
         """Drops the mailboxes of all consumers but these; returns how many events each held."""
@@ -436,7 +451,3 @@ class Ledger(Reads):
             pruned = max(int(meta(db, "pruned") or 0), newest)
             set_meta(db, pruned=str(pruned))
         return gone
-
-
-def _previous(event: Event) -> str | None:
-    return event.data.previous_version if isinstance(event.data, SecretData) else None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from syncd.core.event_data import DECODERS
+from syncd.core.event_data import DECODERS, SecretData
 from syncd.core.events import Event, Origin
 from syncd.core.model import Entry, Known, Scope, State
 
@@ -100,3 +100,8 @@ def store_inventory(db: sqlite3.Connection, plan: Plan, known: Mapping[str, Know
     )
     db.executemany("INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
     db.executemany("DELETE FROM secret WHERE name = ?", [(name,) for name in plan.dropped])
+
+
+def previous_version(event: Event) -> str | None:
+    """The version that an event replaces; None where it is not about the content of a secret."""
+    return event.data.previous_version if isinstance(event.data, SecretData) else None
