@@ -147,6 +147,14 @@ class Delivery:
         self._report.count(len(events))
         return True
 
+    def retry(self) -> int:
+        """Tries what waits now, whatever the backoff; returns how many events are pending."""
+        self._backlog.retry(self._monotonic())
+        self._ledger_due = 0.0
+        self._woken = True
+        self._news.set()
+        return self._report.pending
+
     async def drained(self) -> None:
         """Returns when the loop has found the mailbox empty, with no `wake` since."""
         while not self._drained.is_set():

@@ -212,6 +212,7 @@ class MountEngine:
                     tasks.start_soon(worker.run)
                 tasks.start_soon(log_findings, self._settings, self._vault_config)
                 tasks.start_soon(self.pipeline.examine, self._look_at_consumers)
+                tasks.start_soon(self.pipeline.watch_credentials)
                 task_status.started()
                 await self._reconciler.run()
         finally:
@@ -319,6 +320,7 @@ class MountEngine:
             ),
             failure=reconciler.failure,
             consumers=self.pipeline.health(),
+            actions=self.pipeline,
             providers={item.provider.name: item.health for item in self.refreshers},
             refresh=self.refresh if self.refreshers else None,
             adoptions={name: item.adoptions for name, item in self.verifiers.items()},

@@ -81,6 +81,7 @@ class RelayEngine:
         async with anyio.create_task_group() as tasks:
             for delivery in self.pipeline.deliveries.values():
                 tasks.start_soon(delivery.run)
+            tasks.start_soon(self.pipeline.watch_credentials)
             tasks.start_soon(
                 self.pipeline.examine, partial(examine_consumers, self._settings, None)
             )
@@ -108,6 +109,7 @@ class RelayEngine:
             ),
             failure=self._subscription.failure,
             consumers=self.pipeline.health(),
+            actions=self.pipeline,
         )
 
     def refresh(self) -> int:
