@@ -65,12 +65,14 @@ def run(config: str | None, *, once: bool, timeout: float) -> None:
 
     import anyio
 
-    from syncd.daemon.daemon import Daemon
     from syncd.daemon.engine import open_engine, run_once
     from syncd.system.threads import leave
 
     if once:
         leave(0 if anyio.run(run_once, settings, timeout, file) else 1)
+
+    from syncd.daemon.daemon import Daemon
+
     opener = partial(open_engine, config=file)
     anyio.run(Daemon(settings, reload=reload, open_engine=opener).run)
     leave(0)

@@ -250,6 +250,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     vault_config: AbsolutePath
     state_dir: AbsolutePath = "/var/lib/syncd"
     instance: Instance | None = None
+    fingerprint_key_file: AbsolutePath | None = None
     watch: Watch = Watch()
     consumers: tuple[ConsumerSettings, ...] = ()
     api: Api = Api()

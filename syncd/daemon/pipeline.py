@@ -40,6 +40,9 @@ CREDENTIAL_INTERVAL: Final = 2.0
 EXAMINE_INTERVAL: Final = 60.0
 """Seconds between two looks at consumers that cannot work."""
 
+_LEDGER_THREADS: Final = 4
+"""Threads in which delivery loops wait for the ledger, which serves one at a time."""
+
 log = structlog.get_logger()
 
 
@@ -60,6 +63,7 @@ class Pipeline:
         self.rng = Random()  # noqa: S311 - jitter
         self.inventory: Mapping[str, Known] = {}
         self.grants = mailboxes(settings.consumers)
+        threads = anyio.CapacityLimiter(_LEDGER_THREADS)
         stamp = make_stamp(resources.ledger, settings.instance)
         self.deliveries = {
             item.name: Delivery(
@@ -68,6 +72,7 @@ class Pipeline:
                 resources.metrics,
                 self.rng,
                 eager=isinstance(item, Aidbox),
+                threads=threads,
             )
             for item in settings.consumers
         }

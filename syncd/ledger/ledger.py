@@ -80,8 +80,8 @@ class Ledger(Reads):
         withdrawals: Events that left a mailbox because its consumer may no longer see them.
     """
 
-    def __init__(self, path: str, key_id: str, boot_id: str, room: Room) -> None:
-        connection, self.rebuilt = open_file(path, key_id)
+    def __init__(self, path: str, key_ids: Sequence[str], boot_id: str, room: Room) -> None:
+        connection, self.rebuilt = open_file(path, key_ids)
         self._room = room
         self._file: LedgerConnection = LedgerConnection(path, connection, room)
         super().__init__(self._file)
@@ -90,7 +90,7 @@ class Ledger(Reads):
         self._capacity: received.Capacity | None = None
         self._unproven: dict[str, str] = {}
         try:
-            self.epoch = self._begin(key_id, boot_id)
+            self.epoch = self._begin(key_ids[0], boot_id)
             with self._file.held() as db:
                 self.fresh = meta(db, "baseline") is None
             # That the ledger is open must be on the disk before the first sequence is given out:
@@ -114,22 +114,22 @@ class Ledger(Reads):
         path = f"{state.path}/{FILE_NAME}"
         try:
             room = Room(state.path)
-            ledger = cls._open(path, state.key_id, boot_id, room)
+            ledger = cls._open(path, state.keys.key_ids, boot_id, room)
         except (OSError, sqlite3.Error) as error:
             raise state_error(f"open {path}", error, directory=state.path) from None
         room.keep()
         return ledger
 
     @classmethod
-    def _open(cls, path: str, key_id: str, boot_id: str, room: Room) -> Ledger:
+    def _open(cls, path: str, key_ids: Sequence[str], boot_id: str, room: Room) -> Ledger:
         """Opens it; on a full volume once more, in the room that was kept."""
         try:
-            return cls(path, key_id, boot_id, room)
+            return cls(path, key_ids, boot_id, room)
         except (OSError, sqlite3.Error, StateError) as error:
             full = room.is_full if isinstance(error, StateError) else is_full(error)
             if not (full and room.release()):
                 raise
-        return cls(path, key_id, boot_id, room)
+        return cls(path, key_ids, boot_id, room)
 
     def _begin(self, key_id: str, boot_id: str) -> str:
         """Marks the ledger as open, and returns its epoch.
@@ -150,6 +150,11 @@ class Ledger(Reads):
                 numbering.forget(db)
             set_meta(db, epoch=epoch, key_id=key_id, open_since_boot=boot_id)
         return epoch
+
+    def use_key(self, key_id: str) -> None:
+        """Records the name of the key that versions are made with from now on."""
+        with self._file.transaction() as db:
+            set_meta(db, key_id=key_id)
 
     def close(self) -> None:
         """Closes the file cleanly, so that the next opening keeps the epoch."""

@@ -141,6 +141,13 @@ class Metrics:
             registry=registry,
         )
         self._reload_ok.set(1)
+        named = registry if secret_names and mount else None  # a relay's secrets have sources
+        self._versions = Gauge(
+            "syncd_secret_version_info",
+            "1 for the version that a secret has",
+            ["secret", "version"],
+            registry=named,
+        )
         self._subscribers = Gauge("syncd_subscribers", "Open event streams", registry=registry)
         self._credentials = Counter(
             "syncd_credentials",
@@ -234,8 +241,11 @@ class Metrics:
         """Sets the state of every secret."""
         if self._secret_names:
             self._secrets.clear()
+            self._versions.clear()
             for item in known:
-                self._secrets.labels(item.state.value, visible(item.entry.name)).set(1)
+                name = visible(item.entry.name)
+                self._secrets.labels(item.state.value, name).set(1)
+                self._versions.labels(name, item.version or "none").set(1)
             return
         tally = Tally(item.state for item in known)
         for state in State:
