@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import click
 
 from syncd import __version__
+from syncd.commands.fleet_options import fleet
 from syncd.commands.options import (
     DURATION,
     TEXT,
@@ -347,6 +348,9 @@ def demo(rotations: int | None, interval: float) -> None:
     from syncd.commands.demo import demo as show
 
     sys.exit(anyio.run(show, rotations, interval))
+
+
+cli.add_command(fleet)
 
 
 def main() -> None:
