@@ -113,6 +113,8 @@ install:
 	install -D -m 0644 systemd/sysusers.conf $(ROOT)/lib/sysusers.d/syncd.conf
 	install -D -m 0644 systemd/tmpfiles.conf $(ROOT)/lib/tmpfiles.d/syncd.conf
 	install -m 0644 README.md LICENSE $(ROOT)/share/doc/syncd/
+	install -d $(ROOT)/share/doc/syncd/docs
+	install -m 0644 docs/*.md $(ROOT)/share/doc/syncd/docs/
 	install -m 0644 systemd/syncd.yaml systemd/provision-owner.conf $(ROOT)/share/doc/syncd/examples/
 	test -e $(DESTDIR)$(sysconfdir)/syncd/syncd.yaml || \
 	  install -D -m 0644 systemd/syncd.yaml $(DESTDIR)$(sysconfdir)/syncd/syncd.yaml

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from syncd.ledger.reads import Pending
 
 _NAMED: Final = 5
+_REJECTED: Final = (
+    "the last reload was rejected, keeping the previous configuration; see the log",
+)
 _OVERDUE: Final = 3
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -112,7 +115,7 @@ class ConsumerReport(msgspec.Struct, frozen=True):
             own; always empty for a caller with a limited scope.
     """
 
-    state: Literal["ok", "failing"]
+    state: Literal["unproven", "ok", "failing", "rejecting"]
     pending: Count
     last_success_at: str | None
     last_error: str | None
@@ -204,11 +207,18 @@ class RefreshReport(msgspec.Struct, frozen=True):
     providers: tuple[str, ...]
 
 
-class ReadinessReport(msgspec.Struct, frozen=True):
-    """Whether the daemon is ready, and if not, why."""
+class ReadinessReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether the daemon is ready, and if not, why.
+
+    Attributes:
+        ready: Whether there is no reason against it.
+        reasons: Why it is not ready.
+        warnings: What a person should look at although it is ready.
+    """
 
     ready: bool
     reasons: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def visible(inventory: Mapping[str, Known], view: View) -> list[Known]:
@@ -292,6 +302,7 @@ def status_report(
         subscribers=subscribers,
         attention=(
             *_daemon_problems(status, now, limited=limited),
+            *_reload_problems(status, limited=limited),
             *_secret_problems(shown),
             *_rejections(status, shown),
             *_failing("consumer", consumers, limited=limited),
@@ -376,7 +387,13 @@ def readiness(status: DaemonStatus) -> ReadinessReport:
         reasons += [problem for _, problem in sorted(mount.unreadable.items())]
     if status.failure is not None:
         reasons.append(status.failure)
-    return ReadinessReport(not reasons, tuple(reasons))
+    return ReadinessReport(not reasons, tuple(reasons), _REJECTED if status.reload_problems else ())
+
+
+def _reload_problems(status: DaemonStatus, *, limited: bool) -> tuple[str, ...]:
+    if limited and status.reload_problems:
+        return _REJECTED  # the lines may name consumers and files
+    return tuple(f"the last reload was rejected: {line}" for line in status.reload_problems)
 
 
 def _daemon_problems(status: DaemonStatus, now: datetime, *, limited: bool) -> list[str]:

@@ -21,6 +21,7 @@ from syncd.net.fleet_bucket import FleetBucket
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from syncd.commands.table import Screen
     from syncd.config.settings import NatsServer
     from syncd.core.fleet import Convergence, Fleet
 
@@ -119,7 +120,7 @@ def as_json(found: FleetStatus) -> str:
     return msgspec.json.format(escape_json(msgspec.json.encode(found)), indent=2).decode()
 
 
-def as_text(found: FleetStatus) -> str:
+def as_text(found: FleetStatus, screen: Screen) -> str:
     """For people: a row for each secret, and what is behind."""
     lines = [
         f"{found.instances} installations in bucket {found.bucket}, {len(found.silent)} silent"
@@ -134,16 +135,16 @@ def as_text(found: FleetStatus) -> str:
     ]
     if rows:
         head = ("SECRET", "NEWEST", "HAVE IT", "OLDER", "SILENT", "OTHER KEY", "ADOPTED", "TOOK")
-        lines += ["", *_table([head, *([visible(cell) for cell in row] for row in rows)])]
+        lines += ["", *screen.table(head, rows)]
     behind = [
-        f"  {item.secret}: {reason}"
+        visible(f"  {item.secret}: {reason}")
         for item in found.secrets
         if not item.converged
         for reason in _reasons(item)
     ]
     if behind:
         lines += ["", "needs attention:", *behind]
-    return "\n".join(map(visible, lines))
+    return "\n".join(lines)
 
 
 def _reasons(item: SecretStatus) -> list[str]:
@@ -164,14 +165,6 @@ def _names(names: Sequence[str]) -> str:
 
 def _short(version: str | None) -> str:
     return "-" if version is None else version[:15]
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
 
 
 class Goal(msgspec.Struct, frozen=True):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from syncd.commands.options import DURATION, TEXT, format_option, relay_config
+from syncd.commands.console import harden_command, print_error, print_text, report
+from syncd.commands.options import DURATION, TEXT, Command, format_option, relay_config
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.text import visible
 
@@ -41,11 +42,9 @@ def _source(
 ) -> tuple[RelaySource, str]:
     """Servers, login and bucket: from the options, else from the configuration of a relay."""
     from syncd.config.load import load_relay
-    from syncd.system.hardening import harden
     from syncd.telemetry.log import configure
 
-    for problem in harden():
-        _print_error(f"{problem}; the command goes on")
+    harden_command()
     configure("warning", "auto")
     options = {"urls": list(urls), "state_bucket": bucket, "credentials_file": credentials_file}
     given = {name: value for name, value in options.items() if value}
@@ -61,18 +60,13 @@ def _asking() -> Iterator[None]:
     try:
         yield
     except (RefusedError, TemporaryError) as error:
-        for line in error.lines:
-            _print_error(line)
+        report(error)
         sys.exit(_CANNOT_ASK)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def _print_error(line: str) -> None:
-    click.echo(f"syncd: {visible(line)}", err=True)
-
-
-@fleet.command("status")
+@fleet.command("status", cls=Command)
 @_source_options
 @click.option("--secret", type=TEXT, metavar="NAME", help="Only this secret.")
 @format_option
@@ -86,14 +80,15 @@ def fleet_status(secret: str | None, format_: str, **source: Any) -> None:
     import anyio
 
     from syncd.commands.fleet import as_json, as_text, status
+    from syncd.commands.table import Screen
 
     with _asking():
         found = anyio.run(status, server, bucket, secret)
-    click.echo(as_json(found) if format_ == "json" else as_text(found))
+    print_text(as_json(found) if format_ == "json" else as_text(found, Screen.of(sys.stdout)))
     sys.exit(0 if found.converged else 1)
 
 
-@fleet.command("wait")
+@fleet.command("wait", cls=Command)
 @_source_options
 @click.option("--secret", type=TEXT, metavar="NAME", required=True, help="The secret.")
 @click.option("--version", metavar="V", help="The version to wait for. Default: the newest.")
@@ -124,8 +119,8 @@ def fleet_wait(
     goal = Goal(secret, version, before, adopted)
     with _asking():
         left = anyio.run(
-            wait, server, bucket, goal, timeout, lambda line: click.echo(visible(line))
+            wait, server, bucket, goal, timeout, lambda line: print_text(visible(line))
         )
     if left is not None:
-        _print_error(f"{left}; see syncd fleet status")
+        print_error(f"{left}; see syncd fleet status")
     sys.exit(0 if left is None else 1)

@@ -198,8 +198,22 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
 class CredentialGrant(msgspec.Struct, frozen=True, kw_only=True):
     """A secret that a systemd unit gets as a credential."""
 
-    unit: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9:_.\\@-]+\.[a-z]+$(?!\n)")]
-    credential: Annotated[str, msgspec.Meta(pattern=r"^[^/:\x00-\x1f\x7f]{1,255}$(?!\n)")]
+    unit: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[A-Za-z0-9:_.\\@-]+\.[a-z]+$(?!\n)",
+            description="the name of a systemd unit with its type, such as .service",
+            examples=["my-app.service"],
+        ),
+    ]
+    credential: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[^/:\x00-\x1f\x7f]{1,255}$(?!\n)",
+            description="the name of a credential, without / and :, 255 bytes at most",
+            examples=["client-secret"],
+        ),
+    ]
     secret: str
 
 

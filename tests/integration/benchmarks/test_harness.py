@@ -92,7 +92,7 @@ def test_what_others_use_is_counted_and_what_is_ours_is_not(tmp_path: Path) -> N
     said = tmp_path / "pid"
     detach = f"{sys.executable} -c '{spin}' > {said} &"
     subprocess.run(["sh", "-c", detach], check=True, timeout=DEADLINE)
-    wait_until(lambda: said.read_text().endswith("\n"))
+    wait_until(lambda: said.exists() and said.read_text().endswith("\n"))
     try:
         meter = Meter()
         wait_until(lambda: others._busy() - meter.busy > 1)

@@ -16,6 +16,7 @@ from syncd.telemetry.metrics import Metrics
 CONTRACT = {
     "syncd_build_info": {"version"},
     "syncd_secrets": {"state"},
+    "syncd_config_reload_ok": set(),
     "syncd_vault_config_valid": set(),
     "syncd_last_scan_timestamp_seconds": set(),
     "syncd_unreadable_roots": set(),
