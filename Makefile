@@ -25,8 +25,8 @@ test: $(VENV)/.dev
 	$(BIN)/coverage run --data-file=.coverage -m pytest tests/unit/core -q
 	$(BIN)/coverage report --fail-under=100
 	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/core -q -n 2
-	$(BIN)/python -m pytest tests/integration -q -n 2
-	$(BIN)/python -m pytest tests/faults -q -n 2
+	$(BIN)/python -m pytest tests/integration -q -n 3 --dist worksteal
+	$(BIN)/python -m pytest tests/faults -q -n 3 --dist worksteal
 
 # the tests of faults at full size, which takes an hour or more; as root, for mounts and other users
 soak: $(VENV)/.dev
