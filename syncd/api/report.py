@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from syncd.ledger.reads import Pending
 
 _NAMED: Final = 5
+_REJECTED: Final = (
+    "the last reload was rejected, keeping the previous configuration; see the log",
+)
 _OVERDUE: Final = 3
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -81,6 +84,18 @@ class SecretsReport(msgspec.Struct, frozen=True):
     secrets: tuple[SecretReport, ...]
 
 
+class WaitingReport(msgspec.Struct, frozen=True):
+    """Events that wait for one reason.
+
+    Attributes:
+        reason: Why the last attempt failed.
+        events: How many wait for the next one.
+    """
+
+    reason: str
+    events: Count
+
+
 class ConsumerReport(msgspec.Struct, frozen=True):
     """The health of a consumer.
 
@@ -89,21 +104,24 @@ class ConsumerReport(msgspec.Struct, frozen=True):
     depend on other secrets.
 
     Attributes:
-        state: `failing` after an attempt that did not succeed.
+        state: `failing` after an attempt that did not succeed, or while events wait after one.
         pending: Secrets and other events, within the caller's scope, that are not acknowledged.
         last_success_at: When the consumer last acknowledged an event (RFC 3339, UTC), since the
             start.
         last_error: Why the last attempt failed.
         failures: Failed attempts since the last success.
         next_attempt_at: When the next attempt is due, or null when none is.
+        waiting: How many events wait for which reason: that of the consumer as a whole, or their
+            own; always empty for a caller with a limited scope.
     """
 
-    state: Literal["ok", "failing"]
+    state: Literal["unproven", "ok", "failing", "rejecting"]
     pending: Count
     last_success_at: str | None
     last_error: str | None
     failures: Count
     next_attempt_at: str | None
+    waiting: tuple[WaitingReport, ...] = ()
 
 
 class ProviderReport(msgspec.Struct, frozen=True):
@@ -189,11 +207,18 @@ class RefreshReport(msgspec.Struct, frozen=True):
     providers: tuple[str, ...]
 
 
-class ReadinessReport(msgspec.Struct, frozen=True):
-    """Whether the daemon is ready, and if not, why."""
+class ReadinessReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether the daemon is ready, and if not, why.
+
+    Attributes:
+        ready: Whether there is no reason against it.
+        reasons: Why it is not ready.
+        warnings: What a person should look at although it is ready.
+    """
 
     ready: bool
     reasons: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def visible(inventory: Mapping[str, Known], view: View) -> list[Known]:
@@ -277,6 +302,7 @@ def status_report(
         subscribers=subscribers,
         attention=(
             *_daemon_problems(status, now, limited=limited),
+            *_reload_problems(status, limited=limited),
             *_secret_problems(shown),
             *_rejections(status, shown),
             *_failing("consumer", consumers, limited=limited),
@@ -290,7 +316,7 @@ def _consumer_report(health: ConsumerHealth, pending: int, *, limited: bool) -> 
     if limited:
         failing = bool(health.failures and pending)
         return ConsumerReport(
-            "failing" if failing else "ok", pending, None, None, int(failing), None
+            "failing" if failing else "ok", pending, None, None, int(failing), None, ()
         )
     return ConsumerReport(
         "failing" if health.failures else "ok",
@@ -299,6 +325,7 @@ def _consumer_report(health: ConsumerHealth, pending: int, *, limited: bool) -> 
         health.last_error,
         health.failures,
         health.next_attempt_at,
+        tuple(WaitingReport(*item) for item in health.waiting.items()),
     )
 
 
@@ -360,7 +387,13 @@ def readiness(status: DaemonStatus) -> ReadinessReport:
         reasons += [problem for _, problem in sorted(mount.unreadable.items())]
     if status.failure is not None:
         reasons.append(status.failure)
-    return ReadinessReport(not reasons, tuple(reasons))
+    return ReadinessReport(not reasons, tuple(reasons), _REJECTED if status.reload_problems else ())
+
+
+def _reload_problems(status: DaemonStatus, *, limited: bool) -> tuple[str, ...]:
+    if limited and status.reload_problems:
+        return _REJECTED  # the lines may name consumers and files
+    return tuple(f"the last reload was rejected: {line}" for line in status.reload_problems)
 
 
 def _daemon_problems(status: DaemonStatus, now: datetime, *, limited: bool) -> list[str]:

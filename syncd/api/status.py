@@ -64,6 +64,8 @@ class DaemonStatus:
         consumers: The scope and the health of each consumer, by name.
         providers: The health of each provider, by name.
         refresh: Starts a fetch by every provider; None without providers.
+        reload_problems: Why the configuration on disk was rejected at the last reload, one line
+            each; empty where it is in use.
         adoptions: For each consumer that verifies adoption, the adoption of each secret by name.
     """
 
@@ -75,3 +77,4 @@ class DaemonStatus:
     providers: Mapping[str, ProviderHealth] = field(default_factory=dict)
     refresh: Callable[[], object] | None = None
     adoptions: Mapping[str, Mapping[str, Adoption]] = field(default_factory=dict)
+    reload_problems: tuple[str, ...] = ()

@@ -67,6 +67,12 @@ SocketPath = Annotated[
 ]
 
 
+InFlight = Annotated[
+    int,
+    msgspec.Meta(ge=1, le=1000, description="deliveries that are made at the same time, at most"),
+]
+
+
 class ScopeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A scope as in the vault config: one resource by type and id, or all resources of a type."""
 
@@ -107,6 +113,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, tag="webhook", tag_fiel
     client_key: AbsolutePath | None = None
     timeout: Duration = Duration(10)
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    max_in_flight: InFlight = 16
     scope: tuple[ScopeSettings, ...] | None = None
 
 
@@ -125,6 +132,7 @@ class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field=
     client_cert: AbsolutePath | None = None
     client_key: AbsolutePath | None = None
     timeout: Duration = Duration(10)
+    max_in_flight: InFlight = 8
     scope: tuple[ScopeSettings, ...] | None = None
 
 
@@ -149,6 +157,7 @@ class Nats(NatsServer, frozen=True, kw_only=True, tag="nats", tag_field="kind"):
     name: Name
     subject: str = DEFAULT_SUBJECT
     content_mode: ContentMode = "structured"
+    max_in_flight: InFlight = 256
     scope: tuple[ScopeSettings, ...] | None = None
 
 
@@ -179,8 +188,22 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
 class CredentialGrant(msgspec.Struct, frozen=True, kw_only=True):
     """A secret that a systemd unit gets as a credential."""
 
-    unit: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9:_.\\@-]+\.[a-z]+$(?!\n)")]
-    credential: Annotated[str, msgspec.Meta(pattern=r"^[^/:\x00-\x1f\x7f]{1,255}$(?!\n)")]
+    unit: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[A-Za-z0-9:_.\\@-]+\.[a-z]+$(?!\n)",
+            description="the name of a systemd unit with its type, such as .service",
+            examples=["my-app.service"],
+        ),
+    ]
+    credential: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[^/:\x00-\x1f\x7f]{1,255}$(?!\n)",
+            description="the name of a credential, without / and :, 255 bytes at most",
+            examples=["client-secret"],
+        ),
+    ]
     secret: str
 
 
@@ -227,6 +250,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     vault_config: AbsolutePath
     state_dir: AbsolutePath = "/var/lib/syncd"
     instance: Instance | None = None
+    fingerprint_key_file: AbsolutePath | None = None
     watch: Watch = Watch()
     consumers: tuple[ConsumerSettings, ...] = ()
     api: Api = Api()

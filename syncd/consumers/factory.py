@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from syncd.config.settings import Aidbox, Nats, grant
-from syncd.consumers.webhook import WebhookConsumer
 from syncd.core.adoption import mailbox_of
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ def open_consumer(settings: ConsumerSettings, stamp: Stamp) -> Consumer:
         from syncd.consumers.nats import NatsConsumer  # noqa: PLC0415 - 7 MiB, when configured
 
         return NatsConsumer(settings, stamp)
+    from syncd.consumers.webhook import WebhookConsumer  # noqa: PLC0415 - HTTP is a fifth of a start
+
     return WebhookConsumer(settings, stamp)
 
 

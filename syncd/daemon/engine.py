@@ -17,6 +17,7 @@ from syncd.consumers.factory import open_verifier
 from syncd.core.errors import StateError
 from syncd.core.events import Commit
 from syncd.core.model import Entry
+from syncd.daemon.fingerprint_key import FingerprintKeyFile
 from syncd.daemon.pipeline import Pipeline
 from syncd.daemon.resources import open_resources
 from syncd.lint.check import log_findings
@@ -115,12 +116,14 @@ class MountEngine:
         self._reconciler = Reconciler(
             settings.watch,
             self._vault_config,
-            key=resources.state.key,
+            key=resources.state.keys.current,
             ledger=resources.ledger,
             consumers=self.pipeline.grants,
             metrics=resources.metrics,
             on_commit=self._committed,
         )
+        self._key_file = FingerprintKeyFile(settings.fingerprint_key_file, resources, self._use_key)
+        self._use_key()
         self.verifiers = self._open_verifiers()
         self.refreshers: list[Refresher] = []
         granted = settings.credentials.grants
@@ -150,7 +153,8 @@ class MountEngine:
             secret,
             self._vault_config.entries,
             self._settings.watch,
-            key=self._resources.state.key,
+            key=self._resources.state.keys.current,
+            former=self._resources.state.keys.former,
             known=self._reconciler.version_of,
             own=self._own_files(),
         )
@@ -165,7 +169,8 @@ class MountEngine:
             Entry(name, path, ()),
             self._settings.watch,
             version,
-            key=self._resources.state.key,
+            key=self._resources.state.keys.current,
+            former=self._resources.state.keys.former,
             own=own,
         )
 
@@ -209,6 +214,7 @@ class MountEngine:
                 await self._start()
                 for worker in self._workers:
                     tasks.start_soon(worker.run)
+                tasks.start_soon(self._key_file.run)
                 tasks.start_soon(log_findings, self._settings, self._vault_config)
                 task_status.started()
                 await self._reconciler.run()
@@ -275,7 +281,12 @@ class MountEngine:
                     tasks.start_soon(fetch, index)
         return all(succeeded)
 
+    def _use_key(self) -> None:
+        keys = self._resources.state.keys
+        self._reconciler.use_key(keys.current, keys.former)
+
     async def _start(self) -> None:
+        await self._key_file.check()
         try:
             await self.pipeline.forget_removed()
         except StateError:

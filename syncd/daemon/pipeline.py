@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import socket
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import anyio
 import anyio.to_thread
 import structlog
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from syncd.core.model import Grant, Known
     from syncd.daemon.resources import Resources
     from syncd.ledger.ledger import Ledger
+
+_LEDGER_THREADS: Final = 4
+"""Threads in which delivery loops wait for the ledger, which serves one at a time."""
 
 log = structlog.get_logger()
 
@@ -46,6 +50,7 @@ class Pipeline:
         self.rng = Random()  # noqa: S311 - jitter
         self.inventory: Mapping[str, Known] = {}
         self.grants = mailboxes(settings.consumers)
+        threads = anyio.CapacityLimiter(_LEDGER_THREADS)
         stamp = make_stamp(resources.ledger, settings.instance)
         self.deliveries = {
             item.name: Delivery(
@@ -54,6 +59,7 @@ class Pipeline:
                 resources.metrics,
                 self.rng,
                 eager=isinstance(item, Aidbox),
+                threads=threads,
             )
             for item in settings.consumers
         }
@@ -74,7 +80,7 @@ class Pipeline:
         self.inventory = commit.inventory
         if commit.events:
             for delivery in self.deliveries.values():
-                delivery.wake()
+                delivery.wake(commit.events)
         for listener in self._resources.listeners:
             listener(commit)
 

@@ -43,23 +43,26 @@ def exit_code(findings: Sequence[Finding], *, strict: bool) -> int:
     return int(any(strict or found.is_error for found in findings))
 
 
-def as_text(findings: Sequence[Finding]) -> str:
-    """One line per finding, and a line with the number of errors and warnings."""
+def as_text(findings: Sequence[Finding], judged_for: str | None = None) -> str:
+    """One line per finding, and a line with the number of errors and warnings.
+
+    `judged_for` is the user that permissions were judged for, if another one.
+    """
     errors, warnings = _count(findings)
-    return "\n".join(
-        [f"{found.severity}: {found}" for found in findings]
-        + [f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"]
-    )
+    judged = f", judged for {judged_for}" if judged_for else ""
+    counts = f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
+    return "\n".join([f"{found.severity}: {found}" for found in findings] + [f"{counts}{judged}"])
 
 
-def as_json(findings: Sequence[Finding]) -> str:
-    """The findings, and the number of errors and warnings, as one JSON object."""
+def as_json(findings: Sequence[Finding], judged_for: str | None = None) -> str:
+    """The findings, and the number of errors and warnings, as one JSON object; see `as_text`."""
     errors, warnings = _count(findings)
     document = {
         "findings": [
             {key: encodable(text) for key, text in asdict(found).items()} for found in findings
         ],
         "summary": {"errors": errors, "warnings": warnings},
+        **({"judged_for": judged_for} if judged_for else {}),
     }
     return json.dumps(document, indent=2)
 

@@ -39,7 +39,7 @@ from syncd.mount.verdict import silent, unreadable
 from syncd.system.threads import gather, start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future
 
     from syncd.config.settings import Watch
@@ -79,16 +79,32 @@ class Members(msgspec.Struct):
 class Reader:
     """Takes snapshots of the files that a vault config names.
 
-    The fingerprints are made with `key`; `watch` is the section of the configuration. `settle` and
+    The fingerprints are made with `key`; content that has its known version under one of the
+    `former` keys is the same content. `watch` is the section of the configuration. `settle` and
     `grace` replace what that section says.
     """
 
-    def __init__(self, key: bytes, watch: Watch, *, settle: float, grace: float) -> None:
-        self._hash = blake2b(key=key, digest_size=16)
-        self._rules = Rules(watch.roots, (), watch.max_secret_size, settle, grace, self.fingerprint)
+    def __init__(
+        self, key: bytes, watch: Watch, *, settle: float, grace: float, former: Iterable[bytes] = ()
+    ) -> None:
+        self.use(key, former)
+        self._rules = Rules(
+            watch.roots,
+            (),
+            watch.max_secret_size,
+            settle,
+            grace,
+            self.fingerprint,
+            self._former_versions,
+        )
         self._roots: dict[str, Root] = {}
         self._homes: dict[str, Home] = {}
         self._points: frozenset[str] | None = None
+
+    def use(self, key: bytes, former: Iterable[bytes] = ()) -> None:
+        """Makes versions with another key from now on; `former` are the keys before it."""
+        # one assignment: a scan in another thread sees both or neither
+        self._hashes = tuple(blake2b(key=item, digest_size=16) for item in (key, *former))
 
     def forget_mounts(self) -> None:
         """Reads the mount table again at the next need: it may have changed."""
@@ -227,10 +243,17 @@ class Reader:
 
     def fingerprint(self, name: str, content: bytes) -> str:
         """The version of a secret's content: a keyed hash, bound to the secret's name."""
-        digest = self._hash.copy()
-        digest.update(name.encode() + b"\0")
-        digest.update(content)  # separately, so that the value is not copied
-        return "k1:" + digest.hexdigest()
+        return _version(self._hashes[0], name, content)
+
+    def _former_versions(self, name: str, content: bytes) -> Iterator[str]:
+        return (_version(item, name, content) for item in self._hashes[1:])
+
+
+def _version(keyed: blake2b, name: str, content: bytes) -> str:
+    digest = keyed.copy()
+    digest.update(name.encode() + b"\0")
+    digest.update(content)  # separately, so that the value is not copied
+    return "k1:" + digest.hexdigest()
 
 
 class Progressing(Protocol):
