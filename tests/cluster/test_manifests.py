@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from support.cluster.binaries import OPERATOR, module
 from support.sources import ROOT
 
 if TYPE_CHECKING:
@@ -61,8 +60,7 @@ def test_the_class_is_applied_before_the_pod(cluster: Cluster, overlay: str) -> 
 
 def test_the_pod_monitor(cluster: Cluster, tmp_path: Path) -> None:
     """Its component is accepted where the Prometheus operator's definitions are."""
-    name = "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml"
-    with open(f"{module(OPERATOR)}/{name}") as file:
+    with open(f"{cluster.programs}/deploy/podmonitors.yaml") as file:
         definition = file.read()
     relative = os.path.relpath(f"{ROOT}/kubernetes", tmp_path)
     (tmp_path / "kustomization.yaml").write_text(

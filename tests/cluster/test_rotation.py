@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from support.cluster.cluster import LONG
-from support.cluster.product import Hook, Product, deployed
+from support.cluster.product import Hook, Product, class_of, deployed, vault_config
 from support.machine import step
 from support.mount import publish
 from support.waiting import wait_until
@@ -26,29 +26,6 @@ ERRORS = "rotation_reconcile_error_total{"
 """The driver's metric of rotations that failed."""
 
 FILES = ("client-secret", "db/password", "db/user", "spare")
-
-
-def class_of(*files: str) -> str:
-    """A class with a file for each key of the secret `app`; keys have `.` for `/`."""
-    objects = [
-        {
-            "objectName": name,
-            "secretPath": "secret/data/aidbox/app",
-            "secretKey": name.replace("/", "."),
-        }
-        for name in files
-    ]
-    parameters = {"roleName": "aidbox", "objects": yaml.safe_dump(objects)}
-    spec = {"provider": "vault", "parameters": parameters}
-    head = {"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass"}
-    return yaml.safe_dump({**head, "metadata": {"name": "aidbox-secrets"}, "spec": spec})
-
-
-def vault_config(*files: str) -> str:
-    scope = {"resource_type": "Client", "id": "my-client"}
-    return json.dumps(
-        {"secret": {name: {"path": f"/run/vault-secrets/{name}", "scope": scope} for name in files}}
-    )
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ every module. The cache's name is a hash of both directories, so another version
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -23,13 +24,14 @@ ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__
 SOURCES: Final = f"{ROOT}/tests/cluster/go"
 
 KUBERNETES: Final = "1.34.4"
-DRIVER: Final = "sigs.k8s.io/secrets-store-csi-driver"
-OPERATOR: Final = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
+DRIVER: Final = ("sigs.k8s.io/secrets-store-csi-driver", "v1.6.0")
+OPERATOR: Final = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0")
 
+_POD_MONITORS: Final = "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml"
 _OLDEST: Final = (1, 25, 9)
 _PACKAGES: Final = {
     "kube": ("./hyperkube", "./registrar", "./pause", "helm.sh/helm/v3/cmd/helm"),
-    "driver": ("./provider", f"{DRIVER}/cmd/secrets-store-csi-driver"),
+    "driver": ("./provider", f"{DRIVER[0]}/cmd/secrets-store-csi-driver"),
 }
 _VERSION: Final = " ".join(
     f"-X {package}.{name}={value}"
@@ -59,23 +61,19 @@ def go() -> str:
     return path
 
 
-def module(name: str) -> str:
-    """The directory of a module at a version, or of one that the driver's build requires."""
-    command = [go(), "list", "-m", "-f", "{{.Dir}}", name]
-    if "@" in name:
-        subprocess.run([go(), "mod", "download", name], cwd="/", check=True)
-        path, _, version = name.partition("@")
-        top = subprocess.run(
-            [go(), "env", "GOMODCACHE"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        return f"{top}/{path}@{version}"
-    return subprocess.run(
-        command, cwd=f"{SOURCES}/driver", capture_output=True, text=True, check=True
-    ).stdout.strip()
+def _module(name: str, version: str) -> str:
+    """The directory of a module, downloaded if it is not there."""
+    command = [go(), "mod", "download", "-json", f"{name}@{version}"]
+    said = subprocess.run(command, cwd="/", capture_output=True, text=True, check=True)
+    directory: str = json.loads(said.stdout)["Dir"]
+    return directory
 
 
 def binaries() -> str:
-    """The directory of the programs; building them takes 10 minutes on two cores."""
+    """The directory of the programs, with the driver's objects and the PodMonitor's in `deploy/`.
+
+    Building them takes 10 minutes on two cores.
+    """
     directory = f"{cache()}/cluster-{_fingerprint()}"
     with open(f"{cache()}/cluster.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds them
@@ -88,6 +86,9 @@ def binaries() -> str:
                 for some in (packages[:3], packages[3:]) if name == "kube" else (packages,):
                     _build(name, some, making)
                 step(f"built in {time.monotonic() - started:.0f} s")
+            driver, operator = _module(*DRIVER), _module(*OPERATOR)
+            shutil.copytree(f"{driver}/deploy", f"{making}/deploy")
+            shutil.copy(f"{operator}/{_POD_MONITORS}", f"{making}/deploy/podmonitors.yaml")
             os.rename(making, directory)
     return directory
 
@@ -105,7 +106,7 @@ def _build(name: str, packages: tuple[str, ...], directory: str) -> None:
 
 
 def _fingerprint() -> str:
-    digest = sha256()
+    digest = sha256(repr((KUBERNETES, DRIVER, OPERATOR, _PACKAGES)).encode())
     for directory, directories, files in os.walk(SOURCES):
         directories.sort()
         for file in sorted(files):

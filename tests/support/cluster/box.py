@@ -1,8 +1,8 @@
-"""A double of Aidbox for the cluster: what a pod needs to start, and which secret it works with.
+"""A double of Aidbox for the cluster: what a pod needs to start and to be probed.
 
 Of the vendor's documentation it implements: `BOX_WEB_PORT`; `BOX_INIT_BUNDLE`, without whose file
-Aidbox refuses to start; `BOX_VAULT_CONFIG`, read once; `GET /health`. `GET /secret` answers with a
-hash of the first secret's content.
+Aidbox refuses to start; `BOX_VAULT_CONFIG`, read once, at the start, whose files must then be
+readable; `GET /health`.
 """
 
 from __future__ import annotations
@@ -12,29 +12,20 @@ import os
 import signal
 import sys
 import time
-from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
 
 BORN = time.monotonic()
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    path_of_secret: ClassVar[str] = ""
 
     def do_GET(self) -> None:
-        if self.path == "/health":
-            uptime = time.monotonic() - BORN
-            checks = {"uptime": [{"observedValue": uptime}]}
-            self.answer({"status": "pass", "about": {"version": "2605"}, "checks": checks})
-        else:
-            with open(self.path_of_secret, "rb") as file:
-                self.answer({"secret": sha256(file.read()).hexdigest()})
-
-    def answer(self, content: object) -> None:
+        uptime = time.monotonic() - BORN
+        checks = {"uptime": [{"observedValue": uptime}]}
+        content = {"status": "pass", "about": {"version": "2605"}, "checks": checks}
         body = json.dumps(content).encode()
-        self.send_response(200)
+        self.send_response(200 if self.path == "/health" else 404)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -51,7 +42,9 @@ def main() -> None:
     if os.environ.get("BOX_VAULT_CONFIG"):
         with open(os.environ["BOX_VAULT_CONFIG"]) as file:
             entries = json.load(file)["secret"]
-        Handler.path_of_secret = next(iter(entries.values()))["path"]
+        for entry in entries.values():
+            with open(entry["path"], "rb") as file:
+                file.read()
     port = int(os.environ.get("BOX_WEB_PORT", "8080"))
     ThreadingHTTPServer(("", port), Handler).serve_forever()
 

@@ -15,7 +15,6 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
-from support.cluster.binaries import DRIVER as DRIVER_MODULE, module
 from support.cluster.images import DRIVER, Images, load
 from support.cluster.node import SOCKET, TOKEN, VAULT_LOCAL, Node
 from support.machine import debian_tree, step
@@ -96,7 +95,7 @@ class Cluster(Node):
 
     def _install_driver(self) -> None:
         """The driver's own objects from its module, with our images and a short interval."""
-        deploy = f"{module(DRIVER_MODULE)}/deploy"
+        deploy = f"{self.programs}/deploy"
         names = ["csidriver", "rbac-secretproviderclass", "secrets-store-csi-driver"]
         names += [
             f"secrets-store.csi.x-k8s.io_secretproviderclass{e}" for e in ("es", "podstatuses")

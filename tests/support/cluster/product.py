@@ -9,7 +9,6 @@ with Hook(cluster) as hook, deployed(cluster, "one", hook) as product:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import json
 import shutil
@@ -73,6 +72,29 @@ def spread(directory: str, namespace: str) -> str:
     with open(f"{directory}/secret.yaml", "w") as file:
         yaml.safe_dump(SECRET, file)
     return f"{directory}/kubernetes"
+
+
+def class_of(*files: str) -> str:
+    """A class with a file for each key of the secret `app`; keys have `.` for `/`."""
+    objects = [
+        {
+            "objectName": name,
+            "secretPath": "secret/data/aidbox/app",
+            "secretKey": name.replace("/", "."),
+        }
+        for name in files
+    ]
+    parameters = {"roleName": "aidbox", "objects": yaml.safe_dump(objects)}
+    spec = {"provider": "vault", "parameters": parameters}
+    head = {"apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass"}
+    return yaml.safe_dump({**head, "metadata": {"name": "aidbox-secrets"}, "spec": spec})
+
+
+def vault_config(*files: str) -> str:
+    scope = {"resource_type": "Client", "id": "my-client"}
+    return json.dumps(
+        {"secret": {name: {"path": f"/run/vault-secrets/{name}", "scope": scope} for name in files}}
+    )
 
 
 class Hook:
@@ -268,10 +290,6 @@ class Product:
         finally:
             over.set()
             thread.join()
-
-
-def digest(value: str) -> str:
-    return hashlib.sha256(value.encode()).hexdigest()
 
 
 def render(cluster: Cluster, namespace: str, **files: str) -> str:
