@@ -16,6 +16,7 @@ import click
 
 from syncd import __version__
 from syncd.commands.console import harden_command, print_text, report
+from syncd.commands.fleet_options import fleet
 from syncd.commands.options import (
     DURATION,
     TEXT,
@@ -301,7 +302,7 @@ def demo(rotations: int | None, interval: float) -> None:
     sys.exit(anyio.run(show, rotations, interval))
 
 
-for _command in COMMANDS:
+for _command in (*COMMANDS, fleet):
     cli.add_command(_command)
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from syncd.config.settings import ConsumerSettings, Settings
     from syncd.consumers.aidbox.verify import Verifier
     from syncd.consumers.delivery import Delivery
+    from syncd.consumers.state import StateWriter
     from syncd.core.events import Event
     from syncd.core.model import Known
     from syncd.daemon.resources import Resources
@@ -217,6 +218,8 @@ class MountEngine:
                     tasks.start_soon(worker.run)
                 tasks.start_soon(self._key_file.run)
                 tasks.start_soon(self._log_findings)
+                tasks.start_soon(self.pipeline.examine, self._look_at_consumers)
+                tasks.start_soon(self.pipeline.watch_credentials)
                 task_status.started()
                 await self._reconciler.run()
         finally:
@@ -226,6 +229,11 @@ class MountEngine:
         """Logs what the linter finds; it is imported now, and not before the first fetch."""
         check = await run(import_module, "syncd.lint.check")
         await check.log_findings(self._settings, self._vault_config)
+
+    def _look_at_consumers(self) -> dict[str, tuple[str, ...]]:
+        from syncd.lint.consumers import examine_consumers  # noqa: PLC0415 - in a thread, as above
+
+        return examine_consumers(self._settings, self._vault_config.entries)
 
     async def run_once(self, deadline: float) -> bool:
         """Fetches, scans once and delivers, until the deadline; see the function `run_once`."""
@@ -303,9 +311,10 @@ class MountEngine:
         self.pipeline.inventory = self._reconciler.inventory
 
     @property
-    def _workers(self) -> Sequence[Delivery | Verifier]:
+    def _workers(self) -> Sequence[Delivery | Verifier | StateWriter]:
         # verifiers first: `run_once` drains in this order, and what they publish is delivered, too
-        return (*self.verifiers.values(), *self.pipeline.deliveries.values())
+        deliveries = self.pipeline.deliveries.values()
+        return (*self.verifiers.values(), *deliveries, *self.pipeline.states)
 
     def summary(self) -> dict[str, object]:
         """The number of secrets and the watch mode, for the log."""
@@ -331,6 +340,7 @@ class MountEngine:
             ),
             failure=reconciler.failure,
             consumers=self.pipeline.health(),
+            actions=self.pipeline,
             providers={item.provider.name: item.health for item in self.refreshers},
             refresh=self.refresh if self.refreshers else None,
             adoptions={name: item.adoptions for name, item in self.verifiers.items()},
