@@ -292,7 +292,9 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
     log: Log = Log()
 
 
-def credential_files(settings: Settings | RelaySettings) -> list[tuple[str, str]]:
+def credential_files(
+    settings: Settings | RelaySettings | ConsumerSettings,
+) -> list[tuple[str, str]]:
     """The files whose content syncd uses itself, each with the key path that names it."""
     return list(_credential_files(settings, ()))
 

@@ -35,6 +35,7 @@ class Severity(enum.StrEnum):
 CODES: Mapping[str, Severity] = MappingProxyType(
     {
         # syncd's own configuration
+        "address-unknown": Severity.WARNING,
         "config-unreadable": Severity.ERROR,
         "config-malformed": Severity.ERROR,
         "config-invalid": Severity.ERROR,
