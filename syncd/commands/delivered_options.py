@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from syncd.commands.console import print_error, report
+from syncd.commands.console import print_error, print_text, report
 from syncd.commands.options import TEXT, socket_option
 from syncd.core.errors import SyncdError
 
@@ -59,4 +59,6 @@ def wait_for_delivery(
         sys.exit(_CANNOT_ASK)
     for line in missing:
         print_error(line)
+    if not missing:
+        print_text("consumers have every change" + (", adopted" if adopted else ""))
     sys.exit(1 if missing else 0)
