@@ -74,7 +74,14 @@ class Client:
             UnreachableError: The daemon cannot be reached.
             DeniedError: It refused, or answered what this version cannot read.
         """
-        with self._request(path, {}, _ANSWER) as (status, chunks):
+        return self._decode("GET", path, type_)
+
+    def post(self, path: str, type_: type[T], parameters: Mapping[str, str] | None = None) -> T:
+        """Sends a POST request without a body; as `get`."""
+        return self._decode("POST", _target(path, parameters or {}), type_)
+
+    def _decode(self, method: str, target: str, type_: type[T]) -> T:
+        with self._request(method, target, {"content-length": "0"}, _ANSWER) as (status, chunks):
             content = b"".join(chunks)
         self._check(status, content)
         try:
@@ -98,20 +105,20 @@ class Client:
         headers = {"accept": "text/event-stream"}
         if last_event_id is not None:
             headers["last-event-id"] = last_event_id
-        target = f"{path}?{urlencode(parameters, doseq=True)}" if parameters else path
-        with self._request(target, headers, SILENCE) as (status, chunks):
+        target = _target(path, parameters)
+        with self._request("GET", target, headers, SILENCE) as (status, chunks):
             if status != _OK:
                 self._check(status, b"".join(chunks))
             yield _lines(chunks)
 
     @contextmanager
     def _request(
-        self, target: str, headers: Mapping[str, str], timeout: float
+        self, method: str, target: str, headers: Mapping[str, str], timeout: float
     ) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """Sends a GET request; yields the status and the body as it arrives."""
+        """Sends a request without a body; yields the status and the body as it arrives."""
         http = h11.Connection(h11.CLIENT)
         fields = {"host": "syncd", "connection": "close", **headers}
-        request = http.send(h11.Request(method="GET", target=target, headers=list(fields.items())))
+        request = http.send(h11.Request(method=method, target=target, headers=list(fields.items())))
         with socket.socket(socket.AF_UNIX) as connection:
             try:
                 _connect(connection, self._path)
@@ -160,6 +167,10 @@ class Client:
         if status == _UNAVAILABLE:
             raise UnreachableError(problem)
         raise DeniedError(problem)
+
+
+def _target(path: str, parameters: Mapping[str, str | list[str]] | Mapping[str, str]) -> str:
+    return f"{path}?{urlencode(parameters, doseq=True)}" if parameters else path
 
 
 def _connect(attempt: socket.socket, path: str) -> None:

@@ -24,7 +24,8 @@ from syncd.mount.verdict import unreadable
 GENERATION = "..2026_11_23_20_40_28.123456789"
 _ELSEWHERE = (
     *("credential-", "grant-", "listen-", "manifest-", "provision-", "subscriber"),
-    *("group-foreign", "scope-unmatched", "state-unusable", "unit-unusable", "user-unknown"),
+    *("address-unknown", "group-foreign"),
+    *("scope-unmatched", "state-unusable", "unit-unusable", "user-unknown"),
     "value-uninterpolated",
     *("aidbox-", "destination-", "entry-", "reference-", "secret-stored"),
 )
