@@ -28,6 +28,7 @@ SILENCE: Final = 45.0
 _CONNECT: Final = 5.0
 _ANSWER: Final = 30.0
 _OK: Final = 200
+_SUCCESS: Final = range(200, 300)
 _UNAVAILABLE: Final = 503
 _CHUNK: Final = 64 << 10
 _PAUSE: Final = 0.01
@@ -74,14 +75,15 @@ class Client:
             UnreachableError: The daemon cannot be reached.
             DeniedError: It refused, or answered what this version cannot read.
         """
-        return self._decode("GET", path, type_)
+        return self._ask("GET", path, type_)
 
     def post(self, path: str, type_: type[T], parameters: Mapping[str, str] | None = None) -> T:
         """Sends a POST request without a body; as `get`."""
-        return self._decode("POST", _target(path, parameters or {}), type_)
+        return self._ask("POST", _target(path, parameters or {}), type_)
 
-    def _decode(self, method: str, target: str, type_: type[T]) -> T:
-        with self._request(method, target, {"content-length": "0"}, _ANSWER) as (status, chunks):
+    def _ask(self, method: str, target: str, type_: type[T]) -> T:
+        headers = {} if method == "GET" else {"content-length": "0"}
+        with self._request(method, target, headers, _ANSWER) as (status, chunks):
             content = b"".join(chunks)
         self._check(status, content)
         try:
@@ -157,7 +159,7 @@ class Client:
         ) from None
 
     def _check(self, status: int, content: bytes) -> None:
-        if status == _OK:
+        if status in _SUCCESS:
             return
         try:
             reason = msgspec.json.decode(content, type=dict[str, str])["error"]
@@ -169,7 +171,7 @@ class Client:
         raise DeniedError(problem)
 
 
-def _target(path: str, parameters: Mapping[str, str | list[str]] | Mapping[str, str]) -> str:
+def _target(path: str, parameters: Mapping[str, str | list[str]]) -> str:
     return f"{path}?{urlencode(parameters, doseq=True)}" if parameters else path
 
 
