@@ -204,6 +204,7 @@ def _base_urls(
 @click.option("--client-id", metavar="ID", help="Client to log in as. Default: the consumer's.")
 @click.option("--client-secret-file", metavar="FILE", help="File with that Client's secret.")
 @click.option("--ca-file", metavar="FILE", help="CA certificates. Default: the system's.")
+@click.option("--consumers", "connect", is_flag=True, help="Connect to consumers; sends nothing.")
 @click.option("--as", "user", metavar="USER", help="Judge permissions for this user; as root.")
 @click.option(
     "--unit",
@@ -216,6 +217,7 @@ def check(
     format_: str,
     *,
     strict: bool,
+    connect: bool,
     urls: tuple[str, ...],
     client_id: str | None,
     client_secret_file: str | None,
@@ -247,7 +249,8 @@ def check(
         raise click.UsageError("--as and --unit contradict each other; give one of them")
     runner = find_runner(user, unit)
     environ = runner.environment(os.environ)
-    findings = run_checks(runner.config(config, environ), environ, aidbox=target, runner=runner)
+    file = runner.config(config, environ)
+    findings = run_checks(file, environ, aidbox=target, runner=runner, connect=connect)
     judged_for = str(runner) if runner.identity or runner.unit else None
     if format_ == "sarif":
         from syncd.lint.sarif import as_sarif

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.accounts import as_user, needs_root
 from support.receiver import Receiver, reply
+from support.tls import Authority
 from support.world import World, secret
 
 if TYPE_CHECKING:
@@ -83,6 +86,30 @@ def test_a_ping_proves_a_webhook(world: World, max_batch: int) -> None:
             assert " unproven " not in world.run("status", *at).stdout
         with world.daemon():  # it is remembered
             assert " unproven " not in world.run("status", *at).stdout
+
+
+def test_a_check_connects_and_sends_nothing(world: World) -> None:
+    """By TCP and TLS with the consumer's own trust, and by a Unix socket."""
+    authority = Authority(Path(world.directory))
+    with Receiver() as receiver, Receiver(tls=authority.server()) as other:
+        configure(
+            world,
+            hook(receiver),
+            {**hook(other, ca_file=str(authority.file)), "name": "trusted"},
+            {**hook(other), "name": "untrusted"},
+            {"name": "away", "kind": "webhook", "url": "http://127.0.0.1:1"},
+            {"name": "bus", "kind": "nats", "urls": ["nats://127.0.0.1:1"]},
+        )
+        done = world.run("check", "-c", world.config, "--consumers", "--format", "json")
+        found = json.loads(done.stdout)["findings"]
+        assert [item["where"] for item in found if item["code"] == "consumer-unreachable"] == [
+            "consumers[2].url",
+            "consumers[3].url",
+            "consumers[4].urls[0]",
+        ]
+        assert done.returncode == 1
+        assert not receiver.requests
+        assert not other.requests
 
 
 def test_a_ping_that_does_not_arrive(world: World) -> None:
