@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from syncd.config.settings import ConsumerSettings, Settings
     from syncd.consumers.aidbox.verify import Verifier
     from syncd.consumers.delivery import Delivery
+    from syncd.consumers.state import StateWriter
     from syncd.core.events import Event
     from syncd.core.model import Known
     from syncd.daemon.resources import Resources
@@ -303,9 +304,10 @@ class MountEngine:
         self.pipeline.inventory = self._reconciler.inventory
 
     @property
-    def _workers(self) -> Sequence[Delivery | Verifier]:
+    def _workers(self) -> Sequence[Delivery | Verifier | StateWriter]:
         # verifiers first: `run_once` drains in this order, and what they publish is delivered, too
-        return (*self.verifiers.values(), *self.pipeline.deliveries.values())
+        deliveries = self.pipeline.deliveries.values()
+        return (*self.verifiers.values(), *deliveries, *self.pipeline.states)
 
     def summary(self) -> dict[str, object]:
         """The number of secrets and the watch mode, for the log."""

@@ -20,7 +20,7 @@ import structlog
 from syncd.api.actions import TestReport
 from syncd.config.settings import Aidbox, Nats, Settings, Webhook, credential_files, grant
 from syncd.consumers.delivery import Delivery
-from syncd.consumers.factory import mailboxes, open_consumer
+from syncd.consumers.factory import mailboxes, open_consumer, open_state_writer
 from syncd.core.errors import RefusedError
 from syncd.core.events import Stamp
 from syncd.core.timing import rfc3339
@@ -53,6 +53,7 @@ class Pipeline:
 
     Attributes:
         deliveries: The loop of each consumer, by name; the engine runs them.
+        states: What publishes the state of this installation; the engine runs them, too.
         grants: Every mailbox, and which events go into it.
         inventory: Every secret, as of the last commit.
         rng: Source of the jitter.
@@ -67,6 +68,18 @@ class Pipeline:
         self.grants = mailboxes(settings.consumers)
         threads = anyio.CapacityLimiter(_LEDGER_THREADS)
         stamp = make_stamp(resources.ledger, settings.instance)
+        writers = [
+            open_state_writer(
+                item,
+                instance=settings.instance or socket.gethostname(),
+                ledger=resources.ledger,
+                inventory=lambda: self.inventory,
+                key_id=lambda: resources.state.keys.key_id,
+                rng=self.rng,
+            )
+            for item in settings.consumers
+        ]
+        self.states = [writer for writer in writers if writer is not None]
         self.deliveries = {
             item.name: Delivery(
                 open_consumer(item, stamp),
@@ -182,6 +195,8 @@ class Pipeline:
         if commit.events:
             for delivery in self.deliveries.values():
                 delivery.wake(commit.events)
+        for state in self.states:
+            state.committed(commit)
         for listener in self._resources.listeners:
             listener(commit)
 
