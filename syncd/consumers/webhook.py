@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from syncd import __version__
 from syncd.config.settings import grant
-from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
+from syncd.consumers.consumer import Tested, Undelivered, UnusableError, undelivered
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.events import BATCH, STRUCTURED
 from syncd.net.credentials import CredentialFiles, Keyring
@@ -115,6 +115,19 @@ class WebhookConsumer:
             raise undelivered([Undelivered(events, error)])
         if error is not None:
             raise error
+
+    async def ping(self, ident: str, at: str) -> Tested:
+        """POSTs an `io.syncd.ping` event, signed and with all credentials; see `Testable`."""
+        body = self._stamp.encode_ping(self.name, ident, at)
+        if self.max_batch > 1:
+            body = b"[" + body + b"]"
+        message_id = f"{self._stamp.epoch}-ping-{ident}"
+        tls = self._url.scheme == "https"
+        try:
+            answer = await self._post(message_id, body, reread=True)
+        except SyncdError as error:
+            return Tested(self.address, tls, None, error)
+        return Tested(self.address, tls, answer.status, self._judge(answer))
 
     async def aclose(self) -> None:
         """Closes the connection."""

@@ -21,6 +21,7 @@ SECRET_ADOPTED: Final = "io.syncd.secret.adopted"  # noqa: S105 - an event type
 SECRET_REJECTED: Final = "io.syncd.secret.rejected"  # noqa: S105 - an event type
 VAULT_CONFIG_CHANGED: Final = "io.syncd.vault_config.changed"
 RESET: Final = "io.syncd.reset"
+PING: Final = "io.syncd.ping"
 
 Version = Annotated[
     str,
@@ -148,6 +149,16 @@ class ResetData(msgspec.Struct, frozen=True):
     """
 
     secrets: tuple[SecretState, ...]
+
+
+class PingData(msgspec.Struct, frozen=True):
+    """Data of `io.syncd.ping`: a test of the way to a consumer, about no secret.
+
+    Attributes:
+        consumer: Name of the consumer that is tested.
+    """
+
+    consumer: str
 
 
 Data = SecretData | AdoptionData | VaultConfigData

@@ -39,6 +39,7 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "config-unreadable": Severity.ERROR,
         "config-malformed": Severity.ERROR,
         "config-invalid": Severity.ERROR,
+        "consumer-unreachable": Severity.ERROR,
         "credential-cleartext": Severity.WARNING,
         "credential-exposed": Severity.WARNING,
         "credential-unchecked": Severity.WARNING,

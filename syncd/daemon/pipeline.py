@@ -6,6 +6,7 @@ Every engine has a pipeline: what makes the commits is the engine's part.
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import time
 from hashlib import blake2b
@@ -16,6 +17,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
+from syncd.api.actions import TestReport
 from syncd.config.settings import Aidbox, Nats, Settings, Webhook, credential_files, grant
 from syncd.consumers.delivery import Delivery
 from syncd.consumers.factory import mailboxes, open_consumer, open_state_writer
@@ -132,6 +134,24 @@ class Pipeline:
         """Tries what waits now; see `syncd.api.actions`."""
         log.info("delivery.retry_requested", consumer=consumer)
         return self.deliveries[consumer].retry()
+
+    async def test(self, consumer: str) -> TestReport:
+        """Sends a ping now; see `syncd.api.actions`."""
+        ident, begin = secrets.token_hex(4), time.monotonic()
+        tested = await self.deliveries[consumer].ping(ident)
+        seconds = round(time.monotonic() - begin, 4)
+        error = None if tested.error is None else str(tested.error)
+        log.info("consumer.tested", consumer=consumer, status=tested.status, problem=error)
+        return TestReport(
+            consumer,
+            f"{self._resources.ledger.epoch}-ping-{ident}",
+            error is None,
+            tested.address,
+            tested.tls,
+            tested.status,
+            seconds,
+            error,
+        )
 
     async def resend(self, consumer: str, secret: str | None) -> tuple[str, ...]:
         """Sends the newest state again; see `syncd.api.actions`."""

@@ -21,7 +21,7 @@ from syncd.core.decode import did_you_mean
 from syncd.core.errors import ConfigurationError, SyncdError
 from syncd.core.findings import finding, key_path
 from syncd.core.vault_config import lint_vault_config
-from syncd.lint.consumers import check_addresses
+from syncd.lint.consumers import check_addresses, check_connections
 from syncd.lint.credentials import check_credentials
 from syncd.lint.exposure import check_exposure
 from syncd.lint.files import check_files, check_mount, real_paths
@@ -62,6 +62,7 @@ def run_checks(
     *,
     aidbox: Target | None = None,
     runner: Runner | None = None,
+    connect: bool = False,
 ) -> list[Finding]:
     """Checks configuration, vault config and mount, and optionally a live Aidbox.
 
@@ -75,6 +76,7 @@ def run_checks(
         runner: Who will run syncd; this process then becomes that user, for good, and names of
             hosts are looked up. By default permissions are judged for this user, and nothing is
             looked up.
+        connect: Whether to connect to the consumers, without sending anything.
 
     Raises:
         ConfigurationError: There are no credentials to read Aidbox with.
@@ -90,6 +92,8 @@ def run_checks(
     findings += check_credentials(settings, source, loaded)
     if runner is not None:
         findings += check_addresses(settings, source)
+    if connect:
+        findings += check_connections(settings, source)
     findings += check_exposure(settings, source, environ) + _subscribers(settings, source)
     findings += check_placeholders(settings, source)
     if isinstance(settings, RelaySettings):

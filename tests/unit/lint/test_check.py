@@ -24,7 +24,7 @@ from syncd.mount.verdict import unreadable
 GENERATION = "..2026_11_23_20_40_28.123456789"
 _ELSEWHERE = (
     *("credential-", "grant-", "listen-", "manifest-", "provision-", "subscriber"),
-    *("address-unknown", "group-foreign"),
+    *("address-unknown", "consumer-unreachable", "group-foreign"),
     *("scope-unmatched", "state-unusable", "unit-unusable", "user-unknown"),
     "value-uninterpolated",
     *("aidbox-", "destination-", "entry-", "reference-", "secret-stored"),
