@@ -26,10 +26,14 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Severity(enum.StrEnum):
-    """An `error` does not work; a `warning` works and is probably not intended."""
+    """An `error` does not work; a `warning` works and is probably not intended.
+
+    A `note` is something that could not be decided, and never a reason to fail.
+    """
 
     ERROR = "error"
     WARNING = "warning"
+    NOTE = "note"
 
 
 CODES: Mapping[str, Severity] = MappingProxyType(
@@ -91,7 +95,12 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         # a live Aidbox
         "aidbox-unreadable": Severity.ERROR,
         "aidbox-restart-needed": Severity.WARNING,
+        "aidbox-restart-unknown": Severity.NOTE,
+        "aidbox-sender-race": Severity.WARNING,
+        "aidbox-too-old": Severity.ERROR,
+        "destination-dead": Severity.ERROR,
         "destination-stale": Severity.WARNING,
+        "destination-unknown": Severity.NOTE,
         "entry-unreferenced": Severity.WARNING,
         "reference-out-of-scope": Severity.ERROR,
         "reference-unknown": Severity.ERROR,
@@ -112,7 +121,7 @@ class Finding(msgspec.Struct, frozen=True):
 
     Attributes:
         code: Stable kebab-case name of the kind of finding.
-        severity: `error` or `warning`.
+        severity: `error`, `warning` or `note`.
         source: The file or object that the finding is about.
         where: JSON path (RFC 9535) or key path inside the source; empty for the whole of it.
         message: What is wrong, without any secret value.

@@ -7,6 +7,7 @@ import importlib.resources
 import json
 import os
 import pickle
+import re
 import sqlite3
 import time
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ def serve(world: World, found: Estate, **options: Any) -> Aidbox:
     for item in known["entry"]:
         if item["resource"]["id"] == "syncd":
             item["resource"]["secret"] = OWN
-    return Aidbox(world.vault_config, known, uptime=HOUR, **options)
+    return Aidbox(world.vault_config, known, **{"uptime": HOUR, **options})
 
 
 def check(world: World, aidbox: Aidbox, *more: str, code: int | None = None) -> dict[str, Any]:
@@ -171,18 +172,28 @@ def test_each_planted_fault_is_found_and_nothing_else(world: World) -> None:
     # an entry that nobody refers to
     found.entry("forgotten", "TokenIntrospector", "introspector-1")
     prepare(world, found)
-    # a secret rotated after its destination started
-    os.utime(f"{world.mount}/destination-17")
-    # a vault config that Aidbox has not loaded
-    os.utime(world.vault_config)
     started = time.time() - HOUR
     queued = {"destination-17": 42}
     with serve(world, found, destinations_started=started, queued=queued) as aidbox:
+        with world.daemon() as daemon:
+            # a secret rotated after its destination started
+            world.publish(**{"destination-17": secret("2")})
+            daemon.wait_for("secret.changed", secret="destination-17")
+            # a vault config that Aidbox has not loaded
+            found.entry("later", "TokenIntrospector", "introspector-1")
+            world.publish(later=secret("1"))
+            world.map(**found.scopes)
+            daemon.wait_for("secret.changed", secret="later")
         document = check(world, aidbox, code=1)
         url = aidbox.urls[0]
     fhir, config = f"{url}/fhir/", world.vault_config
     extension = "extension[1].valueString"
-    assert places(document) == sorted(
+    notes = [f for f in document["findings"] if f["severity"] == "note"]
+    assert {f["code"] for f in notes} == {
+        "destination-unknown"
+    }  # all others, older than the daemon
+    found_places = [place for place in places(document) if place[0] != "destination-unknown"]
+    assert found_places == sorted(
         [
             only_own(aidbox),
             ("aidbox-restart-needed", url, ""),
@@ -194,6 +205,7 @@ def test_each_planted_fault_is_found_and_nothing_else(world: World) -> None:
             ("entry-unreferenced", config, "$.secret['client-200']"),
             ("entry-unreferenced", config, "$.secret['provider-77-private-key']"),
             ("entry-unreferenced", config, "$.secret.forgotten"),
+            ("entry-unreferenced", config, "$.secret.later"),
             (
                 "reference-out-of-scope",
                 f"{fhir}IdentityProvider/provider-77",
@@ -246,6 +258,107 @@ def test_rotations_are_told_by_content_where_the_daemon_saw_them(world: World) -
     for document in (running, stopped):
         stale = [source for code, source, _ in places(document) if code == "destination-stale"]
         assert stale == [f"{aidbox.urls[0]}/fhir/AidboxTopicDestination/rotated"]
+
+
+def cluster(world: World) -> Estate:
+    """12 destinations, each with a secret of its own."""
+    found = Estate([client("syncd", OWN)])
+    for number in range(12):
+        id_ = f"destination-{number}"
+        header = {"name": "header", "_valueString": found.entry(id_, "AidboxTopicDestination")}
+        found.resources.append(destination(id_, header))
+    prepare(world, found)
+    return found
+
+
+def everywhere(aidbox: Aidbox) -> tuple[str, ...]:
+    """The options that name the other replicas."""
+    return tuple(part for url in aidbox.urls[1:] for part in ("--aidbox", url))
+
+
+def about(document: dict[str, Any], *codes: str) -> set[tuple[str, str, str]]:
+    """Code, destination and replica of each finding with these codes."""
+    return {
+        (f["code"], f["source"].rpartition("/")[2], replica)
+        for f in document["findings"]
+        if f["code"] in codes
+        for replica in re.findall(r"http://127\.0\.0\.\d:\d+", f["message"])
+    }
+
+
+def test_each_replica_is_judged_by_itself(world: World) -> None:
+    """Stale where no restart followed the rotation, dead where a secret is missing at the start."""
+    found = cluster(world)
+    with world.daemon() as daemon, serve(world, found, replicas=3, uptime=0.0) as aidbox:
+        one, _, three = aidbox.urls
+        assert not about(
+            check(world, aidbox, *everywhere(aidbox), code=0),
+            *("destination-stale", "destination-dead", "destination-unknown"),
+        )
+        world.publish(**{"destination-3": secret("2"), "destination-7": secret("2")})
+        for id_ in ("destination-3", "destination-7"):
+            daemon.wait_for("secret.changed", secret=id_)
+        aidbox.hide(2, "destination-5")
+        aidbox.restart(1)
+        aidbox.restart(2)
+        document = check(world, aidbox, *everywhere(aidbox), code=1)
+        assert about(document, "destination-stale", "destination-dead", "destination-unknown") == {
+            ("destination-stale", "destination-3", one),
+            ("destination-stale", "destination-7", one),
+            ("destination-dead", "destination-5", three),
+        }
+        (dead,) = (f for f in document["findings"] if f["code"] == "destination-dead")
+        assert "the secret destination-5" in dead["message"]
+        assert "restart this replica" in dead["hint"]
+        aidbox.hide(2)
+        aidbox.restart(2)
+        aidbox.restart(0)
+        assert not about(
+            check(world, aidbox, *everywhere(aidbox), code=0),
+            *("destination-stale", "destination-dead", "destination-unknown"),
+        )
+
+
+@pytest.mark.parametrize("has_ledger", [False, True])
+def test_a_new_mount_is_no_rotation(world: World, has_ledger: bool) -> None:
+    """Files and vault config that were written a moment ago: nothing is claimed, nothing fails."""
+    found = cluster(world)
+    with serve(world, found, replicas=3, destinations_started=time.time() - HOUR) as aidbox:
+        world.publish(**dict.fromkeys(found.scopes, secret("1")))
+        world.map(**found.scopes)
+        if has_ledger:
+            with world.daemon():
+                pass
+        document = check(world, aidbox, *everywhere(aidbox), "--strict", code=1)
+    notes = [f for f in document["findings"] if f["severity"] == "note"]
+    assert {f["code"] for f in notes} == {"destination-unknown", "aidbox-restart-unknown"}
+    assert all("unknown" in f["message"] for f in notes)
+    assert document["summary"]["notes"] == 12 + 3
+    rest = [place for place in places(document) if not place[0].endswith("-unknown")]
+    assert rest == [only_own(aidbox)]
+
+
+def test_the_release_of_each_replica(world: World) -> None:
+    """A box without external secrets, and one that loses senders, which are found, too."""
+    found = cluster(world)
+    with serve(world, found, version="2512.3") as aidbox:
+        document = check(world, aidbox, code=1)
+        assert ("aidbox-too-old", aidbox.urls[0], "") in places(document)
+        assert len(about(document, "destination-dead")) == 12
+    with serve(world, found, version="2602.1") as aidbox:
+        document = check(world, aidbox, code=0)
+        assert ("aidbox-sender-race", aidbox.urls[0], "") in places(document)
+
+
+def test_the_first_replica_is_away(world: World) -> None:
+    """Resources are read from the next, and that one is away is reported."""
+    found = cluster(world)
+    with serve(world, found, replicas=2) as aidbox:
+        aidbox.fail(503, "/health", replica=0, times=1)
+        document = check(world, aidbox, *everywhere(aidbox), code=2)
+    assert places(document) == sorted(
+        [("aidbox-unreadable", f"{aidbox.urls[0]}/health", ""), only_own(aidbox)]
+    )
 
 
 def test_credentials_of_the_consumer(world: World) -> None:

@@ -255,9 +255,7 @@ class Handler(BaseHTTPRequestHandler):
                     "status": status,
                     "host": self.headers.get("host"),
                     "headers": {
-                        name: self.headers[name]
-                        for name in LOGGED
-                        if name in self.headers
+                        name: self.headers[name] for name in LOGGED if name in self.headers
                     },
                 }
             )

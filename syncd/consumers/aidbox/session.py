@@ -28,7 +28,7 @@ from syncd.net.http import Connection
 from syncd.net.tls import RotatingContext, Trust
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
 
     from syncd.net.credentials import Credentials
     from syncd.net.http import Answer
@@ -110,6 +110,7 @@ class Session:
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
         body_limit: int = 0,
+        accept: Container[int] = (),
     ) -> Answer:
         """Makes one request as the Client.
 
@@ -121,9 +122,10 @@ class Session:
             headers: Besides those that every request has.
             content: The body.
             body_limit: Bytes that the answer may have; with 0 it is dropped.
+            accept: Statuses other than 2xx that are answers, too.
 
         Returns:
-            The answer, a 2xx.
+            The answer, a 2xx or one of `accept`.
 
         Raises:
             TemporaryError: There was no answer, a later one may differ, or the credential file is
@@ -147,7 +149,8 @@ class Session:
         answer = await attempt(reread=False)
         if answer.status == HTTPStatus.UNAUTHORIZED:
             answer = await attempt(reread=True)
-        await self._require_success(failed, answer)
+        if answer.status not in accept:
+            await self._require_success(failed, answer)
         return answer
 
     async def status_as(self, replica: Replica, client_id: str, value: bytes) -> int:

@@ -13,7 +13,7 @@ from syncd.config.settings import Aidbox
 from syncd.core.errors import ConfigurationError, SyncdError
 from syncd.core.findings import finding
 from syncd.lint.aidbox.reading import read_live, unreadable
-from syncd.lint.aidbox.rotations import rotations
+from syncd.lint.aidbox.rotations import secret_evidence, vault_config_evidence
 from syncd.lint.aidbox.rules import check_live
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Target:
     """The Aidbox to read, as given on the command line.
 
     Attributes:
-        urls: One per replica; resources are read from the first.
+        urls: One per replica; resources are read from the first that answers.
         client_id: The Client to read as; None for that of the configuration's consumer.
         client_secret_file: Holds its secret; None as for `client_id`.
         ca_file: Certificates to trust instead of the system's; None for the consumer's.
@@ -52,13 +52,12 @@ def lint_aidbox(settings: Settings, entries: Mapping[str, Entry], target: Target
         live, findings = anyio.run(read_live, aidbox)
     except SyncdError as error:
         return [unreadable(target.urls[0], error)]
-    try:
-        changed = os.stat(settings.vault_config).st_mtime
-    except OSError:
-        changed = None
-    rotated = rotations(settings.state_dir, entries.values())
     return findings + check_live(
-        live, entries, settings.vault_config, vault_config_changed=changed, rotated=rotated
+        live,
+        entries,
+        settings.vault_config,
+        vault_config_evidence=vault_config_evidence(settings.state_dir, settings.vault_config),
+        rotated=secret_evidence(settings.state_dir, entries.values()),
     )
 
 
