@@ -81,6 +81,18 @@ class SecretsReport(msgspec.Struct, frozen=True):
     secrets: tuple[SecretReport, ...]
 
 
+class WaitingReport(msgspec.Struct, frozen=True):
+    """Events that wait for one reason.
+
+    Attributes:
+        reason: Why the last attempt failed.
+        events: How many wait for the next one.
+    """
+
+    reason: str
+    events: Count
+
+
 class ConsumerReport(msgspec.Struct, frozen=True):
     """The health of a consumer.
 
@@ -89,13 +101,15 @@ class ConsumerReport(msgspec.Struct, frozen=True):
     depend on other secrets.
 
     Attributes:
-        state: `failing` after an attempt that did not succeed.
+        state: `failing` after an attempt that did not succeed, or while events wait after one.
         pending: Secrets and other events, within the caller's scope, that are not acknowledged.
         last_success_at: When the consumer last acknowledged an event (RFC 3339, UTC), since the
             start.
         last_error: Why the last attempt failed.
         failures: Failed attempts since the last success.
         next_attempt_at: When the next attempt is due, or null when none is.
+        waiting: How many events wait for which reason: that of the consumer as a whole, or their
+            own; always empty for a caller with a limited scope.
     """
 
     state: Literal["ok", "failing"]
@@ -104,6 +118,7 @@ class ConsumerReport(msgspec.Struct, frozen=True):
     last_error: str | None
     failures: Count
     next_attempt_at: str | None
+    waiting: tuple[WaitingReport, ...] = ()
 
 
 class ProviderReport(msgspec.Struct, frozen=True):
@@ -290,7 +305,7 @@ def _consumer_report(health: ConsumerHealth, pending: int, *, limited: bool) -> 
     if limited:
         failing = bool(health.failures and pending)
         return ConsumerReport(
-            "failing" if failing else "ok", pending, None, None, int(failing), None
+            "failing" if failing else "ok", pending, None, None, int(failing), None, ()
         )
     return ConsumerReport(
         "failing" if health.failures else "ok",
@@ -299,6 +314,7 @@ def _consumer_report(health: ConsumerHealth, pending: int, *, limited: bool) -> 
         health.last_error,
         health.failures,
         health.next_attempt_at,
+        tuple(WaitingReport(*item) for item in health.waiting.items()),
     )
 
 

@@ -70,6 +70,13 @@ def as_text(status: Status, now: datetime) -> str:
     if daemon.consumers:
         head = ("CONSUMER", "STATE", "PENDING", "LAST SUCCESS", "PROBLEM")
         lines += ["", *_table(head, [_consumer(*item, now) for item in daemon.consumers.items()])]
+    waiting = [
+        (name, str(item.events), item.reason)
+        for name, consumer in daemon.consumers.items()
+        for item in consumer.waiting
+    ]
+    if waiting:
+        lines += ["", *_table(("CONSUMER", "WAITING", "REASON"), waiting)]
     if daemon.providers:
         head = ("PROVIDER", "STATE", "FILES", "LAST SUCCESS", "PROBLEM")
         lines += ["", *_table(head, [_provider(*item, now) for item in daemon.providers.items()])]

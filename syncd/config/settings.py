@@ -67,6 +67,12 @@ SocketPath = Annotated[
 ]
 
 
+InFlight = Annotated[
+    int,
+    msgspec.Meta(ge=1, le=1000, description="deliveries that are made at the same time, at most"),
+]
+
+
 class ScopeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A scope as in the vault config: one resource by type and id, or all resources of a type."""
 
@@ -107,6 +113,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, tag="webhook", tag_fiel
     client_key: AbsolutePath | None = None
     timeout: Duration = Duration(10)
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    max_in_flight: InFlight = 16
     scope: tuple[ScopeSettings, ...] | None = None
 
 
@@ -125,6 +132,7 @@ class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field=
     client_cert: AbsolutePath | None = None
     client_key: AbsolutePath | None = None
     timeout: Duration = Duration(10)
+    max_in_flight: InFlight = 8
     scope: tuple[ScopeSettings, ...] | None = None
 
 
@@ -149,6 +157,7 @@ class Nats(NatsServer, frozen=True, kw_only=True, tag="nats", tag_field="kind"):
     name: Name
     subject: str = DEFAULT_SUBJECT
     content_mode: ContentMode = "structured"
+    max_in_flight: InFlight = 256
     scope: tuple[ScopeSettings, ...] | None = None
 
 

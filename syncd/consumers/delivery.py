@@ -1,48 +1,50 @@
 """Delivery: one loop per consumer that empties its mailbox, as long as the daemon runs.
 
-Each consumer has a mailbox of pending events in the ledger. A loop takes the oldest events, hands
-them to its consumer, and removes them from the mailbox once the consumer has acknowledged them. So
-it promises (guarantees 1, 2 and 4 of the delivery contract)
+Each consumer has a mailbox of pending events in the ledger. Its loop takes events, hands several at
+a time to the consumer, and removes them from the mailbox once the consumer has acknowledged them.
+So it promises (guarantees 1, 2 and 4 of the delivery contract)
 
 - at least once: events are removed after the acknowledgement, never before, so what was delivered
   and not recorded as such is delivered again, under the same id;
-- in order per secret, the newest state only: while a loop waits, newer events replace older ones
-  in the mailbox, and the next attempt takes what is there then;
+- in order per secret, the newest state only: newer events replace older ones in the mailbox, and
+  an attempt takes what is there then. A secret that fails holds up no other;
 - isolation: nothing that one consumer does, not even a bug in its code, delays another one.
 
-How a request is made and what its answer means is the consumer's part.
+What comes next is decided by `syncd.consumers.backlog`. How a request is made and what its answer
+means is the consumer's part.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import structlog
-from msgspec.structs import asdict
 
-from syncd.core.attempts import Attempts
-from syncd.core.errors import RefusedError, StateError, TemporaryError
-from syncd.core.health import ConsumerHealth
-from syncd.core.timing import seconds_of
+from syncd.consumers.backlog import Backlog
+from syncd.consumers.consumer import Consumer, Undelivered, UndeliveredError, UnusableError
+from syncd.consumers.report import Report
+from syncd.core.errors import StateError, SyncdError, TemporaryError
 from syncd.telemetry.log import describe
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from random import Random
 
-    from syncd.core.attempts import Failure
+    from syncd.consumers.backlog import Batch
     from syncd.core.events import Event
-    from syncd.core.model import Grant
+    from syncd.core.health import ConsumerHealth
     from syncd.ledger.ledger import Ledger
     from syncd.telemetry.metrics import Metrics
 
+__all__ = ["Consumer", "Delivery"]
+
 SHUTDOWN_GRACE = 5.0
-"""Seconds that a delivery in flight has at shutdown to get its answer and have it recorded."""
+"""Seconds that deliveries in flight have at shutdown to be answered and recorded."""
 
 EAGER_REST = 0.5
 """Seconds that an eager loop rests at least after a failure."""
@@ -51,33 +53,6 @@ MAX_RETRY_AFTER = 3600.0
 """Seconds of `Retry-After` that are honoured at most: a rotation cannot wait longer."""
 
 log = structlog.get_logger()
-
-
-class Consumer(Protocol):
-    """What events are delivered to."""
-
-    @property
-    def name(self) -> str:
-        """Its name in the configuration, and that of its mailbox."""
-
-    @property
-    def grant(self) -> Grant:
-        """What it may see."""
-
-    @property
-    def max_batch(self) -> int:
-        """Events that it takes at once, at most."""
-
-    async def deliver(self, events: Sequence[Event]) -> None:
-        """Hands over events, oldest first; returns when the consumer has acknowledged them all.
-
-        Raises:
-            TemporaryError: It did not accept them now.
-            RefusedError: It rejects them, or only a person can make the request possible.
-        """
-
-    async def aclose(self) -> None:
-        """Closes its connections."""
 
 
 class Delivery:
@@ -91,10 +66,11 @@ class Delivery:
         eager: Whether a new event ends the wait after a failure: for a consumer of several
             servers, of which only some have failed.
         clock: Seconds since the epoch.
+        monotonic: Seconds that no change of the clock affects.
         sleep: Waits for some seconds.
 
     Attributes:
-        grace: Seconds that a delivery in flight gets when the loop is cancelled.
+        grace: Seconds that deliveries in flight get when the loop is cancelled.
     """
 
     def __init__(
@@ -106,32 +82,62 @@ class Delivery:
         *,
         eager: bool = False,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
         self.grace = SHUTDOWN_GRACE
         self._consumer = consumer
         self._ledger = ledger
-        self._metrics = metrics.consumer(consumer.name)
         self._rng = rng
         self._eager = eager
         self._clock = clock
+        self._monotonic = monotonic
         self._sleep = sleep
-        self._attempts = Attempts()
-        self._woken = anyio.Event()
+        self._report = Report(consumer.name, metrics.consumer(consumer.name))
+        self._backlog = Backlog(consumer.max_batch, consumer.max_in_flight, rng)
+        self._woken = True
+        self._withdrawals = ledger.withdrawals
+        self._stopped_at = 0.0
+        self._ledger_due = 0.0
+        self._acknowledged: list[tuple[Sequence[Event], int]] = []
+        self._in_flight: set[anyio.CancelScope] = set()
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._news = anyio.Event()
         self._drained = anyio.Event()
-        self._in_flight: anyio.CancelScope | None = None
-        self._pending = 0
 
     @property
     def health(self) -> ConsumerHealth:
         """How the consumer is doing now."""
-        return ConsumerHealth(**asdict(self._attempts.health), pending=self._pending)
+        failures, due = self._backlog.troubled()
+        ahead = self._clock() - self._monotonic()
+        return self._report.health(self._backlog.waiting(), failures, due, ahead)
 
-    def wake(self) -> None:
-        """Notifies the loop of new events in the mailbox. Call it from the event loop."""
-        self._woken.set()
+    def wake(self, committed: Sequence[Event] = ()) -> None:
+        """Notifies the loop of new events in the mailbox. Call it from the event loop.
+
+        Args:
+            committed: All events of one commit, if that is what is new.
+        """
         if self._drained.is_set():
             self._drained = anyio.Event()
+        self._news.set()
+        if not self._woken and committed and self._offer(committed):
+            self._start()
+            return
+        self._woken = True
+        if self._eager:
+            backlog = self._backlog
+            backlog.resume = min(backlog.resume, self._stopped_at + EAGER_REST)
+
+    def _offer(self, committed: Sequence[Event]) -> bool:
+        """Delivers straight from a commit what would come next from the ledger."""
+        grant = self._consumer.grant
+        events = [event for one in committed if (event := one.seen_by(grant)) is not None]
+        first, last = committed[0].sequence, committed[-1].sequence
+        if not self._backlog.offer(events, first, last):
+            return False
+        self._report.count(len(events))
+        return True
 
     async def drained(self) -> None:
         """Returns when the loop has found the mailbox empty, with no `wake` since."""
@@ -139,162 +145,211 @@ class Delivery:
             await self._drained.wait()
 
     async def run(self) -> None:
-        """Delivers until cancelled; a delivery in flight then gets its `grace`."""
+        """Delivers until cancelled; deliveries in flight then get their `grace`."""
         try:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._bound_shutdown)
-                while True:
-                    await self._round()
+            async with anyio.create_task_group() as self._tasks:
+                try:
+                    await self._loop()
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await self._finish()
         finally:
             # connections that cannot be closed end with the process
             with anyio.move_on_after(1, shield=True), contextlib.suppress(Exception):
                 await self._consumer.aclose()
 
-    async def _bound_shutdown(self) -> None:
-        """Turns the cancellation of `run` into a deadline for the delivery that is shielded."""
-        try:
-            await anyio.sleep_forever()
-        finally:
-            # A request that is cut off here may have reached the consumer: without its answer the
-            # event would be delivered again at the next start. So the answer gets some time, but
-            # not as much as the consumer's own timeout: systemd and the kubelet kill after theirs.
-            if self._in_flight is not None:
-                self._in_flight.deadline = anyio.current_time() + self.grace
+    async def _finish(self) -> None:
+        """Gives what is in flight a bounded time, and records what was acknowledged.
 
-    async def _round(self) -> None:
-        """Empties the mailbox and waits for more; or fails once and waits to try again."""
-        try:
-            events = await self._exchange(())
-            while events:
-                # delivery and commit belong together: neither is cancelled without the other
-                with anyio.CancelScope(shield=True) as self._in_flight:
-                    events = await self._deliver(events)
-                await anyio.lowlevel.checkpoint_if_cancelled()
-        except TemporaryError as error:
-            failure = self._retry(str(error), min(error.retry_after or 0.0, MAX_RETRY_AFTER))
-        except StateError as error:
-            failure = self._retry(str(error))
-        except RefusedError as error:
-            failure = self._reject(str(error))
-        except Exception as error:  # noqa: BLE001 - a bug in one consumer must not stop the others
-            failure = self._survive(error)
-        else:
-            # `wake` during the last look at the mailbox: it may hold events again
-            if not self._woken.is_set():
-                self._drained.set()
-            await self._woken.wait()
-            return
-        await self._wait(failure.delay)
-
-    async def _deliver(self, events: Sequence[Event]) -> Sequence[Event]:
-        """Delivers events and records it; returns those that come next.
-
-        The commit follows the acknowledgement. A crash in between means a second delivery under
-        the same id, which consumers recognize; the other order would lose the event.
+        A request that is cut off may have reached the consumer: without its answer the event would
+        be delivered again at the next start. So the answer gets some time, but not as much as the
+        consumer's own timeout: systemd and the kubelet kill after theirs.
         """
-        await self._consumer.deliver(events)
-        following = await self._exchange(events)
-        self._succeed(events)
-        return following
-
-    async def _exchange(self, delivered: Sequence[Event]) -> Sequence[Event]:
-        """One trip to the ledger: records what was delivered, takes what comes next."""
-        if self._woken.is_set():
-            # reset before the look, not after it: an event that is committed meanwhile sets it
-            self._woken = anyio.Event()
-            known = None
-        else:
-            known = self._pending - len(delivered) if delivered else None
-        events, self._pending = await anyio.to_thread.run_sync(self._trip, delivered, known)
-        self._metrics.set_pending(self._pending)
-        return events
-
-    def _trip(self, delivered: Sequence[Event], known: int | None) -> tuple[Sequence[Event], int]:
-        """Does the work of `_exchange`, in a worker thread.
-
-        Counting a long mailbox after every event would take quadratic time, so the count is
-        skipped where nothing but `delivered` can have changed the number (`known`).
-        """
-        consumer = self._consumer
-        if delivered:
-            self._ledger.acknowledge(consumer.name, delivered)
-        events = self._ledger.take(consumer.name, consumer.grant, consumer.max_batch)
-        if len(events) < consumer.max_batch:
-            return events, len(events)
-        if known is None:
-            known = self._ledger.pending_count(consumer.name)
-        return events, max(known, len(events))
-
-    async def _wait(self, delay: float) -> None:
-        self._attempts.schedule(self._clock(), delay)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keep_count, tasks.cancel_scope)
-            await self._sleep(delay)
-            tasks.cancel_scope.cancel()
-        self._attempts.next_attempt_at = None
-
-    async def _keep_count(self, waiting: anyio.CancelScope) -> None:
-        """Keeps the number of pending events up to date while nothing is delivered."""
-        if self._eager:
-            await self._sleep(EAGER_REST)
-        while True:
-            await self._woken.wait()
-            if self._eager:
-                waiting.cancel()
-                return
-            self._woken = anyio.Event()
+        self._tasks = None
+        with anyio.move_on_after(self.grace):
+            while self._in_flight:
+                self._news = anyio.Event()
+                await self._news.wait()
+        for scope in self._in_flight:
+            scope.cancel()
+        if self._acknowledged:
             with contextlib.suppress(StateError):
-                self._pending = await anyio.to_thread.run_sync(
-                    self._ledger.pending_count, self._consumer.name
-                )
-                self._metrics.set_pending(self._pending)
+                done = [event for events, _ in self._acknowledged for event in events]
+                await anyio.to_thread.run_sync(self._ledger.acknowledge, self._consumer.name, done)
+                self._recorded(len(self._acknowledged))
+
+    async def _loop(self) -> None:
+        while True:
+            self._news = anyio.Event()
+            now = self._monotonic()
+            if self._withdrawals != self._ledger.withdrawals:
+                self._withdrawals = self._ledger.withdrawals
+                self._backlog.start_over(now)
+            self._start()
+            limit, slots = (0, []) if now < self._ledger_due else self._backlog.wanted(now)
+            if now >= self._ledger_due and (limit or slots or self._woken or self._acknowledged):
+                await self._exchange(limit, slots)
+                continue
+            if self._backlog.is_empty and not self._woken and not self._acknowledged:
+                self._drained.set()
+            await self._rest(now)
+
+    def _start(self) -> None:
+        """Begins the deliveries that are possible now."""
+        while (
+            self._tasks is not None
+            # else the ledger took something back, perhaps what comes next here
+            and self._withdrawals == self._ledger.withdrawals
+            and (batch := self._backlog.next(self._monotonic()))
+        ):
+            scope = anyio.CancelScope(shield=True)
+            self._in_flight.add(scope)
+            self._tasks.start_soon(self._deliver, batch, scope)
+
+    async def _rest(self, now: float) -> None:
+        """Waits for news, or until something is due."""
+        times = [self._ledger_due] if now < self._ledger_due else []
+        due = self._backlog.due(now)
+        times += [] if due is None else [due]
+        if not times:
+            await self._news.wait()
+            return
+        async with anyio.create_task_group() as tasks:
+
+            async def nap() -> None:
+                await self._sleep(min(times) - now)
+                self._news.set()
+
+            tasks.start_soon(nap)
+            await self._news.wait()
+            tasks.cancel_scope.cancel()
+
+    async def _deliver(self, batch: Batch, scope: anyio.CancelScope) -> None:
+        """Delivers a batch, and begins what follows without waiting for the ledger."""
+        try:
+            with scope:
+                error = await self._attempt(batch)
+                self._backlog.landed(batch)
+                self._judge(batch, error)
+                self._start()
+        finally:
+            self._in_flight.discard(scope)
+            self._news.set()
+
+    async def _attempt(self, batch: Batch) -> Exception | None:
+        try:
+            await self._consumer.deliver(batch.events)
+        except Exception as error:  # noqa: BLE001 - a bug in one consumer must not stop the others
+            return error
+        return None
+
+    def _judge(self, batch: Batch, error: Exception | None) -> None:
+        """Says what an outcome means, for the receiver and for the events."""
+        if error is None:
+            self._succeed(batch.events)
+        elif isinstance(error, UndeliveredError):
+            failed = {event.sequence for group in error.groups for event in group.events}
+            self._succeed([event for event in batch.events if event.sequence not in failed])
+            for group in error.groups:
+                self._fail(group, answered=True)
+        elif isinstance(error, UnusableError):
+            failure = self._report.receiver.refuse(str(error), self._rng, at_cap=True)
+            self._stop(batch, failure.delay)
+            self._report.stopped(failure, str(error), refused=True)
+        elif isinstance(error, TemporaryError):
+            if error.retry_after is None and self._backlog.blames_events(batch):
+                self._fail(Undelivered(batch.events, error), answered=False)
+                return
+            at_least = min(error.retry_after or 0.0, MAX_RETRY_AFTER)
+            failure = self._report.receiver.retry(str(error), self._rng, at_least=at_least)
+            self._stop(batch, failure.delay)
+            self._report.stopped(failure, str(error), refused=False)
+        elif isinstance(error, SyncdError):
+            self._fail(Undelivered(batch.events, error), answered=True)
+        else:
+            self._survive(batch, error)
 
     def _succeed(self, events: Sequence[Event]) -> None:
+        if not events:
+            return
+        failures = self._backlog.succeeded(events, self._monotonic())
+        failures = max(failures, self._report.receiver.succeed(self._clock()))
+        self._acknowledged.append((events, failures))
+
+    def _fail(self, group: Undelivered, *, answered: bool) -> None:
+        reason, refused = str(group.error), not isinstance(group.error, TemporaryError)
+        delay = self._backlog.failed(
+            group.events, reason, self._monotonic(), refused=refused, answered=answered
+        )
+        if answered:
+            self._report.receiver.recover()
+        failures = self._backlog.failures(group.events[0])
+        self._report.failed(group.events, reason, delay, failures, refused=refused)
+
+    def _survive(self, batch: Batch, error: Exception) -> None:
+        found = describe(error)
+        reason = f"{found}, a bug in syncd; please report it"
+        delay = self._backlog.failed(
+            batch.events, reason, self._monotonic(), refused=True, answered=False
+        )
+        self._report.broken(found, delay)
+
+    def _stop(self, batch: Batch, delay: float) -> None:
+        self._stopped_at = self._monotonic()
+        self._backlog.stopped(batch, self._stopped_at, delay)
+        self._report.receiver.schedule(self._clock(), self._backlog.resume - self._stopped_at)
+
+    async def _exchange(self, limit: int, slots: list[str]) -> None:
+        """One trip to the ledger: records what was delivered, takes what comes next.
+
+        What is acknowledged during a trip shares the commit of the next one. Counting a long
+        mailbox after every event would take quadratic time, so it is counted after `wake` only.
+        """
+        backlog, report = self._backlog, self._report
+        generation, after, count = backlog.generation, backlog.cursor, self._woken
+        batches = len(self._acknowledged)
+        done = [event for events, _ in self._acknowledged for event in events]
+        if count:
+            # before the look, not after it: an event that is committed meanwhile sets it again
+            self._woken, backlog.more = False, True
+            limit = limit or backlog.wanted(self._monotonic())[0]
+
+        def trip() -> tuple[list[Event], list[Event], int, int | None]:
+            name, grant = self._consumer.name, self._consumer.grant
+            if done:
+                self._ledger.acknowledge(name, done)
+            again = self._ledger.look_up(name, grant, slots) if slots else []
+            newest = self._ledger.span()[1] if limit else 0
+            events = self._ledger.take(name, grant, limit, after) if limit else []
+            return again, events, newest, self._ledger.pending_count(name) if count else None
+
+        try:
+            again, events, newest, pending = await anyio.to_thread.run_sync(trip)
+        except StateError as error:
+            self._woken = self._woken or count
+            failure = report.ledger.retry(str(error), self._rng)
+            self._ledger_due = self._monotonic() + failure.delay
+            report.ledger.schedule(self._clock(), failure.delay)
+            report.stopped(failure, str(error), refused=False)
+            return
+        report.ledger.succeed(self._clock())
+        if generation == backlog.generation:
+            backlog.read_again(slots, again)
+            if limit:
+                backlog.take(events, limit, newest)
+        if pending is None:
+            pending = max(0, report.pending - len(done))
+        self._recorded(batches)
+        if self._woken:
+            backlog.more = True
+        report.count(0 if backlog.is_empty else pending)
+        if backlog.is_untroubled and not report.receiver.failures:
+            report.calm()
+
+    def _recorded(self, batches: int) -> None:
+        """The first batches of those that were acknowledged have left the mailbox."""
         now = self._clock()
-        latency = 0.0
-        for event in events:
-            latency = max(0.0, now - seconds_of(event.time))
-            self._metrics.delivered(latency)
-        log.info(
-            "delivery.acknowledged",
-            consumer=self._consumer.name,
-            events=len(events),
-            sequence=events[-1].sequence,
-            subject=events[-1].subject,
-            latency_ms=round(latency * 1000, 1),
-            after_failures=self._attempts.succeed(now),
-        )
-
-    def _retry(self, reason: str, at_least: float = 0.0) -> Failure:
-        failure = self._attempts.retry(reason, self._rng, at_least=at_least)
-        self._metrics.retried()
-        self._report("delivery.retry", log.warning, failure, reason=reason)
-        return failure
-
-    def _reject(self, reason: str) -> Failure:
-        failure = self._attempts.refuse(reason, self._rng, at_cap=True)
-        self._metrics.rejected()
-        self._report("delivery.rejected", log.error, failure, reason=reason)
-        return failure
-
-    def _survive(self, error: Exception) -> Failure:
-        """Counts a bug by class and place: the text of a foreign exception may hold anything."""
-        reason = f"{describe(error)}, a bug in syncd; please report it"
-        failure = self._attempts.refuse(reason, self._rng, at_cap=True)
-        self._metrics.retried()
-        self._report("delivery.failed", log.error, failure, error=describe(error))
-        return failure
-
-    def _report(
-        self, event: str, report: Callable[..., None], failure: Failure, **details: str
-    ) -> None:
-        if not failure.is_news:
-            report = log.debug
-        report(
-            event,
-            consumer=self._consumer.name,
-            **details,
-            failures=self._attempts.failures,
-            pending=self._pending,
-            retry_in=round(failure.delay, 1),
-        )
+        for events, failures in self._acknowledged[:batches]:
+            self._backlog.recorded(events)
+            self._report.acknowledged(events, failures, now)
+        del self._acknowledged[:batches]

@@ -3,15 +3,18 @@
 `syncd.core.nats_binding` defines the messages, `syncd.net.nats` keeps the connection.
 
 An event is delivered when JetStream acknowledges it (`PubAck`); "duplicate" is an acknowledgement,
-too. Several events are in flight at a time, in order. If one event of a batch fails, those that are
-acknowledged are not published again while this process runs.
+too. Several events are in flight at a time, over one connection and in order: a delivery is what is
+published ahead of its acknowledgements. If one event of it fails, those that are acknowledged are
+not published again while this process runs.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from syncd.config.settings import grant
+from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
+from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.nats_binding import MESSAGE_ID, encode, render
 from syncd.net.nats import Connection
 
@@ -19,10 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from syncd.config.settings import Nats
+    from syncd.core.errors import SyncdError
     from syncd.core.events import Event, Stamp
-
-MAX_IN_FLIGHT: Final = 256
-"""Events that are published ahead of their acknowledgements."""
 
 
 class NatsConsumer:
@@ -31,8 +32,10 @@ class NatsConsumer:
     def __init__(self, settings: Nats, stamp: Stamp) -> None:
         self.name = settings.name
         self.grant = grant(settings.scope)
-        self.max_batch = MAX_IN_FLIGHT
+        self.max_batch = settings.max_in_flight
+        self.max_in_flight = 1
         self._subject = settings.subject
+        self._has_subjects = "{" in settings.subject
         self._mode = settings.content_mode
         self._stamp = stamp
         self._connection = Connection(settings, f"syncd {self.name}")
@@ -46,24 +49,44 @@ class NatsConsumer:
 
         Raises:
             TemporaryError: NATS cannot be reached, or JetStream cannot store them now.
-            RefusedError: Credentials or permissions are missing, or the message is too large.
+            UnusableError: Credentials or permissions are missing.
+            UndeliveredError: Some events cannot be stored: a message is too large, or its subject
+                has no stream or no permission.
         """
-        messages = []
+        messages, sent = [], []
         for event in events:
             subject = render(self._subject, event, self._stamp.origin(event).source)
             headers, payload = encode(event, self._stamp, subject, self._mode)
             if headers[MESSAGE_ID] not in self._stored:
                 messages.append((subject, headers, payload))
-        answers = await self._connection.publish(messages) if messages else []
+                sent.append(event)
+        try:
+            answers = await self._connection.publish(messages) if messages else []
+        except RefusedError as error:
+            raise UnusableError.of(error) from None
         self._stored |= {
             headers[MESSAGE_ID]
             for (_, headers, _), error in zip(messages, answers, strict=True)
             if error is None
         }
-        for error in answers:
-            if error is not None:
-                raise error
+        failed = [(e, why) for e, why in zip(sent, answers, strict=True) if why is not None]
+        if failed:
+            raise self._error_of(failed)
         self._stored.clear()
+
+    def _error_of(self, failed: Sequence[tuple[Event, SyncdError]]) -> SyncdError:
+        """Whose trouble it is: where all events have one subject, its trouble is that of all."""
+        whole = self._connection.interrupted_by
+        for _, why in failed:
+            if isinstance(why, TemporaryError) and (why is whole or not self._has_subjects):
+                return why
+        groups = [Undelivered((event,), why) for event, why in failed if why is not whole]
+        rest = [event for event, why in failed if why is whole]
+        if rest and whole is not None:
+            if isinstance(whole, RefusedError) and not self._has_subjects:
+                return UnusableError.of(whole)
+            groups.append(Undelivered(rest, whole))
+        return undelivered(groups)
 
     async def aclose(self) -> None:
         """Closes the connection."""

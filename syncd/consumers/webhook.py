@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Final
 
 from syncd import __version__
 from syncd.config.settings import grant
+from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.events import BATCH, STRUCTURED
 from syncd.net.credentials import CredentialFiles, Keyring
 from syncd.net.http import Connection
-from syncd.net.lean_httpx2 import URL, InvalidURL, Request
+from syncd.net.http1 import Request
 from syncd.net.tls import RotatingContext, Trust
+from syncd.net.url import Url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,22 +58,24 @@ class WebhookConsumer:
         self.name = settings.name
         self.grant = grant(settings.scope)
         self.max_batch = settings.max_batch
+        self.max_in_flight = settings.max_in_flight
         self._stamp = stamp
         try:
-            self._url = URL(settings.url)
-        except InvalidURL:
+            self._url = Url.parse(settings.url)
+        except ValueError:
             raise RefusedError(
                 f"cannot use the url of consumer {self.name}: it is malformed",
                 "write http://host:port/path",
             ) from None
         # path and query may hold a token of the receiver's: messages name the origin only
-        self.address = settings.socket or f"{self._url.scheme}://{self._url.netloc.decode()}"
+        self.address = settings.socket or self._url.origin
         self._keyring = Keyring(_files(settings))
         self._connection = Connection(
             self._keyring,
             RotatingContext(Trust.of(settings)) if self._url.scheme == "https" else None,
             timeout=float(settings.timeout),
             socket=settings.socket,
+            parallel=settings.max_in_flight,
         )
         self._headers = {
             "user-agent": f"syncd/{__version__}",
@@ -90,8 +94,11 @@ class WebhookConsumer:
         once, at once: they may have been rotated a moment ago.
 
         Raises:
-            TemporaryError: No answer, one of 408, 425, 429 or 5xx, or a credential file is missing.
-            RefusedError: Any other answer, or a credential file is malformed.
+            TemporaryError: No answer, one of 408, 425, 429, 502, 503 or 504, a 5xx with
+                `Retry-After`, or a credential file is missing.
+            UnusableError: A credential file is malformed.
+            UndeliveredError: Any other 5xx.
+            RefusedError: Any other answer.
         """
         body = (
             self._stamp.encode(events[0])
@@ -103,6 +110,9 @@ class WebhookConsumer:
         if answer.status in _NOT_ACCEPTED and self._keyring.secret_files:
             answer = await self._post(message_id, body, reread=True)
         error = self._judge(answer)
+        if isinstance(error, TemporaryError) and not answer.is_about_server:
+            # an internal error, for instance, is most often about what was sent
+            raise undelivered([Undelivered(events, error)])
         if error is not None:
             raise error
 
@@ -112,15 +122,13 @@ class WebhookConsumer:
 
     async def _post(self, message_id: str, body: bytes, *, reread: bool = False) -> Answer:
         def make(credentials: Credentials) -> Request:
-            return Request(
-                "POST",
-                self._url,
-                headers=self._sign(message_id, body, credentials),
-                content=body,
-            )
+            return Request("POST", self._url, self._sign(message_id, body, credentials), body)
 
         failed = f"cannot deliver to {self.address}"
-        return await self._connection.exchange(failed, make, reread=reread)
+        try:
+            return await self._connection.exchange(failed, make, reread=reread)
+        except RefusedError as error:
+            raise UnusableError.of(error) from None
 
     def _sign(self, message_id: str, body: bytes, credentials: Credentials) -> dict[str, str]:
         headers = dict(self._headers)
@@ -142,7 +150,7 @@ class WebhookConsumer:
         status = answer.status
         problem = f"cannot deliver to {self.address}: it answered {status}"
         if answer.is_temporary:
-            return TemporaryError(problem, retry_after=answer.retry_after)
+            return TemporaryError(problem, retry_after=answer.wait)
         if status in _NOT_ACCEPTED:
             files = " or ".join(self._keyring.secret_files)
             remedy = f"replace the credentials in {files}" if files else "configure credentials"

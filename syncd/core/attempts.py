@@ -80,11 +80,15 @@ class Attempts(msgspec.Struct):
         """Records that the next attempt is due `delay` seconds after `now` (since the epoch)."""
         self.next_attempt_at = rfc3339(now + delay)
 
+    def recover(self) -> None:
+        """Forgets the failures, without a success: what failed is no longer in the way."""
+        self.backoff.reset()
+        self._refusals.clear()
+        self.last_error = self.next_attempt_at = None
+
     def succeed(self, now: float) -> int:
         """Counts a success at `now` (seconds since the epoch); returns the failures before it."""
         failures = self.failures
-        self.backoff.reset()
-        self._refusals.clear()
+        self.recover()
         self.last_success_at = rfc3339(now)
-        self.last_error = None
         return failures

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 
@@ -24,11 +26,15 @@ class Health(msgspec.Struct, frozen=True):
 class ConsumerHealth(Health, frozen=True):
     """How a consumer is doing; an attempt succeeds when the consumer acknowledges events.
 
+    A failure is that of the consumer as a whole, or else that of the events that wait.
+
     Attributes:
         pending: Events that it has not acknowledged.
+        waiting: How many of them wait for the next attempt, by the reason of the last failure.
     """
 
     pending: int = 0
+    waiting: Mapping[str, int] = {}
 
 
 class ProviderHealth(Health, frozen=True):

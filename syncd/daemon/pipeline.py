@@ -74,7 +74,7 @@ class Pipeline:
         self.inventory = commit.inventory
         if commit.events:
             for delivery in self.deliveries.values():
-                delivery.wake()
+                delivery.wake(commit.events)
         for listener in self._resources.listeners:
             listener(commit)
 

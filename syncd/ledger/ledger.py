@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -53,6 +54,13 @@ if TYPE_CHECKING:
     from syncd.ledger.received import Arrival
     from syncd.ledger.state_dir import StateDir
 
+_MAIL: Final = (
+    f"SELECT {EVENT_COLUMNS}, pending.acknowledged"  # noqa: S608 - constant
+    " FROM pending JOIN event USING (sequence) WHERE consumer = ?"
+)
+_AT_ONCE: Final = 500
+"""Slots in one statement: SQLite bounds its parameters."""
+
 _STEP: Final = 50
 """Events that are deleted at once on a full volume: the pages that change go through the log."""
 
@@ -67,6 +75,7 @@ class Ledger(Reads):
         epoch: First half of every event id; a new one when sequences might repeat.
         rebuilt: Why an existing ledger was replaced by a new one, or None.
         fresh: True until the first baseline is recorded.
+        withdrawals: Events that left a mailbox because its consumer may no longer see them.
     """
 
     def __init__(self, path: str, key_id: str, boot_id: str, room: Room) -> None:
@@ -74,6 +83,7 @@ class Ledger(Reads):
         self._room = room
         self._file: LedgerConnection = LedgerConnection(path, connection, room)
         super().__init__(self._file)
+        self.withdrawals = 0
         self._path = path
         self._capacity: received.Capacity | None = None
         try:
@@ -252,10 +262,11 @@ class Ledger(Reads):
             if len(seen) < len(events) and self._has_pending(db, consumer):
                 # where the scope of a secret changed, an older event may be pending
                 hidden = {event.slot for event in events} - {event.slot for event in seen}
-                db.executemany(
+                withdrawn = db.executemany(
                     "DELETE FROM pending WHERE consumer = ? AND slot = ?",
                     [(consumer, slot) for slot in hidden],
                 )
+                self.withdrawals += withdrawn.rowcount
             # On a conflict an older event of the slot is pending: the newer one takes its place and
             # keeps `acknowledged`, which is still what the consumer knows.
             db.executemany(
@@ -269,8 +280,8 @@ class Ledger(Reads):
         found = db.execute("SELECT 1 FROM pending WHERE consumer = ? LIMIT 1", (consumer,))
         return found.fetchone() is not None
 
-    @staticmethod
     def _withdraw(
+        self,
         db: sqlite3.Connection,
         name: str,
         scopes: Sequence[Scope],
@@ -282,38 +293,60 @@ class Ledger(Reads):
         """
         for consumer, grant in consumers.items():
             if not grant.sees(scopes):
-                db.execute(
+                withdrawn = db.execute(
                     "DELETE FROM pending WHERE consumer = ? AND sequence IN ("
                     "SELECT sequence FROM pending JOIN event USING (sequence)"
                     " WHERE consumer = ? AND subject = ? AND type <> ?)",
                     (consumer, consumer, name, VAULT_CONFIG_CHANGED),
                 )
+                self.withdrawals += withdrawn.rowcount
 
-    def take(self, consumer: str, grant: Grant, limit: int) -> list[Event]:
+    def take(self, consumer: str, grant: Grant, limit: int, after: int = 0) -> list[Event]:
         """The oldest events of a mailbox, each as a change from what its consumer acknowledged.
 
         Events that the consumer may no longer see, since its scope was narrowed, are dropped.
+
+        Args:
+            consumer: Name of the mailbox.
+            grant: What the consumer may see.
+            limit: Number of events at most; fewer are all that there are.
+            after: Sequence behind which to begin.
         """
-        while True:
+        events: list[Event] = []
+        while len(events) < limit:
+            missing = limit - len(events)
             rows = self._file.read(
-                f"SELECT {EVENT_COLUMNS}, pending.acknowledged"  # noqa: S608 - constant
-                " FROM pending JOIN event USING (sequence)"
-                " WHERE consumer = ? ORDER BY pending.sequence LIMIT ?",
-                (consumer, limit),
+                f"{_MAIL} AND pending.sequence > ? ORDER BY pending.sequence LIMIT ?",
+                (consumer, after, missing),
             )
-            events, hidden = [], []
-            for *columns, acknowledged in rows:
-                event = event_of(columns)
-                seen = event.seen_by(grant)
-                if seen is None:
-                    hidden.append(event)
-                else:
-                    events.append(seen.since(acknowledged))
-            if hidden:
-                self.acknowledge(consumer, hidden)
-            # A whole batch that was dropped says nothing of what comes after it.
-            if events or not hidden:
-                return events
+            events += self._seen(consumer, grant, rows)
+            if len(rows) < missing:
+                break
+            after = rows[-1][0]
+        return events
+
+    def look_up(self, consumer: str, grant: Grant, slots: Sequence[str]) -> list[Event]:
+        """The events in some slots of a mailbox (`Event.slot`), as `take` returns them."""
+        events: list[Event] = []
+        for start in range(0, len(slots), _AT_ONCE):
+            some = slots[start : start + _AT_ONCE]
+            marks = ", ".join("?" * len(some))
+            rows = self._file.read(f"{_MAIL} AND slot IN ({marks})", (consumer, *some))
+            events += self._seen(consumer, grant, rows)
+        return sorted(events, key=attrgetter("sequence"))
+
+    def _seen(self, consumer: str, grant: Grant, rows: Sequence[tuple]) -> list[Event]:  # type: ignore[type-arg] # sqlite3's rows
+        events, hidden = [], []
+        for *columns, acknowledged in rows:
+            event = event_of(columns)
+            seen = event.seen_by(grant)
+            if seen is None:
+                hidden.append(event)
+            else:
+                events.append(seen.since(acknowledged))
+        if hidden:
+            self.acknowledge(consumer, hidden)
+        return events
 
     def acknowledge(self, consumer: str, events: Iterable[Event]) -> None:
         """Removes delivered events from a mailbox."""

@@ -1,43 +1,40 @@
-"""HTTP to consumers: one request at a time, credentials that rotate, answers bounded.
+"""HTTP to consumers: credentials that rotate, answers bounded.
 
-Requests go through httpx2's transport, not through its client: what must not happen here
-(following a redirect with credentials, cookies, a proxy or a `.netrc` from the environment, a log
-line with the URL) is the client's doing, and the transport has none of it. Connections are kept
-alive, and closed when the certificates change.
-
-No exception of httpx2 leaves this module: see `syncd.net.reasons`.
+Connections are kept alive (`syncd.net.http1`), and closed when the certificates change. No foreign
+exception leaves this module: see `syncd.net.reasons`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ssl
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
+from h11 import ProtocolError
 
 from syncd.core.errors import TemporaryError
-from syncd.net.lean_httpx2 import AsyncHTTPTransport, Limits, TimeoutException, TransportError
+from syncd.net.http1 import ConnectTimeoutError, Pool
 from syncd.net.reasons import CHECK_SERVER, parse_retry_after, reason_of
 from syncd.system.files import size_text
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from syncd.net.credentials import Credentials, Keyring
-    from syncd.net.lean_httpx2 import Request, Response
+    from syncd.net.http1 import Request, Response
     from syncd.net.tls import RotatingContext
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds within which a connection must be accepted; less if the timeout is less."""
 
-KEEP_ALIVE: Final = 60.0
-"""Seconds for which an idle connection is used again."""
-
+_FAILURES: Final = (ProtocolError, OSError, anyio.BrokenResourceError, anyio.EndOfStream)
 _TRY_AGAIN: Final = frozenset((408, 425, 429))
+_OF_SERVER: Final = _TRY_AGAIN | {502, 503, 504}
+_ASKS_TO_WAIT: Final = frozenset((429, 503))
 _DRAIN_TIME: Final = 1.0
 _DRAIN_SIZE: Final = 64 << 10
 
@@ -65,6 +62,21 @@ class Answer:
     def is_temporary(self) -> bool:
         """Whether the server may accept the same request later: 408, 425, 429 or a 5xx."""
         return self.status in _TRY_AGAIN or self.status >= 500  # noqa: PLR2004
+
+    @property
+    def is_about_server(self) -> bool:
+        """Whether a failure says nothing of what was sent: too busy, a gateway without a server."""
+        return self.status in _OF_SERVER or (self.is_temporary and self.retry_after is not None)
+
+    @property
+    def wait(self) -> float | None:
+        """Seconds that the server asked to wait: 0 if it did not say how long, None if not asked.
+
+        429 and 503 ask to wait, with `Retry-After` or without (RFC 6585, section 4; RFC 9110,
+        section 15.6.4).
+        """
+        asked = 0.0 if self.status in _ASKS_TO_WAIT else None
+        return asked if self.retry_after is None else self.retry_after
 
 
 class Connection:
@@ -96,7 +108,7 @@ class Connection:
         self._url_option = url_option
         self._socket = socket
         self._parallel = parallel
-        self._transport: AsyncHTTPTransport | None = None
+        self._pool: Pool | None = None
         self._context: ssl.SSLContext | None = None
 
     async def exchange(
@@ -122,34 +134,32 @@ class Connection:
         try:
             with anyio.fail_after(self._timeout):
                 credentials, context = await self._read_files(again=reread)
-                transport = await self._transport_with(context)
-                request = make(credentials)
-                request.extensions["timeout"] = {"connect": self._connect_timeout}
-                response = await transport.handle_async_request(request)
+                pool = await self._pool_with(context)
+                response = await pool.request(make(credentials))
                 body = await _read(response, body_limit) if body_limit else b""
         except TimeoutError:
             problem, remedy = f"no answer within {self._timeout:g} s", CHECK_SERVER
-        except TimeoutException:
+        except ConnectTimeoutError:
             problem, remedy = f"no connection within {self._connect_timeout:g} s", CHECK_SERVER
         except _TooLargeError:
             problem = f"the answer is larger than {size_text(body_limit)}"
             remedy = f"check that {self._url_option} is the right address"
-        except (TransportError, OSError) as error:
+        except _FAILURES as error:
             reason = reason_of(error, address=self._url_option)
             problem, remedy = reason.problem, reason.remedy
         else:
             if not body_limit:
                 await _discard(response)
-            retry_after = parse_retry_after(response.headers.get("retry-after"), time.time())
-            return Answer(response.status_code, retry_after, body)
+            retry_after = parse_retry_after(response.retry_after, time.time())
+            return Answer(response.status, retry_after, body)
         # outside of the handlers, so that it does not carry the foreign exception as its context
         raise TemporaryError(f"{failed}: {problem}", remedy)
 
     async def aclose(self) -> None:
         """Closes the connections."""
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            await transport.aclose()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.aclose()
 
     async def _read_files(self, *, again: bool) -> tuple[Credentials, ssl.SSLContext | None]:
         """Secrets and certificates, in one trip to a worker thread, or none if there is no file."""
@@ -161,21 +171,19 @@ class Connection:
             return read()
         return await anyio.to_thread.run_sync(read)
 
-    async def _transport_with(self, context: ssl.SSLContext | None) -> AsyncHTTPTransport:
-        """The transport; a new one when certificates changed, since connections keep the old."""
-        if self._transport is not None and context is not self._context:
+    async def _pool_with(self, context: ssl.SSLContext | None) -> Pool:
+        """The connections; new ones when certificates changed, since they keep the old."""
+        if self._pool is not None and context is not self._context:
             await self.aclose()
-        if self._transport is None:
-            # an empty context where there is no TLS: the default loads every CA of the system
-            self._transport = AsyncHTTPTransport(
-                verify=context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-                uds=self._socket,
-                limits=Limits(
-                    max_keepalive_connections=self._parallel, keepalive_expiry=KEEP_ALIVE
-                ),
-            )
+        if self._pool is None:
             self._context = context
-        return self._transport
+            self._pool = Pool(
+                context,
+                socket=self._socket,
+                keep=self._parallel,
+                connect_timeout=self._connect_timeout,
+            )
+        return self._pool
 
 
 class _TooLargeError(Exception):
@@ -185,13 +193,12 @@ class _TooLargeError(Exception):
 async def _read(response: Response, limit: int) -> bytes:
     body = bytearray()
     try:
-        async for chunk in response.stream:  # type: ignore[union-attr] # a transport's is async
+        async for chunk in response.body():
             body += chunk
             if len(body) > limit:
                 raise _TooLargeError
     finally:
-        with anyio.CancelScope(shield=True), contextlib.suppress(TransportError):
-            await response.aclose()
+        await response.aclose()
     return bytes(body)
 
 
@@ -199,11 +206,10 @@ async def _discard(response: Response) -> None:
     """Reads the rest of an answer, so that its connection can be used again."""
     size = 0
     try:
-        with anyio.move_on_after(_DRAIN_TIME), contextlib.suppress(TransportError):
-            async for chunk in response.stream:  # type: ignore[union-attr] # a transport's is async
+        with anyio.move_on_after(_DRAIN_TIME), contextlib.suppress(*_FAILURES):
+            async for chunk in response.body():
                 size += len(chunk)
                 if size > _DRAIN_SIZE:
                     break
     finally:
-        with contextlib.suppress(TransportError):
-            await response.aclose()
+        await response.aclose()

@@ -157,6 +157,7 @@ class Connection:
         address: Hosts and ports, for messages.
         errors: Makes errors about this connection.
         timeout: Seconds that an attempt may take.
+        interrupted_by: Why the last `publish` ended before every message was answered, or None.
     """
 
     def __init__(self, server: NatsServer, name: str) -> None:
@@ -167,6 +168,7 @@ class Connection:
         self.errors = NatsErrors(self.address, self._files.paths)
         self.timeout = float(server.timeout)
         self._connect_timeout = min(CONNECT_TIMEOUT, self.timeout / len(self._urls))
+        self.interrupted_by: SyncdError | None = None
         self._client: _Client | None = None
         self._connected = anyio.Event()
         self._last_error: SyncdError | None = None
@@ -249,6 +251,7 @@ class Connection:
         if timeout.cancelled_caught or isinstance(reason, RefusedError):
             # it may be dead without having noticed; and a new one may be permitted more
             await self.aclose()
+        self.interrupted_by = None if all(future.done() for future in futures) else reason
         # answers that came before the failure count: those messages are stored
         return [future.result() if future.done() else reason for future in futures]
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from syncd.core.errors import RefusedError, TemporaryError
-from syncd.net.lean_httpx2 import URL, InvalidURL, Request
+from syncd.net.http1 import Request
 from syncd.net.reasons import reason_of
+from syncd.net.url import Url
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -36,11 +37,11 @@ class Replica:
         address: IP address to connect to, or None to let the connection resolve the name.
     """
 
-    url: URL
+    url: Url
     address: str | None = None
 
     def __str__(self) -> str:
-        origin = f"{self.url.scheme}://{self.url.netloc.decode()}"
+        origin = self.url.origin
         return origin if self.address in (None, self.url.host) else f"{origin} ({self.address})"
 
     def request(
@@ -58,17 +59,7 @@ class Replica:
             headers: All but `Host`.
             content: The body.
         """
-        path = self.url.raw_path.rstrip(b"/") + target.encode()
-        url = self.url.copy_with(raw_path=path)
-        if self.address is None:
-            return Request(method, url, headers=headers, content=content)
-        return Request(
-            method,
-            url.copy_with(host=self.address),
-            headers={"host": self.url.netloc.decode(), **headers},
-            content=content,
-            extensions={"sni_hostname": self.url.host},
-        )
+        return Request(method, self.url.below(target), headers, content, self.address)
 
 
 async def _addresses(host: str, port: int) -> Sequence[str]:
@@ -96,8 +87,8 @@ class Replicas:
         resolve: Callable[[str, int], Awaitable[Sequence[str]]] = _addresses,
     ) -> None:
         try:
-            self._urls = [URL(url) for url in urls]
-        except InvalidURL:
+            self._urls = [Url.parse(url) for url in urls]
+        except ValueError:
             raise RefusedError(
                 "cannot use urls: one of them is malformed", "write http://host:port"
             ) from None
@@ -119,10 +110,9 @@ class Replicas:
             return tuple(map(Replica, self._urls))
         found: dict[Replica, None] = {}
         for url in self._urls:
-            port = url.port or (443 if url.scheme == "https" else 80)
             try:
                 with anyio.fail_after(RESOLVE_TIMEOUT):
-                    addresses = await self._resolve(url.host, port)
+                    addresses = await self._resolve(url.host, url.port)
             except TimeoutError:
                 problem = f"the DNS does not answer within {RESOLVE_TIMEOUT:g} s"
                 raise _unresolved(url.host, problem, "check the DNS") from None

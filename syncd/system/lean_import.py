@@ -33,17 +33,6 @@ def import_prometheus_client() -> None:
         importlib.import_module("prometheus_client")
 
 
-def import_httpx2() -> None:
-    """Imports httpx2 and its transport; call it before anything else imports them.
-
-    It reads its own version from importlib.metadata, for a header that syncd does not send: 0.6 MiB
-    less. httpx2 itself would import the transport in the event loop, at the first request.
-    """
-    with _standing_in({"importlib.metadata": {"version": str}}):
-        importlib.import_module("httpcore2")
-        importlib.import_module("httpx2")
-
-
 def import_requests() -> None:
     """Imports requests; call it before importing a library that imports requests.
 

@@ -172,7 +172,7 @@ def test_a_mount_beside_plain_files_keeps_its_grace(world: World, books: Books) 
         world.map(paths={"a": f"{mount}/a", "license": f"{secrets}/license"})
         world.configure(consumers=[hook(books)], watch={"rescan_interval": "1h"})
         with world.daemon(wrapper=namespace.wrapper) as daemon:
-            namespace.run("umount", mount)
+            namespace.run("umount", "--lazy", mount)  # a scan may be looking at it
             daemon.wait_for("secret.problem", secret="a", state="missing")
             namespace.run("mount", "-t", "tmpfs", "tmpfs", mount)
             publish(namespace.path(mount), {"a": secret("0")})

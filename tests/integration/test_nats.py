@@ -18,7 +18,7 @@ from support.waiting import DEADLINE, until
 from support.world import CANARY, World, secret
 
 from syncd.config.settings import Nats
-from syncd.consumers.nats import MAX_IN_FLIGHT, NatsConsumer
+from syncd.consumers.nats import NatsConsumer
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.events import Stamp
 
@@ -79,11 +79,11 @@ async def test_many_on_their_way(nats: NatsServer, name: str) -> None:
     """A whole batch is stored in order, over one connection."""
     await ask(lambda: nats.ask(stream(name, f"{name}.>")))
     async with consumer(nats, subject=f"{name}.<secret>") as bus:
-        assert bus.max_batch == MAX_IN_FLIGHT
-        await bus.deliver(events(*(f"n{number}" for number in range(MAX_IN_FLIGHT))))
+        assert bus.max_batch == 256
+        await bus.deliver(events(*(f"n{number}" for number in range(256))))
     stored = await ask(lambda: nats.stored(name))
     assert [message.json["id"].rpartition("-")[2] for message in stored] == [
-        str(number + 1) for number in range(MAX_IN_FLIGHT)
+        str(number + 1) for number in range(256)
     ]
 
 

@@ -34,11 +34,13 @@ def world() -> Iterator[World]:
 
 
 def hook(world: World, receiver: Receiver, **more: Any) -> dict[str, Any]:
+    """A webhook that gets one delivery at a time, so that secrets arrive in their order, too."""
     return {
         "name": "hook",
         "kind": "webhook",
         "url": receiver.url,
         "signing_key_file": f"{world.directory}/webhook.key",
+        "max_in_flight": 1,
         **more,
     }
 

@@ -110,7 +110,7 @@ async def test_batch_mode_is_accepted_by_both_libraries(
 
 async def test_a_connection_is_used_again(receiver: Receiver, mail: Mail) -> None:
     """Requests follow each other on one connection."""
-    loop = delivery(webhook(receiver, mail), mail)
+    loop = delivery(webhook(receiver, mail, max_in_flight=1), mail)
     await mail.put(*(change(name, 2, 1) for name in "abcd"))
     receiver.script(reply(200, b"thanks"), reply(500, b"x" * 10_000), reply(200, b"again"))
     async with running(loop):
@@ -294,9 +294,24 @@ async def test_hanging_consumer_delays_no_other(receiver: Receiver, mail: Mail) 
             await slow.arrived(1)
             await drained(fast_loop)
             assert len(receiver.requests) == 3
-            assert len(slow.requests) == 1
+            await slow.arrived(3)
             slow.release()
             await drained(slow_loop)
+
+
+async def test_as_many_requests_as_configured_overlap(receiver: Receiver, mail: Mail) -> None:
+    """16 of 40: 500 events at 100 ms take 3.2 s. The rest follows as answers come."""
+    receiver.default = hang
+    loop = delivery(webhook(receiver, mail), mail)
+    await mail.put(*(change(f"s{number}", 2, 1) for number in range(40)))
+    async with running(loop):
+        await receiver.arrived(16)
+        assert len({request.connection for request in receiver.requests}) == 16
+        assert len(receiver.requests) == 16
+        receiver.release()
+        await drained(loop)
+    subjects = [request.events[0]["subject"] for request in receiver.requests]
+    assert sorted(subjects) == sorted(f"s{number}" for number in range(40))
 
 
 async def test_crash_between_delivery_and_acknowledgement(
@@ -454,7 +469,9 @@ async def test_unix_socket(mail: Mail, tmp_path: Path) -> None:
     """The same request over a Unix socket; the URL gives Host and path."""
     path = str(tmp_path / "events.sock")
     with Receiver(unix=path) as receiver:
-        consumer = webhook(receiver, mail, socket=path, url="http://aidbox.local/hook?x=1")
+        consumer = webhook(
+            receiver, mail, socket=path, url="http://aidbox.local/hook?x=1", max_in_flight=1
+        )
         loop = delivery(consumer, mail)
         await mail.put(change("a", 2, 1), change("b", 2, 1))
         async with running(loop):

@@ -118,6 +118,7 @@ def delivery(
         metrics or Metrics(),
         random.Random(7),
         clock=naps.clock,
+        monotonic=naps.clock,
         sleep=naps.sleep,
     )
 

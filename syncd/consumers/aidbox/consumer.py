@@ -4,7 +4,8 @@ Aidbox caches what it read from a secret's file (release 2602, "External Secrets
 TTL"). `POST /$drop-cache` clears that cache of the replica that receives the request, and all other
 caches with it, so the request is sent once per batch of changes and replica, never per secret. A
 batch is acknowledged when every replica that existed at that time has answered 2xx and each change
-is recorded as an AuditEvent; a retry repeats only what has not succeeded.
+is recorded as an AuditEvent; a retry repeats only what has not succeeded. A change that cannot be
+recorded, for a reason of its own, holds up no other.
 
 Whether the replicas accept the new value is `syncd.consumers.aidbox.verify`'s part.
 """
@@ -17,7 +18,8 @@ import anyio
 import msgspec
 
 from syncd.config.settings import grant
-from syncd.consumers.aidbox.session import Session
+from syncd.consumers.aidbox.session import FailedError, RejectedError, Session
+from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
 from syncd.core.audit_event import audit_event, audit_event_id
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.event_data import SecretData
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 MAX_BATCH: Final = 10_000
 """Events in a batch: the largest number of secrets that one mount is made for."""
 
-_PARALLEL: Final = 8
+_OF_CLIENT: Final = frozenset((401, 403, 404))
 _FHIR: Final = {"content-type": "application/fhir+json"}
 
 
@@ -62,11 +64,13 @@ class AidboxConsumer:
     """
 
     max_batch = MAX_BATCH
+    max_in_flight = 1  # one delivery makes several requests at the same time
 
     def __init__(self, settings: Aidbox, stamp: Stamp) -> None:
         self.name = settings.name
         self.grant = grant(settings.scope)
         self._actions = frozenset(settings.actions)
+        self._parallel = settings.max_in_flight
         self._stamp = stamp
         self._replicas = open_replicas(settings)
         self._session = open_session(settings, self._replicas)
@@ -81,17 +85,22 @@ class AidboxConsumer:
 
         Raises:
             TemporaryError: A request failed, and trying again may help.
-            RefusedError: All that failed needs a person.
+            UnusableError: All that failed needs a person.
+            UndeliveredError: Some changes cannot be recorded, for reasons of their own.
         """
         changes = [event for event in events if isinstance(event.data, SecretData)]
         errors: list[SyncdError] = []
+        failed: list[Undelivered] = []
         if changes and "drop_cache" in self._actions:
-            errors += await self._drop_caches(changes[-1].sequence)
+            errors += await self._drop_caches(max(event.sequence for event in changes))
         if changes and "audit_event" in self._actions:
-            errors += await self._record(changes)
+            errors += await self._record(changes, failed)
         if errors:
-            raise _combined(errors)
+            error = _combined([*errors, *(item.error for item in failed)])
+            raise UnusableError.of(error) if isinstance(error, RefusedError) else error
         self._recorded.clear()
+        if failed:
+            raise undelivered(failed)
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -105,7 +114,7 @@ class AidboxConsumer:
         except TemporaryError as error:
             return [error]
         self._dropped = {r: at for r, at in self._dropped.items() if r in replicas}
-        limiter = anyio.CapacityLimiter(_PARALLEL)
+        limiter = anyio.CapacityLimiter(self._parallel)
 
         async def drop(replica: Replica) -> None:
             async with limiter:
@@ -123,8 +132,14 @@ class AidboxConsumer:
                     tasks.start_soon(drop, replica)
         return errors
 
-    async def _record(self, changes: Sequence[Event]) -> list[SyncdError]:
-        """Makes an AuditEvent of each change; after one failure the rest would fail, too."""
+    async def _record(
+        self, changes: Sequence[Event], failed: list[Undelivered]
+    ) -> list[SyncdError]:
+        """Makes an AuditEvent of each change.
+
+        Changes that fail by themselves are added to `failed`; after any other failure the rest
+        would fail, too.
+        """
         errors: list[SyncdError] = []
         waiting = iter(changes)
 
@@ -135,10 +150,13 @@ class AidboxConsumer:
                 try:
                     await self._record_one(event)
                 except SyncdError as error:
-                    errors.append(error)
+                    if _is_about_change(error):
+                        failed.append(Undelivered((event,), error))
+                    else:
+                        errors.append(error)
 
         async with anyio.create_task_group() as tasks:
-            for _ in range(min(_PARALLEL, len(changes))):
+            for _ in range(min(self._parallel, len(changes))):
                 tasks.start_soon(record)
         return errors
 
@@ -176,6 +194,13 @@ class AidboxConsumer:
                 return
         if failure is not None:
             raise failure
+
+
+def _is_about_change(error: SyncdError) -> bool:
+    """Whether Aidbox may record other changes."""
+    if isinstance(error, RejectedError):
+        return error.status not in _OF_CLIENT
+    return isinstance(error, FailedError)
 
 
 def _combined(errors: Sequence[SyncdError]) -> SyncdError:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from syncd.net.credentials import Credentials
     from syncd.net.http import Answer
-    from syncd.net.lean_httpx2 import Request
+    from syncd.net.http1 import Request
     from syncd.net.replicas import Replica
 
 STALE: Final = 300.0
@@ -205,7 +205,8 @@ class Session:
         status = answer.status
         problem = f"{failed}: it answered {status}"
         if answer.is_temporary:
-            raise TemporaryError(problem, retry_after=answer.retry_after)
+            kind = TemporaryError if answer.is_about_server else FailedError
+            raise kind(problem, retry_after=answer.wait)
         client = f"Client/{self._client_id}"
         if status == HTTPStatus.UNAUTHORIZED:
             age = await anyio.to_thread.run_sync(_age, self._secret_file)
@@ -225,6 +226,10 @@ class Session:
         else:
             remedy = "see Aidbox's log, and correct urls or Aidbox"
         raise RejectedError(problem, remedy, status=status)
+
+
+class FailedError(TemporaryError):
+    """Aidbox failed at a request, which may be about what it was asked."""
 
 
 class RejectedError(RefusedError):

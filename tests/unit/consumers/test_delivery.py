@@ -41,10 +41,17 @@ if TYPE_CHECKING:
 class Listener:
     """A consumer that remembers what it got; each planned outcome is used up by one attempt."""
 
-    def __init__(self, *plan: Exception | None, name: str = "hook", max_batch: int = 1) -> None:
+    def __init__(
+        self,
+        *plan: Exception | None,
+        name: str = "hook",
+        max_batch: int = 1,
+        max_in_flight: int = 1,
+    ) -> None:
         self.name = name
         self.grant = Grant()
         self.max_batch = max_batch
+        self.max_in_flight = max_in_flight
         self.plan = list(plan)
         self.got: list[list[Event]] = []
         self.begun = anyio.Event()
@@ -265,10 +272,10 @@ async def test_one_consumer_delays_no_other(mail: Mail) -> None:
         await drained(loops[0])
 
 
-async def test_acknowledgement_that_fails_is_delivered_again(
+async def test_acknowledgement_that_fails_is_recorded_later(
     mail: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the ledger cannot record a delivery, the same event is delivered again."""
+    """When the ledger cannot record a delivery, that is tried again; the delivery is not."""
     acknowledge, failures = mail.ledger.acknowledge, iter([True, True])
 
     def failing(consumer: str, events: Sequence[Event]) -> None:
@@ -282,8 +289,8 @@ async def test_acknowledgement_that_fails_is_delivered_again(
     await mail.put(change("a", 2, 1))
     async with running(loop):
         await drained(loop)
-    assert len(listener.got) == 3
-    assert len({events[0].sequence for events in listener.got}) == 1
+    assert len(listener.got) == 1
+    assert await mail.left() == 0
     assert len(naps.taken) == 2
     labels = {"consumer": "hook", "outcome": "delivered"}
     assert sample(metrics, "syncd_deliveries_total", labels) == 1
@@ -295,10 +302,10 @@ async def test_ledger_that_cannot_be_read_is_tried_again(
     """A ledger failure while taking does not end the loop."""
     take, failures = mail.ledger.take, iter([True])
 
-    def failing(consumer: str, grant: Grant, limit: int) -> list[Event]:
+    def failing(consumer: str, grant: Grant, limit: int, after: int = 0) -> list[Event]:
         if next(failures, False):
             raise StateError("cannot use the ledger: ioerr; free space in state_dir")
-        return take(consumer, grant, limit)
+        return take(consumer, grant, limit, after)
 
     monkeypatch.setattr(mail.ledger, "take", failing)
     listener, naps = Listener(), Naps()
@@ -322,8 +329,8 @@ async def test_wake_during_the_last_look_is_not_lost(
     loop = delivery(listener, mail)
     late = iter([True])
 
-    def racing(consumer: str, grant: Grant, limit: int) -> list[Event]:
-        found = take(consumer, grant, limit)
+    def racing(consumer: str, grant: Grant, limit: int, after: int = 0) -> list[Event]:
+        found = take(consumer, grant, limit, after)
         if next(late, False):
             mail.ledger.append(change("a", 2, 1), mail.grants)
             anyio.from_thread.run_sync(loop.wake)
@@ -453,17 +460,124 @@ async def test_narrowed_grant_drops_what_may_not_be_seen(mail: Mail) -> None:
 
 async def test_an_eager_loop_does_not_wait_with_what_is_new(mail: Mail) -> None:
     """After half a second of rest an event that comes ends the wait after a failure."""
-    listener = Listener(RefusedError("no"), max_batch=10)
+    listener = Listener(TemporaryError("one replica", retry_after=3600.0), max_batch=10)
     naps = Naps(held=True)
     loop = Delivery(
-        listener, mail.ledger, Metrics(), Random(7), eager=True, clock=naps.clock, sleep=naps.sleep
+        listener,
+        mail.ledger,
+        Metrics(),
+        Random(7),
+        eager=True,
+        clock=naps.clock,
+        monotonic=naps.clock,
+        sleep=naps.sleep,
     )
     await mail.put(change("a", 2, 1))
     async with running(loop):
-        await naps.begun(2)
-        assert min(naps.taken) == engine.EAGER_REST
+        await naps.begun()
         await mail.put(change("b", 2, 1))
         loop.wake()
+        await naps.begun(2)
+        assert naps.taken == [3600.0, engine.EAGER_REST]
         naps.end()
         await drained(loop)
-    assert [subjects(events) for events in listener.got] == [["a"], ["a", "b"]]
+    assert sorted(subjects([*listener.got[1], *listener.got[-1]])) == ["a", "b"]
+
+
+class Picky(Listener):
+    """Rejects what holds one of some secrets."""
+
+    def __init__(self, *bad: str, error: Exception | None = None, **options: int) -> None:
+        super().__init__(**options)  # type: ignore[arg-type] # numbers
+        self.bad = frozenset(bad)
+        self.error = error or RefusedError("cannot: 400")
+        self.taken: list[str] = []
+
+    async def deliver(self, events: Sequence[Event]) -> None:
+        self.got.append(list(events))
+        if self.bad & set(subjects(events)):
+            raise self.error
+        self.taken += subjects(events)
+
+
+@pytest.mark.parametrize("max_batch", [1, 7, 100])
+@pytest.mark.parametrize("max_in_flight", [1, 4])
+@pytest.mark.parametrize("bad", [{"s0"}, {"s7", "s8"}, {"s19"}])
+@pytest.mark.parametrize("error", [RefusedError("cannot: 400"), ValueError("a bug")])
+async def test_a_rejected_event_holds_up_no_other(
+    mail: Mail, max_batch: int, max_in_flight: int, bad: set[str], error: Exception
+) -> None:
+    """Whichever it is, and in whatever batch: the others are delivered, and status says why."""
+    listener = Picky(*bad, error=error, max_batch=max_batch, max_in_flight=max_in_flight)
+    naps = Naps(held=True)
+    loop = delivery(listener, mail, naps=naps)
+    await mail.put(*(change(f"s{number}", 2, 1) for number in range(20)))
+    async with running(loop):
+        with anyio.fail_after(DEADLINE):
+            while loop.health.pending != len(bad) or sum(loop.health.waiting.values()) != len(bad):
+                await anyio.lowlevel.checkpoint()
+        health = loop.health
+        assert await mail.left() == len(bad)
+    assert sorted(listener.taken) == sorted({f"s{number}" for number in range(20)} - bad)
+    assert len(health.waiting) == 1
+    assert health.failures >= 1
+    assert health.next_attempt_at is not None
+
+
+async def test_an_event_that_hangs_the_receiver_is_found(mail: Mail) -> None:
+    """No answer is the receiver's trouble, until others get through."""
+    listener = Picky("s3", error=TemporaryError("no answer in time"), max_batch=8)
+    loop = delivery(listener, mail, naps=Naps())
+    await mail.put(*(change(f"s{number}", 2, 1) for number in range(20)))
+    async with running(loop):
+        with anyio.fail_after(DEADLINE):
+            while len(listener.taken) < 19:
+                await anyio.lowlevel.checkpoint()
+    assert "s3" not in listener.taken
+
+
+async def test_the_receivers_trouble_stops_everything(mail: Mail) -> None:
+    """After a 503 nothing else is tried until the wait is over, and then one delivery alone."""
+    listener = Listener(TemporaryError("busy", retry_after=0.0), max_in_flight=1)
+    naps = Naps(held=True)
+    loop = delivery(listener, mail, naps=naps)
+    await mail.put(*(change(f"s{number}", 2, 1) for number in range(5)))
+    async with running(loop):
+        await naps.begun()
+        assert len(listener.got) == 1
+        assert loop.health.waiting == {"busy": 5}
+        naps.end()
+        await drained(loop)
+    assert len(listener.got) == 6
+
+
+async def test_deliveries_overlap_but_not_of_one_secret(mail: Mail) -> None:
+    """As many as allowed are in flight; what follows for a secret waits for its predecessor."""
+    listener = Listener(max_in_flight=3)
+    listener.gate = anyio.Event()
+    waiting = 0
+
+    class Counting(Listener):
+        async def deliver(self, events: Sequence[Event]) -> None:
+            nonlocal waiting
+            waiting += 1
+            await listener.deliver(events)
+            waiting -= 1
+
+    loop = delivery(Counting(max_in_flight=3), mail)
+    await mail.put(*(change(name, 2, 1) for name in "abcde"))
+    async with running(loop):
+        with anyio.fail_after(DEADLINE):
+            while waiting < 3:
+                await anyio.lowlevel.checkpoint()
+        await mail.put(change("a", 3, 2))
+        loop.wake()
+        for _ in range(100):
+            await anyio.lowlevel.checkpoint()
+        assert waiting == 3
+        listener.gate.set()
+        await drained(loop)
+    order = [e.data.version for (e,) in listener.got if isinstance(e.data, SecretData)]
+    assert len(order) == 6
+    assert order.index(version(3)) > 0
+    assert [subjects(events) for events in listener.got].count(["a"]) == 2

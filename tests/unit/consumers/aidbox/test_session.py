@@ -7,7 +7,6 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-import httpx2
 import pytest
 from support.receiver import Receiver, reply
 from support.tls import replace
@@ -15,6 +14,7 @@ from support.tls import replace
 from syncd.consumers.aidbox.session import RejectedError, Session
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.net.replicas import Replica
+from syncd.net.url import Url
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,7 @@ def session(secret: Path, clock: Clock | None = None, *, use_token: bool = False
 
 
 def replica(receiver: Receiver) -> Replica:
-    return Replica(httpx2.URL(f"http://127.0.0.1:{receiver.port}"))
+    return Replica(Url.parse(f"http://127.0.0.1:{receiver.port}"))
 
 
 def token(name: str, **more: object) -> bytes:

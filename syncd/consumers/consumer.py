@@ -1,0 +1,109 @@
+"""What delivery asks of a consumer, and what its failures mean.
+
+An answer says something of the receiver or of the events that it was sent. Delivery waits with
+everything for a receiver that is in trouble, and with nothing else for an event that is not taken:
+
+- `TemporaryError`: no answer, or one that asks to wait. It is about the receiver.
+- `UnusableError`: no request can be made until a person acts. It is about the receiver.
+- `RefusedError`: the answer is about the events, all of them or one: which one is found by
+  sending fewer.
+- `UndeliveredError`: the same, where it is known which events were not taken, or where the answer
+  may change by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from syncd.core.errors import RefusedError, SyncdError, TemporaryError
+from syncd.core.events import Event
+
+if TYPE_CHECKING:
+    from syncd.core.model import Grant
+
+
+class Consumer(Protocol):
+    """What events are delivered to."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the configuration, and that of its mailbox."""
+
+    @property
+    def grant(self) -> Grant:
+        """What it may see."""
+
+    @property
+    def max_batch(self) -> int:
+        """Events that one delivery carries, at most."""
+
+    @property
+    def max_in_flight(self) -> int:
+        """Deliveries that it takes at the same time, at most."""
+
+    async def deliver(self, events: Sequence[Event]) -> None:
+        """Hands over events, oldest first; returns when the consumer has acknowledged them all.
+
+        No two of the events concern one secret.
+
+        Raises:
+            TemporaryError: The receiver accepts nothing now.
+            UnusableError: Only a person can make a request possible.
+            RefusedError: It rejects the events, or one of them.
+            UndeliveredError: It has not accepted these events, and has acknowledged the others.
+        """
+
+    async def aclose(self) -> None:
+        """Closes its connections."""
+
+
+class UnusableError(RefusedError):
+    """No event can be delivered until a person has changed something."""
+
+    @classmethod
+    def of(cls, error: RefusedError) -> UnusableError:
+        """The same error, as one that is not about the events."""
+        return cls(error.problem, error.remedy)
+
+
+class Undelivered(msgspec.Struct, frozen=True):
+    """Events that failed together, by one answer.
+
+    Attributes:
+        events: At least one; with several it may be the fault of any.
+        error: Why.
+    """
+
+    events: Sequence[Event]
+    error: SyncdError
+
+
+class UndeliveredError(SyncdError):
+    """Some events of a delivery were not accepted, for reasons of their own.
+
+    Attributes:
+        groups: The events, as they failed; the others are acknowledged.
+    """
+
+    groups: tuple[Undelivered, ...] = ()
+
+
+class _RetriedError(UndeliveredError, TemporaryError):
+    """The answer may change by itself."""
+
+
+class _RejectedError(UndeliveredError, RefusedError):
+    """Only a person can change the answer."""
+
+
+def undelivered(groups: Sequence[Undelivered]) -> UndeliveredError:
+    """The error for events that were not accepted."""
+    first = next((g for g in groups if isinstance(g.error, TemporaryError)), groups[0])
+    more = f" (and {len(groups) - 1} more)" if len(groups) > 1 else ""
+    kind = _RetriedError if isinstance(first.error, TemporaryError) else _RejectedError
+    error = kind(f"{first.error.problem}{more}", first.error.remedy)
+    error.groups = tuple(groups)
+    return error

@@ -1,0 +1,242 @@
+"""HTTP/1.1: requests over connections that are kept alive.
+
+h11 has the protocol, anyio the connections. There is nothing else that an HTTP client does: no
+redirect, cookie, proxy, `.netrc`, decoding or log line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import h11
+import msgspec
+from anyio.abc import ByteStream, SocketAttribute
+
+from syncd.net.url import Url
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator
+
+KEEP_ALIVE: Final = 60.0
+"""Seconds for which an idle connection is used again."""
+
+_CHUNK: Final = 64 << 10
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What is sent.
+
+    Attributes:
+        method: HTTP method.
+        url: Where to.
+        headers: All but `Host` and `Content-Length`.
+        content: The body, or None for a request without one.
+        address: IP address to connect to; None for that of the URL's host.
+    """
+
+    method: str
+    url: Url
+    headers: Mapping[str, str]
+    content: bytes | None = None
+    address: str | None = None
+
+    def encode(self, protocol: h11.Connection) -> bytes:
+        """Head and body, to be written at once.
+
+        Raises:
+            h11.LocalProtocolError: It is no HTTP, such as a header with a line end.
+        """
+        headers = [("host", self.url.authority), *self.headers.items()]
+        if self.content is not None:
+            headers.append(("content-length", str(len(self.content))))
+        parts = [
+            protocol.send(h11.Request(method=self.method, target=self.url.target, headers=headers)),
+            protocol.send(h11.Data(data=self.content)) if self.content else b"",
+            protocol.send(h11.EndOfMessage()),
+        ]
+        return b"".join(part for part in parts if part)
+
+
+class Response:
+    """The head of an answer, and the way to its body.
+
+    Attributes:
+        status: HTTP status.
+        retry_after: The header of this name, or None.
+    """
+
+    def __init__(self, pool: Pool, link: _Link, head: h11.Response) -> None:
+        self.status = head.status_code
+        found = (value for name, value in head.headers if name == b"retry-after")
+        retry_after = next(found, None)
+        self.retry_after = None if retry_after is None else retry_after.decode("latin-1")
+        self._pool = pool
+        self._link = link
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """The parts of the body.
+
+        Raises:
+            OSError, anyio.BrokenResourceError, h11.RemoteProtocolError: The connection failed.
+        """
+        while isinstance(event := await self._link.receive(), h11.Data):
+            yield bytes(event.data)
+
+    async def aclose(self) -> None:
+        """Gives the connection back, or closes it where the answer was not read to its end."""
+        await self._pool._give_back(self._link)  # noqa: SLF001 - of one module
+
+
+class _Link:
+    """One connection."""
+
+    def __init__(self, stream: ByteStream, place: tuple[object, ...]) -> None:
+        self.place = place
+        self.idle_since = 0.0
+        self.protocol = h11.Connection(our_role=h11.CLIENT)
+        self._stream = stream
+        self._poll = select.poll()
+        raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - it is no Django
+        self._poll.register(raw, select.POLLIN)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can carry another request: it is not old, and nothing came unasked, no end."""
+        return time.monotonic() - self.idle_since < KEEP_ALIVE and not self._poll.poll(0)
+
+    async def send(self, data: bytes) -> None:
+        # a server may answer before it has read everything, and close
+        with contextlib.suppress(anyio.BrokenResourceError):
+            await self._stream.send(data)
+
+    async def receive(self) -> object:
+        """The next event of the protocol."""
+        while (event := self.protocol.next_event()) is h11.NEED_DATA:
+            try:
+                data = await self._stream.receive(_CHUNK)
+            except anyio.EndOfStream:
+                data = b""
+            self.protocol.receive_data(data)
+        return event
+
+    async def receive_head(self) -> h11.Response:
+        while not isinstance(head := await self.receive(), h11.Response):
+            if not isinstance(head, h11.InformationalResponse):
+                raise h11.RemoteProtocolError("the connection ended")
+        return head
+
+    async def aclose(self) -> None:
+        with (
+            anyio.CancelScope(shield=True),
+            contextlib.suppress(OSError, anyio.BrokenResourceError),
+        ):
+            await anyio.aclose_forcefully(self._stream)
+
+
+class Pool:
+    """Connections to one server, or to several, all under one TLS configuration.
+
+    Args:
+        context: For `https`; None where no URL has it.
+        socket: Path of a Unix socket to connect to instead of the URL's host.
+        keep: How many idle connections are kept.
+        connect_timeout: Seconds within which a connection must be accepted.
+    """
+
+    def __init__(
+        self,
+        context: ssl.SSLContext | None,
+        *,
+        socket: str | None,
+        keep: int,
+        connect_timeout: float,
+    ) -> None:
+        if context is not None:
+            context.set_alpn_protocols(["http/1.1"])
+        self._context = context
+        self._socket = socket
+        self._keep = keep
+        self._connect_timeout = connect_timeout
+        self._idle: list[_Link] = []
+        self._closed = False
+
+    async def request(self, request: Request) -> Response:
+        """Sends a request; returns when the head of the answer is here.
+
+        Raises:
+            ConnectTimeoutError: No connection in time.
+            OSError, anyio.BrokenResourceError, anyio.EndOfStream, h11.ProtocolError: The
+                connection failed, or this is no HTTP.
+        """
+        url = request.url
+        place = (url.scheme, url.host, url.port, request.address)
+        link = await self._idle_link(place) or await self._connect(request, place)
+        try:
+            await link.send(request.encode(link.protocol))
+            return Response(self, link, await link.receive_head())
+        except BaseException:
+            await link.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """Closes idle connections now, and the others when they are given back."""
+        self._closed = True
+        while self._idle:
+            await self._idle.pop().aclose()
+
+    async def _idle_link(self, place: tuple[object, ...]) -> _Link | None:
+        """The connection that was used last, if it can be used again."""
+        for link in reversed(self._idle):
+            if link.place == place:
+                self._idle.remove(link)
+                if link.is_usable:
+                    return link
+                await link.aclose()
+        return None
+
+    async def _connect(self, request: Request, place: tuple[object, ...]) -> _Link:
+        url = request.url
+        try:
+            with anyio.fail_after(self._connect_timeout):
+                stream: ByteStream
+                if self._socket is not None:
+                    stream = await anyio.connect_unix(self._socket)
+                else:
+                    stream = await anyio.connect_tcp(request.address or url.host, url.port)
+                if url.scheme == "https":
+                    stream = await self._secure(stream, url.host)
+        except TimeoutError:
+            raise ConnectTimeoutError from None
+        return _Link(stream, place)
+
+    async def _secure(self, stream: ByteStream, host: str) -> ByteStream:
+        from anyio.streams.tls import TLSStream  # noqa: PLC0415 - ssl costs memory
+
+        try:
+            return await TLSStream.wrap(
+                stream, hostname=host, ssl_context=self._context, standard_compatible=False
+            )
+        except BaseException:
+            await anyio.aclose_forcefully(stream)
+            raise
+
+    async def _give_back(self, link: _Link) -> None:
+        try:
+            link.protocol.start_next_cycle()
+        except h11.LocalProtocolError:
+            await link.aclose()  # more is to come, or the server closes it
+            return
+        link.idle_since = time.monotonic()
+        self._idle.append(link)
+        while len(self._idle) > (0 if self._closed else self._keep):
+            await self._idle.pop(0).aclose()
+
+
+class ConnectTimeoutError(Exception):
+    """A server did not accept a connection in time."""
