@@ -65,6 +65,8 @@ class DaemonStatus:
         providers: The health of each provider, by name.
         refresh: Starts a fetch by every provider; None without providers.
         adoptions: For each consumer that verifies adoption, the adoption of each secret by name.
+        not_after: When certificates among the secrets end, seconds since the epoch, by name.
+        content_problems: What is wrong with the content of secrets, one line, by name.
     """
 
     ready: bool
@@ -75,3 +77,5 @@ class DaemonStatus:
     providers: Mapping[str, ProviderHealth] = field(default_factory=dict)
     refresh: Callable[[], object] | None = None
     adoptions: Mapping[str, Mapping[str, Adoption]] = field(default_factory=dict)
+    not_after: Mapping[str, float] = field(default_factory=dict)
+    content_problems: Mapping[str, str] = field(default_factory=dict)

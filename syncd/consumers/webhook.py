@@ -19,6 +19,7 @@ from syncd.config.settings import grant
 from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.events import BATCH, STRUCTURED
+from syncd.core.trace import trace_headers
 from syncd.net.credentials import CredentialFiles, Keyring
 from syncd.net.http import Connection
 from syncd.net.http1 import Request
@@ -131,7 +132,7 @@ class WebhookConsumer:
             raise UnusableError.of(error) from None
 
     def _sign(self, message_id: str, body: bytes, credentials: Credentials) -> dict[str, str]:
-        headers = dict(self._headers)
+        headers = {**trace_headers(message_id), **self._headers}
         if credentials.authorization is not None:
             headers["authorization"] = credentials.authorization
         if credentials.signer is not None:

@@ -82,9 +82,13 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "scope-list": Severity.WARNING,
         "type-wrong": Severity.ERROR,
         # the files of the secrets
+        "certificate-expired": Severity.ERROR,
+        "certificate-expiring": Severity.WARNING,
+        "certificate-mismatch": Severity.ERROR,
         "secret-empty": Severity.WARNING,
         "secret-link-dangling": Severity.ERROR,
         "secret-link-loop": Severity.ERROR,
+        "secret-malformed": Severity.ERROR,
         "secret-missing": Severity.ERROR,
         "secret-newline": Severity.WARNING,
         "secret-not-a-file": Severity.ERROR,

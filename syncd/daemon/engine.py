@@ -134,6 +134,8 @@ class MountEngine:
         opened = {
             item.name: open_verifier(
                 item,
+                self.pipeline.consumers[item.name],
+                stamp=self.pipeline.stamp,
                 ledger=self._resources.ledger,
                 metrics=self._resources.metrics,
                 rng=self.pipeline.rng,
@@ -317,6 +319,8 @@ class MountEngine:
             providers={item.provider.name: item.health for item in self.refreshers},
             refresh=self.refresh if self.refreshers else None,
             adoptions={name: item.adoptions for name, item in self.verifiers.items()},
+            not_after=reconciler.contents.not_after(inventory),
+            content_problems=reconciler.contents.problems(inventory, time.time()),
         )
 
     def refresh(self) -> int:

@@ -34,6 +34,8 @@ class Pipeline:
     """The consumers of one configuration.
 
     Attributes:
+        consumers: The consumers, by name.
+        stamp: The attributes that this installation adds to its events.
         deliveries: The loop of each consumer, by name; the engine runs them.
         grants: Every mailbox, and which events go into it.
         inventory: Every secret, as of the last commit.
@@ -41,15 +43,16 @@ class Pipeline:
     """
 
     def __init__(self, settings: Settings | RelaySettings, resources: Resources) -> None:
-        self._consumers = settings.consumers
+        self._settings = settings.consumers
         self._resources = resources
         self.rng = Random()  # noqa: S311 - jitter
         self.inventory: Mapping[str, Known] = {}
         self.grants = mailboxes(settings.consumers)
-        stamp = make_stamp(resources.ledger, settings.instance)
+        self.stamp = make_stamp(resources.ledger, settings.instance)
+        self.consumers = {item.name: open_consumer(item, self.stamp) for item in settings.consumers}
         self.deliveries = {
             item.name: Delivery(
-                open_consumer(item, stamp),
+                self.consumers[item.name],
                 resources.ledger,
                 resources.metrics,
                 self.rng,
@@ -82,7 +85,7 @@ class Pipeline:
         """The scope and the health of each consumer, by name."""
         return {
             item.name: (grant(item.scope), self.deliveries[item.name].health)
-            for item in self._consumers
+            for item in self._settings
         }
 
     def release(self, following: Pipeline) -> None:

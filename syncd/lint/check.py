@@ -9,6 +9,7 @@ wherever something is left to look at, so that one run reports every mistake.
 from __future__ import annotations
 
 import os
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -21,8 +22,10 @@ from syncd.core.errors import ConfigurationError, RefusedError, SyncdError
 from syncd.core.findings import finding, json_path, key_path
 from syncd.core.mountinfo import MountTree, frozen_mount
 from syncd.core.vault_config import lint_vault_config
+from syncd.lint.content import check_content
 from syncd.lint.exposure import check_exposure
 from syncd.lint.watching import check_watching
+from syncd.mount.contents import Contents
 from syncd.mount.listing import mounts, unclaimed_files
 from syncd.mount.read import LIMIT, Reader, scan_once
 from syncd.mount.roots import parents_of
@@ -33,13 +36,15 @@ from syncd.system.accounts import overflow_uid
 from syncd.system.threads import gather, run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from syncd.config.settings import Settings
+    from syncd.core.content import Facts
     from syncd.core.findings import Finding
     from syncd.core.model import Entry
     from syncd.core.mountinfo import Mount
     from syncd.lint.aidbox.check import Target
+    from syncd.lint.content import Use
     from syncd.mount.roots import Parent
     from syncd.mount.snapshot import Snapshot
     from syncd.mount.vault_config_file import VaultConfigFile
@@ -107,15 +112,34 @@ def run_checks(
     entries, found = lint_vault_config(text, path)
     found += check_provision(settings, entries)
     found += _grants(settings, entries, source)
-    snapshot = scan_once(entries, settings.watch, settle=0.0)
+    contents = Contents(every=True)
+    snapshot = scan_once(entries, settings.watch, settle=0.0, contents=contents)
+    facts = _described(contents, snapshot)
+    snapshot.newline_ended = [
+        name
+        for name in snapshot.newline_ended
+        if name not in facts or not facts[name].may_end_in_newline
+    ]
     found += check_files(settings, entries, snapshot)
     found += check_watching(settings, _way(snapshot, path), _real_paths(entries), mounts())
     found += check_mount(settings, entries)
+    uses: Sequence[Use] = ()
     if aidbox is not None:
         from syncd.lint.aidbox.check import lint_aidbox  # noqa: PLC0415 - as above
 
-        found += lint_aidbox(settings, entries, aidbox)
-    return findings + found
+        live, uses = lint_aidbox(settings, entries, aidbox)
+        found += live
+    return [*findings, *found, *check_content(entries, facts, uses, path, time.time())]
+
+
+def _described(contents: Contents, snapshot: Snapshot) -> dict[str, Facts]:
+    """The descriptions of files that can be read and are not empty."""
+    readable = {
+        name
+        for name, seen in snapshot.observations.items()
+        if seen.problem is None and seen.version is not None and name not in snapshot.empty
+    }
+    return {name: facts for name, facts in contents.facts.items() if name in readable}
 
 
 def _read_vault_config(path: str) -> bytes:

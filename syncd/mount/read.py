@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from syncd.config.settings import Watch
     from syncd.core.model import Entry
+    from syncd.mount.contents import Contents
 
 LIMIT: Final = 4.0
 """Seconds without progress after which a root counts as unreadable."""
@@ -80,15 +81,30 @@ class Reader:
     """Takes snapshots of the files that a vault config names.
 
     The fingerprints are made with `key`; `watch` is the section of the configuration. `settle` and
-    `grace` replace what that section says.
+    `grace` replace what that section says. `contents` is shown every content with its version.
     """
 
-    def __init__(self, key: bytes, watch: Watch, *, settle: float, grace: float) -> None:
+    def __init__(
+        self,
+        key: bytes,
+        watch: Watch,
+        *,
+        settle: float,
+        grace: float,
+        contents: Contents | None = None,
+    ) -> None:
         self._hash = blake2b(key=key, digest_size=16)
+        self._contents = contents
         self._rules = Rules(watch.roots, (), watch.max_secret_size, settle, grace, self.fingerprint)
         self._roots: dict[str, Root] = {}
         self._homes: dict[str, Home] = {}
         self._points: frozenset[str] | None = None
+
+    @classmethod
+    def configured(cls, key: bytes, watch: Watch, contents: Contents) -> Reader:
+        """The reader of a daemon, with the times of its configuration."""
+        settle, grace = watch.settle, watch.remount_grace
+        return cls(key, watch, settle=settle, grace=grace, contents=contents)
 
     def forget_mounts(self) -> None:
         """Reads the mount table again at the next need: it may have changed."""
@@ -230,7 +246,10 @@ class Reader:
         digest = self._hash.copy()
         digest.update(name.encode() + b"\0")
         digest.update(content)  # separately, so that the value is not copied
-        return "k1:" + digest.hexdigest()
+        version = "k1:" + digest.hexdigest()
+        if self._contents is not None:
+            self._contents.see(name, version, content)
+        return version
 
 
 class Progressing(Protocol):
@@ -263,12 +282,18 @@ def unanswered(members: Members) -> Snapshot:
 
 
 def scan_once(
-    entries: Mapping[str, Entry], watch: Watch, *, settle: float, limit: float = LIMIT
+    entries: Mapping[str, Entry],
+    watch: Watch,
+    *,
+    settle: float,
+    limit: float = LIMIT,
+    contents: Contents | None = None,
 ) -> Snapshot:
     """Scans for a command: nothing is remembered, so that a missing file counts as removed.
 
     The key is a random one, so the versions can be compared with nothing.
     With a `settle` of 0, files that are being written are read, too.
     """
-    reader = Reader(secrets.token_bytes(32), watch, settle=settle, grace=0.0)
+    key = secrets.token_bytes(32)
+    reader = Reader(key, watch, settle=settle, grace=0.0, contents=contents)
     return reader.scan(entries, limit=limit)

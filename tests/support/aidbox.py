@@ -109,6 +109,7 @@ class Aidbox:
         denied: The status of a request that no policy permits.
         fhir: Its FHIR version.
         delivering: Whether a sender delivers one message after each `$status`.
+        port: Where it listens; 0 for any.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Aidbox:
         denied: int = 403,
         fhir: str = "4.0.1",
         delivering: bool = False,
+        port: int = 0,
         base: str = "http://aidbox.example.org",
     ) -> None:
         self._options = {
@@ -141,6 +143,7 @@ class Aidbox:
             "denied": denied,
             "fhir": fhir,
             "delivering": delivering,
+            "port": port,
             "base": base,
         }
         self._replicas = replicas

@@ -460,7 +460,7 @@ def say(answer: Any) -> None:
 def main() -> None:
     options = json.loads(sys.stdin.readline())
     box = Box(options)
-    port = 0
+    port = options["port"]
     for number in range(options["replicas"]):
         replica = Replica(box, number)
         replica.start(uptime=options["uptime"], senders_started=options["destinations_started"])

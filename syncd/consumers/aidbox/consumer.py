@@ -92,7 +92,7 @@ class AidboxConsumer:
         errors: list[SyncdError] = []
         failed: list[Undelivered] = []
         if changes and "drop_cache" in self._actions:
-            errors += await self._drop_caches(max(event.sequence for event in changes))
+            errors += await self._drop_caches(max(changes, key=lambda event: event.sequence))
         if changes and "audit_event" in self._actions:
             errors += await self._record(changes, failed)
         if errors:
@@ -106,8 +106,16 @@ class AidboxConsumer:
         """Closes the connections."""
         await self._session.aclose()
 
-    async def _drop_caches(self, newest: int) -> list[SyncdError]:
-        """Drops what was cached before an event (by sequence), where that is still to do."""
+    def dropped_until(self, replica: Replica) -> int:
+        """The newest event (by sequence) before which the caches of a replica were dropped.
+
+        -1 where they were not, in this process.
+        """
+        return self._dropped.get(replica, -1)
+
+    async def _drop_caches(self, event: Event) -> list[SyncdError]:
+        """Drops what was cached before an event, where that is still to do."""
+        newest, event_id = event.sequence, self._stamp.origin(event).id
         errors: list[SyncdError] = []
         try:
             replicas = await self._replicas.current()
@@ -120,7 +128,9 @@ class AidboxConsumer:
             async with limiter:
                 try:
                     failed = "cannot drop the caches"
-                    await self._session.request(failed, replica, "POST", "/$drop-cache")
+                    await self._session.request(
+                        failed, replica, "POST", "/$drop-cache", event_id=event_id
+                    )
                 except SyncdError as error:
                     errors.append(error)
                 else:
@@ -187,6 +197,7 @@ class AidboxConsumer:
                     "/fhir/AuditEvent",
                     headers=headers,
                     content=content,
+                    event_id=event_id,
                 )
             except TemporaryError as error:
                 failure = error
