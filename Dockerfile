@@ -14,7 +14,9 @@ RUN python3 -m venv /build/venv \
 COPY syncd /opt/syncd/syncd
 # unchecked: the pycs are right whatever times a registry or a copy gives the files
 RUN rm -rf /opt/syncd/bin \
-    && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/syncd
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/syncd \
+    && printf '#!/usr/bin/env python3\nfrom syncd.commands.main import main\n\nmain()\n' > /build/syncd \
+    && chmod 0755 /build/syncd
 
 FROM ${BASE}
 ARG BASE
@@ -26,6 +28,8 @@ LABEL org.opencontainers.image.title="syncd" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/syncd /opt/syncd
+# for docker exec and kubectl exec
+COPY --from=build /build/syncd /usr/local/bin/syncd
 COPY --from=build --chown=65532:65532 /build/state /var/lib/syncd
 ENV PYTHONPATH=/opt/syncd \
     PYTHONUNBUFFERED=1 \

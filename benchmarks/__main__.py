@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
 from benchmarks import machine, report
 from benchmarks.bench import EFFORTS, Bench
+from benchmarks.others import in_peace
 from benchmarks.plot import Curve, svg
 from benchmarks.processes import Syncd
 from benchmarks.scenarios import idle, latency, memory, provisioning, startup, throughput
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from benchmarks.numbers import Record, Row
+
+    T = TypeVar("T")
 
 HERE: Final = os.path.dirname(os.path.abspath(__file__))
 PAGE: Final = f"{os.path.dirname(HERE)}/docs/performance.md"
@@ -59,20 +62,16 @@ def main(effort: str, only: tuple[str, ...], output: str, python: str) -> None:
     Syncd.python = os.path.abspath(python)
     described = machine.describe()
     click.echo(", ".join(f"{key}: {value}" for key, value in described.items()))
-    rows: list[Row] = []
+    records: list[Record] = []
     curves: list[Curve] = []
     with Bench(EFFORTS[effort]) as bench:
         if not only or "webhook" in only:
-            began = time.monotonic()
-            found, curves = latency.webhook_rows(bench)
-            rows += found
-            _say("webhook", began)
+            (found, curves), others = _measured("webhook", latency.webhook_rows, bench)
+            records += [row.record(others) for row in found]
         for subject, measure in SUBJECTS.items():
             if not only or subject in only:
-                began = time.monotonic()
-                rows += measure(bench)
-                _say(subject, began)
-    records = [row.record() for row in rows]
+                rows, others = _measured(subject, measure, bench)
+                records += [row.record(others) for row in rows]
     click.echo(report.table(records))
     with open(output, "w") as file:
         file.write(report.results(described, records))
@@ -81,8 +80,13 @@ def main(effort: str, only: tuple[str, ...], output: str, python: str) -> None:
     sys.exit(report.verdict(records))
 
 
-def _say(subject: str, began: float) -> None:
+def _measured(subject: str, measure: Callable[[Bench], T], bench: Bench) -> tuple[T, float]:
+    began = time.monotonic()
+    result, others = in_peace(
+        lambda: measure(bench), lambda why: click.echo(f"{subject}: {why}", err=True)
+    )
     click.echo(f"measured {subject} in {time.monotonic() - began:.0f} s", err=True)
+    return result, others
 
 
 def _document(

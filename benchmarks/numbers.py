@@ -51,7 +51,8 @@ class Pair:
 class Record(TypedDict):
     """A row as `results.json` has it.
 
-    `bound` is the most that `bounded` may be: the ratio, or ours in `unit`.
+    `bound` is the most that `bounded` may be: the ratio, or ours in `unit`. `others` is what other
+    processes used of one processor meanwhile.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Record(TypedDict):
     ours_p99: float | None
     peer_p99: float | None
     samples: int
+    others: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,8 @@ class Row:
         value = self.ratio if self.bounded == "ratio" else median(self.ours)
         return value is not None and value <= self.bound
 
-    def record(self) -> Record:
-        """The row as `results.json` has it."""
+    def record(self, others: float = 0.0) -> Record:
+        """The row as `results.json` has it, with what `others` used of one processor."""
         p99 = [
             percentile(side, 0.99) if self.spread and side else None
             for side in (self.ours, self.peer)
@@ -124,6 +126,7 @@ class Row:
             ours_p99=None if p99[0] is None else _rounded(p99[0]),
             peer_p99=None if p99[1] is None else _rounded(p99[1]),
             samples=len(self.ours),
+            others=round(others, 2),
         )
 
 

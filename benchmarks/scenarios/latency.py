@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from benchmarks.bench import Bench, rest
 from benchmarks.listeners import Arrivals, Line, Webhook, subscriber
 from benchmarks.numbers import Pair, Row, percentile
+from benchmarks.peers import go_loop
 from benchmarks.peers.hashing import hash_files
 from benchmarks.plot import Curve
 from benchmarks.processes import Process, Syncd
@@ -26,7 +28,10 @@ SHELL_LOOP: Final = (
 )
 """`inotifywait -m | while read; do curl; done`, which does not know what has changed."""
 
+_SHELL_BOUNDS: Final = {100: 0.5}
+_GO_BOUNDS: Final = {1: 3.0, 100: 1.6, 1000: 1.3}
 _SUBSCRIBER_SECRETS: Final = 100
+_WARM: Final = 3
 _SHELL_START: Final = 0.5
 
 
@@ -41,45 +46,70 @@ def swap(mount: Mount, arrivals: Arrivals, changed: int | None = 1) -> float:
 
 
 def webhook_rows(bench: Bench) -> tuple[list[Row], list[Curve]]:
-    """To a webhook, one of many secrets rotated, against the loop of a shell."""
-    rows, ours, peers = [], Curve("syncd"), Curve("inotifywait and curl")
+    """To a webhook, one of many secrets rotated, against a loop of a shell and one in Go."""
+    rows, curves = [], (Curve("syncd"), Curve("inotifywait and curl"), Curve("a loop in Go"))
     for count, times in bench.effort.latencies.items():
-        pair = _webhook(bench, count, times * bench.effort.repetitions)
-        ours.points.append((count, median(pair.ours), percentile(pair.ours, 0.99)))
-        peers.points.append((count, median(pair.peer), percentile(pair.peer, 0.99)))
-        rows.append(
-            Row(
-                f"swap to webhook, {count:,} secrets",
-                "ms",
-                pair.ours,
-                pair.peer,
-                against="inotifywait and curl",
-                bound=0.5 if count == _SUBSCRIBER_SECRETS else None,
-                spread=True,
-            )
-        )
-    return rows, [ours, peers]
+        found = _webhook(bench, count, times * bench.effort.repetitions)
+        for curve, samples in zip(curves, (found.ours, found.shell, found.go), strict=True):
+            if samples:
+                curve.points.append((count, median(samples), percentile(samples, 0.99)))
+        name, bounds = f"swap to webhook, {count:,} secrets", (_SHELL_BOUNDS, _GO_BOUNDS)
+        for peer, against, bound in zip(
+            (found.shell, found.go), ("inotifywait and curl", "a loop in Go"), bounds, strict=True
+        ):
+            if peer:
+                rows.append(
+                    Row(
+                        name,
+                        "ms",
+                        found.ours,
+                        peer,
+                        against=against,
+                        bound=bound.get(count),
+                        spread=True,
+                    )
+                )
+    return rows, [curve for curve in curves if curve.points]
 
 
-def _webhook(bench: Bench, count: int, times: int) -> Pair:
-    pair = Pair()
+@dataclass(slots=True)
+class _Samples:
+    """Milliseconds, taken in turn; those of Go are missing where there is no Go to build it."""
+
+    ours: list[float] = field(default_factory=list)
+    shell: list[float] = field(default_factory=list)
+    go: list[float] = field(default_factory=list)
+
+
+def _webhook(bench: Bench, count: int, times: int) -> _Samples:
+    samples = _Samples()
     with ExitStack() as stack:
-        ours, theirs = Webhook(), Webhook()
-        stack.callback(ours.close)
-        stack.callback(theirs.close)
-        mount, other = bench.mount(count), bench.mount(count)
-        consumers = [{"name": "hook", "kind": "webhook", "url": ours.url}]
+        sides = []
+        for kept in (samples.ours, samples.shell, samples.go):
+            hook, mount = Webhook(), bench.mount(count)
+            stack.callback(hook.close)
+            sides.append((mount, hook, kept))
+        mount, hook, _ = sides[0]
+        consumers = [{"name": "hook", "kind": "webhook", "url": hook.url}]
         stack.enter_context(Syncd(bench.disk(), mount.vault_config, consumers=consumers))
-        command = ["sh", "-c", SHELL_LOOP, other.root, theirs.url]
-        loop = Process(command, f"{bench.disk()}/log", group=True)
-        stack.enter_context(loop)
+        mount, hook, _ = sides[1]
+        command = ["sh", "-c", SHELL_LOOP, mount.root, hook.url]
+        shell = Process(command, f"{bench.disk()}/log", group=True)
+        stack.enter_context(shell)
+        program = go_loop.build(bench.disk())
+        if program is None:
+            del sides[2]
+        else:
+            mount, hook, _ = sides[2]
+            stack.enter_context(Process([program, mount.root, hook.url], f"{bench.disk()}/log"))
         time.sleep(_SHELL_START)
-        for _ in range(3):  # warm: connections, caches, the interpreter's own
-            swap(mount, ours)
-            swap(other, theirs)
-        pair.take(lambda: 1000 * swap(mount, ours), lambda: 1000 * swap(other, theirs), times)
-        loop.alive()
-    return pair
+        for turn in range(_WARM + times):  # at first connections, caches, the interpreter's own
+            for mount, hook, kept in sides:
+                took = 1000 * swap(mount, hook)
+                if turn >= _WARM:
+                    kept.append(took)
+        shell.alive()
+    return samples
 
 
 def subscriber_rows(bench: Bench) -> list[Row]:

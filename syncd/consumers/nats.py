@@ -35,7 +35,7 @@ class NatsConsumer:
         self.max_batch = settings.max_in_flight
         self.max_in_flight = 1
         self._subject = settings.subject
-        self._has_subjects = "{" in settings.subject
+        self._has_subjects = "<" in settings.subject
         self._mode = settings.content_mode
         self._stamp = stamp
         self._connection = Connection(settings, f"syncd {self.name}")

@@ -204,12 +204,18 @@ async def _read(response: Response, limit: int) -> bytes:
 
 async def _discard(response: Response) -> None:
     """Reads the rest of an answer, so that its connection can be used again."""
-    size = 0
     try:
-        with anyio.move_on_after(_DRAIN_TIME), contextlib.suppress(*_FAILURES):
-            async for chunk in response.body():
-                size += len(chunk)
-                if size > _DRAIN_SIZE:
-                    break
+        with contextlib.suppress(*_FAILURES):
+            if not response.drop_arrived():
+                await _read_rest(response)
     finally:
         await response.aclose()
+
+
+async def _read_rest(response: Response) -> None:
+    size = 0
+    with anyio.move_on_after(_DRAIN_TIME):
+        async for chunk in response.body():
+            size += len(chunk)
+            if size > _DRAIN_SIZE:
+                break

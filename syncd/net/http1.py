@@ -88,6 +88,17 @@ class Response:
         while isinstance(event := await self._link.receive(), h11.Data):
             yield bytes(event.data)
 
+    def drop_arrived(self) -> bool:
+        """Drops what has arrived of the body; returns whether that was all.
+
+        Raises:
+            h11.RemoteProtocolError: This is no HTTP.
+        """
+        protocol = self._link.protocol
+        while isinstance(event := protocol.next_event(), h11.Data):
+            pass
+        return isinstance(event, h11.EndOfMessage)
+
     async def aclose(self) -> None:
         """Gives the connection back, or closes it where the answer was not read to its end."""
         await self._pool._give_back(self._link)  # noqa: SLF001 - of one module

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import threading
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -111,7 +112,7 @@ def _place(traceback: TracebackType | None) -> str:
 
 
 def _mask(key: str, value: object, depth: int = 0) -> object:
-    if any(word in key.lower() for word in _MASKED):
+    if _must_be_masked(key):
         return MASK
     if isinstance(value, BaseException):
         return describe(value)
@@ -122,6 +123,11 @@ def _mask(key: str, value: object, depth: int = 0) -> object:
     if depth < _DEEPEST and isinstance(value, list | tuple | set | frozenset):
         return [_mask(key, item, depth + 1) for item in value]
     return f"[{type(value).__name__}]"
+
+
+@lru_cache(maxsize=256)
+def _must_be_masked(key: str) -> bool:
+    return any(word in key.lower() for word in _MASKED)
 
 
 def _key(key: object) -> str:

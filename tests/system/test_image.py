@@ -175,7 +175,9 @@ def test_the_guide(docker: Docker) -> None:
     with Receiver() as receiver:
         docker.hook = receiver.port
         step("docker run")
-        assert '{"ready":true' in docker.sh(run).stdout.replace(" ", "")
+        said = docker.sh(run).stdout
+        assert '{"ready":true' in said.replace(" ", "")
+        assert re.search(r"(?m)^a .*present", said), said
         try:
             docker.publish(a=secret("1"), b=secret("0"))
             assert receiver.wait()[0].subjects == ["a"]
@@ -201,6 +203,12 @@ def test_the_guide(docker: Docker) -> None:
             assert "CANARY" not in logged.stdout + logged.stderr
         finally:
             docker.sh("docker rm -f -t 0 syncd", check=False)
+
+
+def test_the_demo(docker: Docker) -> None:
+    """The image shows what it does where there is no Linux but in a container."""
+    printed = docker.sh(commands("README.md", "container")[1]).stdout
+    assert printed.count("modified") >= 5
 
 
 def container(docker: Docker, name: str) -> tuple[str, dict[str, Any]]:
@@ -260,7 +268,7 @@ def test_the_pod(docker: Docker) -> None:
                 docker.sh(f"curl -sSf --retry 20 --retry-delay 1 --retry-all-errors {url}")
             docker.publish(a=secret("0"), b=secret("2"))
             assert receiver.wait()[0].subjects == ["b"]
-            shown = docker.sh("docker exec sidecar python3 -m syncd status").stdout
+            shown = docker.sh("docker exec sidecar syncd status").stdout
             assert "hook" in shown
         finally:
             step(docker.sh("docker logs sidecar", check=False).stderr)

@@ -13,6 +13,7 @@ from support.receiver import Receiver, reply
 
 from syncd.config.settings import Aidbox
 from syncd.consumers.aidbox.consumer import AidboxConsumer, _combined
+from syncd.consumers.consumer import UndeliveredError, UnusableError
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.event_data import VAULT_CONFIG_CHANGED, VaultConfigData
 from syncd.core.events import Event, Stamp
@@ -165,6 +166,23 @@ async def test_a_refusal_of_the_audit_comes_after_the_caches(
     with pytest.raises(RefusedError, match=r"cannot record an AuditEvent at .*: it answered 422"):
         await consumer.deliver(numbered(change("a", 2, 1)))
     assert [r.target for r in one.requests] == ["/$drop-cache", "/fhir/AuditEvent"]
+
+
+async def test_a_change_that_cannot_be_recorded_holds_up_no_other(
+    make: Callable[..., AidboxConsumer], one: Receiver
+) -> None:
+    """It is named, the others are recorded, and what Aidbox as a whole refuses is not its fault."""
+    consumer = make(one, actions=("audit_event",), max_in_flight=1)
+    events = numbered(*(change(name, 2, 1) for name in "abc"))
+    one.script(reply(201), reply(422), reply(201))
+    with pytest.raises(UndeliveredError, match="it answered 422") as caught:
+        await consumer.deliver(events)
+    assert [group.events for group in caught.value.groups] == [(events[1],)]
+    assert len(one.requests) == 3
+    one.script(reply(403))
+    with pytest.raises(UnusableError, match="it answered 403"):
+        await consumer.deliver(numbered(*(change(name, 3, 2) for name in "abc")))
+    assert len(one.requests) == 4
 
 
 @pytest.mark.parametrize(

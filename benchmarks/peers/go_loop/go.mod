@@ -1,0 +1,3 @@
+module go_loop
+
+go 1.19
