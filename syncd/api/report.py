@@ -15,7 +15,7 @@ import msgspec
 from syncd import __version__
 from syncd.api.status import MountStatus, RelayStatus
 from syncd.core.adoption import AdoptionState, adoption_of
-from syncd.core.event_data import SecretState, Version, secret_state
+from syncd.core.event_data import SECRET_CHANGED, SecretState, Version, secret_state
 from syncd.core.model import State
 from syncd.core.timing import rfc3339
 
@@ -241,7 +241,7 @@ def secrets_report(
     for known in visible(status.inventory, view):
         positions = {}
         for consumer, (grant, _) in status.consumers.items():
-            if not grant.sees(known.entry.scopes):
+            if not (grant.takes(SECRET_CHANGED) and grant.sees(known.entry.scopes)):
                 continue
             waiting = pending.get(consumer, {}).get(known.entry.key)
             version = known.version if waiting is None else waiting.acknowledged_version

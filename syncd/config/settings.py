@@ -13,6 +13,7 @@ import msgspec
 
 from syncd.config.auth import AbsolutePath, AzureAuth, VaultAuth
 from syncd.core.decode import Duration, FileMode, Path, Size
+from syncd.core.event_data import TYPE_NAMES
 from syncd.core.findings import key_path
 from syncd.core.model import Grant, Scope
 from syncd.core.nats_binding import DEFAULT_SUBJECT, ContentMode
@@ -73,6 +74,12 @@ InFlight = Annotated[
 ]
 
 
+EventTypes = Annotated[
+    tuple[Literal["changed", "vault_config", "adopted", "rejected"], ...],
+    msgspec.Meta(min_length=1, description="types of events that the consumer gets"),
+]
+
+
 class ScopeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A scope as in the vault config: one resource by type and id, or all resources of a type."""
 
@@ -115,6 +122,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, tag="webhook", tag_fiel
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     max_in_flight: InFlight = 16
     scope: tuple[ScopeSettings, ...] | None = None
+    types: EventTypes | None = None
 
 
 class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field="kind"):
@@ -134,6 +142,7 @@ class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field=
     timeout: Duration = Duration(10)
     max_in_flight: InFlight = 8
     scope: tuple[ScopeSettings, ...] | None = None
+    types: EventTypes | None = None
 
 
 class NatsServer(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +168,7 @@ class Nats(NatsServer, frozen=True, kw_only=True, tag="nats", tag_field="kind"):
     content_mode: ContentMode = "structured"
     max_in_flight: InFlight = 256
     scope: tuple[ScopeSettings, ...] | None = None
+    types: EventTypes | None = None
 
 
 ConsumerSettings: TypeAlias = Webhook | Aidbox | Nats
@@ -286,6 +296,9 @@ def _credential_files(tree: object, at: Path) -> Iterator[tuple[str, str]]:
 _CREDENTIALS = frozenset(("client_cert", "client_key"))
 
 
-def grant(scope: tuple[ScopeSettings, ...] | None) -> Grant:
-    """The grant of a `scope:` list; without one, everything."""
-    return Grant(None if scope is None else [Scope(item.resource_type, item.id) for item in scope])
+def grant(scope: tuple[ScopeSettings, ...] | None, types: EventTypes | None = None) -> Grant:
+    """The grant of a `scope:` list and of `types`; without one of them, everything."""
+    return Grant(
+        None if scope is None else [Scope(item.resource_type, item.id) for item in scope],
+        None if types is None else map(TYPE_NAMES.__getitem__, types),
+    )

@@ -88,7 +88,7 @@ def mailboxes(consumers: Iterable[ConsumerSettings]) -> dict[str, Grant]:
     """The mailboxes of a configuration, each with what it may hold."""
     found = {}
     for settings in consumers:
-        found[settings.name] = grant(settings.scope)
+        found[settings.name] = grant(settings.scope, settings.types)
         if isinstance(settings, Aidbox) and "verify" in settings.actions:
             found[mailbox_of(settings.name)] = grant(settings.scope)
     return found

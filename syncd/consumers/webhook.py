@@ -57,7 +57,7 @@ class WebhookConsumer:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = settings.name
-        self.grant = grant(settings.scope)
+        self.grant = grant(settings.scope, settings.types)
         self.max_batch = settings.max_batch
         self.max_in_flight = settings.max_in_flight
         self._stamp = stamp

@@ -363,7 +363,7 @@ class MountEngine:
             StateError: The ledger cannot be used.
         """
         audience = {
-            item.name: grant(item.scope)
+            item.name: grant(item.scope, item.types)
             for item in self._settings.consumers
             if not isinstance(item, Aidbox)
         }

@@ -84,7 +84,7 @@ class Pipeline:
     def health(self) -> dict[str, tuple[Grant, ConsumerHealth]]:
         """The scope and the health of each consumer, by name."""
         return {
-            item.name: (grant(item.scope), self.deliveries[item.name].health)
+            item.name: (grant(item.scope, item.types), self.deliveries[item.name].health)
             for item in self._settings
         }
 

@@ -60,6 +60,28 @@ def test_a_refused_value_is_tried_gently(world: World) -> None:
             assert len({r["headers"]["traceparent"] for r in refused}) == len(refused)
 
 
+def test_the_other_side_of_a_client_secret(world: World) -> None:
+    """It is notified when Aidbox has the new value, of nothing else, and fails from swap to event.
+
+    An application that read the new value at the swap would fail as long as Aidbox has the old one.
+    """
+    world.publish(app=b"0")
+    world.map("app")
+    with box(world, replicas=3, frozen=True) as aidbox, Receiver() as receiver:
+        hook = {"name": "app", "kind": "webhook", "url": receiver.url, "types": ["adopted"]}
+        world.configure(consumers=[consumer(world, aidbox, "drop_cache", "verify"), hook])
+        with world.daemon() as daemon:
+            for number in range(1, 11):
+                assert [status(url, "app", world.values["app"]) for url in aidbox.urls] == [200] * 3
+                world.publish(app=str(number).encode())
+                receiver.wait(number)
+                assert [status(url, "app", world.values["app"]) for url in aidbox.urls] == [200] * 3
+            daemon.wait_for("adoption.adopted", 10)
+    types = {request.events[0]["type"] for request in receiver.requests}
+    assert types == {"io.syncd.secret.adopted"}
+    assert len(receiver.requests) == 10
+
+
 def test_aidbox_starts_after_the_rotation(world: World) -> None:
     """Nothing listens for longer than the timeout, and then the new value is adopted."""
     world.publish(app=b"old")

@@ -68,7 +68,7 @@ class AidboxConsumer:
 
     def __init__(self, settings: Aidbox, stamp: Stamp) -> None:
         self.name = settings.name
-        self.grant = grant(settings.scope)
+        self.grant = grant(settings.scope, settings.types)
         self._actions = frozenset(settings.actions)
         self._parallel = settings.max_in_flight
         self._stamp = stamp

@@ -116,6 +116,13 @@ class Logins:
             progress.trials = {_UNRESOLVED: trial}
             return
         progress.restrict(replicas)
+        ready = [
+            (replica, trial)
+            for replica in replicas
+            if self._is_due(progress, replica, trial := self._trial(progress, replica, now), now)
+        ]
+        if not ready:
+            return
         value = await anyio.to_thread.run_sync(
             self._read, progress.secret, progress.path, progress.version
         )
@@ -123,15 +130,28 @@ class Logins:
         values = [] if value is None else list({value: None, value.removesuffix(_NEWLINE): None})
         plan = plan_attempts(self._timeout, ATTEMPTS // max(1, len(values)))
         async with anyio.create_task_group() as tasks:
-            for replica in replicas:
-                trial = progress.trials.setdefault(str(replica), Trial.begin(now, plan))
-                if trial.is_adopted or trial.due > anyio.current_time():
-                    continue
-                if self._is_cached(progress, replica):
-                    # looks again soon at first, then every second
-                    trial.due = now + min(_DROP_PAUSE, 0.05 + now - progress.begun)
-                    continue
+            for replica, trial in ready:
+                if trial.index == 0:
+                    trial.plan = plan
                 tasks.start_soon(self._attempt, replica, trial, values, progress)
+
+    def _trial(self, progress: Progress, replica: Replica, now: float) -> Trial:
+        trial = progress.trials.get(str(replica))
+        if trial is None:
+            trial = Trial.begin(now, plan_attempts(self._timeout))
+            if progress.awaits_drop:
+                trial.due = now  # the drop itself is what is waited for
+            progress.trials[str(replica)] = trial
+        return trial
+
+    def _is_due(self, progress: Progress, replica: Replica, trial: Trial, now: float) -> bool:
+        if trial.is_adopted or trial.due > now:
+            return False
+        if not self._is_cached(progress, replica):
+            return True
+        # looks again very soon at first, then every second
+        trial.due = now + min(_DROP_PAUSE, 0.005 + (now - progress.begun) / 2)
+        return False
 
     def _is_cached(self, progress: Progress, replica: Replica) -> bool:
         """Whether a replica may still have the old value in a cache that will be dropped."""
