@@ -74,10 +74,8 @@ InFlight = Annotated[
 ]
 
 
-EventTypes = Annotated[
-    tuple[Literal["changed", "vault_config", "adopted", "rejected"], ...],
-    msgspec.Meta(min_length=1, description="types of events that the consumer gets"),
-]
+EventTypes = tuple[Literal["changed", "vault_config", "adopted", "rejected"], ...]
+"""Short names of the types of events that a consumer gets."""
 
 
 class ScopeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +134,9 @@ class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field=
     grant_type: Literal["basic", "client_credentials"] = "basic"
     actions: tuple[Literal["drop_cache", "audit_event", "verify"], ...]
     verify_timeout: Duration = Duration(60)
+    audit_url: str | None = None
+    audit_bearer_token_file: AbsolutePath | None = None
+    audit_basic_auth: BasicAuth | None = None
     ca_file: AbsolutePath | None = None
     client_cert: AbsolutePath | None = None
     client_key: AbsolutePath | None = None

@@ -15,6 +15,7 @@ from syncd.api.systemd_credentials import CredentialSource
 from syncd.config.settings import Aidbox, credential_files, grant
 from syncd.consumers.factory import open_verifier
 from syncd.core.errors import StateError
+from syncd.core.event_data import AdoptionData
 from syncd.core.events import Commit
 from syncd.core.model import Entry
 from syncd.daemon.pipeline import Pipeline
@@ -357,7 +358,9 @@ class MountEngine:
         self.pipeline.committed(commit)
 
     async def _publish(self, event: Event) -> None:
-        """Commits the result of a verification, for all consumers but those of kind `aidbox`.
+        """Commits the result of a verification.
+
+        Of the consumers of kind `aidbox`, only the one that verified it records it.
 
         Raises:
             StateError: The ledger cannot be used.
@@ -365,7 +368,14 @@ class MountEngine:
         audience = {
             item.name: grant(item.scope, item.types)
             for item in self._settings.consumers
-            if not isinstance(item, Aidbox)
+            if not isinstance(item, Aidbox) or _records(item, event)
         }
         event = await anyio.to_thread.run_sync(self._resources.ledger.append, event, audience)
         self._committed(Commit((event,), self._reconciler.inventory, time.monotonic()))
+
+
+def _records(consumer: Aidbox, event: Event) -> bool:
+    """Whether a consumer of kind `aidbox` records the result of a verification."""
+    data = event.data
+    verified = isinstance(data, AdoptionData) and data.consumer == consumer.name
+    return verified and "audit_event" in consumer.actions
