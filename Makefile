@@ -25,8 +25,8 @@ test: $(VENV)/.dev
 	$(BIN)/coverage run --data-file=.coverage -m pytest tests/unit/core -q
 	$(BIN)/coverage report --fail-under=100
 	$(BIN)/python -m pytest tests/unit --ignore=tests/unit/core -q -n 2
-	$(BIN)/python -m pytest tests/integration -q -n 2
-	$(BIN)/python -m pytest tests/faults -q -n 2
+	$(BIN)/python -m pytest tests/integration -q -n 3 --dist worksteal
+	$(BIN)/python -m pytest tests/faults -q -n 3 --dist worksteal
 
 # the tests of faults at full size, which takes an hour or more; as root, for mounts and other users
 soak: $(VENV)/.dev
@@ -113,6 +113,8 @@ install:
 	install -D -m 0644 systemd/sysusers.conf $(ROOT)/lib/sysusers.d/syncd.conf
 	install -D -m 0644 systemd/tmpfiles.conf $(ROOT)/lib/tmpfiles.d/syncd.conf
 	install -m 0644 README.md LICENSE $(ROOT)/share/doc/syncd/
+	install -d $(ROOT)/share/doc/syncd/docs
+	install -m 0644 docs/*.md $(ROOT)/share/doc/syncd/docs/
 	install -m 0644 systemd/syncd.yaml systemd/provision-owner.conf $(ROOT)/share/doc/syncd/examples/
 	test -e $(DESTDIR)$(sysconfdir)/syncd/syncd.yaml || \
 	  install -D -m 0644 systemd/syncd.yaml $(DESTDIR)$(sysconfdir)/syncd/syncd.yaml

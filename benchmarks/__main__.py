@@ -83,7 +83,9 @@ def main(effort: str, only: tuple[str, ...], output: str, python: str) -> None:
 def _measured(subject: str, measure: Callable[[Bench], T], bench: Bench) -> tuple[T, float]:
     began = time.monotonic()
     result, others = in_peace(
-        lambda: measure(bench), lambda why: click.echo(f"{subject}: {why}", err=True)
+        lambda: measure(bench),
+        lambda why: click.echo(f"{subject}: {why}", err=True),
+        bench.effort.attempts,
     )
     click.echo(f"measured {subject} in {time.monotonic() - began:.0f} s", err=True)
     return result, others

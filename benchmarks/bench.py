@@ -28,8 +28,10 @@ class Effort:
         burst: Secrets that are rotated at once for events per second.
         crowd: Subscribers, and how many secrets are rotated for them at once.
         bulk: Secrets that are all rotated by one swap, and sit in memory.
-        provisioned: Secrets in the vault.
+        provisioned: Secrets in the vault, and in a small one.
+        polled: Seconds between two looks at a vault, and rotations of one of its secrets.
         idle: Seconds of a repetition in which nothing happens.
+        attempts: How often a subject is measured while other processes are busy.
         rotations: Swaps, and secrets that each of them rotates, before memory is looked at.
     """
 
@@ -38,9 +40,11 @@ class Effort:
     burst: int
     crowd: tuple[int, int]
     bulk: int
-    provisioned: int
+    provisioned: tuple[int, int]
+    polled: tuple[int, int]
     idle: float
     rotations: tuple[int, int]
+    attempts: int = 3
 
 
 FULL = Effort(
@@ -49,7 +53,8 @@ FULL = Effort(
     burst=2000,
     crowd=(1000, 100),
     bulk=10_000,
-    provisioned=500,
+    provisioned=(500, 10),
+    polled=(5, 9),
     idle=60,
     rotations=(1000, 1000),
 )
@@ -59,7 +64,8 @@ QUICK = Effort(
     burst=500,
     crowd=(1000, 20),
     bulk=10_000,
-    provisioned=100,
+    provisioned=(100, 10),
+    polled=(2, 5),
     idle=5,
     rotations=(50, 1000),
 )
@@ -69,9 +75,11 @@ TINY = Effort(
     burst=5,
     crowd=(3, 2),
     bulk=20,
-    provisioned=3,
+    provisioned=(3, 2),
+    polled=(1, 2),
     idle=0.2,
     rotations=(3, 5),
+    attempts=1,
 )
 EFFORTS = {"full": FULL, "quick": QUICK, "tiny": TINY}
 

@@ -20,7 +20,6 @@ T = TypeVar("T")
 BUSY: Final = 0.1
 """The most of one processor that others may use, on average."""
 
-ATTEMPTS: Final = 3
 _CALM: Final = 20.0
 _LOOK: Final = 0.5
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -80,15 +79,18 @@ class Meter:
         return max(0.0, used / elapsed) if elapsed else 0.0
 
 
-def in_peace(measure: Callable[[], T], say: Callable[[str], object]) -> tuple[T, float]:
+def in_peace(
+    measure: Callable[[], T], say: Callable[[str], object], attempts: int = 3
+) -> tuple[T, float]:
     """Measures, again while others are busy; returns the calmest result, and how busy they were.
 
     Args:
         measure: Measures once.
         say: Is told why it takes longer.
+        attempts: How often it is measured, at most.
     """
     best: tuple[T, float] | None = None
-    for attempt in range(ATTEMPTS):
+    for attempt in range(attempts):
         if attempt:
             say(f"others used {best[1]:.0%} of a processor, measuring again" if best else "")
             _await_calm()

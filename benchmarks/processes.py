@@ -45,6 +45,9 @@ class Process:
         log: File for what it says.
         environment: More variables.
         group: Whether it starts others, a shell's pipeline, that must end with it.
+
+    Attributes:
+        started: When it was started (`time.perf_counter`).
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Process:
         own = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
         self._log = log
         self._group = group
+        self.started = time.perf_counter()
         with open(log, "ab") as output:
             self._process = subprocess.Popen(
                 command,
@@ -199,20 +203,12 @@ class Syncd(Process):
                 raise TimeoutError(f"syncd does not get ready: {self.said()[-800:]}")
 
 
-def once(directory: str, vault_config: str, **settings: Any) -> float:
-    """Runs `syncd run --once` to its end; how long it took, seconds.
-
-    Raises:
-        RuntimeError: It failed.
-    """
+def started_once(directory: str, vault_config: str, **settings: Any) -> Process:
+    """Starts `syncd run --once`."""
     os.makedirs(directory, exist_ok=True)
     config = f"{directory}/syncd.yaml"
     content = {"vault_config": vault_config, "state_dir": f"{directory}/state", **settings}
     with open(config, "w") as file:
         json.dump(content, file)
-    started = time.perf_counter()
     command = [Syncd.python, "-Pm", "syncd", "run", "--once", "-c", config]
-    with Process(command, f"{directory}/log") as process:
-        if process.wait() != 0:
-            raise RuntimeError(f"syncd run --once failed: {process.said()[-800:]}")
-    return time.perf_counter() - started
+    return Process(command, f"{directory}/log")

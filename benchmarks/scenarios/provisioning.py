@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.numbers import Pair, Row
-from benchmarks.processes import DEADLINE, Process, Syncd, once
+from benchmarks.processes import DEADLINE, Process, Syncd, started_once
 from benchmarks.vault import CountingProxy, Vault, wait_for_files
 
 if TYPE_CHECKING:
@@ -43,11 +43,20 @@ def settings(
 
 def rows(bench: Bench) -> list[Row]:
     """All of them."""
-    with Vault(bench.disk(), bench.effort.provisioned) as vault:
-        return [_cold(bench, vault), _requests(bench, vault), *_running(bench, vault)]
+    many, few = bench.effort.provisioned
+    with Vault(bench.disk(), few) as vault:
+        small = _cold(bench, vault, bound=3.0)
+    with Vault(bench.disk(), many) as vault:
+        return [
+            _cold(bench, vault, bound=1.0),
+            small,
+            _requests(bench, vault),
+            _one_rotated(bench, vault),
+            *_running(bench, vault),
+        ]
 
 
-def _cold(bench: Bench, vault: Vault) -> Row:
+def _cold(bench: Bench, vault: Vault, *, bound: float) -> Row:
     pair = Pair()
     pair.take(
         lambda: _once(bench, vault),
@@ -55,12 +64,60 @@ def _cold(bench: Bench, vault: Vault) -> Row:
         bench.effort.repetitions,
     )
     return Row(
-        f"process start to {vault.count} secrets fetched and written, then exit",
+        f"process start to the last of {vault.count} secrets fetched and written",
         "s",
         pair.ours,
         pair.peer,
         against=_AGENT,
+        bound=bound,
     )
+
+
+def _one_rotated(bench: Bench, vault: Vault) -> Row:
+    """From the vault to the file, with the same interval for both.
+
+    Rotations are spread evenly over the interval: what is measured is how the polls are done, not
+    when one happens to come.
+    """
+    interval, count = bench.effort.polled
+    pair = Pair()
+    target, rendered = f"{bench.tmpfs()}/out", bench.tmpfs()
+    for directory in (target, rendered):
+        with ExitStack() as stack:
+            if directory == target:
+                place = bench.disk()
+                vault_config, more = settings(vault, place, target, interval=f"{interval}s")
+                stack.enter_context(Syncd(place, vault_config, **more))
+            else:
+                agent = vault.agent(bench.disk(), rendered, interval=f"{interval}s")
+                stack.enter_context(agent)
+            wait_for_files(directory, vault.count)
+            samples = pair.ours if directory == target else pair.peer
+            for number in range(count + 1):
+                latency = _rotate(vault, directory, vault.count // 2, f"{directory} {number}")
+                if number:  # the first one finds the phase
+                    samples.append(latency)
+                time.sleep((number + 0.5) / (count + 1) * interval)
+    return Row(
+        f"one of {vault.count} secrets rotated, from the vault to the file, every {interval} s",
+        "s",
+        pair.ours,
+        pair.peer,
+        against=_AGENT,
+        bound=1.2,
+    )
+
+
+def _rotate(vault: Vault, directory: str, number: int, value: str) -> float:
+    vault.rotate_one(number, value)
+    start = time.perf_counter()
+    while True:
+        with open(f"{directory}/{vault.names[number]}") as file:
+            if file.read() == value:
+                return time.perf_counter() - start
+        if time.perf_counter() > start + DEADLINE:
+            raise TimeoutError("a rotation does not arrive")
+        time.sleep(0.005)
 
 
 def _requests(bench: Bench, vault: Vault) -> Row:
@@ -78,19 +135,22 @@ def _requests(bench: Bench, vault: Vault) -> Row:
 def _once(bench: Bench, vault: Vault, address: str | None = None) -> float:
     directory, target = bench.disk(), f"{bench.tmpfs()}/out"
     vault_config, more = settings(vault, directory, target, interval="120s", address=address)
-    took = once(directory, vault_config, **more)
-    wait_for_files(target, vault.count)
-    return took
+    with started_once(directory, vault_config, **more) as process:
+        return _until_written(process, target, vault.count)
 
 
 def _agent_once(bench: Bench, vault: Vault, address: str | None = None) -> float:
     directory, target = bench.disk(), bench.tmpfs()
-    start = time.perf_counter()
     with vault.agent(directory, target, interval="5m", once=True, address=address) as agent:
-        if agent.wait() != 0:
-            raise RuntimeError(f"bao agent failed: {agent.said()[-800:]}")
-        took = time.perf_counter() - start
-    wait_for_files(target, vault.count)
+        return _until_written(agent, target, vault.count)
+
+
+def _until_written(process: Process, target: str, count: int) -> float:
+    """Seconds from the start of a process to its last file; waits for its end, too."""
+    wait_for_files(target, count)
+    took = time.perf_counter() - process.started
+    if process.wait() != 0:
+        raise RuntimeError(f"{process.said()[-800:]}")
     return took
 
 

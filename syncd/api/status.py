@@ -11,6 +11,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from syncd.api.actions import Actions
     from syncd.core.adoption import Adoption
     from syncd.core.health import ConsumerHealth, ProviderHealth
     from syncd.core.model import Grant, Known
@@ -64,6 +65,9 @@ class DaemonStatus:
         consumers: The scope and the health of each consumer, by name.
         providers: The health of each provider, by name.
         refresh: Starts a fetch by every provider; None without providers.
+        actions: What a person can ask of the consumers, or None.
+        reload_problems: Why the configuration on disk was rejected at the last reload, one line
+            each; empty where it is in use.
         adoptions: For each consumer that verifies adoption, the adoption of each secret by name.
         not_after: When certificates among the secrets end, seconds since the epoch, by name.
         content_problems: What is wrong with the content of secrets, one line, by name.
@@ -79,3 +83,5 @@ class DaemonStatus:
     adoptions: Mapping[str, Mapping[str, Adoption]] = field(default_factory=dict)
     not_after: Mapping[str, float] = field(default_factory=dict)
     content_problems: Mapping[str, str] = field(default_factory=dict)
+    reload_problems: tuple[str, ...] = ()
+    actions: Actions | None = None

@@ -75,6 +75,9 @@ class Client:
         """
         with self._errors():
             answer = self._http.get(path)
+        return self._decode(answer, type_)
+
+    def _decode(self, answer: httpx2.Response, type_: type[T]) -> T:
         self._check(answer)
         try:
             return msgspec.json.decode(answer.content, type=type_)
@@ -83,6 +86,12 @@ class Client:
                 f"cannot read the answer of the daemon at {self._path}",
                 "use the version of syncd that the daemon has",
             ) from None
+
+    def post(self, path: str, type_: type[T], parameters: Mapping[str, str] | None = None) -> T:
+        """Sends a POST request without a body; as `get`."""
+        with self._errors():
+            answer = self._http.post(path, params=parameters)
+        return self._decode(answer, type_)
 
     @contextmanager
     def stream(
@@ -131,7 +140,7 @@ class Client:
             ) from None
 
     def _check(self, answer: httpx2.Response) -> None:
-        if answer.status_code == httpx2.codes.OK:
+        if answer.is_success:
             return
         try:
             reason = msgspec.json.decode(answer.content, type=dict[str, str])["error"]

@@ -6,43 +6,38 @@ cost little.
 
 from __future__ import annotations
 
-import inspect
 import io
 import os
 import sys
-from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 import click
 
 from syncd import __version__
+from syncd.commands.console import harden_command, print_text, report
+from syncd.commands.fleet_options import fleet
 from syncd.commands.options import (
     DURATION,
     TEXT,
+    Command,
     daemon_config,
-    format_option,
     relay_config,
-    socket_option,
 )
+from syncd.commands.queries import COMMANDS
 from syncd.core.errors import ConfigurationError, SyncdError
 from syncd.core.text import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from syncd.config.settings import RelaySettings, Settings
 
-_NO_INPUT = 2
-
-
-class _Command(click.Command):
-    def get_short_help_str(self, limit: int = 0) -> str:  # noqa: ARG002 - the summary is never cut off
-        return inspect.cleandoc(self.help or "").partition("\n\n")[0].removesuffix(".")
+NO_INPUT: Final = 2
 
 
 class _Group(click.Group):
-    command_class = _Command
+    command_class = Command
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,12 +66,14 @@ def run(config: str | None, *, once: bool, timeout: float) -> None:
 
     import anyio
 
-    from syncd.daemon.daemon import Daemon
     from syncd.daemon.engine import open_engine, run_once
     from syncd.system.threads import leave
 
     if once:
         leave(0 if anyio.run(run_once, settings, timeout, file) else 1)
+
+    from syncd.daemon.daemon import Daemon
+
     opener = partial(open_engine, config=file)
     anyio.run(Daemon(settings, reload=reload, open_engine=opener).run)
     leave(0)
@@ -107,14 +104,6 @@ def _set_up(load: Callable[[], _S], *, listens: bool = True) -> _S:
         for problem in refused:
             structlog.get_logger().warning("process.not_hardened", problem=problem)
     return settings
-
-
-def _harden() -> None:
-    """Protects the memory of a command that may read secrets, as `_set_up` does for the daemon."""
-    from syncd.system.hardening import harden
-
-    for problem in harden():
-        _print_error(f"{problem}; the command goes on")
 
 
 @cli.command()
@@ -151,19 +140,35 @@ def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> N
 @cli.command()
 @daemon_config
 @click.option("--timeout", type=DURATION, default="60s", show_default=True, help="Time limit.")
-def wait(config: str | None, timeout: float) -> None:
-    """Waits until every secret of the vault config is present and readable."""
-    _harden()
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    type=TEXT,
+    metavar="NAME",
+    help="Wait for this secret only; may be repeated.",
+)
+def wait(config: str | None, timeout: float, secrets: tuple[str, ...]) -> None:
+    """Waits until every secret of the vault config is present and readable.
+
+    Reports what is missing at once, and when it changes.
+    """
+    harden_command()
 
     import anyio
 
     from syncd.commands.wait import wait as wait_for_all
     from syncd.config.load import load
 
-    missing = anyio.run(wait_for_all, load(config), timeout)
+    waiting = partial(wait_for_all, only=secrets, report=_progress)
+    missing = anyio.run(waiting, load(config), timeout)
     for line in missing:
         click.echo(visible(line), err=True)
     sys.exit(1 if missing else 0)
+
+
+def _progress(line: str) -> None:
+    click.echo(visible(line))  # errors are what is missing at the end
 
 
 def _base_urls(
@@ -200,6 +205,13 @@ def _base_urls(
 @click.option("--client-id", metavar="ID", help="Client to log in as. Default: the consumer's.")
 @click.option("--client-secret-file", metavar="FILE", help="File with that Client's secret.")
 @click.option("--ca-file", metavar="FILE", help="CA certificates. Default: the system's.")
+@click.option("--as", "user", metavar="USER", help="Judge permissions for this user; as root.")
+@click.option(
+    "--unit",
+    metavar="UNIT",
+    help="Judge for the user, credentials and environment of this unit; as root, syncd.service "
+    "by default if it exists.",
+)
 def check(
     config: str | None,
     format_: str,
@@ -209,12 +221,15 @@ def check(
     client_id: str | None,
     client_secret_file: str | None,
     ca_file: str | None,
+    user: str | None,
+    unit: str | None,
 ) -> None:
     """Lints vault config, mount and daemon configuration, and optionally a live Aidbox."""
-    _harden()
+    harden_command()
 
     from syncd.lint.check import run_checks
     from syncd.lint.render import as_json, as_text, exit_code
+    from syncd.lint.runner import find_runner
 
     target = None
     if urls:
@@ -229,99 +244,19 @@ def check(
     elif client_id or client_secret_file or ca_file:
         given = "--client-id, --client-secret-file and --ca-file"
         raise click.UsageError(f"{given} are for a live Aidbox; add --aidbox URL")
-    findings = run_checks(config, aidbox=target)
+    if user is not None and unit is not None:
+        raise click.UsageError("--as and --unit contradict each other; give one of them")
+    runner = find_runner(user, unit)
+    environ = runner.environment(os.environ)
+    findings = run_checks(runner.config(config, environ), environ, aidbox=target, runner=runner)
+    judged_for = str(runner) if runner.identity or runner.unit else None
     if format_ == "sarif":
         from syncd.lint.sarif import as_sarif
 
-        _print(as_sarif(findings))
+        print_text(as_sarif(findings))
     else:
-        _print(as_json(findings) if format_ == "json" else as_text(findings))
+        print_text((as_json if format_ == "json" else as_text)(findings, judged_for))
     sys.exit(exit_code(findings, strict=strict))
-
-
-@cli.command()
-@socket_option
-@format_option
-def status(socket: str | None, format_: str) -> None:
-    """Shows the state of the running daemon.
-
-    Exits with 1 when something needs attention.
-    """
-    _harden()
-
-    from datetime import UTC, datetime
-
-    from syncd.commands import status as report
-    from syncd.commands.client import socket_path
-
-    with _querying():
-        found = report.query(socket_path(socket))
-    if format_ == "json":
-        _print(report.as_json(found))
-    else:
-        _print(report.as_text(found, datetime.now(UTC)))
-    sys.exit(1 if found.status.attention else 0)
-
-
-@cli.command()
-@socket_option
-@click.option("--follow", "-f", is_flag=True, help="Keep showing new events.")
-@click.option("--after", metavar="ID", type=TEXT, help="Only events after the event with this id.")
-@click.option(
-    "--secret",
-    "secrets",
-    multiple=True,
-    type=TEXT,
-    metavar="NAME",
-    help="Only events of this secret; may be repeated.",
-)
-@click.option(
-    "--resource",
-    "resources",
-    multiple=True,
-    type=TEXT,
-    metavar="TYPE[/ID]",
-    help="Only events of secrets that this resource may use; may be repeated.",
-)
-@format_option
-def events(
-    socket: str | None,
-    after: str | None,
-    secrets: tuple[str, ...],
-    resources: tuple[str, ...],
-    format_: str,
-    *,
-    follow: bool,
-) -> None:
-    """Shows past events and, with --follow, the live stream."""
-    _harden()
-
-    import signal
-
-    from syncd.commands.client import socket_path
-    from syncd.commands.events import EventReader, as_json, as_text
-
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it silently
-    path = socket_path(socket)
-    reader = EventReader(path, follow, after, secrets, resources, _print_error)
-    try:
-        with _querying():
-            for block in reader.events():
-                _print(as_json(block) if format_ == "json" else as_text(block))
-    except KeyboardInterrupt:  # click would print an empty line
-        sys.exit(130)
-
-
-@contextmanager
-def _querying() -> Iterator[None]:
-    """Exits with 2 when the daemon cannot be reached or refuses."""
-    from syncd.commands.client import DeniedError, UnreachableError
-
-    try:
-        yield
-    except (DeniedError, UnreachableError) as error:
-        _report(error)
-        sys.exit(_NO_INPUT)
 
 
 @cli.command()
@@ -332,7 +267,7 @@ def schema(what: str) -> None:
 
     from syncd.commands.schema import schema_of
 
-    _print(msgspec.json.format(msgspec.json.encode(schema_of(what)), indent=2).decode())
+    print_text(msgspec.json.format(msgspec.json.encode(schema_of(what)), indent=2).decode())
 
 
 @cli.command()
@@ -347,6 +282,10 @@ def demo(rotations: int | None, interval: float) -> None:
     from syncd.commands.demo import demo as show
 
     sys.exit(anyio.run(show, rotations, interval))
+
+
+for _command in (*COMMANDS, fleet):
+    cli.add_command(_command)
 
 
 def main() -> None:
@@ -365,7 +304,7 @@ def main() -> None:
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx is not None else "syncd"
         problem = " ".join(error.format_message().split()).removesuffix(".")
-        _report(SyncdError(problem, f"see {command} --help"))
+        report(SyncdError(problem, f"see {command} --help"))
         sys.exit(error.exit_code)
     except SyncdError as error:
         _fail(error)
@@ -376,15 +315,15 @@ def main() -> None:
 
 
 def _fail(error: SyncdError) -> NoReturn:
-    _report(error)
-    sys.exit(_NO_INPUT if isinstance(error, ConfigurationError) else 1)
+    report(error)
+    sys.exit(NO_INPUT if isinstance(error, ConfigurationError) else 1)
 
 
 def _crash(error: BaseException) -> NoReturn:
     from syncd.telemetry.log import describe
 
     # without the exception's text, which may quote a value
-    _report(SyncdError(f"internal error: {describe(error)}", "please report it"))
+    report(SyncdError(f"internal error: {describe(error)}", "please report it"))
     sys.exit(1)
 
 
@@ -399,31 +338,3 @@ def _leave(group: BaseExceptionGroup) -> NoReturn:
         first = first.exceptions[0]
     assert isinstance(first, SyncdError)
     _fail(first)
-
-
-def _print(text: str) -> None:
-    """Writes to standard output.
-
-    Raises:
-        SyncdError: It cannot be written; a closed pipe is left to click, which exits silently.
-    """
-    try:
-        click.echo(text)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        from syncd.system.errnos import reason, remedy
-
-        known = remedy(error, path="", access="", otherwise="")
-        what_to_do = f"{known}, or redirect it elsewhere" if known else "redirect it elsewhere"
-        raise SyncdError(f"cannot write to standard output: {reason(error)}", what_to_do) from None
-
-
-def _report(error: SyncdError) -> None:
-    """Writes an error to standard error: one line, or one for each finding."""
-    for line in error.lines:
-        _print_error(line)
-
-
-def _print_error(line: str) -> None:
-    click.echo(f"syncd: {visible(line)}", err=True)

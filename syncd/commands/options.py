@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Final
 
@@ -11,8 +12,16 @@ from syncd.core.decode import Duration, decode
 from syncd.core.text import encodable
 
 
+class Command(click.Command):
+    """A command whose summary is never cut off in the list of commands."""
+
+    def get_short_help_str(self, limit: int = 0) -> str:  # noqa: ARG002
+        """The whole summary."""
+        return inspect.cleandoc(self.help or "").partition("\n\n")[0].removesuffix(".")
+
+
 class DurationType(click.ParamType[float]):
-    """A duration such as `250ms`, `30s`, `2m`, `1h` or a number of seconds."""
+    """A duration such as `250ms`, `30s`, `2m`, `1h`, `30d` or a number of seconds."""
 
     name = "duration"
 
@@ -22,7 +31,7 @@ class DurationType(click.ParamType[float]):
         """The seconds."""
         seconds, _ = decode(value, Duration)
         if seconds is None:
-            self.fail("write a duration such as 250ms, 30s, 2m or 1h", param, ctx)
+            self.fail(f"{value!r} is not a duration; write one such as 30s, 2m or 30d", param, ctx)
         return seconds
 
 

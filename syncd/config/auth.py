@@ -19,7 +19,14 @@ AbsolutePath = Annotated[
         examples=["/etc/syncd/webhook.key"],
     ),
 ]
-MountPath = Annotated[str, msgspec.Meta(pattern=r"^[^/\x00][^\x00]*$")]
+MountPath = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[^/\x00][^\x00]*$",
+        description="a path in the vault without / at its start",
+        examples=["approle"],
+    ),
+]
 
 SERVICE_ACCOUNT_TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path
 

@@ -91,14 +91,39 @@ def examine(
         The configuration, and every problem; with a problem, only the sections `vault_config` and
         `watch`, so far as they can be read; None when not even the vault config is known.
     """
+    place, tree, findings = _read(file, environ)
+    return _examine(place, tree, findings, environ)
+
+
+def examine_any(
+    file: str | None, environ: Mapping[str, str] = os.environ
+) -> tuple[Settings | RelaySettings | None, list[Finding]]:
+    """As `examine`, for the configuration of a relay as well: one with the section `relay`."""
+    place, tree, findings = _read(file, environ)
+    if findings or "relay" not in tree or "vault_config" in tree:
+        return _examine(place, tree, findings, environ)
+    problems, origins = _overlay(tree, environ, _RELAY_TWINS)
+    settings, found = decode(tree, RelaySettings, check_section)
+    source = "environment" if place is None else place.path
+    return settings, [_finding(problem, source, origins) for problem in problems + found]
+
+
+def _read(
+    file: str | None, environ: Mapping[str, str]
+) -> tuple[_Place | None, dict[str, Any], list[Finding]]:
     place = _locate(file, environ, DEFAULT_FILE)
-    tree: dict[str, Any] = {}
-    findings: list[Finding] = []
-    if place is not None:
-        try:
-            tree = place.read()
-        except ConfigurationError as error:
-            findings += error.findings
+    try:
+        return place, {} if place is None else place.read(), []
+    except ConfigurationError as error:
+        return place, {}, list(error.findings)
+
+
+def _examine(
+    place: _Place | None,
+    tree: dict[str, Any],
+    findings: list[Finding],
+    environ: Mapping[str, str],
+) -> tuple[Settings | None, list[Finding]]:
     problems, origins = _overlay(tree, environ, _TWINS)
     if findings and "vault_config" not in tree:
         return None, findings
@@ -184,6 +209,7 @@ _OPTIONS: Final = {
     "stream": "--stream",
     "durable": "--durable",
     "credentials_file": "--credentials-file",
+    "state_bucket": "--bucket",
 }
 """The option of `syncd relay` for a key of the section `relay`."""
 

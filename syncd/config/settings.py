@@ -50,6 +50,14 @@ DurableName = Annotated[
         examples=["syncd-relay-central"],
     ),
 ]
+BucketName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9_-]{1,63}$(?!\n)",
+        description="a name of letters, digits, _ and -, 63 at most",
+        examples=["syncd-state"],
+    ),
+]
 HostName = Annotated[
     str,
     msgspec.Meta(
@@ -167,6 +175,8 @@ class Nats(NatsServer, frozen=True, kw_only=True, tag="nats", tag_field="kind"):
     name: Name
     subject: str = DEFAULT_SUBJECT
     content_mode: ContentMode = "structured"
+    state_bucket: BucketName | None = None
+    state_heartbeat: Duration = Duration(60)
     max_in_flight: InFlight = 256
     scope: tuple[ScopeSettings, ...] | None = None
     types: EventTypes | None = None
@@ -199,8 +209,22 @@ class Api(msgspec.Struct, frozen=True, kw_only=True):
 class CredentialGrant(msgspec.Struct, frozen=True, kw_only=True):
     """A secret that a systemd unit gets as a credential."""
 
-    unit: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9:_.\\@-]+\.[a-z]+$(?!\n)")]
-    credential: Annotated[str, msgspec.Meta(pattern=r"^[^/:\x00-\x1f\x7f]{1,255}$(?!\n)")]
+    unit: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[A-Za-z0-9:_.\\@-]+\.[a-z]+$(?!\n)",
+            description="the name of a systemd unit with its type, such as .service",
+            examples=["my-app.service"],
+        ),
+    ]
+    credential: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[^/:\x00-\x1f\x7f]{1,255}$(?!\n)",
+            description="the name of a credential, without / and :, 255 bytes at most",
+            examples=["client-secret"],
+        ),
+    ]
     secret: str
 
 
@@ -247,6 +271,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     vault_config: AbsolutePath
     state_dir: AbsolutePath = "/var/lib/syncd"
     instance: Instance | None = None
+    fingerprint_key_file: AbsolutePath | None = None
     watch: Watch = Watch()
     consumers: tuple[ConsumerSettings, ...] = ()
     api: Api = Api()
@@ -263,6 +288,7 @@ class RelaySource(NatsServer, frozen=True, kw_only=True):
     stream: str | None = None
     durable: DurableName | None = None
     max_secrets: Annotated[int, msgspec.Meta(ge=1)] = 100_000
+    state_bucket: BucketName | None = None
 
 
 class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -277,7 +303,9 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
     log: Log = Log()
 
 
-def credential_files(settings: Settings | RelaySettings) -> list[tuple[str, str]]:
+def credential_files(
+    settings: Settings | RelaySettings | ConsumerSettings,
+) -> list[tuple[str, str]]:
     """The files whose content syncd uses itself, each with the key path that names it."""
     return list(_credential_files(settings, ()))
 

@@ -5,6 +5,7 @@ Each check looks at one section and returns every problem with its key path and 
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -72,6 +73,12 @@ def _check_consumers(settings: Settings | RelaySettings, _at: Path) -> list[Prob
             for index, consumer in enumerate(settings.consumers)
             if isinstance(consumer, Aidbox) and "verify" in consumer.actions
         ]
+        hint = "remove it here; a relay reads relay.state_bucket"
+        problems += [
+            Problem(("consumers", index, "state_bucket"), "is not possible in a relay", hint)
+            for index, consumer in enumerate(settings.consumers)
+            if isinstance(consumer, Nats) and consumer.state_bucket is not None
+        ]
     return problems
 
 
@@ -101,7 +108,7 @@ def _check_watch(watch: Watch, at: Path) -> list[Problem]:
 def _check_api(api: Api, at: Path) -> list[Problem]:
     problems = []
     if api.listen and parse_host_port(api.listen) is None:
-        hint = "write one such as 127.0.0.1:9753"
+        hint = "write an address and a port alone, such as 127.0.0.1:9753"
         problems.append(Problem((*at, "listen"), "is not host:port", hint))
     hint = "give each uid one entry, with all of its scopes"
     problems += [
@@ -244,6 +251,7 @@ def _check_nats(nats: NatsServer, at: Path) -> list[Problem]:
     problems += _check_positive(nats, at, timeout="10s")
     bad_subject = None
     if isinstance(nats, Nats):
+        problems += _check_positive(nats, at, state_heartbeat="60s")
         bad_subject, example = subject_problem(nats.subject), DEFAULT_SUBJECT
     elif isinstance(nats, RelaySource):
         bad_subject, example = filter_problem(nats.subject), "syncd.>"
@@ -267,7 +275,8 @@ def _parse_url(text: str, schemes: Sequence[str]) -> SplitResult | None:
         return None  # urlsplit silently drops a line break
     with suppress(ValueError):
         url = urlsplit(text)
-        if url.scheme in schemes and url.hostname and url.port != 0:
+        host = url.hostname or ""
+        if url.scheme in schemes and url.port != 0 and (":" in host or _HOST.fullmatch(host)):
             return url
     return None
 
@@ -294,6 +303,8 @@ def _check_positive(section: object, at: Path, **examples: str) -> list[Problem]
 
 
 _HTTP: Final = ("http", "https")
+_HOST: Final = re.compile(r"[\w.~%-]+")
+"""Characters of names; a placeholder such as `${HOST}` would pass as a name of RFC 3986."""
 _OWN_HEADERS: Final = frozenset(
     ("authorization", "connection", "content-length", "content-type", "host", "transfer-encoding")
 )

@@ -65,6 +65,7 @@ class Delivery:
         rng: Source of the jitter.
         eager: Whether a new event ends the wait after a failure: for a consumer of several
             servers, of which only some have failed.
+        threads: How many loops use the ledger at the same time; a limit of its own by default.
         clock: Seconds since the epoch.
         monotonic: Seconds that no change of the clock affects.
         sleep: Waits for some seconds.
@@ -81,6 +82,7 @@ class Delivery:
         rng: Random,
         *,
         eager: bool = False,
+        threads: anyio.CapacityLimiter | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
@@ -90,6 +92,7 @@ class Delivery:
         self._ledger = ledger
         self._rng = rng
         self._eager = eager
+        self._threads = threads or anyio.CapacityLimiter(1)
         self._clock = clock
         self._monotonic = monotonic
         self._sleep = sleep
@@ -111,6 +114,14 @@ class Delivery:
         failures, due = self._backlog.troubled()
         ahead = self._clock() - self._monotonic()
         return self._report.health(self._backlog.waiting(), failures, due, ahead)
+
+    def examined(self, findings: tuple[str, ...]) -> None:
+        """Sets why the consumer cannot work, as far as can be known without a delivery."""
+        self._report.findings = findings
+
+    def prove(self, *, proven: bool) -> None:
+        """Sets whether the consumer has ever acknowledged an event at its address."""
+        self._report.is_proven = proven
 
     def wake(self, committed: Sequence[Event] = ()) -> None:
         """Notifies the loop of new events in the mailbox. Call it from the event loop.
@@ -138,6 +149,14 @@ class Delivery:
             return False
         self._report.count(len(events))
         return True
+
+    def retry(self) -> int:
+        """Tries what waits now, whatever the backoff; returns how many events are pending."""
+        self._backlog.retry(self._monotonic())
+        self._ledger_due = 0.0
+        self._woken = True
+        self._news.set()
+        return self._report.pending
 
     async def drained(self) -> None:
         """Returns when the loop has found the mailbox empty, with no `wake` since."""
@@ -175,7 +194,9 @@ class Delivery:
         if self._acknowledged:
             with contextlib.suppress(StateError):
                 done = [event for events, _ in self._acknowledged for event in events]
-                await anyio.to_thread.run_sync(self._ledger.acknowledge, self._consumer.name, done)
+                await anyio.to_thread.run_sync(
+                    self._ledger.acknowledge, self._consumer.name, done, limiter=self._threads
+                )
                 self._recorded(len(self._acknowledged))
 
     async def _loop(self) -> None:
@@ -324,7 +345,7 @@ class Delivery:
             return again, events, newest, self._ledger.pending_count(name) if count else None
 
         try:
-            again, events, newest, pending = await anyio.to_thread.run_sync(trip)
+            found = await anyio.to_thread.run_sync(trip, limiter=self._threads)
         except StateError as error:
             self._woken = self._woken or count
             failure = report.ledger.retry(str(error), self._rng)
@@ -332,6 +353,7 @@ class Delivery:
             report.ledger.schedule(self._clock(), failure.delay)
             report.stopped(failure, str(error), refused=False)
             return
+        again, events, newest, pending = found
         report.ledger.succeed(self._clock())
         if generation == backlog.generation:
             backlog.read_again(slots, again)

@@ -4,6 +4,8 @@
 
 - present: `added` where there was no version, `modified` where there was another one;
 - missing: `removed` where there was a version;
+- present, with the version that was known under a fingerprint key since replaced: no change; the
+  version becomes the one under the new key;
 - unreadable: only the state changes; the last version stays;
 - unsettled: no version changes; state and problem are the scan's, or the previous ones where the
   scan has no problem to report;
@@ -100,7 +102,9 @@ def _judge(
     last = before.version if before is not None else None
     changed_at = before.changed_at if before is not None else None
     version, change = last, None
-    if seen.settled and seen.state is State.PRESENT and seen.version != last:
+    if seen.settled and last is not None and seen.former == last:
+        version = seen.version  # the same content under a new key, and no other time of change
+    elif seen.settled and seen.state is State.PRESENT and seen.version != last:
         kind = ChangeKind.ADDED if last is None else ChangeKind.MODIFIED
         change = Change(kind, entry, seen.version, last)
         version, changed_at = seen.version, at

@@ -47,10 +47,11 @@ class Problem(msgspec.Struct, frozen=True):
 Check = Callable[[object, Path], list[Problem]]
 
 
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 _SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB)?")
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, None: 1}
+_NUMBER_LIKE = re.compile(r"[-+]?[0-9]{1,6}([.,][0-9]{1,3})? ?[A-Za-z]{0,7}")
 _MODE = re.compile(r"0?[0-7]{3}|0o[0-7]{3}")
 
 
@@ -59,7 +60,7 @@ def _written(kinds: list[str], pattern: re.Pattern[str]) -> msgspec.Meta:
 
 
 Duration = NewType("Duration", Annotated[float, _written(["number", "string"], _DURATION)])
-"""Seconds, written `250ms`, `30s`, `2m`, `1h` or as a number of seconds."""
+"""Seconds, written `250ms`, `30s`, `2m`, `1h`, `30d` or as a number of seconds."""
 
 Size = NewType("Size", Annotated[int, _written(["integer", "string"], _SIZE)])
 """Bytes, written `64KiB`, `1MiB` or as a number of bytes."""
@@ -230,7 +231,7 @@ class _Walk:
             parse, expected, hint = _PARSERS[type_]
             value = parse(tree)
             if value is None:
-                return self.reject(path, type_, f"is not {expected}", hint)
+                return self.reject(path, type_, f"{_quoted(tree)}is not {expected}", hint)
             return value
         if type_ is Any:
             return values(tree)
@@ -242,6 +243,13 @@ class _Walk:
     def duplicates(self, tree: dict[str, Any], path: Path) -> None:
         for key in tree.duplicates if isinstance(tree, Node) else ():
             self.report((*path, key), "is written twice", "keep one of them")
+
+
+def _quoted(tree: object) -> str:
+    """A value that was meant as a number with a unit; what may be a secret is never quoted."""
+    if isinstance(tree, str) and _NUMBER_LIKE.fullmatch(tree):
+        return f"{tree} "
+    return ""
 
 
 def _is_struct(type_: object) -> bool:
@@ -284,6 +292,11 @@ def _expectation(tree: object, type_: Any) -> tuple[str, str]:
         return f"must be one of {', '.join(known)}", _one_of(tree, known)
     if "description" in described:
         expected, hint = described["description"], f"write it like {described['examples'][0]}"
+    elif described["type"] == "string" and isinstance(tree, str):
+        return (
+            "does not have the form of such a value",
+            f"write one that matches {described['pattern']}",
+        )
     elif described["type"] == "integer":
         low, high = described.get("minimum"), described.get("maximum")
         limits = f" from {low}" * (low is not None) + f" to {high}" * (high is not None)
@@ -336,7 +349,7 @@ def _mode(tree: object) -> FileMode | None:
 
 
 _PARSERS: dict[Any, tuple[Any, str, str]] = {
-    Duration: (_duration, "a duration", "write a duration such as 250ms, 30s, 2m or 1h"),
+    Duration: (_duration, "a duration", "write a duration such as 250ms, 30s, 2m, 1h or 30d"),
     Size: (_size, "a size", "write a size such as 64KiB or 1MiB"),
     Text: (_text, "a string", "write a string"),
     FileMode: (_mode, "a file mode", 'write an octal mode in quotes, such as "0660"'),

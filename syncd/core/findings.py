@@ -39,16 +39,26 @@ class Severity(enum.StrEnum):
 CODES: Mapping[str, Severity] = MappingProxyType(
     {
         # syncd's own configuration
+        "address-unknown": Severity.WARNING,
         "config-unreadable": Severity.ERROR,
         "config-malformed": Severity.ERROR,
         "config-invalid": Severity.ERROR,
         "credential-cleartext": Severity.WARNING,
         "credential-exposed": Severity.WARNING,
+        "credential-unchecked": Severity.WARNING,
         "credential-malformed": Severity.ERROR,
         "credential-unreadable": Severity.ERROR,
         "grant-unknown": Severity.ERROR,
+        "group-foreign": Severity.ERROR,
         "listen-exposed": Severity.WARNING,
+        "listen-unusable": Severity.ERROR,
+        "scope-unmatched": Severity.WARNING,
+        "state-unusable": Severity.ERROR,
         "subscriber-unmapped": Severity.WARNING,
+        "subscribers-unreachable": Severity.WARNING,
+        "unit-unusable": Severity.ERROR,
+        "user-unknown": Severity.ERROR,
+        "value-uninterpolated": Severity.ERROR,
         # SecretProviderClass manifests
         "manifest-ignored": Severity.WARNING,
         "manifest-insecure": Severity.WARNING,

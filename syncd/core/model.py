@@ -111,6 +111,8 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
         settled: False where the scan could not decide yet (a file still being written, a mount
             that is away): the known version stays.
         code: Code of the finding that `problem` amounts to (`syncd.core.findings`), else None.
+        former: The known version, where the content has it under a fingerprint key that was
+            replaced since; else None.
     """
 
     state: State
@@ -118,6 +120,7 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
     problem: str | None = None
     settled: bool = True
     code: str | None = None
+    former: str | None = None
 
 
 class Known(msgspec.Struct, frozen=True, gc=False):

@@ -134,6 +134,16 @@ def parse_first_yaml(text: bytes) -> tuple[list[Any], bool]:
         return [document], True
 
 
+def _is_tab(mark: yaml.Mark) -> bool:
+    """Whether a tab is at a place, or in the indentation before it."""
+    text = mark.buffer
+    if text is None:
+        return False
+    start = max(text.rfind("\n", 0, mark.pointer), text.rfind("\r", 0, mark.pointer)) + 1
+    before = text[start : mark.pointer]
+    return text[mark.pointer : mark.pointer + 1] == "\t" or (not before.strip() and "\t" in before)
+
+
 @contextmanager
 def _explained() -> Iterator[None]:
     try:
@@ -143,6 +153,8 @@ def _explained() -> Iterator[None]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f" at line {mark.line + 1} column {mark.column + 1}" if mark else ""
+        if mark is not None and _is_tab(mark):
+            raise TreeError(f"not valid YAML{place}: a tab; indent with spaces") from None
         raise TreeError(f"not valid YAML{place}: {_calm(error.problem)}") from None
     except yaml.YAMLError:
         raise TreeError("not valid YAML: a character that YAML does not allow") from None

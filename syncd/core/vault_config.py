@@ -84,6 +84,13 @@ LONGEST_PATH = 4095
 """Characters of a path (PATH_MAX without its end, limits.h)."""
 
 _FHIR_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
+
+
+def is_fhir_id(text: str) -> bool:
+    """Whether a text can be the id of a resource (FHIR R4, data type `id`)."""
+    return _FHIR_ID.fullmatch(text) is not None
+
+
 _UNSEEN = re.compile(  # controls, line ends, zero widths, changes of direction
     r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]"
 )
@@ -223,7 +230,7 @@ class _Reader:
             return () if type_ is None else (Scope(type_),)
         hint = f"write the resource's id, or leave id out for every {type_ or 'resource'}"
         id_ = self.text(fields["id"], (*at, "id"), hint)
-        if id_ is not None and not _FHIR_ID.fullmatch(id_):
+        if id_ is not None and not is_fhir_id(id_):
             hint = "write the id alone, without its type: letters, digits, - and ., 64 at most"
             self.report("scope-id-unusual", (*at, "id"), "is not a FHIR id", hint)
         return () if type_ is None or id_ is None else (Scope(type_, id_),)
@@ -239,7 +246,7 @@ class _Reader:
                 continue
             type_, slash, id_ = item.partition("/")
             unusable = _UNSEEN.search(item) or len(item) > LONGEST_NAME
-            if not type_ or unusable or (slash and not _FHIR_ID.fullmatch(id_)):
+            if not type_ or unusable or (slash and not is_fhir_id(id_)):
                 self.report("scope-invalid", here, "is neither Type nor Type/id", hint)
                 continue
             self.resource_type(type_, here)

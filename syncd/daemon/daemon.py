@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 import anyio
@@ -121,6 +122,7 @@ class Daemon(Generic[_S, _E]):
         self._scope: anyio.CancelScope | None = None
         self._stopping = False
         self._forced: Timer | None = None
+        self._reload_problems: tuple[str, ...] = ()
 
     async def run(self) -> None:
         """Runs until SIGTERM or SIGINT.
@@ -215,7 +217,12 @@ class Daemon(Generic[_S, _E]):
             hint = "keeping the previous configuration"
             for line in error.lines:
                 log.error("daemon.reload_rejected", problem=line, hint=hint)
+            self._reload_problems = error.lines
+            resources.metrics.set_reload_ok(ok=False)
+            self._notify_counts()
             return
+        self._reload_problems = ()
+        resources.metrics.set_reload_ok(ok=True)
         for setting in ("state_dir", "instance"):
             if getattr(settings, setting) != getattr(self._settings, setting):
                 log.warning("daemon.restart_needed", setting=setting)
@@ -238,7 +245,8 @@ class Daemon(Generic[_S, _E]):
 
     def _status(self) -> DaemonStatus:
         # during a reload the engine that made its first scan is reported, not the one to come
-        return self._reported.status(self._inventory, ready=self._settled.is_set())
+        status = self._reported.status(self._inventory, ready=self._settled.is_set())
+        return replace(status, reload_problems=self._reload_problems)
 
     def _committed(self, commit: Commit) -> None:
         self._inventory = commit.inventory
@@ -248,7 +256,8 @@ class Daemon(Generic[_S, _E]):
     def _notify_counts(self) -> None:
         states = Counter(known.state.value for known in self._inventory.values())
         counts = ", ".join(f"{states[state.value]} {state.value}" for state in State)
-        self._notifier.status(f"{len(self._inventory)} secrets: {counts}")
+        rejected = "; the last reload was rejected" if self._reload_problems else ""
+        self._notifier.status(f"{len(self._inventory)} secrets: {counts}{rejected}")
 
 
 def _report_forced() -> None:

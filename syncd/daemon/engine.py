@@ -18,9 +18,11 @@ from syncd.core.errors import StateError
 from syncd.core.event_data import AdoptionData
 from syncd.core.events import Commit
 from syncd.core.model import Entry
+from syncd.daemon.fingerprint_key import FingerprintKeyFile
 from syncd.daemon.pipeline import Pipeline
 from syncd.daemon.resources import open_resources
 from syncd.lint.check import log_findings
+from syncd.lint.consumers import examine_consumers
 from syncd.mount.reconcile import Reconciler
 from syncd.mount.value import OwnFiles, read_value, read_version
 from syncd.mount.vault_config_file import VaultConfigFile
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from syncd.config.settings import ConsumerSettings, Settings
     from syncd.consumers.aidbox.verify import Verifier
     from syncd.consumers.delivery import Delivery
+    from syncd.consumers.state import StateWriter
     from syncd.core.events import Event
     from syncd.core.model import Known
     from syncd.daemon.resources import Resources
@@ -116,12 +119,14 @@ class MountEngine:
         self._reconciler = Reconciler(
             settings.watch,
             self._vault_config,
-            key=resources.state.key,
+            key=resources.state.keys.current,
             ledger=resources.ledger,
             consumers=self.pipeline.grants,
             metrics=resources.metrics,
             on_commit=self._committed,
         )
+        self._key_file = FingerprintKeyFile(settings.fingerprint_key_file, resources, self._use_key)
+        self._use_key()
         self.verifiers = self._open_verifiers()
         self.refreshers: list[Refresher] = []
         granted = settings.credentials.grants
@@ -153,7 +158,8 @@ class MountEngine:
             secret,
             self._vault_config.entries,
             self._settings.watch,
-            key=self._resources.state.key,
+            key=self._resources.state.keys.current,
+            former=self._resources.state.keys.former,
             known=self._reconciler.version_of,
             own=self._own_files(),
         )
@@ -168,7 +174,8 @@ class MountEngine:
             Entry(name, path, ()),
             self._settings.watch,
             version,
-            key=self._resources.state.key,
+            key=self._resources.state.keys.current,
+            former=self._resources.state.keys.former,
             own=own,
         )
 
@@ -212,11 +219,17 @@ class MountEngine:
                 await self._start()
                 for worker in self._workers:
                     tasks.start_soon(worker.run)
+                tasks.start_soon(self._key_file.run)
                 tasks.start_soon(log_findings, self._settings, self._vault_config)
+                tasks.start_soon(self.pipeline.examine, self._look_at_consumers)
+                tasks.start_soon(self.pipeline.watch_credentials)
                 task_status.started()
                 await self._reconciler.run()
         finally:
             self._reconciler.watcher.close()
+
+    def _look_at_consumers(self) -> dict[str, tuple[str, ...]]:
+        return examine_consumers(self._settings, self._vault_config.entries)
 
     async def run_once(self, deadline: float) -> bool:
         """Fetches, scans once and delivers, until the deadline; see the function `run_once`."""
@@ -278,7 +291,12 @@ class MountEngine:
                     tasks.start_soon(fetch, index)
         return all(succeeded)
 
+    def _use_key(self) -> None:
+        keys = self._resources.state.keys
+        self._reconciler.use_key(keys.current, keys.former)
+
     async def _start(self) -> None:
+        await self._key_file.check()
         try:
             await self.pipeline.forget_removed()
         except StateError:
@@ -289,9 +307,10 @@ class MountEngine:
         self.pipeline.inventory = self._reconciler.inventory
 
     @property
-    def _workers(self) -> Sequence[Delivery | Verifier]:
+    def _workers(self) -> Sequence[Delivery | Verifier | StateWriter]:
         # verifiers first: `run_once` drains in this order, and what they publish is delivered, too
-        return (*self.verifiers.values(), *self.pipeline.deliveries.values())
+        deliveries = self.pipeline.deliveries.values()
+        return (*self.verifiers.values(), *deliveries, *self.pipeline.states)
 
     def summary(self) -> dict[str, object]:
         """The number of secrets and the watch mode, for the log."""
@@ -317,6 +336,7 @@ class MountEngine:
             ),
             failure=reconciler.failure,
             consumers=self.pipeline.health(),
+            actions=self.pipeline,
             providers={item.provider.name: item.health for item in self.refreshers},
             refresh=self.refresh if self.refreshers else None,
             adoptions={name: item.adoptions for name, item in self.verifiers.items()},

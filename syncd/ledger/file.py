@@ -6,20 +6,23 @@ import os
 import sqlite3
 import stat
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from syncd.core.errors import StateError
 from syncd.ledger.failures import MACHINE_ERRORS, error_code
 from syncd.ledger.rows import meta
 from syncd.ledger.schema import TABLES, UPGRADES, VERSION
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _SUFFIXES: Final = ("", "-wal", "-shm")
 
 
-def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
+def open_file(path: str, key_ids: Sequence[str]) -> tuple[sqlite3.Connection, str | None]:
     """Opens or creates the file; one that cannot be used is renamed and replaced.
 
-    Its versions must have been made with the fingerprint key `key_id`.
+    Its versions must have been made with one of the fingerprint keys of these names.
 
     Returns:
         The connection, and why an existing file was replaced, or None.
@@ -35,7 +38,7 @@ def open_file(path: str, key_id: str) -> tuple[sqlite3.Connection, str | None]:
     try:
         if rebuilt is None:
             connection = _connect(path)
-            rebuilt = _unusable(connection, path, key_id)
+            rebuilt = _unusable(connection, path, key_ids)
     except sqlite3.Error as error:
         if error_code(error) in MACHINE_ERRORS:
             raise
@@ -96,7 +99,7 @@ def _connect(path: str) -> sqlite3.Connection:
     return connection
 
 
-def _unusable(connection: sqlite3.Connection, path: str, key_id: str) -> str | None:
+def _unusable(connection: sqlite3.Connection, path: str, key_ids: Sequence[str]) -> str | None:
     """Why a ledger that could be opened must be replaced, or None."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > VERSION:
@@ -115,7 +118,7 @@ def _unusable(connection: sqlite3.Connection, path: str, key_id: str) -> str | N
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             return "damaged"
-    return None if meta(connection, "key_id") in (None, key_id) else "fingerprint key replaced"
+    return None if meta(connection, "key_id") in (None, *key_ids) else "fingerprint key replaced"
 
 
 def _is_emptied(path: str) -> bool:

@@ -14,20 +14,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
-import secrets
 import stat
 from typing import Final
 
 from syncd.core.errors import StateError
 from syncd.ledger.failures import LOCK_NAME, state_error
 from syncd.ledger.file import is_trusted
+from syncd.ledger.fingerprint_keys import KEY_SIZE, MAX_SIZE, FingerprintKeys
 from syncd.system.errnos import LOCKS
 from syncd.system.files import UnsuitableError, ensure_directory, read_file
 
 _KEY: Final = "fingerprint.key"
-_KEY_SIZE: Final = 32
 _KEY_MODE: Final = 0o600
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _UNWRITABLE: Final = "set state_dir to a directory that this user can write to"
@@ -39,16 +37,16 @@ class StateDir:
     Attributes:
         path: The directory.
         exposure: Why others can write to it although it is checked, or None.
-        key: 32 random bytes, the key of all fingerprints of this installation.
-        key_id: Names the key and reveals nothing of it.
+        keys: The keys of this installation's fingerprints.
     """
 
-    def __init__(self, path: str, lock: int, key: bytes, exposure: str | None = None) -> None:
+    def __init__(
+        self, path: str, lock: int, keys: FingerprintKeys, exposure: str | None = None
+    ) -> None:
         self.path = path
         self.exposure = exposure
         self._lock = lock
-        self.key = key
-        self.key_id = hashlib.blake2b(b"syncd key id", key=key, digest_size=8).hexdigest()
+        self.keys = keys
 
     def __repr__(self) -> str:
         return f"StateDir({self.path!r})"
@@ -95,10 +93,29 @@ class StateDir:
             os.close(lock)
             raise state_error(f"lock {path}", error, otherwise=LOCKS) from None
         try:
-            return cls(path, lock, _read_or_make_key(path, directory), exposure)
+            return cls(path, lock, _read_or_make_keys(path, directory), exposure)
         except BaseException:
             os.close(lock)
             raise
+
+    def use_key(self, shared: bytes | None) -> bool:
+        """Makes versions with the content of `fingerprint_key_file`, or with an own key again.
+
+        The keys before are kept. Blocks; returns whether there is another key now.
+
+        Raises:
+            StateError: The directory cannot be written.
+        """
+        keys, before = self.keys.replaced(shared), self.keys
+        if keys == before:
+            return False
+        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _write_keys(f"{self.path}/{_KEY}", directory, keys)
+        finally:
+            os.close(directory)
+        self.keys = keys
+        return keys.current != before.current
 
     def close(self) -> None:
         """Releases the lock."""
@@ -126,22 +143,23 @@ def _secure(path: str, directory: int) -> str | None:
     return None
 
 
-def _read_or_make_key(path: str, directory: int) -> bytes:
+def _read_or_make_keys(path: str, directory: int) -> FingerprintKeys:
     path = f"{path}/{_KEY}"
     try:
-        key, status = read_file(_KEY, _KEY_SIZE, directory=directory)
+        content, status = read_file(_KEY, MAX_SIZE, directory=directory)
     except FileNotFoundError:
-        return _make_key(path, directory)
+        return _write_keys(path, directory, FingerprintKeys.own())
     except UnsuitableError:
-        key = b""
+        content = b""
     except OSError as error:
         if error.errno != errno.ELOOP:
             remedy = "make it readable for this user"
             raise state_error(f"read {path}", error, path=remedy, access=remedy) from None
-        key = b""  # a link
-    if len(key) != _KEY_SIZE:
+        content = b""  # a link
+    keys = FingerprintKeys.decode(content)
+    if keys is None:
         raise StateError(
-            f"cannot use {path}: it is not a file of {_KEY_SIZE} bytes",
+            f"cannot use {path}: it is not a file of {KEY_SIZE} bytes",
             "restore it from a backup, or remove it to start from a new baseline",
         )
     if not is_trusted(status) or status.st_mode & stat.S_IWOTH:
@@ -158,11 +176,10 @@ def _read_or_make_key(path: str, directory: int) -> bytes:
             os.fchmod(descriptor, _KEY_MODE)
         finally:
             os.close(descriptor)
-    return key
+    return keys
 
 
-def _make_key(path: str, directory: int) -> bytes:
-    key = secrets.token_bytes(_KEY_SIZE)
+def _write_keys(path: str, directory: int, keys: FingerprintKeys) -> FingerprintKeys:
     temporary = f"{_KEY}.new"
     try:
         with contextlib.suppress(FileNotFoundError):  # of a crash, or of somebody else
@@ -171,15 +188,15 @@ def _make_key(path: str, directory: int) -> bytes:
         descriptor = os.open(temporary, flags, _KEY_MODE, dir_fd=directory)
         try:
             os.fchmod(descriptor, _KEY_MODE)
-            os.write(descriptor, key)
+            os.write(descriptor, keys.encode())
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         os.rename(temporary, _KEY, src_dir_fd=directory, dst_dir_fd=directory)
-        # The ledger that is made next holds versions made with this key. After a power cut a
+        # The ledger holds versions made with this key from now on. After a power cut a
         # ledger without its key would be a ledger without a memory.
         os.fsync(directory)
     except OSError as error:
         remedy = "make the directory writable for this user"
         raise state_error(f"write {path}", error, path=remedy, access=remedy) from None
-    return key
+    return keys

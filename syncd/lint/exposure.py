@@ -13,14 +13,14 @@ import stat
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlsplit
 
-from syncd.config.settings import Aidbox, Nats, Webhook, credential_files
+from syncd.config.settings import Aidbox, RelaySettings, Webhook, credential_files
 from syncd.core.address import is_loopback, is_plain_http, parse_host_port
 from syncd.core.findings import finding, key_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from syncd.config.settings import Settings
+    from syncd.config.settings import Nats, NatsServer, Settings
     from syncd.core.findings import Finding
 
     _Place = tuple[tuple[str | int, ...], str, str]
@@ -36,7 +36,9 @@ _SECRET_NAME: Final = re.compile(
 _USE_HTTPS: Final = "use https, or a server on loopback"
 
 
-def check_exposure(settings: Settings, source: str, environ: Mapping[str, str]) -> list[Finding]:
+def check_exposure(
+    settings: Settings | RelaySettings, source: str, environ: Mapping[str, str]
+) -> list[Finding]:
     """The findings about one configuration.
 
     Args:
@@ -55,6 +57,17 @@ def check_exposure(settings: Settings, source: str, environ: Mapping[str, str]) 
         for index, consumer in enumerate(settings.consumers)
         for where, sent, hint in _clear_text(consumer)
     ]
+    if isinstance(settings, RelaySettings):
+        findings += [
+            finding(
+                "credential-cleartext",
+                source,
+                key_path("relay", *where),
+                f"sends {sent} over the network unencrypted",
+                hint,
+            )
+            for where, sent, hint in _nats(settings.relay)
+        ]
     return [*findings, *_listener(settings, source, environ), *_files(settings, source)]
 
 
@@ -82,7 +95,7 @@ def _aidbox(aidbox: Aidbox) -> Iterator[_Place]:
         yield ("audit_url",), "the credentials of audit_url", _USE_HTTPS
 
 
-def _nats(nats: Nats) -> Iterator[_Place]:
+def _nats(nats: NatsServer) -> Iterator[_Place]:
     logins = (nats.user, nats.token_file, nats.nkey_seed_file, nats.credentials_file)
     insists = nats.ca_file or nats.client_cert or any(url.startswith("tls:") for url in nats.urls)
     if insists or not any(logins):
@@ -104,7 +117,9 @@ def _sent_by(webhook: Webhook) -> list[str]:
     ]
 
 
-def _listener(settings: Settings, source: str, environ: Mapping[str, str]) -> Iterator[Finding]:
+def _listener(
+    settings: Settings | RelaySettings, source: str, environ: Mapping[str, str]
+) -> Iterator[Finding]:
     """An open port, except in a pod: there the kubelet probes it from outside."""
     address = parse_host_port(settings.api.listen)
     if address is None or is_loopback(address[0]) or "KUBERNETES_SERVICE_HOST" in environ:
@@ -119,7 +134,7 @@ def _listener(settings: Settings, source: str, environ: Mapping[str, str]) -> It
     )
 
 
-def _files(settings: Settings, source: str) -> Iterator[Finding]:
+def _files(settings: Settings | RelaySettings, source: str) -> Iterator[Finding]:
     for where, path in _secret_files(settings):
         problem = _open_to_others(path)
         if problem is not None:
@@ -128,7 +143,7 @@ def _files(settings: Settings, source: str) -> Iterator[Finding]:
             yield finding("credential-exposed", source, where, message, hint)
 
 
-def _secret_files(settings: Settings) -> Iterable[tuple[str, str]]:
+def _secret_files(settings: Settings | RelaySettings) -> Iterable[tuple[str, str]]:
     for where, path in credential_files(settings):
         if where.rpartition(".")[2] not in _PUBLIC:
             yield where, path

@@ -45,22 +45,27 @@ def exit_code(findings: Sequence[Finding], *, strict: bool) -> int:
     return int(any(found.severity in failing for found in findings))
 
 
-def as_text(findings: Sequence[Finding]) -> str:
-    """One line per finding, and a line with the number of each severity."""
+def as_text(findings: Sequence[Finding], judged_for: str | None = None) -> str:
+    """One line per finding, and a line with the number of each severity.
+
+    `judged_for` is the user that permissions were judged for, if another one.
+    """
     counts = _count(findings)
     if not counts[Severity.NOTE]:
         del counts[Severity.NOTE]
     summary = ", ".join(f"{n} {severity}{'s' * (n != 1)}" for severity, n in counts.items())
-    return "\n".join([f"{found.severity}: {found}" for found in findings] + [summary])
+    judged = f", judged for {judged_for}" if judged_for else ""
+    return "\n".join([f"{found.severity}: {found}" for found in findings] + [f"{summary}{judged}"])
 
 
-def as_json(findings: Sequence[Finding]) -> str:
-    """The findings, and the number of each severity, as one JSON object."""
+def as_json(findings: Sequence[Finding], judged_for: str | None = None) -> str:
+    """The findings, and the number of each severity, as one JSON object; see `as_text`."""
     document = {
         "findings": [
             {key: encodable(text) for key, text in asdict(found).items()} for found in findings
         ],
         "summary": {f"{severity}s": n for severity, n in _count(findings).items()},
+        **({"judged_for": judged_for} if judged_for else {}),
     }
     return json.dumps(document, indent=2)
 

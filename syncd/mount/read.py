@@ -39,7 +39,7 @@ from syncd.mount.verdict import silent, unreadable
 from syncd.system.threads import gather, start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from concurrent.futures import Future
 
     from syncd.config.settings import Watch
@@ -80,7 +80,8 @@ class Members(msgspec.Struct):
 class Reader:
     """Takes snapshots of the files that a vault config names.
 
-    The fingerprints are made with `key`; `watch` is the section of the configuration. `settle` and
+    The fingerprints are made with `key`; content that has its known version under one of the
+    `former` keys is the same content. `watch` is the section of the configuration. `settle` and
     `grace` replace what that section says. `contents` is shown every content with its version.
     """
 
@@ -91,11 +92,20 @@ class Reader:
         *,
         settle: float,
         grace: float,
+        former: Iterable[bytes] = (),
         contents: Contents | None = None,
     ) -> None:
-        self._hash = blake2b(key=key, digest_size=16)
+        self.use(key, former)
         self._contents = contents
-        self._rules = Rules(watch.roots, (), watch.max_secret_size, settle, grace, self.fingerprint)
+        self._rules = Rules(
+            watch.roots,
+            (),
+            watch.max_secret_size,
+            settle,
+            grace,
+            self.fingerprint,
+            self._former_versions,
+        )
         self._roots: dict[str, Root] = {}
         self._homes: dict[str, Home] = {}
         self._points: frozenset[str] | None = None
@@ -105,6 +115,11 @@ class Reader:
         """The reader of a daemon, with the times of its configuration."""
         settle, grace = watch.settle, watch.remount_grace
         return cls(key, watch, settle=settle, grace=grace, contents=contents)
+
+    def use(self, key: bytes, former: Iterable[bytes] = ()) -> None:
+        """Makes versions with another key from now on; `former` are the keys before it."""
+        # one assignment: a scan in another thread sees both or neither
+        self._hashes = tuple(blake2b(key=item, digest_size=16) for item in (key, *former))
 
     def forget_mounts(self) -> None:
         """Reads the mount table again at the next need: it may have changed."""
@@ -243,13 +258,20 @@ class Reader:
 
     def fingerprint(self, name: str, content: bytes) -> str:
         """The version of a secret's content: a keyed hash, bound to the secret's name."""
-        digest = self._hash.copy()
-        digest.update(name.encode() + b"\0")
-        digest.update(content)  # separately, so that the value is not copied
-        version = "k1:" + digest.hexdigest()
+        version = _version(self._hashes[0], name, content)
         if self._contents is not None:
             self._contents.see(name, version, content)
         return version
+
+    def _former_versions(self, name: str, content: bytes) -> Iterator[str]:
+        return (_version(item, name, content) for item in self._hashes[1:])
+
+
+def _version(keyed: blake2b, name: str, content: bytes) -> str:
+    digest = keyed.copy()
+    digest.update(name.encode() + b"\0")
+    digest.update(content)  # separately, so that the value is not copied
+    return "k1:" + digest.hexdigest()
 
 
 class Progressing(Protocol):

@@ -39,7 +39,7 @@ from syncd.system.memory import uncollected
 from syncd.system.threads import Call, run, start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from anyio.abc import TaskGroup
 
@@ -126,6 +126,12 @@ class Reconciler:
     def inventory(self) -> Mapping[str, Known]:
         """Every secret, as of the last commit."""
         return self._recorder.inventory
+
+    def use_key(self, key: bytes, former: Iterable[bytes]) -> None:
+        """Makes versions with another key, and compares every file with the former ones, too."""
+        self._reader.use(key, former)
+        for lane in self._lanes.values():
+            lane.schedule.notify(_ANYWHERE)
 
     def version_of(self, name: str) -> str | None:
         """The version of a secret, or None."""

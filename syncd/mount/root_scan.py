@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -33,7 +33,7 @@ from syncd.system import beneath
 from syncd.system.lease import is_open_for_writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from syncd.core.model import Entry
     from syncd.mount.roots import Parent, Root
@@ -55,6 +55,7 @@ class Rules(msgspec.Struct, frozen=True):
         settle: Seconds between two identical observations of a plain file before it is read.
         grace: Seconds until the secrets of a mount that is away count as removed.
         fingerprint: Returns the version for a secret's name and content.
+        former: Returns its versions under keys that were replaced.
         refuses: Whether an open file must not be read, however it was reached.
     """
 
@@ -64,6 +65,7 @@ class Rules(msgspec.Struct, frozen=True):
     settle: float
     grace: float
     fingerprint: Callable[[str, bytes], str]
+    former: Callable[[str, bytes], Iterable[str]] = lambda _name, _content: ()
     refuses: Callable[[int], bool] = lambda _descriptor: False
 
 
@@ -347,7 +349,12 @@ class RootScan:
         content = os.read(descriptor, status.st_size + 1)  # one more shows that it has grown
         untouched = published and status.st_mtime_ns <= self._published_ns
         version = self._rules.fingerprint(entry.name, content)
-        if not untouched and not self._at_rest(descriptor, status, entry, version):
+        known, former = self._known(entry.name), None
+        if known is not None and known != version:
+            versions = self._rules.former(entry.name, content)
+            former = known if known in versions else None
+        same = known is not None and known in (version, former)
+        if not untouched and not self._at_rest(descriptor, status, entry, version, same=same):
             return Observation(State.PRESENT, settled=False)
         if len(content) != status.st_size:
             self._snapshot.retry_within(self._rules.settle)
@@ -360,7 +367,7 @@ class RootScan:
             self._snapshot.newline_ended.append(entry.name)
         if not published and status.st_mode & stat.S_IROTH and not is_generated(descriptor):
             self._snapshot.world_readable.append(entry.name)
-        return Observation(State.PRESENT, version)
+        return Observation(State.PRESENT, version, former=former)
 
     def _unfit(self, descriptor: int, status: os.stat_result) -> Observation | None:
         if not stat.S_ISREG(status.st_mode):
@@ -372,7 +379,9 @@ class RootScan:
             return unreadable("secret-too-large", f"is larger than max_secret_size ({limit} bytes)")
         return None
 
-    def _at_rest(self, descriptor: int, before: os.stat_result, entry: Entry, version: str) -> bool:
+    def _at_rest(
+        self, descriptor: int, before: os.stat_result, entry: Entry, version: str, *, same: bool
+    ) -> bool:
         """Whether a plain file's content may be taken: it is known, or was the same before.
 
         Two identical observations, `settle` apart by the monotonic clock, need no wall clock: the
@@ -384,7 +393,7 @@ class RootScan:
         status, after = _signature(before), _signature(os.fstat(descriptor))
         if settle == 0:
             return status == after
-        if version == self._known(entry.name):
+        if same:
             candidates.pop(entry.name, None)
             return True
         seen, now = candidates.get(entry.name), self._clock()

@@ -25,7 +25,7 @@ from syncd.mount.roots import is_inside
 from syncd.mount.way import Watched, contains, follow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from syncd.config.settings import Watch
     from syncd.core.model import Entry, Observation
@@ -70,8 +70,10 @@ class _ValueReader(Reader):
 
     value = b""
 
-    def __init__(self, key: bytes, watch: Watch, path: str, own: OwnFiles) -> None:
-        super().__init__(key, watch, settle=watch.settle, grace=0.0)
+    def __init__(
+        self, key: bytes, former: Iterable[bytes], watch: Watch, path: str, own: OwnFiles
+    ) -> None:
+        super().__init__(key, watch, settle=watch.settle, grace=0.0, former=former)
         self._rules = msgspec.structs.replace(
             self._rules, boundary=_limits(path, watch.roots), refuses=own.include
         )
@@ -97,6 +99,7 @@ def read_value(
     watch: Watch,
     *,
     key: bytes,
+    former: Iterable[bytes] = (),
     known: Callable[[str], str | None],
     own: OwnFiles,
 ) -> bytes | None:
@@ -107,6 +110,7 @@ def read_value(
         entries: Those of the vault config, by name.
         watch: The section of the configuration.
         key: Key of the fingerprints.
+        former: The keys before it.
         known: The version of a secret in the inventory.
         own: The files that are never read.
 
@@ -119,7 +123,7 @@ def read_value(
     entry = entries.get(name)
     if entry is None:
         raise RefusedError("is not in the vault config")
-    seen, value = _read(entry, watch, key, known, own)
+    seen, value = _read(entry, watch, (key, *former), known, own)
     if not seen.settled:
         return None
     if seen.problem is not None:
@@ -130,7 +134,13 @@ def read_value(
 
 
 def read_version(
-    entry: Entry, watch: Watch, version: str, *, key: bytes, own: OwnFiles
+    entry: Entry,
+    watch: Watch,
+    version: str,
+    *,
+    key: bytes,
+    former: Iterable[bytes] = (),
+    own: OwnFiles,
 ) -> bytes | None:
     """Reads a secret's value if its file lies in the roots and still has a certain version.
 
@@ -139,17 +149,17 @@ def read_version(
     Returns:
         The content, or None where it cannot be read or has another version.
     """
-    seen, value = _read(entry, watch, key, lambda _name: version, own)
-    return value if seen.version == version else None
+    seen, value = _read(entry, watch, (key, *former), lambda _name: version, own)
+    return value if version in (seen.version, seen.former) else None
 
 
 def _read(
     entry: Entry,
     watch: Watch,
-    key: bytes,
+    keys: Sequence[bytes],
     known: Callable[[str], str | None],
     own: OwnFiles,
 ) -> tuple[Observation, bytes]:
-    reader = _ValueReader(key, watch, entry.path, own)
+    reader = _ValueReader(keys[0], keys[1:], watch, entry.path, own)
     seen = reader.scan({entry.name: entry}, known=known).observations[entry.name]
     return seen, reader.value

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import anyio
-import anyio.to_thread
 from h11 import ProtocolError
 
 from syncd.core.errors import TemporaryError
 from syncd.net.http1 import ConnectTimeoutError, Pool
 from syncd.net.reasons import CHECK_SERVER, parse_retry_after, reason_of
 from syncd.system.files import size_text
+from syncd.system.threads import Turn
 
 if TYPE_CHECKING:
     import ssl
@@ -108,6 +108,7 @@ class Connection:
         self._url_option = url_option
         self._socket = socket
         self._parallel = parallel
+        self._reading: Turn[tuple[Credentials, ssl.SSLContext | None]] = Turn()
         self._pool: Pool | None = None
         self._context: ssl.SSLContext | None = None
 
@@ -139,6 +140,9 @@ class Connection:
                 body = await _read(response, body_limit) if body_limit else b""
         except TimeoutError:
             problem, remedy = f"no answer within {self._timeout:g} s", CHECK_SERVER
+            if self._reading.is_taken:
+                problem = "the file system of its credentials or certificates does not answer"
+                remedy = "check the mount or the disk that they lie on"
         except ConnectTimeoutError:
             problem, remedy = f"no connection within {self._connect_timeout:g} s", CHECK_SERVER
         except _TooLargeError:
@@ -162,14 +166,14 @@ class Connection:
             await pool.aclose()
 
     async def _read_files(self, *, again: bool) -> tuple[Credentials, ssl.SSLContext | None]:
-        """Secrets and certificates, in one trip to a worker thread, or none if there is no file."""
+        """Secrets and certificates, in one trip to a thread, or none if there is no file."""
 
         def read() -> tuple[Credentials, ssl.SSLContext | None]:
             return self._keyring.read(again=again), self._tls.current() if self._tls else None
 
         if not self._keyring.secret_files and (self._tls is None or self._tls.is_fixed):
             return read()
-        return await anyio.to_thread.run_sync(read)
+        return await self._reading.run(read, join=not again)
 
     async def _pool_with(self, context: ssl.SSLContext | None) -> Pool:
         """The connections; new ones when certificates changed, since they keep the old."""

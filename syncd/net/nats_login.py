@@ -15,13 +15,13 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
-
-import anyio.to_thread
 
 from syncd.core.errors import RefusedError
 from syncd.net.credentials import SecretFile
 from syncd.net.tls import RotatingContext, Trust
+from syncd.system.threads import Turn
 
 if TYPE_CHECKING:
     import ssl
@@ -98,6 +98,7 @@ class LoginFiles:
         by_scheme = any(url.startswith("tls:") for url in server.urls)
         self.tls = by_scheme or any((server.ca_file, server.client_cert))
         self._context = RotatingContext(Trust.of(server))
+        self._reading: Turn[Login] = Turn()
 
     async def read(self, *, again: bool = False) -> Login:
         """Reads what has changed.
@@ -109,9 +110,9 @@ class LoginFiles:
             TemporaryError: A file is missing, empty or cannot be read.
             RefusedError: A file does not hold what it should.
         """
-        return await anyio.to_thread.run_sync(self._read, again)
+        return await self._reading.run(partial(self._read, again=again), join=not again)
 
-    def _read(self, again: bool) -> Login:  # noqa: FBT001 - through `run_sync`
+    def _read(self, *, again: bool) -> Login:
         texts = {option: self._text(option, again=again) for option in self._files}
         jwt = seed = None
         if "credentials_file" in texts:

@@ -24,13 +24,20 @@ CHECK_SERVER: Final = "check that the server is up and reachable"
 """The remedy where nothing better is known."""
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h
+_NOT_YET_VALID: Final = 9
 _EXPIRED: Final = 10
 _UNTRUSTED: Final = {
+    2: "is signed by a CA that is not trusted",
     18: "is self-signed and not trusted",
     19: "is signed by a CA that is not trusted",
     20: "is signed by a CA that is not trusted",
     21: "is signed by a CA that is not trusted",
 }
+_PLAIN_ANSWERS: Final = frozenset(
+    ("HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "WRONG_VERSION_NUMBER")
+)
+"""What OpenSSL calls an answer that is not TLS at all, such as `HTTP/1.1 400`; it depends on the
+version. A server whose version of TLS is too old or too new has other names."""
 _FOR_OTHER_NAME: Final = {62: "is for another host name", 64: "is for another IP address"}
 
 
@@ -48,6 +55,11 @@ class Reason(msgspec.Struct, frozen=True):
     remedy: str
     is_certificate: bool = False
     is_known: bool = True
+
+    @property
+    def is_specific(self) -> bool:
+        """Whether the remedy is for this cause, and not the general one."""
+        return self.remedy != CHECK_SERVER
 
 
 def reason_of(
@@ -70,14 +82,9 @@ def reason_of(
     found = causes(error)
     for cause in found:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return _certificate_reason(cause, ca, server_name or address)
+            return _certificate_reason(cause, ca, address, server_name)
         if isinstance(cause, ssl.SSLError):
-            # a constant of OpenSSL's, such as WRONG_VERSION_NUMBER; absent at an unexpected end
-            detail = (getattr(cause, "reason", None) or "unexpected end").lower().replace("_", " ")
-            remedy = f"check that {address} is a TLS address and that both sides share a version"
-            if "alert" in detail and ("certificate" in detail or "unknown ca" in detail):
-                remedy = "configure a client certificate that the server accepts"
-            return Reason(f"TLS failed: {detail}", remedy)
+            return _tls_reason(cause, address)
         if isinstance(cause, socket.gaierror):
             return _resolver_reason(cause, address)
         if isinstance(cause, OSError) and cause.errno:
@@ -86,6 +93,20 @@ def reason_of(
         return Reason("no answer in time", CHECK_SERVER)
     unknown = "the connection ended without a complete answer"
     return Reason(unknown, CHECK_SERVER, is_known=False)
+
+
+def _tls_reason(error: ssl.SSLError, address: str) -> Reason:
+    """Why TLS failed, but for the server's certificate."""
+    # a constant of OpenSSL's, such as WRONG_VERSION_NUMBER; absent at an unexpected end
+    constant = getattr(error, "reason", None) or "unexpected end"
+    if constant in _PLAIN_ANSWERS:
+        remedy = f"write http:// in {address}, or enable TLS on the server"
+        return Reason("the server answers without TLS", remedy)
+    detail = constant.lower().replace("_", " ")
+    remedy = f"check that {address} is a TLS address and that both sides share a version"
+    if "alert" in detail and ("certificate" in detail or "unknown ca" in detail):
+        remedy = "configure a client certificate that the server accepts"
+    return Reason(f"TLS failed: {detail}", remedy)
 
 
 def _resolver_reason(error: socket.gaierror, address: str) -> Reason:
@@ -111,14 +132,23 @@ def _socket_remedy(error: OSError) -> str:
     return CHECK_SERVER
 
 
-def _certificate_reason(error: ssl.SSLCertVerificationError, ca: str, name: str) -> Reason:
+def _certificate_reason(
+    error: ssl.SSLCertVerificationError, ca: str, address: str, server_name: str | None
+) -> Reason:
     code, remedy = error.verify_code, "replace the certificate"
     if code in _UNTRUSTED:
         problem, remedy = _UNTRUSTED[code], f"set {ca} to its CA"
     elif code in _FOR_OTHER_NAME:
-        problem, remedy = _FOR_OTHER_NAME[code], f"correct {name}, or {remedy}"
+        problem, remedy = _FOR_OTHER_NAME[code], f"correct {address}, or {remedy}"
+        if server_name is not None:
+            remedy = (
+                f"correct {address}, set {server_name} to the certificate's name, or replace the"
+                " certificate"
+            )
     elif code == _EXPIRED:
-        problem = "has expired"
+        problem, remedy = "has expired", "renew the certificate"
+    elif code == _NOT_YET_VALID:
+        problem, remedy = "is not valid yet", "set this machine's clock, or replace the certificate"
     else:
         problem = f"is not valid: {error.verify_message}"
     return Reason(f"the certificate {problem}", remedy, is_certificate=True)

@@ -1,39 +1,44 @@
-"""HTTP to vaults over requests: TLS as configured, and sockets that can be shut down from outside.
+"""HTTP to vaults over requests: TLS as configured, and requests that nothing holds for ever.
 
 Traps of requests that this module avoids (requests 2.34, urllib3 2.8):
 
 - `verify=True` trusts certifi's bundle instead of the system's CAs, and the environment can
   override it: TLS is one `SSLContext` of `syncd.net.tls`;
 - `.netrc` would be taken as credentials: only proxies come from the environment;
-- time limits are per socket operation, and a blocked read cannot be cancelled: every socket is
-  registered, and shutting it down ends the request in progress (`Interruption`);
-- an answer of any length is read whole: `LONGEST_ANSWER` bounds it.
+- time limits are per socket operation, and a blocked read cannot be cancelled: a request is made in
+  a thread that its caller leaves alone after `REQUEST_LIMIT`, or when syncd stops (`Interruption`).
+  The thread ends when the socket's own limits or the next chunk of the body allow it;
+- an answer of any length is read whole: `LONGEST_ANSWER` bounds it;
+- cookies, redirects and authentication cost as much time as the request itself, and vaults use none
+  of them: `PlainSession` leaves them out.
 """
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from requests.utils import get_environ_proxies
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from syncd.core.errors import RefusedError, TemporaryError
+from syncd.net.proxies import proxy_for
 from syncd.net.reasons import CHECK_SERVER, causes, reason_of
 from syncd.net.tls import RotatingContext
+from syncd.system import threads
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
 
     from syncd.net.tls import Trust
+
+T = TypeVar("T")
 
 LONGEST_ANSWER = 32 << 20
 """Bytes, unpacked; Vault takes no larger request itself (`max_request_size`)."""
@@ -41,6 +46,10 @@ CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 15.0
 REQUEST_LIMIT = 30.0
 """Seconds that one request may take from connecting to the last byte."""
+CONNECTIONS: Final = 4
+"""Connections to one server that are kept open, and requests at a time."""
+MOST_ABANDONED: Final = 16
+"""Requests of one provider that may be left alone and still run; each holds a thread."""
 
 _TIMEOUTS = (requests.Timeout, urllib3.exceptions.TimeoutError)
 _INVALID_ADDRESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
@@ -50,18 +59,25 @@ class _TooLongError(Exception):
     """An answer is longer than `LONGEST_ANSWER`."""
 
 
+class _TooLateError(Exception):
+    """A body takes longer than `REQUEST_LIMIT`."""
+
+
 class Interruption:
-    """Ends the requests of one provider: after `REQUEST_LIMIT`, or when another thread asks."""
+    """Bounds the requests of one provider, and ends the waiting for them. For any thread."""
 
     def __init__(self) -> None:
         self._interrupted = threading.Event()
-        self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
+        self._waiting: set[threading.Event] = set()
+        self._abandoned: list[Future[Any]] = []
 
     def interrupt(self) -> None:
-        """Ends the request or pause in progress, and fails others until `resume`."""
+        """Ends the requests and pauses in progress, and fails others until `resume`."""
         self._interrupted.set()
-        self._shut()
+        with self._lock:
+            for waiting in self._waiting:
+                waiting.set()
 
     def resume(self) -> None:
         """Allows requests again."""
@@ -71,56 +87,54 @@ class Interruption:
         """Waits; returns whether it was interrupted."""
         return self._interrupted.wait(seconds)
 
-    @contextlib.contextmanager
-    def bounded(
-        self, what: str, server: str, *, errors: tuple[type[Exception], ...], check: str
-    ) -> Iterator[None]:
-        """Bounds the one request that its block makes.
+    def call(self, request: Callable[[], T], *, what: str, server: str, check: str) -> T:
+        """Makes a request in another thread, and waits for its end, at most `REQUEST_LIMIT`.
+
+        A request that does not end goes on alone and its result is dropped, so it must change
+        nothing here.
 
         Args:
+            request: Makes the request and reads the whole answer.
             what: As for `explain`, and so is `server`.
             server: The server's address.
-            errors: What a client raises whose socket is shut down.
             check: The remedy for an answer that is too long.
 
+        Returns:
+            What `request` returned; raises what it raised.
+
         Raises:
-            TemporaryError: It was interrupted, or took longer than `REQUEST_LIMIT`.
+            TemporaryError: It was interrupted, took longer than `REQUEST_LIMIT`, or too many
+                earlier requests have not ended yet.
             RefusedError: The answer is longer than `LONGEST_ANSWER`.
         """
-        if self._interrupted.is_set():
-            raise interrupted(what, server)
-        # before the timer starts: what it ends must count as having reached the limit
-        started = time.monotonic()
-        limit = threading.Timer(REQUEST_LIMIT, self._shut)
-        limit.daemon = True
-        limit.start()
+        ended = threading.Event()
+        with self._lock:
+            self._abandoned = [future for future in self._abandoned if not future.done()]
+            if len(self._abandoned) >= MOST_ABANDONED:
+                raise unavailable(what, server, "does not end earlier requests")
+            self._waiting.add(ended)
         try:
-            yield
+            if self._interrupted.is_set():
+                raise interrupted(what, server)
+            future = threads.start(request)
+            future.add_done_callback(lambda _future: ended.set())
+            ended.wait(REQUEST_LIMIT)
+        finally:
+            with self._lock:
+                self._waiting.discard(ended)
+        if not future.done():
+            with self._lock:
+                self._abandoned.append(future)
+            if self._interrupted.is_set():
+                raise interrupted(what, server)
+            raise _too_late(what, server)
+        try:
+            return future.result()
+        except _TooLateError:
+            raise _too_late(what, server) from None
         except _TooLongError:
             problem = f"{server} answers with more than {LONGEST_ANSWER >> 20} MiB"
             raise RefusedError(f"cannot {what}: {problem}", check) from None
-        except errors:
-            if self._interrupted.is_set():
-                raise interrupted(what, server) from None
-            if time.monotonic() - started >= REQUEST_LIMIT:
-                problem = f"did not finish within {REQUEST_LIMIT:.0f} s"
-                raise unavailable(what, server, problem) from None
-            raise
-        finally:
-            limit.cancel()
-
-    def opened(self, sock: socket.socket) -> None:
-        """Registers a socket."""
-        with self._lock:
-            self._sockets = {known for known in self._sockets if known.fileno() >= 0} | {sock}
-
-    def _shut(self) -> None:
-        """Shuts all sockets down (shutdown(2)), which ends every read and write."""
-        with self._lock:
-            for sock in self._sockets:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
-            self._sockets.clear()
 
 
 class RotatingSession:
@@ -131,13 +145,15 @@ class RotatingSession:
     Args:
         address: URL of the server; decides about the proxies of the environment.
         trust: The configuration of TLS.
-        interruption: Knows every socket that a session opens.
+        kind: Makes the session.
     """
 
-    def __init__(self, address: str, trust: Trust, interruption: Interruption) -> None:
+    def __init__(
+        self, address: str, trust: Trust, kind: Callable[[], requests.Session] = requests.Session
+    ) -> None:
         self._address = address
         self._trust = trust
-        self._interruption = interruption
+        self._kind = kind
         # the system's CAs take a megabyte of memory
         self._tls = RotatingContext(trust) if address.startswith("https:") else None
         self._context: ssl.SSLContext | None = None
@@ -166,19 +182,51 @@ class RotatingSession:
             session.close()
 
     def _make(self, context: ssl.SSLContext | None) -> requests.Session:
-        session = requests.Session()
+        session = self._kind()
         session.trust_env = False
         session.proxies = get_environ_proxies(self._address)
         session.verify = not self._trust.skip_verify
         if self._trust.skip_verify:  # `syncd check` and the log of the daemon's start report it
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        session.mount("http://", _Adapter(self._interruption))
+        session.mount("http://", _Adapter())
         if context is not None:
             name = self._trust.server_name
-            session.mount(
-                "https://", _Adapter(self._interruption, ssl_context=context, server_hostname=name)
-            )
+            session.mount("https://", _Adapter(ssl_context=context, server_hostname=name))
         return session
+
+
+class PlainSession(requests.Session):
+    """A session that sends what it is given: no cookies, no redirects, no authentication."""
+
+    def request(  # type: ignore[override] # fewer options, by name
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: dict[str, str] | None = None,
+        data: bytes | None = None,
+        timeout: tuple[float, float] | None = None,
+        **_unused: object,
+    ) -> requests.Response:
+        """Sends a request and reads the whole answer, of any status.
+
+        Args:
+            method: HTTP verb in capitals.
+            url: The whole URL, quoted.
+            headers: Besides the session's own.
+            data: The body.
+            timeout: Seconds to connect, and for each read.
+        """
+        request = requests.PreparedRequest()
+        request.method, request.url, request.body = method, url, data
+        request.headers = CaseInsensitiveDict({**self.headers, **(headers or {})})
+        if data is not None:
+            request.headers["Content-Length"] = str(len(data))
+        response = self.get_adapter(url).send(
+            request, stream=True, timeout=timeout, verify=self.verify, proxies=self.proxies
+        )
+        _ = response.content  # releases the connection
+        return response
 
 
 def explain(
@@ -200,6 +248,10 @@ def explain(
         ca: The option that names CAs to trust.
         server_name: The option that names the server in its certificate, where there is one.
     """
+    proxy = proxy_for(server, _TIMEOUTS)
+    judged = proxy.judge(error, what, ca) if proxy else None
+    if judged is not None:
+        return judged
     if any(isinstance(cause, _INVALID_ADDRESS) for cause in causes(error)):
         return RefusedError(f"cannot {what}: invalid address ({server})", f"correct {address}")
     reason = reason_of(error, address=address, ca=ca, server_name=server_name, timeouts=_TIMEOUTS)
@@ -225,31 +277,45 @@ def interrupted(what: str, server: str) -> TemporaryError:
     return TemporaryError(problem, CHECK_SERVER)
 
 
+def _too_late(what: str, server: str) -> TemporaryError:
+    return unavailable(what, server, f"did not finish within {REQUEST_LIMIT:.0f} s")
+
+
+class _Body:
+    """The raw answer of urllib3, which ends by an error when it is too long or takes too long."""
+
+    def __init__(self, raw: Any, deadline: float) -> None:  # noqa: ANN401 - urllib3's
+        self._raw = raw
+        self._deadline = deadline
+
+    def stream(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:  # noqa: ANN401 - urllib3's
+        length = 0
+        for chunk in self._raw.stream(*args, **kwargs):
+            length += len(chunk)
+            if length > LONGEST_ANSWER:
+                self._raw.close()
+                raise _TooLongError
+            if time.monotonic() > self._deadline:
+                self._raw.close()
+                raise _TooLateError
+            yield chunk
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - urllib3's
+        return getattr(self._raw, name)
+
+
 class _Adapter(HTTPAdapter):
-    """requests' adapter with syncd's TLS, sockets that can be shut down, and bounded answers."""
+    """requests' adapter with syncd's TLS and bounded answers."""
 
-    def __init__(self, interruption: Interruption, **tls: Any) -> None:  # noqa: ANN401 - urllib3's
-        self._pool_classes = _pool_classes(interruption.opened)
+    def __init__(self, **tls: Any) -> None:  # noqa: ANN401 - urllib3's
         self._tls = tls
-        super().__init__(max_retries=0)
+        super().__init__(max_retries=0, pool_maxsize=CONNECTIONS)
 
-    def send(
-        self,
-        request: requests.PreparedRequest,
-        stream: bool = False,  # noqa: FBT001, FBT002 - requests' signature
-        *args: Any,  # noqa: ANN401
-        **kwargs: Any,  # noqa: ANN401
-    ) -> requests.Response:
-        """Sends a request, and reads the answer unless it is streamed."""
-        response = super().send(request, stream, *args, **kwargs)
-        if not stream:
-            content = bytearray()
-            for chunk in response.iter_content(1 << 16):
-                content += chunk
-                if len(content) > LONGEST_ANSWER:
-                    response.close()
-                    raise _TooLongError
-            response._content = bytes(content)  # noqa: SLF001 - where requests puts it itself
+    def send(self, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401 - requests'
+        """Sends a request; the answer's body is bounded."""
+        deadline = time.monotonic() + REQUEST_LIMIT
+        response = super().send(*args, **kwargs)
+        response.raw = _Body(response.raw, deadline)
         return response
 
     def init_poolmanager(
@@ -260,12 +326,9 @@ class _Adapter(HTTPAdapter):
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().init_poolmanager(connections, maxsize, block, **kwargs, **self._tls)
-        self.poolmanager.pool_classes_by_scheme = self._pool_classes
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:  # noqa: ANN401 - requests' signature
-        manager = super().proxy_manager_for(proxy, **kwargs, **self._tls)
-        manager.pool_classes_by_scheme = self._pool_classes
-        return manager
+        return super().proxy_manager_for(proxy, **kwargs, **self._tls)
 
     def build_connection_pool_key_attributes(
         self,
@@ -278,23 +341,3 @@ class _Adapter(HTTPAdapter):
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:  # noqa: ANN401
         """Does nothing: requests would add certifi's bundle to the context."""
-
-
-def _pool_classes(opened: Callable[[socket.socket], None]) -> dict[str, type[HTTPConnectionPool]]:
-    class Plain(HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            opened(self.sock)
-
-    class Secure(HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            opened(self.sock)
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = Secure
-
-    return {"http": PlainPool, "https": SecurePool}

@@ -18,7 +18,7 @@ from syncd.provision.composite import CompositeProvider
 from syncd.provision.plan import azure_auth, plan_provision
 from syncd.provision.publish import Publisher
 from syncd.provision.refresh import Refresher
-from syncd.system.lean_import import import_requests
+from syncd.system.lean_import import import_hvac, import_requests
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -84,6 +84,7 @@ def _open(plan: Plan) -> Provider:
 
 def _open_vault(plan: Plan, vault: VaultClass) -> Provider:
     import_requests()
+    import_hvac()
     from syncd.net.tls import Trust  # noqa: PLC0415 - requests and hvac: 7 MiB
     from syncd.provision.vault.provider import VaultProvider  # noqa: PLC0415
 

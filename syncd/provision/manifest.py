@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from syncd.core.decode import Problem, Text, decode, did_you_mean
+from syncd.core.decode import Problem, Text, decode, did_you_mean, keys_of
 from syncd.core.findings import finding, key_path
 from syncd.core.payload import path_problem
 from syncd.core.tree import Node, Scalar, TreeError, parse_first_yaml, parse_yaml
@@ -316,7 +316,7 @@ def without_unknown(tree: Any, path: Path, type_: type[msgspec.Struct], report: 
     """One of `objects` without nulls, and without unknown keys, each of which is warned about."""
     if not isinstance(tree, Node):
         return tree
-    known = [field.encode_name for field in msgspec.structs.fields(type_)]
+    known = keys_of(type_)
     report.unknown(path, tree, known)
     kept = Node([(key, item) for key, item in tree.items() if key in known and not _empty(item)])
     kept.duplicates = [key for key in tree.duplicates if key in known]

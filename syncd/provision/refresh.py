@@ -95,6 +95,7 @@ class Refresher:
             over.
         clock: Seconds since the epoch.
         sleep: Waits for some seconds.
+        monotonic: A clock that nobody sets, seconds.
 
     Attributes:
         provider: As passed, and so is `key`.
@@ -112,6 +113,7 @@ class Refresher:
         key: Hashable = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.provider = provider
         self.key = key
@@ -121,6 +123,7 @@ class Refresher:
         self._rng = rng
         self._clock = clock
         self._sleep = sleep
+        self._monotonic = monotonic
         self._limiter = anyio.CapacityLimiter(1)
         self._attempts = Attempts(Backoff(BACKOFF_FIRST, BACKOFF_CAP))
         self._woken = anyio.Event()
@@ -208,7 +211,11 @@ class Refresher:
         self._woken.set()
 
     async def _attempt(self) -> float | None:
-        """Fetches and publishes; returns the seconds until the next attempt, None for no other."""
+        """Fetches and publishes; returns the seconds until the next attempt, None for no other.
+
+        The interval counts from the start of a pass to the start of the next one.
+        """
+        started = self._monotonic()
         try:
             payload, changed, kind = await anyio.to_thread.run_sync(
                 self._pass, limiter=self._limiter
@@ -234,8 +241,11 @@ class Refresher:
         self._succeed(payload, changed=changed)
         if not self._interval:
             return None
-        delay = jittered(self._interval, self._rng)
-        return delay if payload.due is None else min(delay, max(SOONEST, payload.due))
+        took = self._monotonic() - started
+        delay = max(0.0, jittered(self._interval, self._rng) - took)
+        if payload.due is not None:
+            delay = min(delay, payload.due)
+        return max(delay, min(SOONEST, self._interval))
 
     def _pass(self) -> tuple[Payload, bool, str | None]:
         """Blocks; before the first success also looks up the target's file system."""

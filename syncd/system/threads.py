@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
 import anyio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import TypeVarTuple, Unpack
 
     _A = TypeVarTuple("_A")
@@ -60,6 +60,44 @@ def gather(calls: Mapping[_K, Callable[[], _T]], limit: float) -> dict[_K, _T]:
     return {key: future.result() for key, future in started.items() if future.done()}
 
 
+def spread(
+    function: Callable[[_K], _T], items: Iterable[_K], width: int
+) -> list[_T | Exception | None]:
+    """Calls a function for each item, in a few threads, and waits for all of them. Blocks.
+
+    After the first exception no further calls begin.
+
+    Args:
+        function: Must end by itself.
+        items: Its arguments.
+        width: How many calls at a time, at most; a single one is made in this thread.
+
+    Returns:
+        For each item what the call returned or raised, or None where it did not begin.
+    """
+    wanted = list(items)
+    results: list[_T | Exception | None] = [None] * len(wanted)
+    left = iter(enumerate(wanted))  # next() of an enumeration is one step of the interpreter
+    failed = False
+
+    def work() -> None:
+        nonlocal failed
+        for index, item in left:
+            if failed:
+                return
+            try:
+                results[index] = function(item)
+            except Exception as error:  # noqa: BLE001 - it is the caller's
+                results[index], failed = error, True
+
+    width = min(width, len(wanted))
+    if width == 1:
+        work()
+    else:
+        wait([start(work) for _ in range(width)])
+    return results
+
+
 class Call(Generic[_T]):
     """A call in a thread, waited for in the event loop, again and again if need be."""
 
@@ -87,6 +125,36 @@ class Call(Generic[_T]):
     def result(self) -> _T:
         """What a call that is done returned; raises what it raised."""
         return self._future.result(timeout=0)
+
+
+class Turn(Generic[_T]):
+    """Calls in threads, one at a time: a file system that hangs keeps one thread, not one a try."""
+
+    def __init__(self) -> None:
+        self._call: Call[_T] | None = None
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether a call has not returned yet."""
+        return self._call is not None and not self._call.done
+
+    async def run(self, function: Callable[[], _T], *, join: bool) -> _T:
+        """Calls a function when the call before has returned; a cancellation abandons it.
+
+        Args:
+            function: What to call.
+            join: Whether the result of a call that is going on will do.
+
+        Returns:
+            What the call returned; raises what it raised.
+        """
+        while (call := self._call) is not None and not call.done:
+            await call.wait()
+            if join:
+                return call.result()
+        self._call = call = Call(function)
+        await call.wait()
+        return call.result()
 
 
 async def run(function: Callable[[Unpack[_A]], _T], *arguments: *_A) -> _T:

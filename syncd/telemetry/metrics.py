@@ -144,6 +144,19 @@ class Metrics:
             registry=None,
         )
         self._has_end = False
+        self._reload_ok = Gauge(
+            "syncd_config_reload_ok",
+            "1 while the configuration on disk is the one in use, as of the last reload",
+            registry=registry,
+        )
+        self._reload_ok.set(1)
+        named = registry if secret_names and mount else None  # a relay's secrets have sources
+        self._versions = Gauge(
+            "syncd_secret_version_info",
+            "1 for the version that a secret has",
+            ["secret", "version"],
+            registry=named,
+        )
         self._subscribers = Gauge("syncd_subscribers", "Open event streams", registry=registry)
         self._credentials = Counter(
             "syncd_credentials",
@@ -237,8 +250,11 @@ class Metrics:
         """Sets the state of every secret."""
         if self._secret_names:
             self._secrets.clear()
+            self._versions.clear()
             for item in known:
-                self._secrets.labels(item.state.value, visible(item.entry.name)).set(1)
+                name = visible(item.entry.name)
+                self._secrets.labels(item.state.value, name).set(1)
+                self._versions.labels(name, item.version or "none").set(1)
             return
         tally = Tally(item.state for item in known)
         for state in State:
@@ -263,6 +279,10 @@ class Metrics:
     def set_vault_config_valid(self, *, valid: bool) -> None:
         """Sets whether the vault config on disk is the one in use."""
         self._vault_config_valid.set(valid)
+
+    def set_reload_ok(self, *, ok: bool) -> None:
+        """Sets whether the last reload was accepted."""
+        self._reload_ok.set(ok)
 
     def set_unreadable_roots(self, count: int) -> None:
         """Sets the number of roots that cannot be read as a whole."""

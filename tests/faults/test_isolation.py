@@ -135,6 +135,31 @@ def test_a_mount_loses_its_server(world: World, books: Books) -> None:
 
 
 @needs_root
+def test_credentials_on_a_mount_that_hangs(world: World, books: Books) -> None:
+    """Consumers whose keys cannot be read say so, and take no thread from the others."""
+    hung, alive = directory(world, "hung"), directory(world, "alive")
+    names = [f"s{number}" for number in range(60)]
+    publish(alive, dict.fromkeys(names, secret("0")))
+    world.map(paths={name: f"{alive}/{name}" for name in names})
+    plain(f"{hung}/key", b"a token")
+    stuck = [
+        {**hook(books), "name": f"stuck-{number}", "bearer_token_file": f"{hung}/key"}
+        for number in range(5)
+    ]
+    world.configure(consumers=[*({**item, "timeout": "1s"} for item in stuck), hook(books)])
+    with world.daemon() as daemon, HeldDirectory(hung):
+        for turn in range(1, 4):
+            publish(alive, dict.fromkeys(names, secret(str(turn))))
+            wait_until(lambda: books.received == 60 * turn)  # noqa: B023 - called at once
+        for item in stuck:
+            found = daemon.wait_for("delivery.retry", consumer=item["name"])["reason"]
+            assert "the file system of its credentials or certificates does not answer" in found
+        threads = Path(f"/proc/{daemon.pid}/status").read_text()
+        count = int(threads.partition("Threads:")[2].split()[0])
+        assert count < 40, count
+
+
+@needs_root
 @pytest.mark.parametrize("command", ["wait", "check", "once"])
 def test_commands_return_from_a_mount_that_hangs(world: World, command: str) -> None:
     """Neither a timeout nor the end of the process waits for a system call."""

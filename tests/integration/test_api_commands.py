@@ -287,3 +287,56 @@ def test_the_alert_rules() -> None:
             assert f"| `{rule['alert']}` |" in alerts
             for name in re.findall(r"syncd_\w+", rule["expr"]):
                 assert f"`{name.removesuffix('_bucket')}" in metrics
+
+
+def test_status_of_some_and_of_problems(world: World) -> None:
+    """NAME shows all that is known of it, --problems what is wrong; a misspelt name is exit 2."""
+    world.publish(bad=secret("0"))
+    world.map("a", "bad", "gone")
+    with world.daemon():
+        done = world.run("status", "a", SYNCD_SOCKET=path(world))
+        assert (done.returncode, done.stdout.splitlines()[0]) == (0, "secret a")
+        assert f"  path     {world.mount}/a" in done.stdout
+        assert "bad" not in done.stdout
+        assert world.run("status", "gone", SYNCD_SOCKET=path(world)).returncode == 1
+        done = world.run("status", "--problems", SYNCD_SOCKET=path(world))
+        assert done.returncode == 1
+        table = done.stdout.split("\n\n")[1]
+        assert [line.split()[0] for line in table.splitlines()] == ["SECRET", "gone"]
+        done = world.run("status", "bda", SYNCD_SOCKET=path(world))
+        assert (done.returncode, "did you mean bad?" in done.stderr) == (2, True)
+
+
+def test_status_again_and_again(world: World) -> None:
+    """--watch repeats it until it is interrupted."""
+    command = [*SYNCD, "status", "--watch", "10ms", "--format", "json", "--socket", path(world)]
+    with (
+        world.daemon(),
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as shown,
+    ):
+        assert shown.stdout is not None
+        seen = 0
+        for line in shown.stdout:
+            seen += line.startswith("{")
+            if seen == 3:
+                break
+        shown.send_signal(signal.SIGINT)
+        assert shown.wait(DEADLINE) == 130
+
+
+def test_status_fits_the_width(world: World) -> None:
+    """Many consumers are counted; a line is never longer than the terminal."""
+    hooks = [
+        {"name": f"a-consumer-{i}", "kind": "webhook", "url": "http://127.0.0.1:1"}
+        for i in range(6)
+    ]
+    world.configure(api={"socket": path(world)}, consumers=hooks)
+    with world.daemon() as daemon:
+        world.publish(a=secret("1"))
+        daemon.wait_for("secret.changed")
+        done = world.run("status", "--socket", path(world), COLUMNS="80")
+        table = done.stdout.split("\n\n")[1].splitlines()
+        assert max(map(len, table)) <= 80
+        assert "6 of 6" in table[1]

@@ -10,6 +10,7 @@ from support.nats import free_port
 
 from syncd.config.settings import Nats, Provision, RelaySource
 from syncd.core.nats_binding import _PLACES, escape
+from syncd.daemon.fingerprint_key import read_key
 from syncd.net.nats import PING_INTERVAL
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 PAGE = document("docs/fleet.md")
 TUTORIAL = PAGE[PAGE.index("## Try it") : PAGE.index("## Publish")]
 PUBLISH = PAGE[PAGE.index("## Publish") : PAGE.index("## Relay")]
-RELAY = PAGE[PAGE.index("## Relay") : PAGE.index("## When something fails")]
+RELAY = PAGE[PAGE.index("## Relay") : PAGE.index("## One key")]
+KEY = PAGE[PAGE.index("## One key") : PAGE.index("## Who has")]
 SIZING = PAGE[PAGE.index("## Sizing") : PAGE.index("## What not to do")]
 
 
@@ -34,6 +36,13 @@ def test_the_relays_command_is_understood(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "/nonexistent.yaml" in done.stderr
     assert "No such option" not in done.stderr
+
+
+def test_the_key_that_the_page_makes_can_be_used(tmp_path: Path) -> None:
+    """Its command writes a file that syncd takes."""
+    ((_, command),) = blocks(KEY)
+    assert run(command, tmp_path).returncode == 0
+    assert len(read_key(f"{tmp_path}/fingerprint.key")) == 64
 
 
 def test_every_key_is_explained() -> None:

@@ -426,6 +426,7 @@ def test_wait(world: World) -> None:
     assert late.stderr.splitlines() == [
         f"{world.mount}/b: secret b is missing: there is no file {world.mount}/b"
     ]
+    assert late.stdout == f"waiting: {late.stderr}"
     publisher = threading.Thread(target=lambda: world.publish(b=secret("1")))
     publisher.start()
     assert world.run("wait", "--timeout", "50s", "-c", world.config).returncode == 0
@@ -476,7 +477,7 @@ def test_bad_input_at_the_start(world: World) -> None:
         (["run", "--onec"], "syncd: No such option '--onec'"),
         (
             ["wait", "--timeout", "soon"],
-            "syncd: Invalid value for '--timeout': write a duration such as 250ms, 30s, 2m or",
+            "syncd: Invalid value for '--timeout': 'soon' is not a duration; write one such as",
         ),
         (["schema"], "syncd: Missing argument '{vault-config|config|event}'. Choose from: vault-"),
         (["schema", "x"], "syncd: Invalid value for '{vault-config|config|event}': 'x' is not"),

@@ -18,6 +18,7 @@ import pytest
 from support.openbao import OpenBao, free_ports, manifest_text
 from support.receiver import hang
 from support.subscriber import ask
+from support.waiting import DEADLINE
 from support.world import CANARY, World as Plain, secret
 
 from syncd.net.requests_session import READ_TIMEOUT
@@ -472,3 +473,38 @@ assert charset_normalizer.from_bytes(b"x").best() is not None
         [sys.executable, "-W", "error", "-c", script], check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+UNUSED = {
+    "hvac.v1": "the client, with the classes of every API of Vault's",
+    "hvac.api": "those classes",
+    "cryptography": "8 MiB that only leases of PKI need",
+    "azure": "20 MiB",
+    "httpx2": "a fifth of a start, for webhooks",
+    "starlette": "the API, which is not served",
+    "nats": "for consumers that are not configured",
+    "rich": "tracebacks that are never rendered",
+    "charset_normalizer": "3 MiB that JSON does not need",
+}
+
+
+def test_a_first_fetch_imports_no_more_than_it_needs(world: World, bao: OpenBao) -> None:
+    """The rest would be half of a start. An upgrade that brings an import back fails here."""
+    world.configure(provision=[entry(world, bao)])
+    script = (
+        "import os, sys; from syncd.system import threads;"
+        "threads.leave = lambda code: (print(*sys.modules, flush=True), os._exit(code));"
+        "sys.argv = ['syncd', 'run', '--once', '-c', sys.argv[1]];"
+        "from syncd.commands.main import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(world.config)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "hvac.adapters" in loaded
+    assert {name: why for name, why in UNUSED.items() if name in loaded} == {}

@@ -75,6 +75,9 @@ def test_the_life_of_a_service(world: World, abstract: bool) -> None:
             daemon.signal(signal.SIGHUP)
             rejected, ready = manager.until(lambda m: m == "READY=1")
             assert rejected.startswith("RELOADING=1\n")
+            assert manager.until(lambda m: m.startswith("STATUS=")) == [
+                "STATUS=2 secrets: 2 present, 0 missing, 0 unreadable; the last reload was rejected"
+            ]
         assert manager.until(lambda m: m == "STOPPING=1") == ["STOPPING=1"]
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import threading
 import time
+from contextlib import suppress
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
+import anyio.to_thread
 import pytest
-from support.openbao import ROOT, OpenBao, contents, vault_class
+from support.openbao import ROOT, Clock, OpenBao, contents, vault_class
 from support.receiver import (
     Receiver,
     Reply,
@@ -23,18 +26,20 @@ from support.receiver import (
     trickle,
 )
 from support.tls import EXPIRED, Authority
-from support.waiting import DEADLINE
+from support.waiting import DEADLINE, wait_until
 
 from syncd.config.auth import AppRole, AzureLogin
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.net import requests_session as transport
 from syncd.net.tls import Trust
-from syncd.provision.vault import http as vault_http
+from syncd.provision.vault import http as vault_http, provider as provider_module
 from syncd.provision.vault.auth import Login
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from support.receiver import _Connection
 
     from syncd.provision.vault.provider import VaultProvider
 
@@ -43,6 +48,27 @@ OBJECTS = "- {objectName: f, secretPath: secret/data/faults, secretKey: k}"
 
 def answer(status: int = 200, /, **body: Any) -> Reply:
     return reply(status, json.dumps(body).encode(), content_type="application/json")
+
+
+async def trickle_headers(connection: _Connection) -> None:
+    """A header that never ends, a byte at a time: no limit of the socket is ever reached."""
+    connection.writer.write(b"HTTP/1.1 200 OK\r\nx: ")
+    with suppress(ConnectionError):
+        while not connection.receiver.released.is_set():
+            connection.writer.write(b"x")
+            await connection.writer.drain()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(connection.receiver.released.wait(), 0.05)
+
+
+def reply_together(together: threading.Barrier) -> Reply:
+    """A good answer, as soon as so many requests wait for one."""
+
+    async def play(connection: _Connection) -> None:
+        await anyio.to_thread.run_sync(together.wait, DEADLINE)
+        await GOOD(connection)
+
+    return play
 
 
 GOOD = answer(data={"data": {"k": "v"}}, lease_id="", lease_duration=0)
@@ -75,6 +101,7 @@ def make(openbao: OpenBao, server: Receiver, objects: str = OBJECTS, **more: Any
     [
         (hang, "no answer in time"),
         (trickle, "did not finish within 1 s"),
+        (trickle_headers, "did not finish within 1 s"),
         (reset, r"Connection reset by peer \(http"),
         (close, "the connection ended without a complete answer"),
         (close_in_mid_answer, "the connection ended without a complete answer"),
@@ -636,3 +663,90 @@ def test_sealed_stopped_and_frozen_servers_come_back() -> None:
         bao.start()
         bao.put("faults", k="w")
         assert contents(provider.fetch()) == {"f": b"w"}
+
+
+MANY = "\n".join(
+    f"- {{objectName: f{number}, secretPath: secret/data/quota/{number}, secretKey: k}}"
+    for number in range(8)
+)
+
+
+def test_a_quota_smaller_than_a_pass_is_got_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real rate limit of 5 requests: the second pass reads the rest and nothing again."""
+    monkeypatch.setattr(vault_http, "LONGEST_PAUSE", 0.0)
+    with OpenBao() as bao:
+        for number in range(8):
+            bao.put(f"quota/{number}", k=str(number))
+        bao.ask("PUT", "sys/quotas/config", {"enable_rate_limit_response_headers": True})
+        provider = bao.provider(MANY)
+        bao.ask("PUT", "sys/quotas/rate-limit/few", {"rate": 5, "interval": "5s", "path": "secret"})
+        passes: list[TemporaryError] = []
+
+        def fetched() -> bool:
+            try:
+                files = contents(provider.fetch())
+            except TemporaryError as error:
+                passes.append(error)
+                return False
+            return files == {f"f{number}": str(number).encode() for number in range(8)}
+
+        wait_until(fetched, "the quota lets no pass through")
+    assert passes
+    assert all("limits requests (429); raise its quota" in str(error) for error in passes)
+
+
+def test_a_throttled_pass_goes_on_where_it_ended(
+    openbao: OpenBao, server: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within ten minutes; any other failure, a new token and a success begin anew."""
+    monkeypatch.setattr(provider_module, "CONNECTIONS", 1)
+    clock = Clock()
+    three = "\n".join(MANY.splitlines()[:3])
+    provider = make(openbao, server, three, clock=clock)
+    paths = [f"/v1/secret/data/quota/{number}" for number in range(3)]
+
+    def asked() -> list[str]:
+        found = [request.target for request in server.requests if request.target in paths]
+        server.requests.clear()
+        return found
+
+    for fault, ahead, again in (
+        (reply(429, retry_after="90"), 90, paths[1:]),
+        (reply(429, retry_after="90"), 700, paths),
+        (answer(403), 0, paths),
+    ):
+        server.script(GOOD, fault)
+        with pytest.raises(SyncdError):
+            provider.fetch()
+        assert asked() == paths[:2]
+        server.script()
+        clock.ahead += ahead
+        assert set(contents(provider.fetch())) == {"f0", "f1", "f2"}
+        assert asked() == again
+        provider.fetch()
+        assert asked() == paths
+
+
+def test_reads_are_made_in_parallel_and_writes_after_them(
+    openbao: OpenBao, server: Receiver
+) -> None:
+    """A few at a time, over connections that are kept; a write is not made before all are read."""
+    write = "- {objectName: w, secretPath: pki/issue/web, secretKey: k, method: PUT}\n"
+    provider = make(openbao, server, write + MANY)
+    together = threading.Barrier(transport.CONNECTIONS)
+    server.script(*[reply_together(together)] * transport.CONNECTIONS)
+    provider.fetch()
+    assert [request.method for request in server.requests] == ["GET"] * 8 + ["PUT"]
+    assert len({request.connection for request in server.requests}) == transport.CONNECTIONS
+
+
+def test_nothing_is_written_to_the_vault_when_a_read_fails(
+    openbao: OpenBao, server: Receiver
+) -> None:
+    """A pass that cannot succeed issues no certificate."""
+    write = "- {objectName: w, secretPath: pki/issue/web, secretKey: k, method: PUT}\n"
+    provider = make(openbao, server, write + MANY)
+    server.script(answer(404))
+    with pytest.raises(RefusedError, match="there is nothing at secret/data/quota"):
+        provider.fetch()
+    assert "PUT" not in {request.method for request in server.requests}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from support.openbao import Clock, contents, vault_class
+from support.openbao import ROOT, Clock, RefusalError, contents, vault_class
 
-from syncd.config.auth import TokenFile
+from syncd.config.auth import AppRole, TokenFile
 from syncd.core.errors import RefusedError
 from syncd.provision.manifest import decode_manifests
 from syncd.provision.publish import Publisher
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.openbao import OpenBao
+
+    from syncd.config.auth import VaultAuth
 
 AIDBOX_MANIFEST = """
 apiVersion: secrets-store.csi.x-k8s.io/v1
@@ -328,6 +331,30 @@ def test_namespaces(openbao: OpenBao) -> None:
     assert contents(provider.fetch()) == {"f": b"of the team"}
     with pytest.raises(RefusedError, match="404"):
         openbao.provider(objects).fetch()
+
+
+@pytest.mark.parametrize("method", ["token", "approle", "stale token"])
+def test_a_namespace_that_does_not_exist_is_named(
+    openbao: OpenBao, tmp_path: Path, method: str
+) -> None:
+    """By the login and by a read, and neither the auth method nor the path is blamed."""
+    with suppress(RefusalError):  # an earlier test made it
+        openbao.write("sys/namespaces/team")
+    file = tmp_path / "credential"
+    file.write_text("stale" if method == "stale token" else ROOT)
+    auth: VaultAuth = TokenFile(token_file=str(file))
+    if method == "approle":
+        auth = AppRole(role_id_file=str(file))
+    objects = "- {objectName: f, secretPath: kv/data/nothing, secretKey: k}"
+    for name in ("nowhere", "team/nowhere"):
+        parameters = f"vaultNamespace: {name}"
+        with pytest.raises(RefusedError) as caught:
+            openbao.provider(objects, auth, parameters=parameters).fetch()
+        assert f"{openbao.address} has no namespace {name} (404)" in caught.value.problem
+        assert caught.value.remedy == "create it, or correct vaultNamespace"
+    with pytest.raises(RefusedError) as caught:
+        openbao.provider(objects, auth, parameters="vaultNamespace: team").fetch()
+    assert "has no namespace" not in str(caught.value)
 
 
 def test_no_repr_shows_a_value_or_an_argument() -> None:

@@ -504,7 +504,7 @@ async def test_tls_is_verified(mail: Mail, tmp_path: Path) -> None:
             theirs.server(),
             "certificate is signed by a CA that is not trusted; set ca_file to its CA",
         ),
-        (ours.server(expires=EXPIRED), "the certificate has expired; replace the certificate"),
+        (ours.server(expires=EXPIRED), "the certificate has expired; renew the certificate"),
     ):
         with Receiver(tls=context) as receiver:
             consumer = webhook(receiver, mail, ca_file=ours.file)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EXPIRED = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+FUTURE = dt.datetime(2037, 1, 1, tzinfo=dt.UTC)
 
 
 class Authority:
@@ -35,11 +36,17 @@ class Authority:
         return self._ca.cert_pem.bytes()
 
     def server(
-        self, *, clients: Authority | None = None, expires: dt.datetime | None = None
+        self,
+        *,
+        clients: Authority | None = None,
+        begins: dt.datetime | None = None,
+        expires: dt.datetime | None = None,
+        names: tuple[str, ...] = ("127.0.0.1", "localhost"),
     ) -> ssl.SSLContext:
         """The server's side for 127.0.0.1; with `clients`, only their certificates are let in."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._ca.issue_cert("127.0.0.1", "localhost", not_after=expires).configure_cert(context)
+        issued = self._ca.issue_cert(*names, not_before=begins, not_after=expires)
+        issued.configure_cert(context)
         if clients is not None:
             clients._ca.configure_trust(context)
             context.verify_mode = ssl.CERT_REQUIRED

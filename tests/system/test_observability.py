@@ -27,6 +27,38 @@ def test_the_alerts(need: Callable[..., None]) -> None:
         subprocess.run(["promtool", *command], cwd=DIRECTORY, check=True)
 
 
+def test_the_queries_of_the_guide(need: Callable[..., None], tmp_path: Path) -> None:
+    """One replica of three has an old version: two versions are counted, the replica is named."""
+    need("promtool")
+    with open(f"{ROOT}/docs/fleet.md") as file:
+        count, which = re.findall(r"```promql\n(.*?)```", file.read(), re.DOTALL)
+    series = {"a": "k1:2", "b": "k1:2", "c": "k1:1"}
+    name = 'syncd_secret_version_info{{instance="{}", job="app", secret="s", version="{}"}}'
+    document = {
+        "tests": [
+            {
+                "input_series": [
+                    {"series": name.format(*item), "values": "1x9"} for item in series.items()
+                ],
+                "promql_expr_test": [
+                    {
+                        "expr": count,
+                        "eval_time": "5m",
+                        "exp_samples": [{"labels": '{job="app", secret="s"}', "value": 2}],
+                    },
+                    {
+                        "expr": which,
+                        "eval_time": "5m",
+                        "exp_samples": [{"labels": name.format("c", "k1:1"), "value": 1}],
+                    },
+                ],
+            }
+        ]
+    }
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(document))
+    subprocess.run(["promtool", "test", "rules", "test.yaml"], cwd=tmp_path, check=True)
+
+
 def test_every_alert_is_tested() -> None:
     """For each one there is a case in which it fires and one in which it does not."""
     with open(f"{DIRECTORY}/alerts.yaml") as file:
@@ -45,6 +77,7 @@ def test_the_dashboard(need: Callable[..., None], tmp_path: Path) -> None:
     metrics = Metrics()
     metrics.consumer("hook").delivered(0.1)
     metrics.provider("vault").succeeded()
+    metrics.adoption("aidbox").adopted(0.1)
     exposed = set(re.findall(r"^(\w+)", metrics.exposition()[0].decode(), re.MULTILINE))
     queries: list[str] = []
     taken: set[tuple[int, int]] = set()

@@ -240,6 +240,17 @@ def test_a_daemon_that_hangs(machine: Machine) -> None:
     machine.shell(f"rm {drop_in}; systemctl daemon-reload; systemctl restart syncd.service")
 
 
+def test_an_invalid_configuration_is_not_tried_again(machine: Machine) -> None:
+    """No restart changes it: the unit fails, and starts when the file is corrected."""
+    before = machine.run("cat", "/etc/syncd/syncd.yaml").stdout
+    machine.write("/etc/syncd/syncd.yaml", "nonsense: true\n")
+    machine.shell("systemctl restart syncd.service || true")
+    assert show(machine, "ActiveState") == "failed"
+    assert show(machine, "NRestarts") == "0"
+    machine.write("/etc/syncd/syncd.yaml", before)
+    machine.shell("systemctl restart syncd.service")
+
+
 def test_a_daemon_that_is_killed(machine: Machine) -> None:
     """SIGKILL loses no event: neither of a rotation before, nor of one while it is down."""
     for number in range(3, 7):

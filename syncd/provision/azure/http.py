@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from azure.core.exceptions import AzureError
 from azure.core.pipeline.transport import RequestsTransport
 
 from syncd.core.errors import TemporaryError
@@ -62,7 +61,7 @@ class Transport(RequestsTransport):
         super().__init__(use_env_settings=False)
         self.session: requests.Session | None = None
         self._address = address
-        self._sessions = RotatingSession(address, trust, interruption)
+        self._sessions = RotatingSession(address, trust)
         self._interruption = interruption
         self.status = 0
         """The status of the last answer, for errors of the SDK that have none."""
@@ -89,13 +88,13 @@ class Transport(RequestsTransport):
             RefusedError: The answer is too long.
         """
         self.status = 0
-        with self._interruption.bounded(
-            self._interruption.what,
-            self._address,
-            errors=(AzureError,),
+        send = super().send
+        response = self._interruption.call(
+            lambda: send(request, **options),
+            what=self._interruption.what,
+            server=self._address,
             check="check that it is a Key Vault",
-        ):
-            response = super().send(request, **options)
+        )
         self.status = response.status_code
         return response
 

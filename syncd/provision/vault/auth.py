@@ -210,6 +210,7 @@ class Login:
         )
 
     def _refuse_login(self, status: int, path: str) -> NoReturn:
+        self._connection.check_namespace(status, f"log in at {path}")
         what = f"cannot log in at {path}: {self._connection.address}"
         if status == HTTPStatus.NOT_FOUND:
             setting = "auth.mount"

@@ -4,9 +4,9 @@ Traps of hvac that this module avoids (hvac 2.4); for those of requests see
 `syncd.net.requests_session`:
 
 - it follows redirects and sends its token to the other host: redirects are not followed;
-- an argument that is None is taken from the `VAULT_*` environment: all are passed;
-- a session's `verify` overrides the argument, and `read` turns a 404 into None: the adapter is
-  called directly, with the session's own TLS;
+- its client takes what is None from the `VAULT_*` environment, and `read` turns a 404 into None:
+  the adapter is called directly, with the session's own TLS. The client is not even imported: its
+  classes for every API of Vault's take half the time (`syncd.system.lean_import.import_hvac`);
 - its exceptions can hold the whole response body: statuses are read here, hvac raises nothing,
   and messages never hold the text of a foreign exception.
 """
@@ -14,24 +14,26 @@ Traps of hvac that this module avoids (hvac 2.4); for those of requests see
 from __future__ import annotations
 
 import random
+import threading
 import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import hvac
 import requests
 import urllib3
 from hvac.adapters import RawAdapter
 
-from syncd.core.errors import TemporaryError
+from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.timing import Backoff
+from syncd.net.proxies import proxy_for
 from syncd.net.reasons import parse_retry_after
 from syncd.net.requests_session import (
     CONNECT_TIMEOUT,
     READ_TIMEOUT,
     Interruption,
+    PlainSession,
     RotatingSession,
     explain,
 )
@@ -63,9 +65,18 @@ class Answer:
     body: bytes = field(repr=False)
     retry_after: float | None = None
 
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is one of success (2xx)."""
+        return 200 <= self.status < 300  # noqa: PLR2004 - RFC 9110
+
+
+class ThrottledError(TemporaryError):
+    """The server limits requests (429)."""
+
 
 class Connection:
-    """Requests to one server, one at a time.
+    """Requests to one server, from any number of threads.
 
     Args:
         address: URL of the server.
@@ -77,8 +88,9 @@ class Connection:
         self.address = address
         self._namespace = namespace
         self._interruption = Interruption()
-        self._session = RotatingSession(address, trust, self._interruption)
-        self._client: Any = None
+        self._session = RotatingSession(address, trust, PlainSession)
+        self._adapter: Any = None
+        self._lock = threading.Lock()
 
     def request(
         self,
@@ -146,6 +158,31 @@ class Connection:
                 "check that a Vault server listens there",
             ) from None
 
+    def check_namespace(self, status: int, what: str) -> None:
+        """Explains a refusal by the namespace, where the server has none of that name.
+
+        `sys/internal/ui/mounts` answers without a token, in every namespace that exists; for one
+        that does not, login and reads answer 404 (OpenBao 2.7) or, depending on the version, 403.
+
+        Args:
+            status: Of the answer that refuses.
+            what: As for `request`.
+
+        Raises:
+            RefusedError: There is no such namespace.
+        """
+        if not self._namespace or status not in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
+            return
+        try:
+            answer = self.request("GET", "sys/internal/ui/mounts", "look up the namespace")
+        except TemporaryError:
+            return  # the refusal is explained without it
+        if answer.status == HTTPStatus.NOT_FOUND:
+            raise RefusedError(
+                f"cannot {what}: {self.address} has no namespace {self._namespace} ({status:d})",
+                "create it, or correct vaultNamespace",
+            )
+
     def resume(self) -> None:
         """Allows requests again after an interruption."""
         self._interruption.resume()
@@ -163,18 +200,20 @@ class Connection:
         headers = {"X-Vault-Token": token} if token else {}
         if body is not None:
             headers["Content-Type"] = "application/json"
-        bounded = self._interruption.bounded(
-            what, self.address, errors=_ERRORS, check="check secretPath"
-        )
         try:
-            with bounded:
-                response = self._ready().adapter.request(
+            adapter = self._ready()
+            response = self._interruption.call(
+                lambda: adapter.request(
                     method,
                     url,
                     headers=headers,
                     data=None if body is None else body.encode(),
                     raise_exception=False,
-                )
+                ),
+                what=what,
+                server=self.address,
+                check="check secretPath",
+            )
         except _ERRORS as error:
             raise explain(
                 error,
@@ -185,38 +224,56 @@ class Connection:
                 server_name="vaultTLSServerName",
             ) from None
         retry_after = parse_retry_after(response.headers.get("Retry-After"), time.time())
-        return Answer(response.status_code, response.content, retry_after)
+        answer = Answer(response.status_code, response.content, retry_after)
+        self._refuse_foreign(answer, what)
+        return answer
+
+    def _refuse_foreign(self, answer: Answer, what: str) -> None:
+        """Raises for an answer that is not the server's, or not of HTTP as configured."""
+        if answer.status < 400 or not self.address.startswith("http:"):  # noqa: PLR2004 - RFC 9110
+            return
+        proxy = proxy_for(self.address)
+        if proxy is not None and proxy.is_answer(answer.status, answer.body):
+            raise proxy.refusal(answer.status, what)
+        if answer.status == HTTPStatus.BAD_REQUEST and any(
+            text in answer.body[:1000].lower() for text in _TLS_ONLY
+        ):
+            problem = f"cannot {what}: the server at {self.address} requires TLS (400)"
+            raise RefusedError(problem, "write https:// in vaultAddress or vault_url")
 
     def _ready(self) -> Any:  # noqa: ANN401 - hvac has no types
-        """The client over the current session; the session changes with the files of TLS."""
-        session = self._session.current()
-        if self._client is None or self._client.session is not session:
-            self._client = hvac.Client(
-                url=self.address,
-                token="",
-                namespace=self._namespace,
-                verify=session.verify,
-                timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
-                allow_redirects=False,
-                session=session,
-                adapter=RawAdapter,
-                proxies=session.proxies,
-            )
-        return self._client
+        """The adapter on the current session, which changes with the files of TLS."""
+        with self._lock:
+            session = self._session.current()
+            if self._adapter is None or self._adapter.session is not session:
+                self._adapter = RawAdapter(
+                    base_uri=self.address,
+                    token="",
+                    namespace=self._namespace,
+                    verify=session.verify,
+                    timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+                    allow_redirects=False,
+                    session=session,
+                    proxies=session.proxies,
+                )
+            return self._adapter
 
     def _unable(self, answer: Answer, what: str) -> TemporaryError:
-        status = answer.status
+        status, kind = answer.status, TemporaryError
         if status == HTTPStatus.TOO_MANY_REQUESTS:
+            kind = ThrottledError
             problem, remedy = "limits requests (429)", "raise its quota or the interval"
         elif status == HTTPStatus.SERVICE_UNAVAILABLE:
             problem, remedy = "is sealed or not ready (503)", "unseal it"
         else:
             problem, remedy = f"cannot answer now ({status})", "check its log"
         message = f"cannot {what}: the server at {self.address} {problem}"
-        return TemporaryError(message, remedy, retry_after=answer.retry_after)
+        return kind(message, remedy, retry_after=answer.retry_after)
 
 
 _ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+_TLS_ONLY = (b"to an https server", b"sent to https port")
+"""What Go's net/http and nginx answer to HTTP on a port for HTTPS."""
 _RNG = random.Random()  # noqa: S311 - jitter
 
 

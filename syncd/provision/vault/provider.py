@@ -4,6 +4,12 @@ The first error ends the pass, so that a payload is always the whole set. Object
 method, path, query and arguments share one response per pass, so that a dynamic user and its
 password match. Leased responses are reused (`syncd.provision.vault.lease`), all others are read
 again in each pass.
+
+Reads are made in parallel, over a few connections. Writes follow when all reads have succeeded, one
+after the other: a pass that fails at a read should not have issued a certificate.
+
+When the server limits requests (429), the next pass continues where this one ended: with a quota
+that is smaller than a pass, the first objects would otherwise use it up each time.
 """
 
 from __future__ import annotations
@@ -12,24 +18,20 @@ import math
 import threading
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NoReturn
-from urllib.parse import parse_qsl
+from typing import TYPE_CHECKING
 
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.payload import Payload
+from syncd.net.requests_session import CONNECTIONS
 from syncd.provision.vault.auth import Login
-from syncd.provision.vault.http import Connection
+from syncd.provision.vault.http import Connection, ThrottledError
 from syncd.provision.vault.lease import Leases, Request
-from syncd.provision.vault.response import (
-    ResponseError,
-    is_destroyed,
-    is_gone,
-    parse_response,
-    to_file,
-)
+from syncd.provision.vault.refusal import refuse, refuse_write
+from syncd.provision.vault.response import to_file
+from syncd.system.threads import spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from syncd.config.auth import VaultAuth
     from syncd.core.payload import File
@@ -38,10 +40,12 @@ if TYPE_CHECKING:
     from syncd.provision.vault.objects import VaultClass, VaultObject
     from syncd.provision.vault.response import Response
 
+    _Wanted = Mapping[Request, VaultObject]
 
-_UNDELETE = "undelete it, or write a new version"
-_KV_V2 = ("config", "data", "delete", "destroy", "metadata", "subkeys", "undelete")
-_READS = ("GET", "LIST")
+READS = ("GET", "LIST", "HEAD")
+"""Methods that change nothing, so that their order does not matter."""
+LONGEST_DETOUR = 600.0
+"""Seconds for which a pass reuses what earlier passes read before they were throttled."""
 
 
 class _TokenLostError(Exception):
@@ -50,6 +54,14 @@ class _TokenLostError(Exception):
     def __init__(self, another: str) -> None:
         super().__init__()
         self.another = another
+
+
+class _AnswerError(Exception):
+    """An answer that is no success: no further read begins."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self.answer = answer
 
 
 class VaultProvider:
@@ -82,6 +94,8 @@ class VaultProvider:
         self._leases = Leases(self._connection, clock)
         self._logins = 0
         self._without_result: dict[Request, int] = {}
+        self._read: dict[Request, Response] = {}
+        self._began = 0.0
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -90,11 +104,24 @@ class VaultProvider:
     def fetch(self) -> Payload:
         """Reads every object; see `syncd.provision.refresh.Provider`."""
         with self._lock:
-            token = self._login.token()
+            now = self._clock()
+            if not self._read or now - self._began > LONGEST_DETOUR:
+                self._read, self._began = {}, now
+            throttled = False
             try:
-                files = self._pass(token)
-            except _TokenLostError as lost:
-                files = self._pass(lost.another)
+                token = self._login.token()
+                try:
+                    files = self._pass(token)
+                except _TokenLostError as lost:
+                    self._read = {}
+                    files = self._pass(lost.another)
+            except ThrottledError:
+                throttled = True
+                raise
+            finally:
+                # only a throttled pass is continued; any other one reads everything again
+                if not throttled:
+                    self._read = {}
             due = min(self._login.due, self._leases.due) - self._clock()
             return Payload(files, None if math.isinf(due) else due)
 
@@ -116,120 +143,74 @@ class VaultProvider:
         if self._login.logins != self._logins:
             self._leases.forget()
             self._logins = self._login.logins
+        missing: dict[Request, VaultObject] = {}
         for wanted in self._vault.objects:
             if wanted.request in self._without_result:
-                self._refuse_write(wanted)
-        responses: dict[Request, Response] = {}
-        files: list[File] = []
-        for wanted in self._vault.objects:
-            response = responses.get(wanted.request)
+                refuse_write(wanted, self._without_result[wanted.request])
+            if wanted.request in self._read or wanted.request in missing:
+                continue
+            response = self._leases.reuse(wanted, token)
             if response is None:
-                response = self._leases.reuse(wanted, token)
-            if response is None:
-                response = self._read(wanted, token)
-                if response.content is None and wanted.method not in _READS:
-                    self._without_result[wanted.request] = HTTPStatus.OK
-                    self._refuse_write(wanted)
-                self._leases.keep(wanted, response)
-            responses[wanted.request] = response
-            files.append(to_file(response, wanted))
-        return tuple(files)
+                missing[wanted.request] = wanted
+            else:
+                self._read[wanted.request] = response
+        reads = {at: wanted for at, wanted in missing.items() if wanted.method in READS}
+        self._read_all(reads, token)
+        for at, wanted in missing.items():
+            if at not in reads:
+                self._accept(wanted, self._request(wanted, token), token)
+        return tuple(to_file(self._read[item.request], item) for item in self._vault.objects)
 
-    def _read(self, wanted: VaultObject, token: str) -> Response:
-        what = f"read {wanted.path}"
-        answer = self._connection.request(
+    def _read_all(self, reads: _Wanted, token: str) -> None:
+        """Reads in parallel. What was read before one of them failed is kept where it is leased."""
+
+        def read(wanted: VaultObject) -> Answer:
+            answer = self._request(wanted, token)
+            if not answer.is_success:
+                raise _AnswerError(answer)
+            return answer
+
+        failures: list[Exception] = []
+        results = spread(read, reads.values(), CONNECTIONS)
+        for wanted, result in zip(reads.values(), results, strict=True):
+            try:
+                answer = result.answer if isinstance(result, _AnswerError) else result
+                if isinstance(answer, Exception):
+                    failures.append(answer)
+                elif answer is not None:  # else it did not begin
+                    self._accept(wanted, answer, token)
+            except (TemporaryError, RefusedError) as error:
+                failures.append(error)
+        if failures:
+            # a quota is not what is wrong with an object that the server refuses
+            failures.sort(key=lambda error: isinstance(error, ThrottledError))
+            raise failures[0]
+
+    def _request(self, wanted: VaultObject, token: str) -> Answer:
+        return self._connection.request(
             wanted.method,
             wanted.secret_path,
-            what,
+            f"read {wanted.path}",
             query=wanted.query,
             body=wanted.arguments,
             token=token,
         )
+
+    def _accept(self, wanted: VaultObject, answer: Answer, token: str) -> None:
+        """Takes the response to an object's request, or raises what is wrong with it."""
         if answer.status == HTTPStatus.FORBIDDEN:  # the token expired, or the policy denies
             another = self._login.recover()
             if another is not None:
                 raise _TokenLostError(another)
-        if answer.status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
-            self._check_data(wanted, token, answer.status)
-        if not 200 <= answer.status < 300:  # noqa: PLR2004 - success
-            self._refuse(answer, wanted)
-        where = f"{wanted.method} {wanted.secret_path}"
-        if answer.status == HTTPStatus.NO_CONTENT:
-            if wanted.method not in _READS:
-                self._without_result[wanted.request] = answer.status
-                self._refuse_write(wanted)
-            self._refuse(answer, wanted)
-        return self._connection.parse(answer, f"{what} ({where})")
-
-    def _check_data(self, wanted: VaultObject, token: str, status: int) -> None:
-        """Explains a path of KV v2 without `data/`: a policy that fits the secret denies it (403).
-
-        `sys/internal/ui/mounts` describes the mount to every token with a permission on it; Vault's
-        own command line asks it before each `kv get`.
-        """
-        path = wanted.secret_path
-        if wanted.method != "GET":
-            return
-        try:
-            what = f"look up the mount of {path}"
-            mounts = f"sys/internal/ui/mounts/{path}"
-            answer = self._connection.request("GET", mounts, what, token=token)
-            if answer.status != HTTPStatus.OK:
-                return
-            mount = parse_response(answer.body)
-        except (TemporaryError, ResponseError):
-            return  # the refusal is explained without it
-        name = mount.text("data", "path")
-        rest = path.removeprefix(name)
-        if mount.text("data", "options", "version") != "2" or not name or rest == path:
-            return
-        if rest.split("/")[0] not in _KV_V2:
-            raise RefusedError(
-                f"cannot read {wanted.path}: {name} is KV v2, which has no {path} ({status:d})",
-                f"write secretPath: {name}data/{rest}",
-            )
-
-    def _refuse_write(self, wanted: VaultObject) -> NoReturn:
-        """Explains a write without a result, which later passes do not repeat."""
-        status = self._without_result[wanted.request]
-        where = f"{wanted.method} {wanted.secret_path}"
-        raise RefusedError(
-            f"cannot read {wanted.path}: {where} is a write without a result ({status:d})",
-            "remove the object, or correct method or secretPath; syncd does not repeat the write"
-            " until it starts again",
-        )
-
-    def _refuse(self, answer: Answer, wanted: VaultObject) -> NoReturn:
-        """Explains a status that another attempt does not change."""
-        status, where = answer.status, f"{wanted.method} {wanted.secret_path}"
-        if status == HTTPStatus.NOT_FOUND:
-            problem = f"there is nothing at {wanted.secret_path} (404)"
-            remedy = "write the secret, or correct secretPath (KV v2: mount/data/name)"
-            version = dict(parse_qsl(wanted.query)).get("version", "")
-            version = f"version {version}" if version.isdecimal() and int(version) else ""
-            if version:
-                problem = f"there is no {version} at {wanted.secret_path} (404)"
-                remedy = "correct the version or the path in secretPath, or write the secret"
-            try:
-                response = parse_response(answer.body)
-                if is_gone(response):
-                    which = version or "the version"
-                    destroyed = is_destroyed(response)
-                    state = "destroyed" if destroyed else "deleted"
-                    problem = f"{which} at {wanted.secret_path} is {state} (404)"
-                    remedy = "write a new version" if destroyed else _UNDELETE
-                    if version:
-                        remedy += ", or correct the version in secretPath"
-            except ResponseError:
-                pass
-        elif status == HTTPStatus.FORBIDDEN:
-            problem, remedy = f"the policy denies {where} (403)", "allow it in the login's policy"
-        elif status == HTTPStatus.NO_CONTENT:
-            problem, remedy = f"{where} has no content (204)", "correct secretPath or method"
-        elif 300 <= status < 400:  # noqa: PLR2004 - a redirect
-            problem = f"{self._connection.address} redirects to another address ({status})"
-            remedy = "set vaultAddress or vault_url to the active server"
-        else:
-            problem = f"{self._connection.address} rejects {where} ({status})"
-            remedy = "check secretPath, method and secretArgs"
-        raise RefusedError(f"cannot read {wanted.path}: {problem}", remedy)
+        is_write = wanted.method not in READS
+        if not answer.is_success or (answer.status == HTTPStatus.NO_CONTENT and not is_write):
+            refuse(self._connection, wanted, answer, token)
+        response = None
+        if answer.status != HTTPStatus.NO_CONTENT:
+            where = f"{wanted.method} {wanted.secret_path}"
+            response = self._connection.parse(answer, f"read {wanted.path} ({where})")
+        if response is None or (is_write and response.content is None):
+            self._without_result[wanted.request] = answer.status
+            refuse_write(wanted, answer.status)
+        self._leases.keep(wanted, response)
+        self._read[wanted.request] = response

@@ -82,7 +82,10 @@ def test_a_miss_on_a_busy_machine_is_no_verdict() -> None:
 
 def test_what_others_use_is_counted_and_what_is_ours_is_not(tmp_path: Path) -> None:
     """A process that is nobody's child here keeps a processor busy; one of ours does the same."""
-    spin = "import os; print(os.getpid(), flush=True)\nwhile True: pass"
+    spin = (
+        "import os, time; print(os.getpid(), flush=True)\n"
+        f"end = time.monotonic() + {2 * DEADLINE}\nwhile time.monotonic() < end: pass"
+    )
     with subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) as ours:
         assert ours.stdout is not None
         ours.stdout.readline()
@@ -92,7 +95,7 @@ def test_what_others_use_is_counted_and_what_is_ours_is_not(tmp_path: Path) -> N
     said = tmp_path / "pid"
     detach = f"{sys.executable} -c '{spin}' > {said} &"
     subprocess.run(["sh", "-c", detach], check=True, timeout=DEADLINE)
-    wait_until(lambda: said.read_text().endswith("\n"))
+    wait_until(lambda: said.exists() and said.read_text().endswith("\n"))
     try:
         meter = Meter()
         wait_until(lambda: others._busy() - meter.busy > 1)

@@ -121,3 +121,48 @@ async def test_a_vault_config_that_cannot_be_used_is_what_is_missing(root: Path)
 
         tasks.start_soon(run)
         await anyio.to_thread.run_sync(write, path, good)
+
+
+async def test_what_is_missing_is_reported_at_once_and_on_changes(root: Path) -> None:
+    """Before anything is over: a pod that waits has the reason in its log."""
+    make(root)
+    settings = configure(root, "a", "b")
+    lines: list[str] = []
+    async with anyio.create_task_group() as tasks:
+
+        async def run() -> None:
+            with anyio.fail_after(DEADLINE):
+                assert await wait(settings, DEADLINE, report=lines.append) == []
+
+        tasks.start_soon(run)
+        await until(lambda: len(lines) == 2)
+        assert [line.split(": secret ")[0] for line in lines] == [
+            f"waiting: {root}/{name}" for name in "ab"
+        ]
+        await anyio.to_thread.run_sync(write, root / "a", b"x")
+        await until(lambda: lines[-1] == "waiting: still missing: 1")
+        await anyio.to_thread.run_sync(make, root / "b")
+        await until(lambda: "secret b is unreadable" in lines[-1])
+        await anyio.to_thread.run_sync(os.rmdir, root / "b")
+        await anyio.to_thread.run_sync(write, root / "b", b"x")
+    assert not [line for line in lines if not line.startswith("waiting: ")]
+
+
+async def test_many_missing_secrets_are_summed_up(root: Path) -> None:
+    """The log of an init container is not flooded."""
+    make(root)
+    lines: list[str] = []
+    missing = await wait(configure(root, *map(str, range(30))), 0.1, report=lines.append)
+    assert len(missing) == 30
+    assert len(lines) == 21
+    assert lines[-1] == "waiting: and 10 more secrets"
+
+
+async def test_only_chosen_secrets_are_waited_for(root: Path) -> None:
+    """One missing entry does not keep the others' program down; an unknown name is reported."""
+    make(root)
+    write(root / "client-secret", b"x")
+    settings = configure(root, "client-secret", "never")
+    assert await wait(settings, 0.0, only=["client-secret"]) == []
+    (line,) = await wait(settings, 0.0, only=["clent-secret"])
+    assert line.endswith("there is no secret clent-secret; did you mean client-secret?")

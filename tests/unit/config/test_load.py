@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings as tuned, strategies as st
 
 from syncd.config import load as configuration, settings
-from syncd.config.load import examine, load, load_relay
+from syncd.config.load import examine, examine_any, load, load_relay
 from syncd.config.settings import (
     Aidbox,
     BasicAuth,
@@ -539,6 +539,26 @@ class TestExamine:
         assert loaded == Settings(vault_config="/vc.json")
 
 
+@pytest.mark.parametrize(
+    "url", ["http://${HOST}/x", "http://$HOST:1", "http://{{host}}", "http://a<b>"]
+)
+def test_a_host_with_characters_that_no_host_has(url: str, tmp_path: Path) -> None:
+    """A placeholder that nobody filled in is not a host."""
+    consumer = f"consumers: [{{name: a, kind: webhook, url: '{url}'}}]"
+    assert problems_in(consumer, tmp_path) == [("consumers[0].url", "is not an http or https URL")]
+
+
+def test_a_relay_is_recognised_by_its_section(tmp_path: Path) -> None:
+    """For a linter that is given any configuration."""
+    file = tmp_path / "c.yaml"
+    file.write_text(json.dumps({"relay": {"urls": ["nats://a"], "subject": "s.>"}, "x": 1}))
+    assert [found.where for found in examine_any(str(file), {})[1]] == ["x"]
+    file.write_text(json.dumps({"relay": {"urls": ["nats://a"], "subject": "s.>"}}))
+    assert isinstance(examine_any(str(file), {"BOX_VAULT_CONFIG": "/v"})[0], settings.RelaySettings)
+    file.write_text(json.dumps({"relay": {}, "vault_config": "/v"}))
+    assert [found.where for found in examine_any(str(file), {})[1]] == ["relay"]
+
+
 def test_credential_files_are_all_files_that_syncd_reads_for_itself(tmp_path: Path) -> None:
     """Each with the key path that names it, wherever in the configuration."""
     file = tmp_path / "syncd.yaml"
@@ -676,3 +696,14 @@ def test_an_option_of_a_relay_that_is_not_utf8_is_named() -> None:
     given = {"urls": ["nats://n"], "subject": "s.>", "credentials_file": "/caf\udce9"}
     with pytest.raises(ConfigurationError, match="--credentials-file: is not UTF-8; use a path"):
         load_relay("/dev/null", given, {})
+
+
+def test_a_grant_for_a_unit_without_its_type(tmp_path: Path) -> None:
+    """The remedy is the name with its type, not quotes."""
+    file = tmp_path / "c.yaml"
+    grant_ = {"unit": "my-app", "credential": "a/b", "secret": "s"}
+    file.write_text(json.dumps({"vault_config": "/v", "credentials": {"grants": [grant_]}}))
+    unit, credential, *_ = examine(str(file), {})[1]
+    assert "such as .service" in unit.message
+    assert unit.hint == "write it like my-app.service"
+    assert credential.hint == "write it like client-secret"

@@ -228,3 +228,37 @@ def test_scans_in_between_never_change_the_end(
     direct = plan(known, entries, seen, NOW).inventory
     coalesced = plan(through, entries, seen, NOW).inventory
     assert {n: direct[n].version for n in seen} == {n: coalesced[n].version for n in seen}
+
+
+class TestAnotherKey:
+    """The key of the fingerprints was replaced."""
+
+    SAME = Observation(State.PRESENT, "k1:new", former="k1:1")
+
+    def test_the_same_content_is_no_change(self) -> None:
+        """Its version becomes the one under the new key; when it changed stays."""
+        result = judge(KNOWN, self.SAME)
+        assert result.changes == ()
+        assert result.inventory == {"a": replace(KNOWN, version="k1:new")}
+        assert result.touched == ("a",)
+        again = plan(
+            result.inventory, {"a": ENTRY}, {"a": Observation(State.PRESENT, "k1:new")}, NOW
+        )
+        assert (again.changes, again.touched) == ((), ())
+
+    def test_content_that_is_readable_again_is_no_change(self) -> None:
+        """A file that could not be read while the key was replaced is compared afterwards."""
+        unreadable = replace(KNOWN, state=State.UNREADABLE, problem="cannot be read")
+        result = judge(unreadable, self.SAME)
+        assert result.changes == ()
+        assert result.inventory == {"a": replace(KNOWN, version="k1:new")}
+
+    def test_what_changed_since_the_scan_is_a_change(self) -> None:
+        """A version that is no longer the known one proves nothing."""
+        result = judge(replace(KNOWN, version="k1:2"), self.SAME)
+        assert result.changes == (Change(ChangeKind.MODIFIED, ENTRY, "k1:new", "k1:2"),)
+
+    def test_an_unsettled_file_keeps_its_version(self) -> None:
+        """It is compared when it is at rest."""
+        result = judge(KNOWN, replace(self.SAME, settled=False))
+        assert (result.changes, result.inventory["a"]) == ((), KNOWN)

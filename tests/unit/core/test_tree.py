@@ -307,3 +307,10 @@ def test_json_of_too_many_values(item: bytes) -> None:
         tracemalloc.stop()
     assert peak < 100_000
     assert len(parse_json(b"[" + b",".join([b"0"] * (LARGEST_JSON - 1)) + b"]")) > 1000
+
+
+@pytest.mark.parametrize("text", [b"a:\n\tb: 1", b"a:\n  b: 1\n\tc: 2", b"a:\n \t- 1", b"\ta: 1"])
+def test_a_tab_is_named(text: bytes) -> None:
+    """YAML does not allow it in an indentation, and an editor does not show it."""
+    with pytest.raises(TreeError, match=r"at line \d column \d: a tab; indent with spaces"):
+        parse_yaml(text)

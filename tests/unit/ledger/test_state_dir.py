@@ -51,14 +51,14 @@ def test_the_key_is_made_once_and_kept_private(tmp_path: Path) -> None:
     """32 bytes at mode 0600 in a directory at 0700, the same at every opening."""
     path = tmp_path / "deep" / "state"
     state = StateDir.open(str(path))
-    key, key_id = state.key, state.key_id
+    key, key_id = state.keys.current, state.keys.key_id
     assert len(key) == 32
     assert stat.S_IMODE((path / "fingerprint.key").stat().st_mode) == 0o600
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     assert key.hex() not in repr(state) + key_id
     state.close()
     again = StateDir.open(str(path))
-    assert (again.key, again.key_id) == (key, key_id)
+    assert (again.keys.current, again.keys.key_id) == (key, key_id)
     again.close()
 
 
@@ -66,7 +66,7 @@ def test_a_crash_while_the_key_is_made_leaves_no_half_key(tmp_path: Path) -> Non
     """What was written before the rename does not count."""
     (tmp_path / "fingerprint.key.new").write_bytes(b"half")
     state = StateDir.open(str(tmp_path))
-    assert len(state.key) == 32
+    assert len(state.keys.current) == 32
     assert not (tmp_path / "fingerprint.key.new").exists()
     state.close()
 

@@ -14,13 +14,16 @@ from support.world import CANARY, World
 
 from syncd.core.findings import CODES, Finding
 from syncd.core.mountinfo import Mount
-from syncd.lint import check
+from syncd.lint import files
 from syncd.lint.check import run_checks
 from syncd.lint.render import as_json, as_text, exit_code
 
 GENERATION = "..2026_11_23_20_40_28.123456789"
 _ELSEWHERE = (
-    *("credential-", "grant-", "listen-", "manifest-", "provision-", "subscriber-"),
+    *("credential-", "grant-", "listen-", "manifest-", "provision-", "subscriber"),
+    *("address-unknown", "group-foreign"),
+    *("scope-unmatched", "state-unusable", "unit-unusable", "user-unknown"),
+    "value-uninterpolated",
     *("aidbox-", "destination-", "entry-", "reference-", "secret-stored"),
 )
 
@@ -208,7 +211,7 @@ class TestMount:
         path = world.write("a")
         place = world.enter(path)
         frozen = (Mount("/", "/"), Mount(f"/{GENERATION}/a", path, id=1, parent=0))
-        monkeypatch.setattr(check, "mounts", lambda: frozen)
+        monkeypatch.setattr(files, "mounts", lambda: frozen)
         assert world.told() == [("mount-frozen", place)]
         frozen = (Mount("/", "/"), Mount("/vc.json", world.vault_config, id=1, parent=0))
         assert world.told() == [("mount-frozen", world.vault_config)]
@@ -227,7 +230,7 @@ class TestMount:
         """A file that is written in place does show in a mount of the file."""
         path = world.write("a")
         world.enter(path)
-        monkeypatch.setattr(check, "mounts", lambda: (Mount(root, path),))
+        monkeypatch.setattr(files, "mounts", lambda: (Mount(root, path),))
         (found,) = world.check()
         assert claim in found.message
         assert "never" not in f"{found.message} {found.hint}"
@@ -378,7 +381,7 @@ def test_every_mistake_is_named_in_one_run(world: Place, monkeypatch: pytest.Mon
     (plain / "loop").symlink_to("loop")
     (plain / "escape").symlink_to("/etc/hostname")
     world.write("big", b"x" * (1 << 20) + b"x")
-    monkeypatch.setattr(check, "mounts", lambda: (Mount("/x", str(plain / "frozen")),))
+    monkeypatch.setattr(files, "mounts", lambda: (Mount("/x", str(plain / "frozen")),))
     for name in ("b", "frozen", "empty", "fifo", "dangling", "loop", "escape", "big", "missing"):
         world.enter(str(plain / name), name)
     contents = {

@@ -82,7 +82,7 @@ class Bench(World):
         self.reconciler = Reconciler(
             wanted,
             file,
-            key=self.state_dir.key,
+            key=self.state_dir.keys.current,
             ledger=self.ledger,
             consumers={"hook": Grant()},
             metrics=Metrics(),

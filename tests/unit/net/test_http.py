@@ -7,6 +7,7 @@ import pytest
 from syncd.net.credentials import CredentialFiles, Keyring
 from syncd.net.http import Connection
 from syncd.net.tls import RotatingContext, Trust
+from syncd.system import threads
 
 
 @pytest.fixture(params=["plain", "tls"])
@@ -24,7 +25,7 @@ async def test_nothing_configured_needs_no_thread(
 ) -> None:
     """Without files there is nothing to read; the system's CAs are read once."""
     connection = Connection(Keyring(CredentialFiles()), tls, timeout=1)
-    monkeypatch.setattr("anyio.to_thread.run_sync", None)
+    monkeypatch.setattr(threads, "start", None)
     credentials, context = await connection._read_files(again=False)
     assert (credentials.signer, credentials.authorization) == (None, None)
     assert (context is None) == (tls is None)

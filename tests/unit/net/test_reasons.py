@@ -89,7 +89,7 @@ def certificate_error(code: int, message: str = "") -> ssl.SSLCertVerificationEr
         ),
         (
             certificate_error(10),
-            "the certificate has expired; replace the certificate",
+            "the certificate has expired; renew the certificate",
         ),
         (
             certificate_error(20),
@@ -101,7 +101,23 @@ def certificate_error(code: int, message: str = "") -> ssl.SSLCertVerificationEr
         ),
         (
             certificate_error(9, "certificate is not yet valid"),
-            "the certificate is not valid: certificate is not yet valid; replace the certificate",
+            "the certificate is not valid yet; set this machine's clock, or replace the",
+        ),
+        (
+            certificate_error(26, "unsupported certificate purpose"),
+            "the certificate is not valid: unsupported certificate purpose; replace the",
+        ),
+        (
+            certificate_error(2),
+            "the certificate is signed by a CA that is not trusted; set ca_file to its CA",
+        ),
+        (
+            tls_error("WRONG_VERSION_NUMBER"),
+            "the server answers without TLS; write http:// in url, or enable TLS on the server",
+        ),
+        (
+            tls_error("RECORD_LAYER_FAILURE"),
+            "the server answers without TLS; write http:// in url",
         ),
         (TimeoutError("canary"), "no answer in time; check that the server is up"),
         (
@@ -128,7 +144,10 @@ def test_remedies_name_the_options_of_the_caller() -> None:
     untrusted = reason_of(certificate_error(19), **names)
     assert untrusted.remedy == "set vaultCACertPath to its CA"
     other_name = reason_of(certificate_error(64), **names)
-    assert other_name.remedy == "correct vaultTLSServerName, or replace the certificate"
+    assert other_name.remedy == (
+        "correct vaultAddress, set vaultTLSServerName to the certificate's name, or replace the"
+        " certificate"
+    )
 
 
 def test_clients_wrap_in_their_own_ways() -> None:

@@ -106,6 +106,7 @@ class Loop:
             Random(1),
             clock=lambda: self.now,
             sleep=self.sleeper,
+            monotonic=lambda: self.now,
         )
 
     async def rounds(self, count: int) -> list[float | None]:
@@ -153,6 +154,26 @@ async def test_it_fetches_publishes_and_rests_for_the_interval(
     assert (health.files, health.failures, health.last_error) == (1, 0, None)
     assert health.last_success_at == health.last_change_at == "1970-01-12T13:46:40.000Z"
     assert "CANARY" not in repr(logs) + repr(health)
+
+
+@pytest.mark.parametrize(
+    ("interval", "took", "least", "most"),
+    [(100.0, 60.0, 30, 50), (100.0, 300.0, 1, 1), (0.5, 0.1, 0.5, 0.5)],
+)
+async def test_the_interval_counts_from_the_start_of_a_pass(
+    make: Callable[..., Loop], interval: float, took: float, least: float, most: float
+) -> None:
+    """A slow vault does not make it longer; a pass that takes longer is followed by a rest."""
+    loop = make(Payload(FILES), interval=interval)
+    fetch = loop.provider.fetch
+
+    def slowly() -> Payload:
+        loop.now += took
+        return fetch()
+
+    loop.provider.fetch = slowly  # type: ignore[method-assign] # a slow vault
+    delays = await loop.rounds(5)
+    assert all(least <= (delay or 0) <= most for delay in delays)
 
 
 @pytest.mark.parametrize(

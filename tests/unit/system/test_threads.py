@@ -12,7 +12,7 @@ import pytest
 from support.waiting import DEADLINE, wait_until
 
 from syncd.system import threads
-from syncd.system.threads import Call, exit_within, gather, run, start
+from syncd.system.threads import Call, exit_within, gather, run, spread, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +47,34 @@ def test_idle_threads_end_but_for_one(
     wait_until(lambda: len(threads._idle) <= 1)
     wait_until(lambda: sum(t.name == "syncd call" for t in threading.enumerate()) <= 1)
     assert start(divmod, 7, 2).result(DEADLINE) == (3, 1)
+
+
+def test_calls_are_spread_over_a_few_threads() -> None:
+    """Results keep their order; no more calls run at a time than asked for."""
+    running, together = threading.Semaphore(3), threading.Barrier(3)
+
+    def call(number: int) -> int:
+        assert running.acquire(blocking=False)
+        if number < 3:
+            together.wait(DEADLINE)  # the three of them run at once
+        running.release()
+        return number * number
+
+    assert spread(call, range(20), 3) == [number * number for number in range(20)]
+    assert spread(call, [5], 3) == [25]
+    assert spread(call, [], 3) == []
+    assert spread(lambda _: threading.get_ident(), [1], 3) == [threading.get_ident()]
+
+
+def test_after_an_exception_no_further_call_begins() -> None:
+    """It is a result like the others, and what did not begin is None."""
+
+    def call(number: int) -> float:
+        return 1 / number
+
+    one, error, *rest = spread(call, [1, 0, 2, 3], 1)
+    assert (one, rest) == (1.0, [None, None])
+    assert isinstance(error, ZeroDivisionError)
 
 
 def test_gathering_leaves_out_what_does_not_return(held: threading.Event) -> None:

@@ -16,6 +16,7 @@ from syncd.telemetry.metrics import Metrics
 CONTRACT = {
     "syncd_build_info": {"version"},
     "syncd_secrets": {"state"},
+    "syncd_config_reload_ok": set(),
     "syncd_vault_config_valid": set(),
     "syncd_last_scan_timestamp_seconds": set(),
     "syncd_unreadable_roots": set(),
@@ -171,3 +172,19 @@ def test_imports_lightly() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert done.stdout.strip() == b"[]"
+
+
+def test_the_version_of_each_secret_only_where_names_are_asked_for() -> None:
+    """One series for each secret, with the version that it has now."""
+    named, entry = Metrics(secret_names=True), Entry("a", "/s/a", ())
+    for version in ("k1:1", "k1:2"):
+        named.set_inventory([Known(entry, State.PRESENT, version, None, None)])
+    gone = Known(Entry("b", "/s/b", ()), State.MISSING, None, None, None)
+    named.set_inventory([Known(entry, State.PRESENT, "k1:2", None, None), gone])
+    info = "syncd_secret_version_info"
+    assert sample(named, info, {"secret": "a", "version": "k1:2"}) == 1
+    assert sample(named, info, {"secret": "a", "version": "k1:1"}) is None
+    assert sample(named, info, {"secret": "b", "version": "none"}) == 1
+    for other in (Metrics(), Metrics(secret_names=True, mount=False)):
+        other.set_inventory([gone])
+        assert info.encode() not in other.exposition()[0]
