@@ -69,9 +69,9 @@ def adoption_audit_event(
     data: AdoptionData, *, adopted: bool, event_id: str, source: str, time: str
 ) -> dict[str, Any]:
     """The resource for the outcome of a verification, from the data and attributes of its event."""
-    subtype = "secret-adopted" if adopted else "secret-rejected"
+    outcome = "adopted" if adopted else "rejected"
     return {
-        **_resource_of(subtype, event_id=event_id, source=source, time=time),
+        **_resource_of(f"secret-{outcome}", event_id=event_id, source=source, time=time),
         "action": _EXECUTE,
         "outcome": _SUCCESS if adopted else _FAILURE,
         "entity": [
