@@ -10,12 +10,13 @@ import io
 import os
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
 from syncd import __version__
 from syncd.commands.console import harden_command, print_text, report
+from syncd.commands.delivered_options import delivered_options, wait_for_delivery
 from syncd.commands.fleet_options import fleet
 from syncd.commands.options import (
     DURATION,
@@ -148,12 +149,16 @@ def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> N
     metavar="NAME",
     help="Wait for this secret only; may be repeated.",
 )
-def wait(config: str | None, timeout: float, secrets: tuple[str, ...]) -> None:
+@delivered_options
+def wait(config: str | None, timeout: float, secrets: tuple[str, ...], **options: Any) -> None:
     """Waits until every secret of the vault config is present and readable.
 
-    Reports what is missing at once, and when it changes.
+    Reports what is missing at once, and when it changes. With --delivered, asks the running daemon
+    instead, and waits until its consumers have acknowledged every change.
     """
     harden_command()
+    if wait_for_delivery(timeout, secrets, **options):
+        return
 
     import anyio
 
@@ -195,6 +200,11 @@ def _base_urls(
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
 @click.option(
+    "--vault",
+    is_flag=True,
+    help="Log in to the vaults, examine each object, list what would be written; write nothing.",
+)
+@click.option(
     "--aidbox",
     "urls",
     multiple=True,
@@ -217,6 +227,7 @@ def check(
     format_: str,
     *,
     strict: bool,
+    vault: bool,
     urls: tuple[str, ...],
     client_id: str | None,
     client_secret_file: str | None,
@@ -224,7 +235,7 @@ def check(
     user: str | None,
     unit: str | None,
 ) -> None:
-    """Lints vault config, mount and daemon configuration, and optionally a live Aidbox."""
+    """Lints vault config, mount and configuration, and optionally the vaults and a live Aidbox."""
     harden_command()
 
     from syncd.lint.check import run_checks
@@ -248,14 +259,26 @@ def check(
         raise click.UsageError("--as and --unit contradict each other; give one of them")
     runner = find_runner(user, unit)
     environ = runner.environment(os.environ)
-    findings = run_checks(runner.config(config, environ), environ, aidbox=target, runner=runner)
+    if vault:
+        from syncd.lint import vaults
+        from syncd.telemetry.log import configure
+
+        configure("warning", "auto")  # to standard error, apart from the findings
+        if runner.identity is not None:
+            vaults.preload()
+    config = runner.config(config, environ)
+    findings = run_checks(config, environ, aidbox=target, runner=runner)
     judged_for = str(runner) if runner.identity or runner.unit else None
+    files = None
+    if vault:
+        more, files = vaults.dry_run(config, environ)
+        findings += more
     if format_ == "sarif":
         from syncd.lint.sarif import as_sarif
 
         print_text(as_sarif(findings))
     else:
-        print_text((as_json if format_ == "json" else as_text)(findings, judged_for))
+        print_text((as_json if format_ == "json" else as_text)(findings, judged_for, files))
     sys.exit(exit_code(findings, strict=strict))
 
 

@@ -64,7 +64,9 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "manifest-insecure": Severity.WARNING,
         "manifest-invalid": Severity.ERROR,
         "manifest-malformed": Severity.ERROR,
+        "manifest-mints": Severity.WARNING,
         "manifest-permission": Severity.WARNING,
+        "manifest-placeholder": Severity.WARNING,
         "manifest-unreadable": Severity.ERROR,
         "manifest-world-readable": Severity.WARNING,
         # provision entries, together with manifest and vault config
@@ -73,6 +75,11 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "provision-target-untrusted": Severity.ERROR,
         "provision-unproduced": Severity.ERROR,
         "provision-unused": Severity.WARNING,
+        # a dry run of the vaults
+        "provision-login-failed": Severity.ERROR,
+        "provision-object-expired": Severity.WARNING,
+        "provision-object-failed": Severity.ERROR,
+        "provision-unexamined": Severity.WARNING,
         # the vault config
         "vault-config-unreadable": Severity.ERROR,
         "vault-config-malformed": Severity.ERROR,

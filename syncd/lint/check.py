@@ -104,7 +104,7 @@ def run_checks(
 
 def _become(runner: Runner, file: str | None, environ: Mapping[str, str]) -> _Loaded:
     """Judges what only root can see, and becomes the runner."""
-    for module in ("syncd.provision.plan", "syncd.lint.aidbox.check", "encodings.idna"):
+    for module in ("syncd.provision.trust", "syncd.lint.aidbox.check", "encodings.idna"):
         importlib.import_module(module)  # while they are within reach
     settings, _ = examine_any(file, environ) if _is_regular(file) else (None, [])
     source = config_file(file, environ) or "environment"
@@ -128,15 +128,18 @@ def _is_regular(file: str | None) -> bool:
 def _check_mounted(settings: Settings, source: str, aidbox: Target | None) -> list[Finding]:
     # The daemon imports this module, and one that provisions nothing should not load the providers.
     from syncd.provision.plan import check_provision, plan_provision  # noqa: PLC0415
+    from syncd.provision.trust import check_trust  # noqa: PLC0415
 
+    trusted = [item for plan in plan_provision(settings.provision)[0] for item in check_trust(plan)]
     path = settings.vault_config
     try:
         text = _read_vault_config(path)
     except ConfigurationError as error:
         found = check_scopes(settings, None, source)
-        return [*found, *error.findings, *plan_provision(settings.provision)[1]]
+        planned = plan_provision(settings.provision)[1]
+        return [*trusted, *found, *error.findings, *planned]
     entries, found = lint_vault_config(text, path)
-    found += check_scopes(settings, entries, source)
+    found = trusted + found + check_scopes(settings, entries, source)
     found += check_provision(settings, entries)
     found += _grants(settings, entries, source)
     contents = Contents(every=True)
