@@ -127,7 +127,8 @@ class Trial(msgspec.Struct):
     def _pause(self) -> float:
         late = self.index - len(self.plan)
         if late < 0:
-            return self.plan[self.index] - self.plan[self.index - 1]
+            # the first attempt may have been made at once
+            return self.plan[self.index] - (self.plan[self.index - 1] if self.index > 1 else 0.0)
         return min(LONGEST_PAUSE, self.plan[-1] * 2.0 ** min(late, _MOST_DOUBLINGS))
 
 

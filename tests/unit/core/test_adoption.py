@@ -101,7 +101,7 @@ def test_a_replica_that_always_answers() -> None:
     assert not trial.is_exhausted
     assert judge([trial], now) is AdoptionState.PENDING
     now = refuse(trial, now, 1)
-    assert now == pytest.approx(1060.0)
+    assert now == pytest.approx(1060.1)
     assert judge([trial], now) is AdoptionState.REJECTED
     pauses = []
     for _ in range(40):
