@@ -19,6 +19,7 @@ from syncd.config.settings import grant
 from syncd.consumers.consumer import Tested, Undelivered, UnusableError, undelivered
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.events import BATCH, STRUCTURED
+from syncd.core.trace import trace_headers
 from syncd.net.credentials import CredentialFiles, Keyring
 from syncd.net.http import Connection
 from syncd.net.http1 import Request
@@ -56,7 +57,7 @@ class WebhookConsumer:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = settings.name
-        self.grant = grant(settings.scope)
+        self.grant = grant(settings.scope, settings.types)
         self.max_batch = settings.max_batch
         self.max_in_flight = settings.max_in_flight
         self._stamp = stamp
@@ -144,7 +145,7 @@ class WebhookConsumer:
             raise UnusableError.of(error) from None
 
     def _sign(self, message_id: str, body: bytes, credentials: Credentials) -> dict[str, str]:
-        headers = dict(self._headers)
+        headers = {**trace_headers(message_id), **self._headers}
         if credentials.authorization is not None:
             headers["authorization"] = credentials.authorization
         if credentials.signer is not None:

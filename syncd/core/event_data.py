@@ -169,6 +169,14 @@ DATA_TYPES: Final[Mapping[str, type[Data]]] = {
     VAULT_CONFIG_CHANGED: VaultConfigData,
 }
 
+TYPE_NAMES: Final[Mapping[str, str]] = {
+    "changed": SECRET_CHANGED,
+    "vault_config": VAULT_CONFIG_CHANGED,
+    "adopted": SECRET_ADOPTED,
+    "rejected": SECRET_REJECTED,
+}
+"""The short name of each type of event, for `types` of a consumer."""
+
 DECODERS: Final[Mapping[str, Callable[[bytes | str | msgspec.Raw], Data]]] = {
     name: msgspec.json.Decoder(type_).decode for name, type_ in DATA_TYPES.items()
 }

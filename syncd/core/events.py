@@ -109,6 +109,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     def seen_by(self, grant: Grant) -> Event | None:
         """The event as far as a grant allows to see it, or None."""
+        if not grant.takes(self.type):
+            return None
         if grant.scopes is None:
             return self
         return self.about(n for n, scopes in self.audience.items() if grant.sees(scopes))

@@ -52,6 +52,8 @@ class Pipeline:
     """The consumers of one configuration.
 
     Attributes:
+        consumers: The consumers, by name.
+        stamp: The attributes that this installation adds to its events.
         deliveries: The loop of each consumer, by name; the engine runs them.
         states: What publishes the state of this installation; the engine runs them, too.
         grants: Every mailbox, and which events go into it.
@@ -67,7 +69,8 @@ class Pipeline:
         self.inventory: Mapping[str, Known] = {}
         self.grants = mailboxes(settings.consumers)
         threads = anyio.CapacityLimiter(_LEDGER_THREADS)
-        stamp = make_stamp(resources.ledger, settings.instance)
+        self.stamp = make_stamp(resources.ledger, settings.instance)
+        self.consumers = {item.name: open_consumer(item, self.stamp) for item in settings.consumers}
         writers = [
             open_state_writer(
                 item,
@@ -82,7 +85,7 @@ class Pipeline:
         self.states = [writer for writer in writers if writer is not None]
         self.deliveries = {
             item.name: Delivery(
-                open_consumer(item, stamp),
+                self.consumers[item.name],
                 resources.ledger,
                 resources.metrics,
                 self.rng,
@@ -203,7 +206,7 @@ class Pipeline:
     def health(self) -> dict[str, tuple[Grant, ConsumerHealth]]:
         """The scope and the health of each consumer, by name."""
         return {
-            item.name: (grant(item.scope), self.deliveries[item.name].health)
+            item.name: (grant(item.scope, item.types), self.deliveries[item.name].health)
             for item in self._consumers
         }
 
