@@ -8,8 +8,8 @@ import pytest
 from fhir.resources.R4B.auditevent import AuditEvent
 from hypothesis import given, strategies as st
 
-from syncd.core.audit_event import audit_event, audit_event_id
-from syncd.core.event_data import SecretData
+from syncd.core.audit_event import adoption_audit_event, audit_event, audit_event_id
+from syncd.core.event_data import AdoptionData, SecretData
 from syncd.core.model import ChangeKind, Scope
 
 TIME = "2026-11-23T20:40:28.333Z"
@@ -72,6 +72,21 @@ def test_several_scopes() -> None:
         "Client/my-client",
         "TokenIntrospector",
     ]
+
+
+@pytest.mark.parametrize(("adopted", "outcome"), [(True, "0"), (False, "8")])
+def test_the_outcome_of_a_verification(outcome: str, *, adopted: bool) -> None:
+    """Aidbox accepts the value, or does not: which, of which Client and in which version."""
+    data = AdoptionData("client-secret", APP, "k1:02", "aidbox", 1.5, ())
+    resource = adoption_audit_event(
+        data, adopted=adopted, event_id="5f0c2a91-43", source="/syncd/host", time=TIME
+    )
+    AuditEvent.model_validate(resource)
+    assert resource["outcome"] == outcome
+    assert resource["subtype"][0]["code"] == ("secret-adopted" if adopted else "secret-rejected")
+    secret, owner = resource["entity"]
+    assert secret["detail"] == [{"type": "version", "valueString": "k1:02"}]
+    assert owner["name"] == "Client/my-client"
 
 
 def test_a_retry_is_the_same_resource() -> None:

@@ -49,6 +49,14 @@ VAULT_EVENT = Event(
 )
 
 
+def test_the_secret_that_an_event_is_about() -> None:
+    """That of another installation has its source; a vault config's change is about several."""
+    assert secret_event().secret == "a"
+    theirs = msgspec.structs.replace(secret_event(), origin=Origin("5f0c2a91-1", "/syncd/other"))
+    assert theirs.secret not in (None, "a")
+    assert VAULT_EVENT.secret is None
+
+
 class TestWire:
     def test_is_the_documented_cloud_event(self) -> None:
         """The JSON is what the contract shows, and the CloudEvents SDK accepts it."""
