@@ -55,6 +55,7 @@ def test_the_secret_that_an_event_is_about() -> None:
     theirs = msgspec.structs.replace(secret_event(), origin=Origin("5f0c2a91-1", "/syncd/other"))
     assert theirs.secret not in (None, "a")
     assert VAULT_EVENT.secret is None
+    assert VAULT_EVENT.slot == "event:7"
 
 
 class TestWire:
@@ -177,6 +178,7 @@ class TestSlot:
         relayed = msgspec.structs.replace(event, origin=Origin("x-1", "/syncd/n1"))
         assert relayed.secret == "/syncd/n1 a"
         assert VAULT_EVENT.secret is None
+    assert VAULT_EVENT.slot == "event:7"
 
 
 class TestSeenBy:
