@@ -48,6 +48,14 @@ def socket_path(given: str | None, environ: Mapping[str, str] = os.environ) -> s
     return given or environ.get("SYNCD_SOCKET") or DEFAULT_SOCKET
 
 
+def unreachable(path: str, error: OSError) -> UnreachableError:
+    """Why nothing can connect to a socket, and what to do."""
+    return UnreachableError(
+        f"cannot reach the daemon at {path}: {error.strerror or error}",
+        _REMEDIES.get(error.errno or 0, _REMEDY),
+    )
+
+
 class Client:
     """A connection to a daemon by its Unix socket; closed by `with`."""
 
@@ -116,10 +124,7 @@ class Client:
             try:
                 _connect(attempt, self._path)
             except OSError as error:
-                raise UnreachableError(
-                    f"cannot reach the daemon at {self._path}: {error.strerror or error}",
-                    _REMEDIES.get(error.errno or 0, _REMEDY),
-                ) from None
+                raise unreachable(self._path, error) from None
         try:
             yield
         except httpx2.HTTPError as error:
