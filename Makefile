@@ -16,7 +16,7 @@ STAGE := build/install
 # what only `make soak` needs
 SOAK := 'atheris>=3,<4'
 
-.PHONY: demo test bench soak test-system lint format openapi lock dist audit install uninstall clean
+.PHONY: demo test bench soak test-system test-cluster lint format openapi lock dist audit install uninstall clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m syncd demo --rotations 5 --interval 500ms
@@ -37,6 +37,13 @@ soak: $(VENV)/.dev
 test-system: $(VENV)/.system
 	tests/system/prepare
 	$(BIN)/python -m pytest tests/system -v -s -rs --durations=10 --timeout=600
+
+# Builds Kubernetes (10 minutes, once) and runs the manifests in it: needs root, Go and Debian. What it
+# builds is kept in ~/.cache/syncd-test (5 GB with Go's own caches).
+test-cluster: $(VENV)/.system
+	tests/cluster/prepare
+	PYTHONPATH=tests:. $(BIN)/python -m support.cluster.binaries
+	$(BIN)/python -m pytest tests/cluster -v -s -rs --durations=10 --timeout=300
 
 # BENCH="--effort quick" takes five minutes, BENCH="--only idle" measures one subject
 bench: $(VENV)/.dev $(INSTALLED)/.syncd

@@ -12,6 +12,7 @@ from typing import Any, Final, get_args
 import msgspec
 
 from syncd import __version__
+from syncd.api.actions import ResendReport, RetryReport
 from syncd.api.report import (
     RefreshReport,
     Refusal,
@@ -62,7 +63,10 @@ _BLOCK: Final[dict[str, Any]] = {
 
 def document() -> dict[str, Any]:
     """The whole document."""
-    answers = [SecretsReport, StatusReport, RefreshReport, Refusal, WIRE_TYPES]
+    answers = [
+        *(SecretsReport, StatusReport, RefreshReport, RetryReport, ResendReport, Refusal),
+        WIRE_TYPES,
+    ]
     _, components = msgspec.json.schema_components(answers, ref_template=_REF)
     schemas = {name.lstrip("_"): schema for name, schema in components.items()}
     return {
@@ -87,6 +91,8 @@ def document() -> dict[str, Any]:
             },
             "/v1/events": {"get": _events()},
             "/v1/refresh": {"post": _refresh()},
+            "/v1/consumers/{name}/retry": {"post": _retry()},
+            "/v1/consumers/{name}/resend": {"post": _resend()},
         },
         "components": {"schemas": _renamed(schemas)},
     }
@@ -130,6 +136,38 @@ def _events() -> dict[str, Any]:
             "schema": text,
         },
     ]
+    return operation
+
+
+def _retry() -> dict[str, Any]:
+    operation = _of_consumer("retry", "Try now what waits, whatever the backoff")
+    operation["responses"]["202"] = _answer("It is tried now.", RetryReport.__name__)
+    return operation
+
+
+def _resend() -> dict[str, Any]:
+    operation = _of_consumer("resend", "Send the newest state again")
+    description = "Only this secret; by default all that the consumer may see."
+    operation["parameters"].append(_parameter("secret", description, {"type": "string"}))
+    operation["responses"] |= {
+        "202": _answer("It is sent.", ResendReport.__name__),
+        "409": _answer("There is nothing to send, or this is a relay.", Refusal.__name__),
+    }
+    return operation
+
+
+def _of_consumer(name: str, summary: str) -> dict[str, Any]:
+    operation = _operation(name, summary, None, 503)
+    operation["description"] = "For root and the daemon's own user."
+    operation["parameters"] = [
+        {
+            "name": "name",
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "minLength": 1},
+        }
+    ]
+    operation["responses"]["404"] = _answer("There is no such consumer.", Refusal.__name__)
     return operation
 
 

@@ -16,12 +16,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
+from syncd.api.actions import ResendReport, RetryReport
 from syncd.api.answers import Answer, Answers, BusyError
+from syncd.api.attention import readiness
 from syncd.api.positions import START
-from syncd.api.report import RefreshReport, Refusal, readiness, secrets_report, status_report
+from syncd.api.report import RefreshReport, Refusal, secrets_report, status_report
 from syncd.api.streams import Stream
 from syncd.api.subscribers import MOST_FILTERS, Caller, View, peer_of, resource
-from syncd.core.errors import StateError
+from syncd.core.errors import RefusedError, StateError
 from syncd.core.text import escape_json
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope as AsgiScope, Send
 
+    from syncd.api.actions import Actions
     from syncd.api.answers import Slot
     from syncd.api.hosts import AllowedHosts
     from syncd.api.positions import Place, Positions
@@ -85,6 +88,8 @@ class Api:
             Route("/v1/status", self._status, methods=["GET"]),
             Route("/v1/events", self._events, methods=["GET"]),
             Route("/v1/refresh", self._refresh, methods=["POST"]),
+            Route("/v1/consumers/{name}/retry", self._retry, methods=["POST"]),
+            Route("/v1/consumers/{name}/resend", self._resend, methods=["POST"]),
         ]
         return self._authorised(_starlette(routes))
 
@@ -190,6 +195,28 @@ class Api:
             raise HTTPException(404, "there is nothing to refresh; configure provision")
         status.refresh()
         return _json(RefreshReport(tuple(sorted(status.providers))), 202)
+
+    async def _retry(self, request: Request) -> Response:
+        _parameters(request, ())
+        actions, name = self._consumer(request)
+        return _json(RetryReport(name, actions.retry(name)), 202)
+
+    async def _resend(self, request: Request) -> Response:
+        secret = _single(_parameters(request, ("secret",)), "secret")
+        actions, name = self._consumer(request)
+        try:
+            names = await actions.resend(name, secret)
+        except RefusedError as error:
+            raise HTTPException(409, str(error)) from None
+        return _json(ResendReport(name, names), 202)
+
+    def _consumer(self, request: Request) -> tuple[Actions, str]:
+        if not _caller(request).privileged:
+            raise HTTPException(403, "only root and the daemon's own user may do this")
+        actions, name = self._current().actions, request.path_params["name"]
+        if actions is None or name not in actions.grants:
+            raise HTTPException(404, "there is no consumer of this name")
+        return actions, name
 
 
 def probes_app(

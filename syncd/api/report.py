@@ -6,13 +6,18 @@ Pure, and slow with many secrets: call it in a worker thread.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Final, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import msgspec
 
 from syncd import __version__
+from syncd.api.attention import (
+    daemon_problems,
+    reload_problems,
+    secret_problems,
+    shortened,
+    unusable,
+)
 from syncd.api.status import MountStatus, RelayStatus
 from syncd.core.adoption import AdoptionState, adoption_of
 from syncd.core.event_data import SecretState, Version, secret_state
@@ -20,6 +25,7 @@ from syncd.core.model import State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from syncd.api.status import DaemonStatus
     from syncd.api.subscribers import View
@@ -27,11 +33,6 @@ if TYPE_CHECKING:
     from syncd.core.model import Known
     from syncd.ledger.reads import Pending
 
-_NAMED: Final = 5
-_REJECTED: Final = (
-    "the last reload was rejected, keeping the previous configuration; see the log",
-)
-_OVERDUE: Final = 3
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -104,7 +105,9 @@ class ConsumerReport(msgspec.Struct, frozen=True):
     depend on other secrets.
 
     Attributes:
-        state: `failing` after an attempt that did not succeed, or while events wait after one.
+        state: `failing` after an attempt that did not succeed, or while events wait after one;
+            `rejecting` if that needs a person; `unproven` before its first acknowledgement, which
+            is remembered. A caller with a limited scope sees `failing` or `ok`.
         pending: Secrets and other events, within the caller's scope, that are not acknowledged.
         last_success_at: When the consumer last acknowledged an event (RFC 3339, UTC), since the
             start.
@@ -207,20 +210,6 @@ class RefreshReport(msgspec.Struct, frozen=True):
     providers: tuple[str, ...]
 
 
-class ReadinessReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whether the daemon is ready, and if not, why.
-
-    Attributes:
-        ready: Whether there is no reason against it.
-        reasons: Why it is not ready.
-        warnings: What a person should look at although it is ready.
-    """
-
-    ready: bool
-    reasons: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
-
-
 def visible(inventory: Mapping[str, Known], view: View) -> list[Known]:
     """The secrets of the inventory that a view shows, by name."""
     shown = (
@@ -301,11 +290,12 @@ def status_report(
         providers=providers,
         subscribers=subscribers,
         attention=(
-            *_daemon_problems(status, now, limited=limited),
-            *_reload_problems(status, limited=limited),
-            *_secret_problems(shown),
+            *daemon_problems(status, now, limited=limited),
+            *reload_problems(status, limited=limited),
+            *secret_problems(shown),
             *_rejections(status, shown),
             *_failing("consumer", consumers, limited=limited),
+            *(() if limited else unusable(status)),
             *_failing("provider", providers, limited=limited),
         ),
         **_source(status.source, limited=limited),
@@ -319,14 +309,20 @@ def _consumer_report(health: ConsumerHealth, pending: int, *, limited: bool) -> 
             "failing" if failing else "ok", pending, None, None, int(failing), None, ()
         )
     return ConsumerReport(
-        "failing" if health.failures else "ok",
+        _consumer_state(health),
         pending,
         health.last_success_at,
-        health.last_error,
+        health.last_error or next(iter(health.findings), None),
         health.failures,
         health.next_attempt_at,
         tuple(WaitingReport(*item) for item in health.waiting.items()),
     )
+
+
+def _consumer_state(health: ConsumerHealth) -> Literal["unproven", "ok", "failing", "rejecting"]:
+    if health.failures:
+        return "rejecting" if health.is_refused else "failing"
+    return "ok" if health.is_proven else "unproven"
 
 
 def _provider_report(health: ProviderHealth, *, limited: bool) -> ProviderReport:
@@ -375,55 +371,6 @@ def _source(source: MountStatus | RelayStatus, *, limited: bool) -> _Source:
     }
 
 
-def readiness(status: DaemonStatus) -> ReadinessReport:
-    """Whether the daemon is ready; names no secret."""
-    reasons = []
-    mount = status.source if isinstance(status.source, MountStatus) else None
-    if not status.ready:
-        reasons.append("the first scan is not done" if mount else "the relay has not started")
-    if mount is not None and not mount.vault_config_valid:
-        reasons.append("the vault config on disk is not valid; see the log or run syncd check")
-    if mount is not None:
-        reasons += [problem for _, problem in sorted(mount.unreadable.items())]
-    if status.failure is not None:
-        reasons.append(status.failure)
-    return ReadinessReport(not reasons, tuple(reasons), _REJECTED if status.reload_problems else ())
-
-
-def _reload_problems(status: DaemonStatus, *, limited: bool) -> tuple[str, ...]:
-    if limited and status.reload_problems:
-        return _REJECTED  # the lines may name consumers and files
-    return tuple(f"the last reload was rejected: {line}" for line in status.reload_problems)
-
-
-def _daemon_problems(status: DaemonStatus, now: datetime, *, limited: bool) -> list[str]:
-    if limited:
-        # what cannot be committed, and when there was a scan, depends on all secrets
-        return list(readiness(replace(status, failure=None)).reasons)
-    problems = list(readiness(status).reasons)
-    match status.source:
-        case MountStatus(scanned_at=str(last), rescan_interval=interval):
-            what = "the last scan was"
-        case RelayStatus(heard_at=str(last), max_silence=interval):
-            what = "the stream last answered"
-        case _:
-            return problems
-    age = (now - datetime.fromisoformat(last)).total_seconds()
-    if age > _OVERDUE * interval + 1:
-        problems.append(f"{what} {age:.0f} s ago")
-    return problems
-
-
-def _secret_problems(shown: list[Known]) -> list[str]:
-    found = [
-        f"secret {known.entry.key} is {known.state.value}"
-        + (f": {known.problem}" if known.problem else "")
-        for known in shown
-        if known.problem or known.state is not State.PRESENT
-    ]
-    return _shortened(found, "secrets are missing or have a problem")
-
-
 def _rejections(status: DaemonStatus, shown: list[Known]) -> list[str]:
     found = [
         f"secret {known.entry.name} was not adopted: {report.problem}"
@@ -432,12 +379,7 @@ def _rejections(status: DaemonStatus, shown: list[Known]) -> list[str]:
         if (report := _adoption(status, consumer, known)) is not None
         and report.state is AdoptionState.REJECTED
     ]
-    return _shortened(found, "secrets were not adopted")
-
-
-def _shortened(lines: list[str], subject: str) -> list[str]:
-    rest = len(lines) - _NAMED
-    return lines if rest <= 0 else [*lines[:_NAMED], f"{rest} more {subject}"]
+    return shortened(found, "secrets were not adopted")
 
 
 def _failing(

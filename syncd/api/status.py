@@ -11,6 +11,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from syncd.api.actions import Actions
     from syncd.core.adoption import Adoption
     from syncd.core.health import ConsumerHealth, ProviderHealth
     from syncd.core.model import Grant, Known
@@ -64,6 +65,7 @@ class DaemonStatus:
         consumers: The scope and the health of each consumer, by name.
         providers: The health of each provider, by name.
         refresh: Starts a fetch by every provider; None without providers.
+        actions: What a person can ask of the consumers, or None.
         reload_problems: Why the configuration on disk was rejected at the last reload, one line
             each; empty where it is in use.
         adoptions: For each consumer that verifies adoption, the adoption of each secret by name.
@@ -78,3 +80,4 @@ class DaemonStatus:
     refresh: Callable[[], object] | None = None
     adoptions: Mapping[str, Mapping[str, Adoption]] = field(default_factory=dict)
     reload_problems: tuple[str, ...] = ()
+    actions: Actions | None = None

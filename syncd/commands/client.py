@@ -6,10 +6,11 @@ import errno
 import os
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Self, TypeVar
+from urllib.parse import urlencode
 
-import httpx2
+import h11
 import msgspec
 
 from syncd.core.errors import SyncdError, TemporaryError
@@ -26,7 +27,10 @@ SILENCE: Final = 45.0
 
 _CONNECT: Final = 5.0
 _ANSWER: Final = 30.0
-_RETRIES: Final = 4
+_OK: Final = 200
+_SUCCESS: Final = range(200, 300)
+_UNAVAILABLE: Final = 503
+_CHUNK: Final = 64 << 10
 _PAUSE: Final = 0.01
 _REMEDY: Final = "start it with api.socket set, or give its socket by --socket or $SYNCD_SOCKET"
 _REMEDIES: Final = {
@@ -57,22 +61,20 @@ def unreachable(path: str, error: OSError) -> UnreachableError:
 
 
 class Client:
-    """A connection to a daemon by its Unix socket; closed by `with`."""
+    """Requests to a daemon by its Unix socket, each on a connection of its own.
+
+    Its HTTP is h11's: a whole client costs 7 MiB, which the memory limit of a sidecar has to have
+    room for when somebody runs `syncd status` in it.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._http = httpx2.Client(
-            transport=httpx2.HTTPTransport(uds=path, retries=_RETRIES),
-            base_url="http://syncd",
-            timeout=httpx2.Timeout(_ANSWER, connect=_CONNECT),
-            trust_env=False,
-        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.close()
+        """Nothing is open between two requests."""
 
     def get(self, path: str, type_: type[T]) -> T:
         """Sends a GET request, and decodes the answer as `type_`.
@@ -81,11 +83,19 @@ class Client:
             UnreachableError: The daemon cannot be reached.
             DeniedError: It refused, or answered what this version cannot read.
         """
-        with self._errors():
-            answer = self._http.get(path)
-        self._check(answer)
+        return self._ask("GET", path, type_)
+
+    def post(self, path: str, type_: type[T], parameters: Mapping[str, str] | None = None) -> T:
+        """Sends a POST request without a body; as `get`."""
+        return self._ask("POST", _target(path, parameters or {}), type_)
+
+    def _ask(self, method: str, target: str, type_: type[T]) -> T:
+        headers = {} if method == "GET" else {"content-length": "0"}
+        with self._request(method, target, headers, _ANSWER) as (status, chunks):
+            content = b"".join(chunks)
+        self._check(status, content)
         try:
-            return msgspec.json.decode(answer.content, type=type_)
+            return msgspec.json.decode(content, type=type_)
         except msgspec.MsgspecError:
             raise DeniedError(
                 f"cannot read the answer of the daemon at {self._path}",
@@ -105,47 +115,69 @@ class Client:
         headers = {"accept": "text/event-stream"}
         if last_event_id is not None:
             headers["last-event-id"] = last_event_id
-        timeout = httpx2.Timeout(SILENCE, connect=_CONNECT)
-        with (
-            self._errors(),
-            self._http.stream(
-                "GET", path, params=parameters, headers=headers, timeout=timeout
-            ) as answer,
-        ):
-            if answer.status_code != httpx2.codes.OK:
-                answer.read()
-                self._check(answer)
-            yield _lines(answer.iter_bytes())
+        target = _target(path, parameters)
+        with self._request("GET", target, headers, SILENCE) as (status, chunks):
+            if status != _OK:
+                self._check(status, b"".join(chunks))
+            yield _lines(chunks)
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
-        with socket.socket(socket.AF_UNIX) as attempt:
-            # tried first, since httpx2's own error has no reason and leaves its socket open
+    def _request(
+        self, method: str, target: str, headers: Mapping[str, str], timeout: float
+    ) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """Sends a request without a body; yields the status and the body as it arrives."""
+        http = h11.Connection(h11.CLIENT)
+        fields = {"host": "syncd", "connection": "close", **headers}
+        request = http.send(h11.Request(method=method, target=target, headers=list(fields.items())))
+        with socket.socket(socket.AF_UNIX) as connection:
             try:
-                _connect(attempt, self._path)
+                _connect(connection, self._path)
             except OSError as error:
                 raise unreachable(self._path, error) from None
-        try:
-            yield
-        except httpx2.HTTPError as error:
-            reason = "it closed the connection"
-            if isinstance(error, httpx2.TimeoutException):
-                reason = "no answer in time"
-            raise UnreachableError(
-                f"cannot reach the daemon at {self._path}: {reason}", "see its log"
-            ) from None
+            connection.settimeout(timeout)
+            with suppress(BrokenPipeError):  # it may have refused already, and said why
+                connection.sendall((request or b"") + (http.send(h11.EndOfMessage()) or b""))
+            event = self._next(http, connection)
+            while not isinstance(event, h11.Response):
+                event = self._next(http, connection)
+            yield event.status_code, self._body(http, connection)
 
-    def _check(self, answer: httpx2.Response) -> None:
-        if answer.status_code == httpx2.codes.OK:
+    def _body(self, http: h11.Connection, connection: socket.socket) -> Iterator[bytes]:
+        while isinstance(event := self._next(http, connection), h11.Data):
+            yield bytes(event.data)
+
+    def _next(self, http: h11.Connection, connection: socket.socket) -> h11.Event:
+        """The next event; at the end of the answer `EndOfMessage`."""
+        reason = "it closed the connection"
+        try:
+            while (event := http.next_event()) is h11.NEED_DATA:
+                http.receive_data(connection.recv(_CHUNK))
+        except TimeoutError:
+            reason = "no answer in time"
+        except (OSError, h11.RemoteProtocolError):
+            pass
+        else:
+            if isinstance(event, h11.Event) and not isinstance(event, h11.ConnectionClosed):
+                return event
+        raise UnreachableError(
+            f"cannot reach the daemon at {self._path}: {reason}", "see its log"
+        ) from None
+
+    def _check(self, status: int, content: bytes) -> None:
+        if status in _SUCCESS:
             return
         try:
-            reason = msgspec.json.decode(answer.content, type=dict[str, str])["error"]
+            reason = msgspec.json.decode(content, type=dict[str, str])["error"]
         except (msgspec.MsgspecError, KeyError):
-            reason = f"status {answer.status_code}"
+            reason = f"status {status}"
         problem = f"the daemon at {self._path} refused the request: {reason}"
-        if answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE:
+        if status == _UNAVAILABLE:
             raise UnreachableError(problem)
         raise DeniedError(problem)
+
+
+def _target(path: str, parameters: Mapping[str, str | list[str]]) -> str:
+    return f"{path}?{urlencode(parameters, doseq=True)}" if parameters else path
 
 
 def _connect(attempt: socket.socket, path: str) -> None:
@@ -170,7 +202,7 @@ def _connect(attempt: socket.socket, path: str) -> None:
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
     """The lines of a stream, which only LF and CRLF end here.
 
-    httpx2's own also split at U+2028 and others, which JSON may hold.
+    `str.splitlines` also splits at U+2028 and others, which JSON may hold.
     """
     rest = b""
     for chunk in chunks:

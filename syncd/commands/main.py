@@ -16,6 +16,7 @@ import click
 
 from syncd import __version__
 from syncd.commands.console import harden_command, print_text, report
+from syncd.commands.fleet_options import fleet
 from syncd.commands.options import (
     DURATION,
     TEXT,
@@ -194,6 +195,11 @@ def _base_urls(
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
 @click.option(
+    "--vault",
+    is_flag=True,
+    help="Log in to the vaults, examine each object, list what would be written; write nothing.",
+)
+@click.option(
     "--aidbox",
     "urls",
     multiple=True,
@@ -216,6 +222,7 @@ def check(
     format_: str,
     *,
     strict: bool,
+    vault: bool,
     urls: tuple[str, ...],
     client_id: str | None,
     client_secret_file: str | None,
@@ -223,7 +230,7 @@ def check(
     user: str | None,
     unit: str | None,
 ) -> None:
-    """Lints vault config, mount and daemon configuration, and optionally a live Aidbox."""
+    """Lints vault config, mount and configuration, and optionally the vaults and a live Aidbox."""
     harden_command()
 
     from syncd.lint.check import run_checks
@@ -247,14 +254,26 @@ def check(
         raise click.UsageError("--as and --unit contradict each other; give one of them")
     runner = find_runner(user, unit)
     environ = runner.environment(os.environ)
-    findings = run_checks(runner.config(config, environ), environ, aidbox=target, runner=runner)
+    if vault:
+        from syncd.lint import vaults
+        from syncd.telemetry.log import configure
+
+        configure("warning", "auto")  # to standard error, apart from the findings
+        if runner.identity is not None:
+            vaults.preload()
+    config = runner.config(config, environ)
+    findings = run_checks(config, environ, aidbox=target, runner=runner)
     judged_for = str(runner) if runner.identity or runner.unit else None
+    files = None
+    if vault:
+        more, files = vaults.dry_run(config, environ)
+        findings += more
     if format_ == "sarif":
         from syncd.lint.sarif import as_sarif
 
         print_text(as_sarif(findings))
     else:
-        print_text((as_json if format_ == "json" else as_text)(findings, judged_for))
+        print_text((as_json if format_ == "json" else as_text)(findings, judged_for, files))
     sys.exit(exit_code(findings, strict=strict))
 
 
@@ -283,7 +302,7 @@ def demo(rotations: int | None, interval: float) -> None:
     sys.exit(anyio.run(show, rotations, interval))
 
 
-for _command in COMMANDS:
+for _command in (*COMMANDS, fleet):
     cli.add_command(_command)
 
 

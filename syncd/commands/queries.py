@@ -1,4 +1,4 @@
-"""The commands that ask a running daemon: `status`, `events`, `ui`."""
+"""The commands that ask a running daemon: `status`, `events`, `retry`, `resend`, `ui`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 from syncd.commands.console import harden_command, print_error, print_text, report
 from syncd.commands.options import DURATION, TEXT, Command, format_option, socket_option
 from syncd.core.errors import SyncdError
+from syncd.core.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,6 +136,48 @@ def events(
 
 
 @click.command(cls=Command)
+@click.argument("consumer", required=False, type=TEXT)
+@socket_option
+def retry(consumer: str | None, socket: str | None) -> None:
+    """Tries to deliver what waits now, whatever the backoff."""
+    harden_command()
+
+    from urllib.parse import quote
+
+    from syncd.api.actions import RetryReport
+    from syncd.api.report import StatusReport
+    from syncd.commands.client import Client, socket_path
+
+    with querying(), Client(socket_path(socket)) as client:
+        names = client.get("/v1/status", StatusReport).consumers if consumer is None else [consumer]
+        for name in names:
+            found = client.post(f"/v1/consumers/{quote(name, safe='')}/retry", RetryReport)
+            print_text(f"{visible(found.consumer)}: {found.pending} pending, trying now")
+        if not names:
+            print_text("there are no consumers")
+
+
+@click.command(cls=Command)
+@click.argument("consumer", type=TEXT)
+@click.option("--secret", type=TEXT, metavar="NAME", help="Only this secret.")
+@socket_option
+def resend(consumer: str, secret: str | None, socket: str | None) -> None:
+    """Sends a consumer the newest state again, for one that was restored from a backup."""
+    harden_command()
+
+    from urllib.parse import quote
+
+    from syncd.api.actions import ResendReport
+    from syncd.commands.client import Client, socket_path
+
+    with querying(), Client(socket_path(socket)) as client:
+        parameters = {} if secret is None else {"secret": secret}
+        path = f"/v1/consumers/{quote(consumer, safe='')}/resend"
+        found = client.post(path, ResendReport, parameters)
+    print_text(f"{visible(found.consumer)}: sending {len(found.secrets)} secrets")
+
+
+@click.command(cls=Command)
 @socket_option
 @click.option(
     "--listen",
@@ -169,4 +212,4 @@ def querying() -> Iterator[None]:
         sys.exit(UNREACHABLE)
 
 
-COMMANDS: Final = (status, events, ui)
+COMMANDS: Final = (status, events, retry, resend, ui)

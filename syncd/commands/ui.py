@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import struct
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 _CONNECTIONS: Final = 32
 _GRACE: Final = 0.5
 _ANY_PORT: Final = ":0"
+_PEER: Final = struct.Struct("3i")
+"""Process, user and group of the one who listens (unix(7))."""
 
 
 def address_of(listen: str) -> tuple[str, int]:
@@ -59,7 +63,7 @@ async def serve(path: str, listen: str, show: Callable[[str], None]) -> None:
     with Client(path) as client:
         client.get("/v1/status", StatusReport)
     guard = Guard()
-    ui = Ui(path, guard)
+    ui = Ui(path, guard, may_retry=_is_privileged(path))
     server = Server(ui.app(), Newest(_CONNECTIONS))
     with _listener(host, port) as listening:
         await server.start(listening)
@@ -70,6 +74,18 @@ async def serve(path: str, listen: str, show: Callable[[str], None]) -> None:
                 break
         await server.stop(_GRACE)
         await ui.aclose()
+
+
+def _is_privileged(path: str) -> bool:
+    """Whether this is root or the daemon's own user, whom it lets do what changes something."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+            peer = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        except OSError:
+            return False
+    daemon = _PEER.unpack(peer)[1]
+    return os.geteuid() in (0, daemon)
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -209,6 +209,7 @@ _OPTIONS: Final = {
     "stream": "--stream",
     "durable": "--durable",
     "credentials_file": "--credentials-file",
+    "state_bucket": "--bucket",
 }
 """The option of `syncd relay` for a key of the section `relay`."""
 

@@ -49,6 +49,14 @@ DurableName = Annotated[
         examples=["syncd-relay-central"],
     ),
 ]
+BucketName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9_-]{1,63}$(?!\n)",
+        description="a name of letters, digits, _ and -, 63 at most",
+        examples=["syncd-state"],
+    ),
+]
 HostName = Annotated[
     str,
     msgspec.Meta(
@@ -157,6 +165,8 @@ class Nats(NatsServer, frozen=True, kw_only=True, tag="nats", tag_field="kind"):
     name: Name
     subject: str = DEFAULT_SUBJECT
     content_mode: ContentMode = "structured"
+    state_bucket: BucketName | None = None
+    state_heartbeat: Duration = Duration(60)
     max_in_flight: InFlight = 256
     scope: tuple[ScopeSettings, ...] | None = None
 
@@ -267,6 +277,7 @@ class RelaySource(NatsServer, frozen=True, kw_only=True):
     stream: str | None = None
     durable: DurableName | None = None
     max_secrets: Annotated[int, msgspec.Meta(ge=1)] = 100_000
+    state_bucket: BucketName | None = None
 
 
 class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -281,7 +292,9 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
     log: Log = Log()
 
 
-def credential_files(settings: Settings | RelaySettings) -> list[tuple[str, str]]:
+def credential_files(
+    settings: Settings | RelaySettings | ConsumerSettings,
+) -> list[tuple[str, str]]:
     """The files whose content syncd uses itself, each with the key path that names it."""
     return list(_credential_files(settings, ()))
 

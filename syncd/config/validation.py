@@ -68,6 +68,12 @@ def _check_consumers(settings: Settings | RelaySettings, _at: Path) -> list[Prob
             for index, consumer in enumerate(settings.consumers)
             if isinstance(consumer, Aidbox) and "verify" in consumer.actions
         ]
+        hint = "remove it here; a relay reads relay.state_bucket"
+        problems += [
+            Problem(("consumers", index, "state_bucket"), "is not possible in a relay", hint)
+            for index, consumer in enumerate(settings.consumers)
+            if isinstance(consumer, Nats) and consumer.state_bucket is not None
+        ]
     return problems
 
 
@@ -216,6 +222,7 @@ def _check_nats(nats: NatsServer, at: Path) -> list[Problem]:
     problems += _check_positive(nats, at, timeout="10s")
     bad_subject = None
     if isinstance(nats, Nats):
+        problems += _check_positive(nats, at, state_heartbeat="60s")
         bad_subject, example = subject_problem(nats.subject), DEFAULT_SUBJECT
     elif isinstance(nats, RelaySource):
         bad_subject, example = filter_problem(nats.subject), "syncd.>"

@@ -357,6 +357,13 @@ class Backlog:
             if released == _RELEASED:
                 return
 
+    def retry(self, now: float) -> None:
+        """Makes everything that waits for a time due: a person asks, or a credential changed."""
+        self.resume = self._next_in_doubt = -math.inf
+        for key, lane in self._lanes.items():
+            if lane.trouble is not None and not lane.in_flight and lane.event is None:
+                self._hold(key, now)
+
     def recorded(self, events: Sequence[Event]) -> None:
         """Acknowledged events have left the ledger."""
         for event in events:

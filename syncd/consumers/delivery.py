@@ -115,6 +115,14 @@ class Delivery:
         ahead = self._clock() - self._monotonic()
         return self._report.health(self._backlog.waiting(), failures, due, ahead)
 
+    def examined(self, findings: tuple[str, ...]) -> None:
+        """Sets why the consumer cannot work, as far as can be known without a delivery."""
+        self._report.findings = findings
+
+    def prove(self, *, proven: bool) -> None:
+        """Sets whether the consumer has ever acknowledged an event at its address."""
+        self._report.is_proven = proven
+
     def wake(self, committed: Sequence[Event] = ()) -> None:
         """Notifies the loop of new events in the mailbox. Call it from the event loop.
 
@@ -141,6 +149,14 @@ class Delivery:
             return False
         self._report.count(len(events))
         return True
+
+    def retry(self) -> int:
+        """Tries what waits now, whatever the backoff; returns how many events are pending."""
+        self._backlog.retry(self._monotonic())
+        self._ledger_due = 0.0
+        self._woken = True
+        self._news.set()
+        return self._report.pending
 
     async def drained(self) -> None:
         """Returns when the loop has found the mailbox empty, with no `wake` since."""

@@ -8,14 +8,15 @@ from syncd.config.settings import Aidbox, Nats, grant
 from syncd.core.adoption import mailbox_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from random import Random
 
     from syncd.config.settings import ConsumerSettings
     from syncd.consumers.aidbox.verify import Verifier
     from syncd.consumers.delivery import Consumer
+    from syncd.consumers.state import StateWriter
     from syncd.core.events import Event, Stamp
-    from syncd.core.model import Grant
+    from syncd.core.model import Grant, Known
     from syncd.ledger.ledger import Ledger
     from syncd.telemetry.metrics import Metrics
 
@@ -72,6 +73,28 @@ def open_verifier(
         publish=publish,
         metrics=metrics.adoption(settings.name),
         rng=rng,
+    )
+
+
+def open_state_writer(
+    settings: ConsumerSettings,
+    *,
+    instance: str,
+    ledger: Ledger,
+    inventory: Callable[[], Mapping[str, Known]],
+    key_id: Callable[[], str],
+    rng: Random,
+) -> StateWriter | None:
+    """Makes the writer of a consumer's state bucket, or None where it has none.
+
+    The arguments are those of `StateWriter`.
+    """
+    if not isinstance(settings, Nats) or settings.state_bucket is None:
+        return None
+    from syncd.consumers.state import StateWriter  # noqa: PLC0415 - 7 MiB, when configured
+
+    return StateWriter(
+        settings, instance=instance, ledger=ledger, inventory=inventory, key_id=key_id, rng=rng
     )
 
 

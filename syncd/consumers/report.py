@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from syncd.core.attempts import Attempts
@@ -36,6 +37,8 @@ class Report:
         receiver: Attempts at the consumer as a whole.
         ledger: Attempts to use the ledger.
         pending: Events in the mailbox.
+        is_proven: Whether it has ever acknowledged an event at its address.
+        findings: Why it cannot work, as far as can be known without a delivery.
     """
 
     def __init__(self, consumer: str, metrics: ConsumerMetrics) -> None:
@@ -44,6 +47,9 @@ class Report:
         self.receiver = Attempts()
         self.ledger = Attempts()
         self.pending = 0
+        self.is_proven = True
+        self.findings: tuple[str, ...] = ()
+        self._refused: set[str] = set()
         self._last_error: str | None = None
         self._told: dict[str, int] = {}
 
@@ -58,6 +64,18 @@ class Report:
             due: When the next one is tried again (monotonic, seconds).
             ahead: What the clock is ahead of the monotonic clock, seconds.
         """
+        found = self._health(waiting, failures, due, ahead)
+        refused = found.last_error in self._refused or self.receiver.is_refused
+        return msgspec.structs.replace(
+            found,
+            is_proven=self.is_proven,
+            is_refused=bool(found.failures) and refused,
+            findings=() if self.receiver.last_success_at else self.findings,
+        )
+
+    def _health(
+        self, waiting: Mapping[str, int], failures: int, due: float | None, ahead: float
+    ) -> ConsumerHealth:
         success = self.receiver.last_success_at
         for whole in (self.ledger, self.receiver):
             reason = whole.last_error
@@ -75,6 +93,7 @@ class Report:
 
     def acknowledged(self, events: Sequence[Event], failures: int, now: float) -> None:
         """Events were delivered, and it is recorded; `now` in seconds since the epoch."""
+        self.is_proven = True
         latency = 0.0
         for event in events:
             latency = max(0.0, now - seconds_of(event.time))
@@ -104,6 +123,8 @@ class Report:
             log.debug("delivery.divided", consumer=self._consumer, events=len(events))
             return
         self._last_error = reason
+        if refused:
+            self._refused.add(reason)
         count = self._told[reason] = self._told.get(reason, 0) + 1
         is_news = count == 1 if refused else count & (count - 1) == 0
         subject = events[0].subject
@@ -120,6 +141,7 @@ class Report:
     def calm(self) -> None:
         """Nothing waits any longer: whatever comes is news."""
         self._told.clear()
+        self._refused.clear()
         self._last_error = None
 
     def count(self, pending: int) -> None:

@@ -35,6 +35,7 @@ class Severity(enum.StrEnum):
 CODES: Mapping[str, Severity] = MappingProxyType(
     {
         # syncd's own configuration
+        "address-unknown": Severity.WARNING,
         "config-unreadable": Severity.ERROR,
         "config-malformed": Severity.ERROR,
         "config-invalid": Severity.ERROR,
@@ -59,7 +60,9 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "manifest-insecure": Severity.WARNING,
         "manifest-invalid": Severity.ERROR,
         "manifest-malformed": Severity.ERROR,
+        "manifest-mints": Severity.WARNING,
         "manifest-permission": Severity.WARNING,
+        "manifest-placeholder": Severity.WARNING,
         "manifest-unreadable": Severity.ERROR,
         "manifest-world-readable": Severity.WARNING,
         # provision entries, together with manifest and vault config
@@ -68,6 +71,11 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "provision-target-untrusted": Severity.ERROR,
         "provision-unproduced": Severity.ERROR,
         "provision-unused": Severity.WARNING,
+        # a dry run of the vaults
+        "provision-login-failed": Severity.ERROR,
+        "provision-object-expired": Severity.WARNING,
+        "provision-object-failed": Severity.ERROR,
+        "provision-unexamined": Severity.WARNING,
         # the vault config
         "vault-config-unreadable": Severity.ERROR,
         "vault-config-malformed": Severity.ERROR,

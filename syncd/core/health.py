@@ -31,10 +31,16 @@ class ConsumerHealth(Health, frozen=True):
     Attributes:
         pending: Events that it has not acknowledged.
         waiting: How many of them wait for the next attempt, by the reason of the last failure.
+        is_proven: Whether it has ever acknowledged an event at its address.
+        is_refused: Whether what failed last needs a person.
+        findings: Why it cannot work, as far as can be known without a delivery; one line each.
     """
 
     pending: int = 0
     waiting: Mapping[str, int] = {}
+    is_proven: bool = True
+    is_refused: bool = False
+    findings: tuple[str, ...] = ()
 
 
 class ProviderHealth(Health, frozen=True):

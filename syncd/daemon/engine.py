@@ -21,6 +21,7 @@ from syncd.daemon.fingerprint_key import FingerprintKeyFile
 from syncd.daemon.pipeline import Pipeline
 from syncd.daemon.resources import open_resources
 from syncd.lint.check import log_findings
+from syncd.lint.consumers import examine_consumers
 from syncd.mount.reconcile import Reconciler
 from syncd.mount.value import OwnFiles, read_value, read_version
 from syncd.mount.vault_config_file import VaultConfigFile
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from syncd.config.settings import ConsumerSettings, Settings
     from syncd.consumers.aidbox.verify import Verifier
     from syncd.consumers.delivery import Delivery
+    from syncd.consumers.state import StateWriter
     from syncd.core.events import Event
     from syncd.core.model import Known
     from syncd.daemon.resources import Resources
@@ -216,10 +218,15 @@ class MountEngine:
                     tasks.start_soon(worker.run)
                 tasks.start_soon(self._key_file.run)
                 tasks.start_soon(log_findings, self._settings, self._vault_config)
+                tasks.start_soon(self.pipeline.examine, self._look_at_consumers)
+                tasks.start_soon(self.pipeline.watch_credentials)
                 task_status.started()
                 await self._reconciler.run()
         finally:
             self._reconciler.watcher.close()
+
+    def _look_at_consumers(self) -> dict[str, tuple[str, ...]]:
+        return examine_consumers(self._settings, self._vault_config.entries)
 
     async def run_once(self, deadline: float) -> bool:
         """Fetches, scans once and delivers, until the deadline; see the function `run_once`."""
@@ -297,9 +304,10 @@ class MountEngine:
         self.pipeline.inventory = self._reconciler.inventory
 
     @property
-    def _workers(self) -> Sequence[Delivery | Verifier]:
+    def _workers(self) -> Sequence[Delivery | Verifier | StateWriter]:
         # verifiers first: `run_once` drains in this order, and what they publish is delivered, too
-        return (*self.verifiers.values(), *self.pipeline.deliveries.values())
+        deliveries = self.pipeline.deliveries.values()
+        return (*self.verifiers.values(), *deliveries, *self.pipeline.states)
 
     def summary(self) -> dict[str, object]:
         """The number of secrets and the watch mode, for the log."""
@@ -325,6 +333,7 @@ class MountEngine:
             ),
             failure=reconciler.failure,
             consumers=self.pipeline.health(),
+            actions=self.pipeline,
             providers={item.provider.name: item.health for item in self.refreshers},
             refresh=self.refresh if self.refreshers else None,
             adoptions={name: item.adoptions for name, item in self.verifiers.items()},

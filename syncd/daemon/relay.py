@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -22,6 +23,7 @@ from syncd.core.nats_binding import escape
 from syncd.core.timing import rfc3339
 from syncd.daemon.pipeline import Pipeline
 from syncd.daemon.subscription import FETCH_TIMEOUT, Subscription
+from syncd.lint.consumers import examine_consumers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +59,7 @@ class RelayEngine:
     def __init__(self, settings: RelaySettings, resources: Resources) -> None:
         self.pipeline = Pipeline(settings, resources)
         self._resources = resources
+        self._settings = settings
         self._source = settings.relay
         durable = self._source.durable or default_durable(settings.instance or socket.gethostname())
         self._subscription = Subscription(
@@ -78,6 +81,10 @@ class RelayEngine:
         async with anyio.create_task_group() as tasks:
             for delivery in self.pipeline.deliveries.values():
                 tasks.start_soon(delivery.run)
+            tasks.start_soon(self.pipeline.watch_credentials)
+            tasks.start_soon(
+                self.pipeline.examine, partial(examine_consumers, self._settings, None)
+            )
             task_status.started()
             await self._subscription.run()
 
@@ -102,6 +109,7 @@ class RelayEngine:
             ),
             failure=self._subscription.failure,
             consumers=self.pipeline.health(),
+            actions=self.pipeline,
         )
 
     def refresh(self) -> int:

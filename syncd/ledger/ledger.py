@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncd.core.errors import StateError
-from syncd.core.event_data import VAULT_CONFIG_CHANGED, SecretData
+from syncd.core.event_data import SecretData
 from syncd.core.events import events_of
-from syncd.ledger import numbering, received
+from syncd.ledger import numbering, proof, received, withdrawal
 from syncd.ledger.connection import LedgerConnection
 from syncd.ledger.failures import is_full, state_error
 from syncd.ledger.file import open_file
@@ -39,7 +39,9 @@ from syncd.ledger.rows import (
     insert_events,
     last_sequence,
     meta,
+    previous_version,
     set_meta,
+    state_events,
     store_inventory,
 )
 from syncd.ledger.schema import FILE_NAME
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 
     from syncd.core.changes import Plan
     from syncd.core.events import Event
-    from syncd.core.model import Grant, Known, Scope
+    from syncd.core.model import Grant, Known
     from syncd.ledger.numbering import Base
     from syncd.ledger.received import Arrival
     from syncd.ledger.state_dir import StateDir
@@ -86,6 +88,7 @@ class Ledger(Reads):
         self.withdrawals = 0
         self._path = path
         self._capacity: received.Capacity | None = None
+        self._unproven: dict[str, str] = {}
         try:
             self.epoch = self._begin(key_ids[0], boot_id)
             with self._file.held() as db:
@@ -197,7 +200,8 @@ class Ledger(Reads):
                 events = events_of(plan, known, vault_config_path, at, last_sequence(db) + 1)
             store_inventory(db, plan, known)
             for name in plan.vault_config.rescoped:
-                self._withdraw(db, name, plan.inventory[name].entry.scopes, consumers)
+                scopes = plan.inventory[name].entry.scopes
+                self.withdrawals += withdrawal.withdraw(db, name, scopes, consumers)
             self._append(db, events, consumers)
         self.fresh = False
         return events
@@ -208,6 +212,20 @@ class Ledger(Reads):
             event = msgspec.structs.replace(event, sequence=last_sequence(db) + 1)
             self._append(db, [event], consumers)
         return event
+
+    def resend(self, consumer: str, grant: Grant, secret: str | None, at: str) -> tuple[str, ...]:
+        """Puts the present state of secrets into one mailbox, as if nothing was acknowledged.
+
+        Returns:
+            The names of the secrets: those that the consumer may see, or the one; without those
+            that were never there.
+        """
+        with self._file.transaction() as db:
+            events = state_events(db, grant, secret, at, last_sequence(db) + 1)
+            slots = [(consumer, event.slot) for event in events]
+            db.executemany("DELETE FROM pending WHERE consumer = ? AND slot = ?", slots)
+            self._append(db, events, {consumer: grant})
+        return tuple(event.subject for event in events)
 
     def follow(self, stream: str, last: int) -> int:
         """Begins or continues to follow a stream, and returns where its past ends.
@@ -264,7 +282,7 @@ class Ledger(Reads):
         insert_events(db, events)
         for consumer, grant in consumers.items():
             seen = [event for event in events if event.seen_by(grant) is not None]
-            if len(seen) < len(events) and self._has_pending(db, consumer):
+            if len(seen) < len(events) and withdrawal.has_pending(db, consumer):
                 # where the scope of a secret changed, an older event may be pending
                 hidden = {event.slot for event in events} - {event.slot for event in seen}
                 withdrawn = db.executemany(
@@ -277,34 +295,8 @@ class Ledger(Reads):
             db.executemany(
                 "INSERT INTO pending VALUES (?, ?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET sequence = excluded.sequence",
-                [(consumer, event.slot, event.sequence, _previous(event)) for event in seen],
+                [(consumer, event.slot, event.sequence, previous_version(event)) for event in seen],
             )
-
-    @staticmethod
-    def _has_pending(db: sqlite3.Connection, consumer: str) -> bool:
-        found = db.execute("SELECT 1 FROM pending WHERE consumer = ? LIMIT 1", (consumer,))
-        return found.fetchone() is not None
-
-    def _withdraw(
-        self,
-        db: sqlite3.Connection,
-        name: str,
-        scopes: Sequence[Scope],
-        consumers: Mapping[str, Grant],
-    ) -> None:
-        """Removes what is pending of a secret for consumers that may no longer see it.
-
-        Not the change of the vault config: that the secret has gone is what they learn last.
-        """
-        for consumer, grant in consumers.items():
-            if not grant.sees(scopes):
-                withdrawn = db.execute(
-                    "DELETE FROM pending WHERE consumer = ? AND sequence IN ("
-                    "SELECT sequence FROM pending JOIN event USING (sequence)"
-                    " WHERE consumer = ? AND subject = ? AND type <> ?)",
-                    (consumer, consumer, name, VAULT_CONFIG_CHANGED),
-                )
-                self.withdrawals += withdrawn.rowcount
 
     def take(self, consumer: str, grant: Grant, limit: int, after: int = 0) -> list[Event]:
         """The oldest events of a mailbox, each as a change from what its consumer acknowledged.
@@ -350,12 +342,16 @@ class Ledger(Reads):
             else:
                 events.append(seen.since(acknowledged))
         if hidden:
-            self.acknowledge(consumer, hidden)
+            self.acknowledge(consumer, hidden, delivered=False)
         return events
 
-    def acknowledge(self, consumer: str, events: Iterable[Event]) -> None:
-        """Removes delivered events from a mailbox."""
+    def acknowledge(
+        self, consumer: str, events: Iterable[Event], *, delivered: bool = True
+    ) -> None:
+        """Removes events from a mailbox, because they were delivered or may not be."""
         with self._file.transaction() as db:
+            if delivered and consumer in self._unproven:
+                proof.mark(db, consumer, self._unproven[consumer])
             for event in events:
                 at = (consumer, event.slot, event.sequence)
                 done = db.execute(
@@ -369,6 +365,15 @@ class Ledger(Reads):
                         "UPDATE pending SET acknowledged = ? WHERE consumer = ? AND slot = ?",
                         (version, consumer, event.slot),
                     )
+        if delivered:
+            self._unproven.pop(consumer, None)
+
+    def proven(self, identities: Mapping[str, str]) -> set[str]:
+        """The consumers that have acknowledged under their address; see `syncd.ledger.proof`."""
+        with self._file.transaction() as db:
+            found = proof.begin(db, identities)
+        self._unproven = {name: value for name, value in identities.items() if name not in found}
+        return found
 
     def forget_others(self, consumers: Iterable[str]) -> dict[str, int]:
         """Drops the mailboxes of all consumers but these; returns how many events each held."""
@@ -441,7 +446,3 @@ class Ledger(Reads):
             pruned = max(int(meta(db, "pruned") or 0), newest)
             set_meta(db, pruned=str(pruned))
         return gone
-
-
-def _previous(event: Event) -> str | None:
-    return event.data.previous_version if isinstance(event.data, SecretData) else None

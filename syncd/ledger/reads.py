@@ -93,6 +93,11 @@ class Reads:
         )
         return list(map(event_of, rows))
 
+    def baseline(self) -> str:
+        """When the first scan was recorded (RFC 3339, UTC); empty before that."""
+        with self._file.held() as db:
+            return meta(db, "baseline") or ""
+
     def span(self) -> tuple[int, int]:
         """The sequence of the newest event that was pruned, and that of the newest of all.
 

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from syncd.core.event_data import DECODERS
+from syncd.core.event_data import DECODERS, SECRET_CHANGED, SecretData, secret_data
 from syncd.core.events import Event, Origin
-from syncd.core.model import Entry, Known, Scope, State
+from syncd.core.model import Change, ChangeKind, Entry, Known, Scope, State
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Mapping, Sequence
 
     from syncd.core.changes import Plan
+    from syncd.core.model import Grant
 
 EVENT_COLUMNS: Final = (
     "event.sequence, event.time, event.type, event.subject, event.data, event.audience,"
@@ -100,3 +101,35 @@ def store_inventory(db: sqlite3.Connection, plan: Plan, known: Mapping[str, Know
     )
     db.executemany("INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
     db.executemany("DELETE FROM secret WHERE name = ?", [(name,) for name in plan.dropped])
+
+
+def state_events(
+    db: sqlite3.Connection, grant: Grant, secret: str | None, at: str, first: int
+) -> list[Event]:
+    """The present state of secrets as events, for someone who knows nothing of it.
+
+    Args:
+        db: The ledger.
+        grant: What the receiver may see.
+        secret: One secret, or None for all.
+        at: Time of the events (RFC 3339, UTC).
+        first: Sequence of the first event.
+    """
+    rows = db.execute(f"SELECT {INVENTORY_COLUMNS} FROM secret ORDER BY name")  # noqa: S608 - constant
+    changes = [
+        Change(kind, known.entry, known.version, None)
+        for known in map(secret_of, rows)
+        if secret in (None, known.entry.name) and grant.sees(known.entry.scopes)
+        # one that was never there has no state to send
+        if known.version is not None or known.changed_at is not None
+        for kind in [ChangeKind.ADDED if known.version else ChangeKind.REMOVED]
+    ]
+    return [
+        Event(sequence, at, SECRET_CHANGED, change.entry.name, secret_data(change))
+        for sequence, change in enumerate(changes, first)
+    ]
+
+
+def previous_version(event: Event) -> str | None:
+    """The version that an event replaces; None where it is not about the content of a secret."""
+    return event.data.previous_version if isinstance(event.data, SecretData) else None

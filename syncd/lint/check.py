@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from syncd.config.load import config_file, examine_any
-from syncd.config.settings import RelaySettings, credential_files
+from syncd.config.settings import RelaySettings
 from syncd.core.decode import did_you_mean
-from syncd.core.errors import ConfigurationError, RefusedError, SyncdError
+from syncd.core.errors import ConfigurationError, SyncdError
 from syncd.core.findings import finding, key_path
 from syncd.core.vault_config import lint_vault_config
+from syncd.lint.consumers import check_addresses
+from syncd.lint.credentials import check_credentials
 from syncd.lint.exposure import check_exposure
 from syncd.lint.files import check_files, check_mount, real_paths
 from syncd.lint.placeholders import check_placeholders
@@ -32,7 +34,6 @@ from syncd.mount.listing import mounts
 from syncd.mount.read import LIMIT, scan_once
 from syncd.mount.vault_config_file import read_vault_config
 from syncd.mount.way import follow
-from syncd.net.inspection import inspect
 from syncd.system.accounts import overflow_uid
 from syncd.system.errnos import reason
 from syncd.system.identity import become
@@ -71,8 +72,9 @@ def run_checks(
         file: The configuration.
         environ: The environment.
         aidbox: The Aidbox to read, or None.
-        runner: Who will run syncd; this process then becomes that user, for good. By default it is
-            not known, and permissions are judged for this user.
+        runner: Who will run syncd; this process then becomes that user, for good, and names of
+            hosts are looked up. By default permissions are judged for this user, and nothing is
+            looked up.
 
     Raises:
         ConfigurationError: There are no credentials to read Aidbox with.
@@ -85,7 +87,9 @@ def run_checks(
     source = config_file(file, environ) or "environment"
     if runner is not None and runner.is_known:
         findings += check_places(settings, source, runner.unit)
-    findings += _credentials(settings, source, loaded)
+    findings += check_credentials(settings, source, loaded)
+    if runner is not None:
+        findings += check_addresses(settings, source)
     findings += check_exposure(settings, source, environ) + _subscribers(settings, source)
     findings += check_placeholders(settings, source)
     if isinstance(settings, RelaySettings):
@@ -95,7 +99,7 @@ def run_checks(
 
 def _become(runner: Runner, file: str | None, environ: Mapping[str, str]) -> _Loaded:
     """Judges what only root can see, and becomes the runner."""
-    for module in ("syncd.provision.plan", "syncd.lint.aidbox.check", "encodings.idna"):
+    for module in ("syncd.provision.trust", "syncd.lint.aidbox.check", "encodings.idna"):
         importlib.import_module(module)  # while they are within reach
     settings, _ = examine_any(file, environ) if _is_regular(file) else (None, [])
     source = config_file(file, environ) or "environment"
@@ -119,15 +123,18 @@ def _is_regular(file: str | None) -> bool:
 def _check_mounted(settings: Settings, source: str, aidbox: Target | None) -> list[Finding]:
     # The daemon imports this module, and one that provisions nothing should not load the providers.
     from syncd.provision.plan import check_provision, plan_provision  # noqa: PLC0415
+    from syncd.provision.trust import check_trust  # noqa: PLC0415
 
+    trusted = [item for plan in plan_provision(settings.provision)[0] for item in check_trust(plan)]
     path = settings.vault_config
     try:
         text = _read_vault_config(path)
     except ConfigurationError as error:
         found = check_scopes(settings, None, source)
-        return [*found, *error.findings, *plan_provision(settings.provision)[1]]
+        planned = plan_provision(settings.provision)[1]
+        return [*trusted, *found, *error.findings, *planned]
     entries, found = lint_vault_config(text, path)
-    found += check_scopes(settings, entries, source)
+    found = trusted + found + check_scopes(settings, entries, source)
     found += check_provision(settings, entries)
     found += _grants(settings, entries, source)
     snapshot = scan_once(entries, settings.watch, settle=0.0)
@@ -147,42 +154,6 @@ def _read_vault_config(path: str) -> bytes:
         message, hint = "its file system does not answer", "check the mount that the file lies on"
         raise ConfigurationError([finding("vault-config-unreadable", path, "", message, hint)])
     return read[path][0]
-
-
-def _credentials(settings: Settings | RelaySettings, source: str, loaded: _Loaded) -> list[Finding]:
-    """Reads every file that holds one of syncd's credentials, as it will be read for use.
-
-    Those that systemd loads have been judged before, by where they are loaded from.
-    """
-    files = [item for item in credential_files(settings) if item[1] not in loaded]
-    partners = {where: path for where, path in files if where.endswith(".client_key")}
-
-    def examine_one(where: str, path: str) -> Finding | None:
-        section, _, option = where.rpartition(".")
-        partner = partners.get(f"{section}.client_key") if option == "client_cert" else None
-        try:
-            inspect(option, path, partner)
-        except SyncdError as error:
-            refused = isinstance(error, RefusedError)
-            code = "credential-malformed" if refused else "credential-unreadable"
-            hint = error.remedy or f"correct the file or {where}"
-            return finding(code, source, where, error.problem, hint)
-        return None
-
-    found = gather({where: partial(examine_one, where, path) for where, path in files}, LIMIT)
-    silent = [
-        finding(
-            "credential-unreadable",
-            source,
-            where,
-            f"cannot read {path}: its file system does not answer",
-            "check the mount that the file lies on",
-        )
-        for where, path in files
-        if where not in found
-    ]
-    judged = [item for findings in loaded.values() for item in findings]
-    return [*filter(None, found.values()), *silent, *judged]
 
 
 def _subscribers(settings: Settings | RelaySettings, source: str) -> list[Finding]:

@@ -46,6 +46,10 @@ _REMEDIES: Final = {
     "secret-newline": ("write the secret without it: whether Aidbox removes one is not documented"),
     "secret-world-readable": "remove the permission with chmod o-r",
 }
+_PUBLISHED: Final = (
+    "set filePermission to 0644 in the SecretProviderClass (in a Secret volume: defaultMode), and "
+    "replace the pod; a CSI mount's files belong to root, whatever fsGroup says"
+)
 _WHOLE: Final = "mount the whole volume at a directory, without subPath"
 _FROZEN: Final = {
     "file": (
@@ -79,8 +83,23 @@ def check_files(
         if code == "secret-outside-roots" and not settings.watch.roots:
             # the roots are derived from the paths, and setting any replaces all of them
             hint = "move the file, or set watch.roots to every directory that holds secrets"
+        elif code == "secret-unreadable" and _is_published(entry.path):
+            hint = _PUBLISHED
         findings.append(_at(settings, name, code, message, hint))
     return findings + _about_content(settings, entries, snapshot)
+
+
+def _is_published(path: str) -> bool:
+    """Whether a file is one of an AtomicWriter mount, whose permissions are its publisher's.
+
+    A `chmod` there would not last, and in a pod the mount is read-only.
+    """
+    directory = os.path.dirname(path)
+    while not os.path.islink(f"{directory}/..data"):
+        if directory in {"/", ""}:
+            return False
+        directory = os.path.dirname(directory)
+    return True
 
 
 def _about_content(

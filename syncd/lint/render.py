@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import asdict
 
-from syncd.core.text import encodable
+from syncd.core.text import encodable, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from syncd.core.findings import Finding
+    from syncd.lint.vaults import WouldWrite
 
 NO_INPUT: Final = frozenset(
     (
@@ -43,27 +44,43 @@ def exit_code(findings: Sequence[Finding], *, strict: bool) -> int:
     return int(any(strict or found.is_error for found in findings))
 
 
-def as_text(findings: Sequence[Finding], judged_for: str | None = None) -> str:
+def as_text(
+    findings: Sequence[Finding],
+    judged_for: str | None = None,
+    files: Sequence[WouldWrite] | None = None,
+) -> str:
     """One line per finding, and a line with the number of errors and warnings.
 
-    `judged_for` is the user that permissions were judged for, if another one.
+    `judged_for` is the user that permissions were judged for, if another one; `files` is what a dry
+    run would have written, a line for each.
     """
     errors, warnings = _count(findings)
     judged = f", judged for {judged_for}" if judged_for else ""
     counts = f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
-    return "\n".join([f"{found.severity}: {found}" for found in findings] + [f"{counts}{judged}"])
+    lines = [visible(str(file)) for file in files or ()]
+    return "\n".join(
+        [*lines, *(f"{found.severity}: {found}" for found in findings), f"{counts}{judged}"]
+    )
 
 
-def as_json(findings: Sequence[Finding], judged_for: str | None = None) -> str:
+def as_json(
+    findings: Sequence[Finding],
+    judged_for: str | None = None,
+    files: Sequence[WouldWrite] | None = None,
+) -> str:
     """The findings, and the number of errors and warnings, as one JSON object; see `as_text`."""
     errors, warnings = _count(findings)
-    document = {
+    document: dict[str, object] = {
         "findings": [
             {key: encodable(text) for key, text in asdict(found).items()} for found in findings
         ],
         "summary": {"errors": errors, "warnings": warnings},
         **({"judged_for": judged_for} if judged_for else {}),
     }
+    if files is not None:
+        document["would_write"] = [
+            {key: encodable(text) for key, text in asdict(file).items()} for file in files
+        ]
     return json.dumps(document, indent=2)
 
 

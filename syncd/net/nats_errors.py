@@ -59,6 +59,12 @@ class NatsErrors:
 
     def no_stream(self, subject: str) -> TemporaryError:
         """No stream stores a subject."""
+        if subject.startswith("$KV."):
+            bucket = subject.split(".")[1]
+            return self.temporary(
+                f"there is no bucket {bucket}",
+                "create it, or wait if it is electing a leader",
+            )
         return self.temporary(
             f"no stream takes subject {subject}",
             "create one that does, or wait if the stream is electing a leader",

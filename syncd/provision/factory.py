@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from syncd.config.auth import CertLogin, VaultAuth
+from syncd.config.auth import VaultAuth
 from syncd.core.errors import ConfigurationError
+from syncd.net.tls import Trust
 from syncd.provision.azure.cloud import find_cloud
 from syncd.provision.azure.objects import AzureClass
 from syncd.provision.composite import CompositeProvider
 from syncd.provision.plan import azure_auth, plan_provision
 from syncd.provision.publish import Publisher
 from syncd.provision.refresh import Refresher
+from syncd.provision.trust import vault_trust
 from syncd.system.lean_import import import_hvac, import_requests
 
 if TYPE_CHECKING:
@@ -25,16 +27,13 @@ if TYPE_CHECKING:
     from random import Random
 
     from syncd.config.settings import Provision
+    from syncd.provision.azure.provider import AzureProvider
+    from syncd.provision.dry_run import Examiner
     from syncd.provision.plan import Plan
     from syncd.provision.refresh import Provider
     from syncd.provision.vault.objects import VaultClass
+    from syncd.provision.vault.provider import VaultProvider
     from syncd.telemetry.metrics import Metrics
-
-
-_MANIFEST_CERTIFICATE = {
-    "client_cert": "vaultTLSClientCertPath",
-    "client_key": "vaultTLSClientKeyPath",
-}
 
 
 def open_refreshers(
@@ -74,43 +73,38 @@ def open_refreshers(
     return refreshers
 
 
+def open_examiners(plan: Plan) -> list[Examiner]:
+    """The providers of an entry, for a dry run. Blocks.
+
+    Raises:
+        RefusedError: Something that an entry names cannot be used.
+    """
+    return [_open_class(plan, item) for _, item in plan.classes]
+
+
+def _open_class(plan: Plan, item: VaultClass | AzureClass) -> VaultProvider | AzureProvider:
+    return _open_azure(plan, item) if isinstance(item, AzureClass) else _open_vault(plan, item)
+
+
 def _open(plan: Plan) -> Provider:
-    providers = [
-        _open_azure(plan, item) if isinstance(item, AzureClass) else _open_vault(plan, item)
-        for _, item in plan.classes
-    ]
+    providers: list[Provider] = [_open_class(plan, item) for _, item in plan.classes]
     return providers[0] if len(providers) == 1 else CompositeProvider(plan.name, providers)
 
 
-def _open_vault(plan: Plan, vault: VaultClass) -> Provider:
+def _open_vault(plan: Plan, vault: VaultClass) -> VaultProvider:
     import_requests()
     import_hvac()
-    from syncd.net.tls import Trust  # noqa: PLC0415 - requests and hvac: 7 MiB
-    from syncd.provision.vault.provider import VaultProvider  # noqa: PLC0415
+    from syncd.provision.vault.provider import VaultProvider  # noqa: PLC0415 - requests, hvac: 7 MiB
 
     entry, auth = plan.entry, plan.entry.auth
     assert isinstance(auth, VaultAuth)
-    own = auth if isinstance(auth, CertLogin) and auth.client_cert else None
-    trust = Trust(
-        ca_file=entry.ca_file or vault.ca_file,
-        ca_directory=None if entry.ca_file else vault.ca_directory,
-        server_name=vault.server_name,
-        client_cert=own.client_cert if own else vault.client_cert,
-        client_key=own.client_key if own else vault.client_key,
-        skip_verify=vault.skip_verify and not entry.ca_file,
-        option_names={
-            **({} if entry.ca_file else {"ca_file": "vaultCACertPath"}),
-            "ca_directory": "vaultCADirectory",
-            **({} if own else _MANIFEST_CERTIFICATE),
-        },
-    )
+    trust = vault_trust(entry, vault)
     address = (entry.vault_url or vault.address).rstrip("/")
     return VaultProvider(plan.name, vault, auth, address=address, trust=trust)
 
 
-def _open_azure(plan: Plan, azure: AzureClass) -> Provider:
+def _open_azure(plan: Plan, azure: AzureClass) -> AzureProvider:
     import_requests()
-    from syncd.net.tls import Trust  # noqa: PLC0415
     from syncd.provision.azure.provider import AzureProvider  # noqa: PLC0415 - the SDK: 20 MiB
 
     entry, auth = plan.entry, azure_auth(plan.entry, azure)

@@ -39,6 +39,9 @@ ALL_PERMISSIONS = 0o777
 _GO_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _GO_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 
+_PLACEHOLDER = re.compile(r"\{\{.*?\}\}|\$\{\w[^}]*\}|\$\(\w+\)|\$[A-Z_][A-Z0-9_]+\b")
+"""What Helm, envsubst and Kubernetes replace: `{{ .Values.x }}`, `${X}`, `$(X)`, `$X`."""
+
 Path = tuple[str | int, ...]
 
 
@@ -81,6 +84,13 @@ class Report:
             if key not in known:
                 hint = did_you_mean(key, known, otherwise="remove it")
                 self.warn((*base, key), "is not a known key and does nothing", hint)
+
+    def placeholders(self, base: Path, text: str) -> None:
+        """Adds a warning where a template was not filled in; the vault has nothing of that name."""
+        if _PLACEHOLDER.search(text):
+            message = "holds a placeholder that nothing has replaced"
+            hint = "use the manifest that Helm or envsubst makes of it"
+            self.warn(base, message, hint, "manifest-placeholder")
 
     @property
     def errors(self) -> int:
@@ -264,6 +274,8 @@ def _parameters(spec: Node, report: Report) -> dict[str, str] | None:
     for key, value in node.items():
         if isinstance(value, Scalar) and isinstance(value.value, str):
             parameters[key] = str(value)
+            if key != "objects":
+                report.placeholders(("spec", "parameters", key), value)
         elif isinstance(value, Scalar):
             hint = "put quotes around it"
             report.error(("spec", "parameters", key), "must be a string", hint)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from support.faults import Books, Rotation, expected, hook, scaled
-from support.nats import Cluster, NatsServer, stream
+from support.nats import Cluster, NatsServer, bucket, documents, stream
 from support.tls import replace
 from support.waiting import wait_until
 from support.world import World, secret
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECRETS = 20
+STATE = "state"
+"""The bucket to which the installation writes its state, beside its events."""
+
 ROUNDS = scaled(1, 40)
 
 
@@ -43,8 +46,8 @@ class Ledger(Books):
 class Fleet:
     """An installation, a bus and a relay with one consumer, in a storm of rotations."""
 
-    def __init__(self, urls: list[str], **login: Any) -> None:
-        self._urls = urls
+    def __init__(self, bus: Cluster | NatsServer, **login: Any) -> None:
+        self._bus = bus
         self._login = login
         self._stack = ExitStack()
         self.moment = threading.Event()
@@ -53,10 +56,12 @@ class Fleet:
         with ExitStack() as stack:
             self.world = stack.enter_context(World())
             self.books = stack.enter_context(Ledger())
-            world, server = self.world, {"urls": self._urls, "timeout": 3, **self._login}
+            world, server = self.world, {"urls": self._bus.urls, "timeout": 3, **self._login}
             world.publish({f"s{number}": secret("0") for number in range(SECRETS)})
             world.map(*world.values)
-            world.configure(consumers=[{"name": "bus", "kind": "nats", **server}])
+            world.configure(
+                consumers=[{"name": "bus", "kind": "nats", **server, "state_bucket": STATE}]
+            )
             source = {**server, "subject": "syncd.>", "durable": "relay"}
             self.relay = world.relay(relay=source, consumers=[hook(self.books)])
             self.daemon = world.daemon()
@@ -77,6 +82,17 @@ class Fleet:
             yield
         self.swaps = rotation.swaps
         self.books.wait_for_state(expected(self.world))
+        self.wait_for_document()
+
+    def wait_for_document(self) -> None:
+        """Waits until the bucket has the newest state, too."""
+
+        def written() -> bool:
+            (document,) = documents(self._bus, STATE).values()
+            found = {name: item["version"] for name, item in document["secrets"].items()}
+            return found == expected(self.world)
+
+        wait_until(written, "the bucket has an old document")
 
     def let_arrive(self) -> None:
         """Waits until something more has arrived: the bus works."""
@@ -103,20 +119,21 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def bus(cluster: Cluster) -> Cluster:
-    """The cluster with an empty stream."""
+    """The cluster with an empty stream and an empty bucket."""
 
     async def remove(js: Any) -> None:
-        if "fleet" in [info.config.name for info in await js.streams_info()]:
-            await js.delete_stream("fleet")
+        for info in await js.streams_info():
+            await js.delete_stream(info.config.name)
 
     cluster.ask(remove)
     cluster.ask(stream("fleet", "syncd.>", num_replicas=3))
+    cluster.ask(bucket(STATE, num_replicas=3))
     return cluster
 
 
 def test_leaders_are_killed(bus: Cluster, count: Callable[[str], None]) -> None:
     """The stream's leader dies without a word and comes back; the relay is restarted once."""
-    with Fleet(bus.urls) as fleet:
+    with Fleet(bus) as fleet:
         with fleet.storm():
             for round_ in range(ROUNDS):
                 leader = bus.leader("fleet")
@@ -133,7 +150,7 @@ def test_leaders_are_killed(bus: Cluster, count: Callable[[str], None]) -> None:
 
 def test_a_partition_heals(bus: Cluster, count: Callable[[str], None]) -> None:
     """The leader hears and says nothing, its connections open, until others have taken over."""
-    with Fleet(bus.urls) as fleet:
+    with Fleet(bus) as fleet:
         with fleet.storm():
             for _ in range(ROUNDS):
                 leader = bus.leader("fleet")
@@ -149,7 +166,7 @@ def test_a_partition_heals(bus: Cluster, count: Callable[[str], None]) -> None:
 
 def test_a_stream_fills_up(bus: Cluster, count: Callable[[str], None]) -> None:
     """Nothing is taken until there is room; the newest state of each secret arrives then."""
-    with Fleet(bus.urls) as fleet:
+    with Fleet(bus) as fleet:
         with fleet.storm():
             bus.ask(stream("fleet", "syncd.>", num_replicas=3, max_msgs=10, discard="new"))
             reason = fleet.daemon.wait_for("delivery.retry")["reason"]
@@ -169,8 +186,9 @@ def test_credentials_are_rotated_in_a_storm(tmp_path: Path, count: Callable[[str
     with NatsServer(authorization=user(0)) as server:
         server.login = {"user": "syncd", "password": secret("0").decode()}
         server.ask(stream("fleet", "syncd.>"))
+        server.ask(bucket(STATE))
         replace(password, secret("0"))
-        with Fleet([server.url], user="syncd", password_file=str(password)) as fleet:
+        with Fleet(server, user="syncd", password_file=str(password)) as fleet:
             with fleet.storm():
                 # a client that is refused comes back within a minute: the other order is for a soak
                 for generation in range(1, ROUNDS + 1):

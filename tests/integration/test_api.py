@@ -161,7 +161,7 @@ def test_secrets_and_status(world: World) -> None:
         assert report["secrets"] == {"present": 2, "missing": 1, "unreadable": 0}
         assert report["consumers"]["away"]["state"] == "failing"
         assert report["consumers"]["away"]["pending"] == 1
-        assert report["consumers"]["others"]["state"] == "ok"
+        assert report["consumers"]["others"]["state"] == "unproven"
         assert report["providers"] == {}
         assert len(report["attention"]) == 2
 

@@ -125,7 +125,11 @@ def test_a_relay_is_checked_as_well(place: Path) -> None:
     config.write_text(
         json.dumps(
             {
-                "relay": {"urls": ["nats://n"], "subject": "s.>", "token_file": f"{place}/none"},
+                "relay": {
+                    "urls": ["nats://192.0.2.1"],
+                    "subject": "s.>",
+                    "token_file": f"{place}/none",
+                },
                 "state_dir": f"{place}/relay-state",
                 "consumers": [
                     {

@@ -20,7 +20,7 @@ PAGE = document("docs/fleet.md")
 TUTORIAL = PAGE[PAGE.index("## Try it") : PAGE.index("## Publish")]
 PUBLISH = PAGE[PAGE.index("## Publish") : PAGE.index("## Relay")]
 RELAY = PAGE[PAGE.index("## Relay") : PAGE.index("## One key")]
-KEY = PAGE[PAGE.index("## One key") : PAGE.index("## Within one cluster")]
+KEY = PAGE[PAGE.index("## One key") : PAGE.index("## Who has")]
 SIZING = PAGE[PAGE.index("## Sizing") : PAGE.index("## What not to do")]
 
 

@@ -170,7 +170,7 @@ def test_once_fails_when_the_vault_cannot_be_asked(
     configure(world, bao, receiver)
     assert world.run("run", "--once", "-c", world.config).returncode == 0
     configure(world, bao, receiver, vault_url="http://127.0.0.1:1")
-    done = world.run("run", "--once", "--timeout", "1s", "-c", world.config)
+    done = world.run("run", "--once", "--timeout", "5s", "-c", world.config)
     assert done.returncode == 1
     assert "Connection refused (http" in done.stderr
     configure(world, bao, receiver, auth={"method": "token", "token_file": "/nowhere"})

@@ -29,7 +29,10 @@ class Browser:
     def __enter__(self) -> Self:
         self._profile = tempfile.mkdtemp(prefix="syncd-chromium-")
         self._driver = subprocess.Popen(
-            ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ["chromedriver", "--port=0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         assert self._driver.stdout is not None
         port = next(found[1] for line in self._driver.stdout if (found := _STARTED.search(line)))

@@ -33,7 +33,7 @@ import nats
 import nats.errors
 import nats.js.errors
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from nats.js.api import StreamConfig
+from nats.js.api import DiscardPolicy, StreamConfig
 from support.waiting import DEADLINE, wait_until
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class NatsServer:
         self.directory = tempfile.mkdtemp(prefix="syncd-nats-")
         self.port = free_port()
         self.url = f"nats://127.0.0.1:{self.port}"
+        self.urls = [self.url]
         self.login = dict(login or {})
         self._more = more
         self._process: subprocess.Popen[bytes] | None = None
@@ -260,6 +261,17 @@ def stream(name: str, *subjects: str, **more: Any) -> Callable[[JetStreamContext
             await js.add_stream(config)
 
     return make
+
+
+def bucket(name: str, **more: Any) -> Callable[[JetStreamContext], Awaitable[Any]]:
+    """Makes a key-value bucket, as `nats kv add` does."""
+    more = {"max_msgs_per_subject": 1, "allow_rollup_hdrs": True, "allow_direct": True, **more}
+    return stream(f"KV_{name}", f"$KV.{name}.>", discard=DiscardPolicy.NEW, **more)
+
+
+def documents(server: NatsServer | Cluster, name: str) -> dict[str, Any]:
+    """The newest document of each installation in a bucket, by instance."""
+    return {item.json["instance"]: item.json for item in server.stored(f"KV_{name}")}
 
 
 class Key:

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-from hashlib import sha256
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from support.machine import cache, debian_tree, step
+from support import sources
+from support.machine import debian_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 
 
 @pytest.fixture(scope="session")
 def need() -> Callable[..., None]:
     """Skips, with the reason, where tools are missing; fails where they could be installed."""
-
-    def need(*tools: str) -> None:
-        bin_ = os.path.dirname(sys.executable)
-        path = f"{bin_}:{os.environ['PATH']}:/usr/sbin:/sbin"
-        missing = [tool for tool in tools if shutil.which(tool, path=path) is None]
-        if os.geteuid() != 0:
-            pytest.skip("only root can boot a machine, build an image, run it")
-        if not missing:
-            return
-        if shutil.which("apt-get") is not None:
-            pytest.fail(f"{', '.join(missing)} could be installed here: see tests/system/prepare")
-        pytest.skip(f"{', '.join(missing)} cannot be installed here: there is no apt-get")
-
-    return need
+    return partial(sources.need, "tests/system/prepare")
 
 
 @pytest.fixture(scope="session")
@@ -47,35 +29,12 @@ def tree(need: Callable[..., None]) -> str:
 @pytest.fixture(scope="session")
 def wheels() -> str:
     """A directory with the wheels of requirements.lock for the tree's Python."""
-    with open(f"{ROOT}/requirements.lock", "rb") as file:
-        lock = file.read()
-    directory = f"{cache()}/wheels-{sha256(lock).hexdigest()[:16]}"
-    if os.path.isdir(directory):
-        step(f"the wheels are in the cache: {directory}")
-        return directory
-    step("downloading the wheels of requirements.lock")
-    making = f"{directory}.{os.getpid()}"
-    command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check"]
-    command += ["--only-binary", ":all:", "--implementation", "cp", "--python-version", "3.11"]
-    command += ["--require-hashes", "-r", f"{ROOT}/requirements.lock", "-d", making]
-    subprocess.run(command, check=True)
-    os.rename(making, directory)
-    return directory
+    return sources.wheels()
 
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What a user has after `git clone`: every file that git knows or would know."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\0")
     target = f"{tmp_path_factory.mktemp('checkout')}/syncd"
-    for name in filter(None, listed):
-        if os.path.exists(f"{ROOT}/{name}"):
-            os.makedirs(os.path.dirname(f"{target}/{name}"), exist_ok=True)
-            shutil.copy2(f"{ROOT}/{name}", f"{target}/{name}")
+    sources.copy_checkout(target)
     return target

@@ -12,6 +12,7 @@ import yaml
 from support.documents import commands
 from support.machine import step
 
+from syncd import __version__
 from syncd.config.settings import Settings
 from syncd.config.validation import check_section
 from syncd.core.decode import decode
@@ -83,18 +84,21 @@ def check_pod(spec: dict[str, Any], volumes: set[str]) -> None:
     assert sidecar["restartPolicy"] == "Always"
     assert "restartPolicy" not in waiting
     assert waiting["args"][0] == "wait"
-    assert {"livenessProbe", "readinessProbe", "startupProbe"} <= sidecar.keys()
-    pod = spec["securityContext"]
-    assert pod["runAsNonRoot"] is True
-    assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert {"livenessProbe", "startupProbe"} <= sidecar.keys()
+    assert "readinessProbe" not in sidecar  # a native sidecar's is the pod's
+    # other containers of the pod may run as root
+    assert "securityContext" not in spec
     for container in (sidecar, waiting):
         context = container["securityContext"]
-        assert context["runAsUser"] == context["runAsGroup"] == pod["fsGroup"] == 65532
+        assert context["runAsUser"] == context["runAsGroup"] == 65532
+        assert context["runAsNonRoot"] is True
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
         assert context["readOnlyRootFilesystem"] is True
         assert context["allowPrivilegeEscalation"] is False
         assert context["capabilities"] == {"drop": ["ALL"]}
-        assert container["resources"]["requests"] == {"cpu": "10m", "memory": "40Mi"}
-        assert "memory" in container["resources"]["limits"]
+        assert container["resources"]["requests"] == {"cpu": "10m", "memory": "48Mi"}
+        assert container["resources"]["limits"]["memory"] == "128Mi"
+        assert container["image"] == f"syncd:{__version__}"
         for mount in container["volumeMounts"]:
             assert mount["name"] in volumes
             assert "subPath" not in mount
@@ -118,7 +122,8 @@ def test_an_overlay(overlay: str, tmp_path: Path) -> None:
     assert secrets["spec"]["provider"] == overlay
     attributes = volumes["vault-secrets"]["csi"]["volumeAttributes"]
     assert attributes == {"secretProviderClass": secrets["metadata"]["name"]}
-    monitor = of(objects, "PodMonitor")["spec"]
+    with open(f"{ROOT}/kubernetes/components/pod-monitor/pod-monitor.yaml") as file:
+        monitor = yaml.safe_load(file)["spec"]
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     assert monitor["selector"]["matchLabels"].items() <= labels.items()
     ports = {port["name"] for item in spec["initContainers"] for port in item.get("ports", ())}
@@ -153,28 +158,20 @@ def check_configuration(objects: list[dict[str, Any]]) -> None:
         assert {yaml.safe_load(item)["objectName"] for item in objects_} == names
 
 
-def test_the_values_of_the_chart(tmp_path: Path) -> None:
-    """They use keys that the chart has, and make a valid pod where it puts them."""
-    with open(f"{ROOT}/kubernetes/values-aidbox.yaml") as file:
-        values = yaml.safe_load(file)
+def test_the_fragments_for_the_chart(tmp_path: Path) -> None:
+    """They use keys that the chart has, below one that it does not know."""
+    with open(f"{ROOT}/kubernetes/helm/fragments.yaml") as file:
+        (top, values), *others = yaml.safe_load(file).items()
+    assert (top in CHART, others) == (False, [])
     assert values.keys() <= CHART
-    spec = {
-        "containers": [
-            {
-                "name": "aidbox",
-                "image": "aidbox",
-                "env": values["extraEnvs"],
-                "volumeMounts": values["volumeMounts"],
-            }
-        ],
-        "initContainers": values["initContainers"],
-        "volumes": values["volumes"],
-        "securityContext": values["podSecurityContext"],
-    }
+    container = {"name": "aidbox", "image": "aidbox", "env": values["extraEnvs"]}
+    container |= {key: values[key] for key in ("volumeMounts", "securityContext")}
+    spec = {"containers": [container], "initContainers": values["initContainers"]}
+    spec["volumes"] = values["volumes"]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "aidbox"}, "spec": spec}
     validate(yaml.safe_dump(pod), tmp_path)
     check_pod(spec, {volume["name"] for volume in values["volumes"]})
-    with open(f"{ROOT}/kubernetes/base/deployment.yaml") as file:
+    with open(f"{ROOT}/kubernetes/components/syncd/sidecar.yaml") as file:
         same = yaml.safe_load(file)["spec"]["template"]["spec"]["initContainers"]
     for ours, theirs in zip(values["initContainers"], same, strict=True):
         assert {**ours, "image": ""} == {**theirs, "image": ""}

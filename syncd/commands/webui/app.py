@@ -1,16 +1,18 @@
-"""The application behind the page: it passes three requests on to the daemon's socket.
+"""The application behind the page: it passes four requests on to the daemon's socket.
 
-They are sent by this process, so the daemon sees the user who runs the command, and shows what that
-user may see. Nothing that changes something is passed on.
+They are sent by this process, so the daemon sees the user who runs the command: it shows what that
+user may see, and does what that user may do. The only one that does something is to retry a
+consumer; it changes no state.
 """
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, urlencode
 
 import anyio
-import httpx2
+import h11
 import msgspec
 from starlette.applications import Starlette
 from starlette.responses import Response, StreamingResponse
@@ -20,18 +22,31 @@ from syncd.commands.client import SILENCE, unreachable
 from syncd.commands.webui import page
 from syncd.commands.webui.guard import from_page, names_loopback
 from syncd.core.errors import SyncdError
+from syncd.net.http1 import ConnectTimeoutError, Pool, Request as Question, Response as Answer
+from syncd.net.url import Url
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from syncd.commands.webui.guard import Guard
 
+    Handler = Callable[[Request], Coroutine[None, None, Response]]
+
 _CONNECT: Final = 5.0
 _ANSWER: Final = 30.0
 _LONGEST_TOKEN: Final = 256
+_KEPT: Final = 4
+_OK: Final = 200
+_BROKEN: Final = (
+    OSError,
+    anyio.BrokenResourceError,
+    anyio.EndOfStream,
+    h11.ProtocolError,
+    ConnectTimeoutError,
+)
 
 
 class Ui:
@@ -40,23 +55,20 @@ class Ui:
     Args:
         socket: Path of the daemon's socket.
         guard: Who may send them.
+        may_retry: Whether the daemon lets this user retry consumers.
     """
 
-    def __init__(self, socket: str, guard: Guard) -> None:
+    def __init__(self, socket: str, guard: Guard, *, may_retry: bool) -> None:
         self._socket = socket
         self._guard = guard
         self._page = page.load()
         self._policy = {"content-security-policy": page.policy(self._page)}
-        self._http = httpx2.AsyncClient(
-            transport=httpx2.AsyncHTTPTransport(uds=socket),
-            base_url="http://syncd",
-            timeout=httpx2.Timeout(_ANSWER, connect=_CONNECT),
-            trust_env=False,
-        )
+        self._may_retry = may_retry
+        self._daemon = Pool(None, socket=socket, keep=_KEPT, connect_timeout=_CONNECT)
 
     async def aclose(self) -> None:
         """Closes the connections to the daemon."""
-        await self._http.aclose()
+        await self._daemon.aclose()
 
     def app(self) -> ASGIApp:
         """The application."""
@@ -64,12 +76,13 @@ class Ui:
         routes = [
             Route(at, self._show, methods=["GET"]),
             Route(f"{at}session", self._open, methods=["POST"]),
-            Route(f"{at}v1/status", self._protected(self._pass_on("/v1/status")), methods=["GET"]),
-            Route(
-                f"{at}v1/secrets", self._protected(self._pass_on("/v1/secrets")), methods=["GET"]
-            ),
+            Route(f"{at}v1/status", self._protected(self._status), methods=["GET"]),
+            Route(f"{at}v1/secrets", self._protected(self._secrets), methods=["GET"]),
             Route(f"{at}v1/events", self._protected(self._events), methods=["GET"]),
         ]
+        if self._may_retry:
+            retry = self._protected(self._retry, certainly=True)
+            routes.append(Route(f"{at}v1/consumers/{{name}}/retry", retry, methods=["POST"]))
         inner = Starlette(routes=routes, max_body_size=_LONGEST_TOKEN)
         inner.router.redirect_slashes = False
 
@@ -95,11 +108,9 @@ class Ui:
             return _refusal(403, "this address was used already; run syncd ui again for a new one")
         return Response(status_code=204, headers={"set-cookie": cookie})
 
-    def _protected(
-        self, handle: Callable[[Request], Coroutine[None, None, Response]]
-    ) -> Callable[[Request], Coroutine[None, None, Response]]:
+    def _protected(self, handle: Handler, *, certainly: bool = False) -> Handler:
         async def protected(request: Request) -> Response:
-            if not from_page(request.headers):
+            if not from_page(request.headers, certainly=certainly):
                 return _refusal(403, "only the page itself may do this")
             if not self._guard.knows(request.headers):
                 return _refusal(401, "this browser has no session; run syncd ui again")
@@ -110,66 +121,79 @@ class Ui:
 
         return protected
 
-    def _pass_on(self, path: str) -> Callable[[Request], Coroutine[None, None, Response]]:
-        async def pass_on(_request: Request) -> Response:
-            async with self._reaching():
-                answer = await self._http.get(path)
-            # the type is ours: what comes from the daemon is never shown as a document
-            return Response(answer.content, answer.status_code, media_type="application/json")
+    async def _status(self, _request: Request) -> Response:
+        answer = await self._ask("GET", "/v1/status")
+        answer.headers["syncd-may-retry"] = "yes" if self._may_retry else "no"
+        return answer
 
-        return pass_on
+    async def _secrets(self, _request: Request) -> Response:
+        return await self._ask("GET", "/v1/secrets")
+
+    async def _retry(self, request: Request) -> Response:
+        name = quote(request.path_params["name"], safe="")
+        return await self._ask("POST", f"/v1/consumers/{name}/retry")
+
+    async def _ask(self, method: str, target: str) -> Response:
+        with self._reaching(), anyio.fail_after(_ANSWER):
+            answer = await self._daemon.request(_question(method, target, {}))
+            return await _whole(answer)
 
     async def _events(self, request: Request) -> Response:
         headers = {"accept": "text/event-stream"}
         last = request.headers.get("last-event-id")
         if last:
             headers["last-event-id"] = last
-        after = request.query_params.get("after", "")
-        timeout = httpx2.Timeout(SILENCE, connect=_CONNECT)
-        asked = self._http.build_request(
-            "GET",
-            "/v1/events",
-            params={"after": after} if after else {},
-            headers=headers,
-            timeout=timeout,
-        )
-        async with self._reaching():
-            answer = await self._http.send(asked, stream=True)
-        if answer.status_code != httpx2.codes.OK:
-            async with self._reaching():
-                content = await answer.aread()
-            return Response(content, answer.status_code, media_type="application/json")
-        return StreamingResponse(_chunks(answer), media_type="text/event-stream")
+        after = request.query_params.get("after")
+        target = "/v1/events" + (f"?{urlencode({'after': after})}" if after else "")
+        with self._reaching(), anyio.fail_after(_ANSWER):
+            answer = await self._daemon.request(_question("GET", target, headers))
+            if answer.status != _OK:
+                return await _whole(answer)
+        return StreamingResponse(_stream(answer), media_type="text/event-stream")
 
-    @asynccontextmanager
-    async def _reaching(self) -> AsyncIterator[None]:
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
         """Converts what goes wrong to an error that says why.
 
         Raises:
-            UnreachableError: The daemon cannot be reached.
+            UnreachableError: Nothing listens.
+            SyncdError: The daemon does not answer.
         """
         try:
-            # tried first, since httpx2's own error has no reason and leaves its socket open
-            await (await anyio.connect_unix(self._socket)).aclose()
-        except OSError as error:
-            raise unreachable(self._socket, error) from None
-        try:
             yield
-        except httpx2.HTTPError:
+        except (*_BROKEN, TimeoutError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise unreachable(self._socket, error) from None
             problem = f"cannot reach the daemon at {self._socket}: it did not answer"
             raise SyncdError(problem, "see its log") from None
 
 
-async def _chunks(answer: httpx2.Response) -> AsyncIterator[bytes]:
-    """The stream until either side ends it; the page then connects again."""
+def _question(method: str, target: str, headers: dict[str, str]) -> Question:
+    content = None if method == "GET" else b""
+    return Question(method, Url("http", "syncd", 80, target), headers, content)
+
+
+async def _whole(answer: Answer) -> Response:
     try:
-        async for chunk in answer.aiter_raw():
+        content = b"".join([chunk async for chunk in answer.body()])
+    finally:
+        await answer.aclose()
+    # the type is ours: what comes from the daemon is never shown as a document
+    return Response(content, answer.status, media_type="application/json")
+
+
+async def _stream(answer: Answer) -> AsyncIterator[bytes]:
+    """The stream until either side ends it, or it is silent; the page then connects again."""
+    body = answer.body()
+    try:
+        while True:
+            with anyio.fail_after(SILENCE):
+                chunk = await anext(body)
             yield chunk
-    except httpx2.HTTPError:
+    except (*_BROKEN, TimeoutError, StopAsyncIteration):
         return
     finally:
-        with anyio.CancelScope(shield=True):
-            await answer.aclose()
+        await answer.aclose()
 
 
 def _with_headers(send: Send) -> Send:

@@ -3,8 +3,8 @@
 Everybody on this machine can connect to a port on loopback, and every web page that the browser has
 open can send requests there. So
 
-- `Host` must be a name of loopback, by any port (ssh may forward one): a page whose own name resolves
-  to 127.0.0.1 is refused (DNS rebinding);
+- `Host` must be a name of loopback, by any port (ssh may forward one): a page whose own name
+  resolves to 127.0.0.1 is refused (DNS rebinding);
 - `Origin` and `Sec-Fetch-Site` (Fetch Metadata, W3C) must be those of the page itself. A server on
   another port of this machine is another origin, but the same site, and so `SameSite=Strict` alone
   does not keep its pages out;

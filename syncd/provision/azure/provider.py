@@ -36,9 +36,10 @@ from syncd.net.requests_session import explain
 from syncd.provision.azure.content import PKCS12, pem_of_certificate, pem_of_key, pem_of_pkcs12
 from syncd.provision.azure.http import NamedInterruption, Transport, pipeline_options
 from syncd.provision.azure.login import open_login
+from syncd.provision.dry_run import Examined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import TypeVar
 
     from azure.keyvault.secrets import KeyVaultSecret
@@ -132,6 +133,27 @@ class AzureProvider:
                 # only a throttled pass is continued; any other one reads everything again
                 if not throttled:
                     self._read = {}
+
+    def examine(self) -> Iterator[Examined]:
+        """A dry run; see `syncd.provision.dry_run.Examiner`."""
+        for wanted in self._azure.objects:
+            self._interruption.what = f"read {wanted.path}"
+            try:
+                if wanted.history:
+                    files = self._history(wanted, {})
+                else:
+                    files = [File(wanted.path, self._content(wanted, wanted.version), wanted.mode)]
+            except (TemporaryError, RefusedError) as error:
+                yield Examined(wanted.path, wanted.mode, error)
+                continue
+            answers = [
+                answer
+                for (kind, name, _), answer in self._read.items()
+                if (kind, name) == (wanted.kind, wanted.name)
+            ]
+            self._read = {}
+            warning = next(filter(None, map(_validity, answers)), None)
+            yield from (Examined(file.path, file.mode, warning=warning) for file in files)
 
     def interrupt(self) -> None:
         """Ends the fetch under way; see `syncd.provision.refresh.Provider`."""
@@ -326,6 +348,17 @@ class AzureProvider:
             if code != "ForbiddenByRbac":  # it does not say whether the role or the network denies
                 remedy += ", and allow this machine's network"
         _refuse(wanted, problem, remedy)
+
+
+def _validity(answer: Any) -> tuple[str, str] | None:  # noqa: ANN401 - one of three types
+    """Whether an object that can be read has expired, or is not valid yet."""
+    now = time.time()
+    begins, ends = answer.properties.not_before, answer.properties.expires_on
+    if ends is not None and ends.timestamp() <= now:
+        return "has expired", "create a new version, or correct its expiration date"
+    if begins is not None and begins.timestamp() > now:
+        return "is not valid yet", "wait until its activation date, or correct the date"
+    return None
 
 
 def _manifest_identity(azure: AzureClass, auth: AzureAuth) -> str:

@@ -16,6 +16,7 @@ The rules:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -125,6 +126,16 @@ class Login:
         structlog.get_logger().info("provision.token_lost", server=self._connection.address)
         self._login()
         return self._token
+
+    def revoke(self) -> None:
+        """Ends the token, if it came of a login here; a failure leaves it to expire."""
+        if self._token and not isinstance(self._auth, TokenFile):
+            what = "revoke the token"
+            with contextlib.suppress(TemporaryError):
+                self._connection.request(
+                    "POST", "auth/token/revoke-self", what, token=self._token, body="{}"
+                )
+            self._token = ""
 
     def _prolong(self, now: float) -> None:
         """Renews or replaces a token that is still valid; a failure is not fatal yet."""

@@ -9,6 +9,7 @@ white space within quotes is part of a name.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -37,6 +38,15 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "https://127.0.0.1:8200"
 """Upstream's default (`api.DefaultConfig`)."""
 DEFAULT_LOGIN_MOUNT = "kubernetes"
+
+READS = ("GET", "LIST", "HEAD")
+"""Methods that change nothing, so that their order does not matter."""
+_MINTING = re.compile(
+    r"(?:.*/)?(?:identity/oidc/token/[^/]+|totp/code/[^/]+|gcp/(?:token|key)/[^/]+"
+    r"|gcp/(?:roleset|static-account|impersonated-account)/[^/]+/token)"
+)
+"""Reads that answer with something new each time and without a lease, at the usual mounts."""
+_SNAKE = {"objectName": "object_name", "secretPath": "secret_path", "secretKey": "secret_key"}
 
 _PREFIXED = (
     "Address",
@@ -278,6 +288,7 @@ def _object(tree: Any, path: Path, report: Report) -> VaultObject | None:  # noq
     if not (method.isascii() and method.isalpha()):
         report.error((*path, "method"), "is not an HTTP method", "use GET, POST or PUT")
     where, _, query = fields.secret_path.partition("?")
+    _check_first_pass(fields, method, arguments, path, report)
     return VaultObject(
         path=str(fields.object_name),
         secret_path=where.lstrip("/").removeprefix("v1/").lstrip("/"),
@@ -288,6 +299,24 @@ def _object(tree: Any, path: Path, report: Report) -> VaultObject | None:  # noq
         mode=mode,
         encoding=encoding,
     )
+
+
+def _check_first_pass(
+    fields: _Object, method: str, arguments: str | None, path: Path, report: Report
+) -> None:
+    """Warns of what is valid and does not do what was meant."""
+    for key in ("objectName", "secretPath", "secretKey"):
+        report.placeholders((*path, key), getattr(fields, _SNAKE[key]))
+    if arguments is not None:
+        report.placeholders((*path, "secretArgs"), arguments)
+        if method in READS and arguments != "{}":
+            message = f"does nothing with {method}: only a write has a body"
+            report.warn((*path, "secretArgs"), message, "add method: PUT, or remove it")
+    where = fields.secret_path.partition("?")[0].strip("/").removeprefix("v1/")
+    if method in READS and _MINTING.fullmatch(where):
+        message = "makes a new credential in every pass, without a lease to reuse it by"
+        hint = "set an interval that is as long as the credential should last"
+        report.warn((*path, "secretPath"), message, hint, "manifest-mints")
 
 
 def _arguments(tree: object, path: Path, report: Report) -> str | None:

@@ -24,26 +24,27 @@ from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.payload import Payload
 from syncd.net.requests_session import CONNECTIONS
 from syncd.provision.vault.auth import Login
+from syncd.provision.vault.dry_run import examine
 from syncd.provision.vault.http import Connection, ThrottledError
 from syncd.provision.vault.lease import Leases, Request
+from syncd.provision.vault.objects import READS
 from syncd.provision.vault.refusal import refuse, refuse_write
 from syncd.provision.vault.response import to_file
 from syncd.system.threads import spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from syncd.config.auth import VaultAuth
     from syncd.core.payload import File
     from syncd.net.tls import Trust
+    from syncd.provision.dry_run import Examined
     from syncd.provision.vault.http import Answer
     from syncd.provision.vault.objects import VaultClass, VaultObject
     from syncd.provision.vault.response import Response
 
     _Wanted = Mapping[Request, VaultObject]
 
-READS = ("GET", "LIST", "HEAD")
-"""Methods that change nothing, so that their order does not matter."""
 LONGEST_DETOUR = 600.0
 """Seconds for which a pass reuses what earlier passes read before they were throttled."""
 
@@ -124,6 +125,15 @@ class VaultProvider:
                     self._read = {}
             due = min(self._login.due, self._leases.due) - self._clock()
             return Payload(files, None if math.isinf(due) else due)
+
+    def examine(self) -> Iterator[Examined]:
+        """A dry run; see `syncd.provision.dry_run.Examiner`."""
+        token = self._login.token()
+        try:
+            for wanted in self._vault.objects:
+                yield examine(self._connection, self._login, wanted, token)
+        finally:
+            self._login.revoke()
 
     def interrupt(self) -> None:
         """Ends the fetch under way; see `syncd.provision.refresh.Provider`."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from syncd.api.attention import readiness
 from syncd.api.report import (
     ConsumerReport,
     ProviderReport,
     StatusReport,
-    readiness,
     status_report,
 )
 from syncd.api.status import DaemonStatus, MountStatus, RelayStatus

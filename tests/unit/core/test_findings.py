@@ -60,7 +60,7 @@ class TestJsonPath:
         assert json_path(*steps) == path
 
     @settings(max_examples=100)
-    @given(st.text(st.characters(exclude_categories=["Cs"])))
+    @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=LONGEST_STEP))
     def test_names_every_member_in_one_line_and_unmistakably(self, name: str) -> None:
         """A path stays in one line, and a reader of JSON strings gets the name back."""
         path = json_path(name)

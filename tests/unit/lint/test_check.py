@@ -10,16 +10,22 @@ import pytest
 import trustme
 from support.world import CANARY, World
 
+from syncd.config.settings import Settings
 from syncd.core.findings import CODES, Finding
+from syncd.core.model import Entry, Scope
 from syncd.core.mountinfo import Mount
 from syncd.lint import files
 from syncd.lint.check import run_checks
+from syncd.lint.files import check_files
 from syncd.lint.render import as_json, as_text, exit_code
+from syncd.mount.snapshot import Snapshot
+from syncd.mount.verdict import unreadable
 
 GENERATION = "..2026_11_23_20_40_28.123456789"
 _ELSEWHERE = (
     *("credential-", "grant-", "listen-", "manifest-", "provision-", "subscriber"),
-    *("group-foreign", "scope-unmatched", "state-unusable", "unit-unusable", "user-unknown"),
+    *("address-unknown", "group-foreign"),
+    *("scope-unmatched", "state-unusable", "unit-unusable", "user-unknown"),
     "value-uninterpolated",
     *("aidbox-", "destination-", "entry-", "reference-", "secret-stored"),
 )
@@ -108,6 +114,23 @@ class TestFiles:
         roots = f"watch: {{roots: [{world.plain}, {world.mount}, /dev]}}"
         told = [item for item in world.told(roots) if item[0] != "file-unmapped"]
         assert sorted(told) == sorted(expected)
+
+    def test_permissions_on_a_mount_are_its_publishers(self, world: Place) -> None:
+        """A CSI mount's files belong to root, and a `chmod` would not last: the class decides."""
+        found = [world.add("a"), world.add("db/password"), world.write("b")]
+        denied = unreadable("secret-unreadable", "is not readable for uid 65532")
+        names = [str(number) for number in range(len(found))]
+        entries = {
+            name: Entry(name, path, (Scope("Client"),))
+            for name, path in zip(names, found, strict=True)
+        }
+        snapshot = Snapshot(observations=dict.fromkeys(names, denied))
+        settings = Settings(vault_config=world.vault_config)
+        hints = [item.hint for item in check_files(settings, entries, snapshot)]
+        for hint in hints[:2]:
+            assert "filePermission" in hint
+            assert "chmod" not in hint
+        assert hints[2] == "let syncd's user read the file and enter its directories"
 
     def test_a_path_outside_the_configured_roots_is_told(self, world: Place) -> None:
         """A root that is configured is a limit."""

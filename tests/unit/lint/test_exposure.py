@@ -245,7 +245,7 @@ def test_the_fingerprint_key(place: Path) -> None:
 
 def shipped() -> dict[str, tuple[str, dict[str, str]]]:
     """The configurations that come with syncd: their text, and the environment they are for."""
-    base = (ROOT / "kubernetes/base/deployment.yaml").read_text()
+    base = (ROOT / "kubernetes/components/syncd/sidecar.yaml").read_text()
     pod = yaml.safe_load(base)["spec"]["template"]["spec"]
     environ = {item["name"]: item["value"] for item in pod["initContainers"][0]["env"]}
     # the kubelet sets this one in every container
@@ -253,7 +253,7 @@ def shipped() -> dict[str, tuple[str, dict[str, str]]]:
     service = (ROOT / "systemd/syncd.yaml").read_text()
     (install,) = (text for text in commands("docs/install.md", "systemd") if "role_id_file" in text)
     return {
-        "kubernetes": ((ROOT / "kubernetes/base/syncd.yaml").read_text(), environ),
+        "kubernetes": ((ROOT / "kubernetes/components/syncd/syncd.yaml").read_text(), environ),
         "systemd": (service, {}),
         # its examples are comments
         "systemd, all of it": (re.sub(r"(?m)^# ?(?=[a-z-]+:$|  )", "", service), {}),

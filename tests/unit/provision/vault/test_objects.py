@@ -160,11 +160,27 @@ def test_two_spellings_that_agree_are_fine() -> None:
         ("method: put", "method", "PUT"),
         ("method: LIST", "method", "LIST"),
         ("method: ''", "method", "GET"),
-        ("secretArgs: {b: 1, a: [on, 1.5, null]}", "arguments", '{"a": ["on", 1.5, null], "b": 1}'),
-        ("secretArgs: {when: 2026-01-01}", "arguments", '{"when": "2026-01-01T00:00:00Z"}'),
-        ("secretArgs: {a: 0644, b: 1_000, c: 1.0}", "arguments", '{"a": 420, "b": 1000, "c": 1}'),
-        ("secretArgs: {a: '0644', b: !!str 07}", "arguments", '{"a": "0644", "b": "07"}'),
-        ("secretArgs: {<<: {a: 1}, a: ~}", "arguments", '{"a": null}'),
+        (
+            "method: PUT\n  secretArgs: {b: 1, a: [on, 1.5, null]}",
+            "arguments",
+            '{"a": ["on", 1.5, null], "b": 1}',
+        ),
+        (
+            "method: PUT\n  secretArgs: {when: 2026-01-01}",
+            "arguments",
+            '{"when": "2026-01-01T00:00:00Z"}',
+        ),
+        (
+            "method: PUT\n  secretArgs: {a: 0644, b: 1_000, c: 1.0}",
+            "arguments",
+            '{"a": 420, "b": 1000, "c": 1}',
+        ),
+        (
+            "method: PUT\n  secretArgs: {a: '0644', b: !!str 07}",
+            "arguments",
+            '{"a": "0644", "b": "07"}',
+        ),
+        ("method: PUT\n  secretArgs: {<<: {a: 1}, a: ~}", "arguments", '{"a": null}'),
         ("secretArgs: {}", "arguments", "{}"),
         ("secretArgs:", "arguments", None),
         ("filePermission: 0600", "mode", 0o600),
@@ -201,7 +217,7 @@ def test_defaults_of_an_object() -> None:
         (f"---\n{OBJECT}\n---\n[", "warning: holds several documents, of which only the first"),
         ("- {objectName: f, secretPath: p, secretArgs: {a: .inf}}", "error [0].secretArgs: holds"),
         (
-            "- {objectName: f, secretPath: p, secretArgs: {a: [{b: 1, b: 2}]}}",
+            "- {objectName: f, secretPath: p, method: PUT, secretArgs: {a: [{b: 1, b: 2}]}}",
             "error [0].secretArgs.a[0].b: is written twice",
         ),
         ("- [", "error: not valid YAML"),
@@ -221,6 +237,27 @@ def test_defaults_of_an_object() -> None:
         ("- {objectName: f, secretPath: p, filePermission: 400}", "warning [0].filePermission: is"),
         ("- {objectName: f, secretPath: p, secretkey: k}", "warning [0].secretkey: is not a known"),
         ("- {objectName: f, objectName: g, secretPath: p}", "error [0].objectName: is written"),
+        (
+            "- {objectName: f, secretPath: p, secretArgs: {a: 1}}",
+            "warning [0].secretArgs: does nothing with GET",
+        ),
+        (
+            "- {objectName: f, secretPath: identity/oidc/token/app}",
+            "warning [0].secretPath: makes a new credential in every pass",
+        ),
+        (
+            "- {objectName: f, secretPath: '/v1/team/totp/code/app?x=y'}",
+            "warning [0].secretPath: makes a new credential in every pass",
+        ),
+        ("- {objectName: f, secretPath: 'kv/{{ .Values.name }}'}", "warning [0].secretPath: holds"),
+        ("- {objectName: f, secretPath: 'kv/${NAME}'}", "warning [0].secretPath: holds"),
+        ("- {objectName: f, secretPath: kv/$ENV/app}", "warning [0].secretPath: holds"),
+        ("- {objectName: $(NAME), secretPath: p}", "warning [0].objectName: holds"),
+        ("- {objectName: f, secretPath: p, secretKey: '{{key}}'}", "warning [0].secretKey: holds"),
+        (
+            "- {objectName: f, secretPath: p, method: PUT, secretArgs: {a: [{b: '${X}'}]}}",
+            "warning [0].secretArgs: holds",
+        ),
         (f"{OBJECT}\n{OBJECT}", "error [1].objectName: names the file 'f'"),
         (f"{OBJECT}\n{OBJECT.replace('f,', 'f/g,')}", "error [1].objectName: needs a directory"),
     ],
@@ -231,6 +268,19 @@ def test_objects_that_are_wrong_or_do_nothing(objects: str, expected: str) -> No
     decoded, (finding,) = decode(objects)
     assert finding.startswith(f"{severity} spec.parameters.objects{rest}")
     assert (decoded is None) == (severity == "error")
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        "- {objectName: f, secretPath: kv/a$b, secretKey: '$1{x}'}",
+        "- {objectName: f, secretPath: database/creds/app}",
+        "- {objectName: f, secretPath: identity/oidc/token/app, method: POST}",
+    ],
+)
+def test_what_only_resembles_a_placeholder_or_a_token(objects: str) -> None:
+    """A dollar is a character of a name, and a lease is reused."""
+    good(objects)
 
 
 def test_a_decimal_permission_says_what_it_means() -> None:
@@ -249,10 +299,17 @@ def test_what_tells_requests_apart() -> None:
 
     assert request("secretKey: a") == request("secretKey: b")
     assert request("method: GET") == request("method: get")
-    assert request("secretArgs: {a: 1, b: 2}") == request("secretArgs: {b: 2, a: 1}")
+    assert request("method: PUT, secretArgs: {a: 1, b: 2}") == request(
+        "method: PUT, secretArgs: {b: 2, a: 1}"
+    )
     different = [
         request(keys)
-        for keys in ("method: GET", "method: PUT", "secretArgs: {a: 1}", "secretArgs: {a: 2}")
+        for keys in (
+            "method: GET",
+            "method: PUT",
+            "method: PUT, secretArgs: {a: 1}",
+            "method: PUT, secretArgs: {a: 2}",
+        )
     ]
     assert len(set(different)) == len(different)
 

@@ -1,0 +1,59 @@
+"""What a person can ask of a consumer: try now, send again. Requests of the API, for root alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from syncd.core.model import Grant
+
+
+class RetryReport(msgspec.Struct, frozen=True):
+    """A consumer that is tried now.
+
+    Attributes:
+        consumer: Its name.
+        pending: Events that it has not acknowledged.
+    """
+
+    consumer: str
+    pending: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class ResendReport(msgspec.Struct, frozen=True):
+    """A consumer that gets the present state again.
+
+    Attributes:
+        consumer: Its name.
+        secrets: Names of the secrets that are sent.
+    """
+
+    consumer: str
+    secrets: tuple[str, ...]
+
+
+class Actions(Protocol):
+    """The consumers, for a person's requests. In the event loop only."""
+
+    @property
+    def grants(self) -> Mapping[str, Grant]:
+        """What each consumer may see, by name."""
+
+    def retry(self, consumer: str) -> int:
+        """Tries what waits now, whatever the backoff; returns how many events are pending."""
+
+    async def resend(self, consumer: str, secret: str | None) -> tuple[str, ...]:
+        """Sends the newest state again; returns the names of the secrets.
+
+        Args:
+            consumer: The consumer.
+            secret: One secret, or None for all that the consumer may see.
+
+        Raises:
+            RefusedError: There is nothing to send, or this installation has no state of its own.
+            StateError: The ledger cannot be used.
+        """

@@ -1,0 +1,251 @@
+"""`syncd fleet`: four installations with one key, real daemons, a real NATS server."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.daemon import environment
+from support.documents import blocks, document, run
+from support.nats import NatsServer, bucket, documents
+from support.waiting import DEADLINE, wait_until
+from support.world import World, secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from support.world import DaemonProcess
+
+_numbers = itertools.count(1)
+
+
+class Fleet:
+    """Installations that write to one bucket.
+
+    Attributes:
+        daemons: The processes, by instance.
+    """
+
+    def __init__(self, server: NatsServer, key: Path, stack: ExitStack) -> None:
+        self.server = server
+        self.bucket = f"fleet-{next(_numbers)}"
+        self.daemons: dict[str, DaemonProcess] = {}
+        self.worlds: dict[str, World] = {}
+        self.key = key
+        self._stack = stack
+        key.write_bytes(secret("the key of the fleet"))
+        server.ask(bucket(self.bucket))
+
+    def start(self, *names: str, **more: Any) -> None:
+        for name in names:
+            world = self.worlds[name] = self._stack.enter_context(World())
+            world.publish(db=secret("1"))
+            world.map("db")
+            bus = {"name": "bus", "kind": "nats", "urls": [self.server.url], "subject": "none.x"}
+            world.configure(
+                instance=name,
+                fingerprint_key_file=str(self.key),
+                consumers=[{**bus, "state_bucket": self.bucket, "state_heartbeat": "1s", **more}],
+            )
+            self.daemons[name] = self._stack.enter_context(world.daemon())
+        wait_until(lambda: documents(self.server, self.bucket).keys() >= set(names))
+
+    def rotate(self, value: str, *names: str) -> None:
+        for name in names:
+            self.worlds[name].publish(db=secret(value))
+            self.daemons[name].wait_for("secret.changed", len(self.worlds[name].events()) or 1)
+
+    @property
+    def options(self) -> list[str]:
+        return ["--nats", self.server.url, "--bucket", self.bucket]
+
+    def status(self, *options: str) -> tuple[int, Any]:
+        done = World.run(self.worlds["n1"], "fleet", "status", *self.options, *options)
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stdout
+
+    def secret(self) -> dict[str, Any]:
+        """What `fleet status` says of the one secret."""
+        code, output = self.status("--format", "json", "--secret", "db")
+        (found,) = json.loads(output)["secrets"]
+        assert code == (0 if found["converged"] else 1)
+        item: dict[str, Any] = found
+        return item
+
+    @contextmanager
+    def waiting(self, *options: str) -> Iterator[subprocess.Popen[str]]:
+        """A `fleet wait` that has said what it waits for."""
+        command = ["fleet", "wait", *self.options, "--secret", "db", *options]
+        with subprocess.Popen(
+            [sys.executable, "-m", "syncd", *command],
+            env=environment({}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            yield process
+            process.kill()
+
+
+@pytest.fixture
+def fleet(nats: NatsServer, tmp_path: Path) -> Iterator[Fleet]:
+    with ExitStack() as stack:
+        yield Fleet(nats, tmp_path / "key", stack)
+
+
+def next_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def wait_for(fleet: Fleet, count: int, old: str) -> None:
+    """Waits until so many have another version."""
+
+    def have() -> bool:
+        found = fleet.secret()
+        return bool(found["have"] == count and found["version"] != old)
+
+    wait_until(have)
+
+
+def test_waiting_ends_with_the_last(fleet: Fleet) -> None:
+    """Four installations rotate one after the other; `wait` says who is missing until the last."""
+    names = ("n1", "n2", "n3", "n4")
+    fleet.start(*names)
+    old = fleet.secret()["version"]
+    with fleet.waiting("--from", old, "--timeout", f"{DEADLINE:g}s") as process:
+        assert next_line(process) == f"no installation has another version than {old}"
+        for count, name in enumerate(names[:-1], 1):
+            fleet.rotate("2", name)
+            wait_for(fleet, count, old)
+            assert process.poll() is None
+        lines = [next_line(process) for _ in range(3)]
+        assert lines[-1].endswith("waiting for n4")
+        assert lines[0].startswith("1 of 4 installations have k1:")
+        fleet.rotate("2", "n4")
+        assert process.wait(DEADLINE) == 0
+        assert next_line(process).startswith("4 of 4 installations have k1:")
+    found = fleet.secret()
+    assert (found["have"], found["older"], found["adopted"]) == (4, [], 0)
+    assert found["seconds"] > 0
+
+
+def test_one_that_dies_is_named(fleet: Fleet) -> None:
+    """Silent after three heartbeats, and again a part of the fleet when it writes."""
+    fleet.start("n1", "n2")
+    assert fleet.secret()["converged"]
+    fleet.daemons["n2"].kill()
+    wait_until(lambda: fleet.secret()["silent"] == ["n2"])
+    code, text = fleet.status()
+    assert code == 1
+    assert "2 installations in bucket" in text
+    assert "db: silent: n2" in text
+    fleet.daemons["n2"].start()
+    wait_until(lambda: fleet.secret()["converged"])
+
+
+def test_a_different_value_is_named(fleet: Fleet) -> None:
+    """Whoever has another version than the newest is listed, and the time limit ends the wait."""
+    fleet.start("n1", "n2", "n3")
+    fleet.rotate("2", "n1", "n2")
+    wait_until(lambda: fleet.secret()["have"] == 2)
+    assert fleet.secret()["older"] == ["n3"]
+    with fleet.waiting("--timeout", "1s") as process:
+        _, errors = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 1
+        assert "2 of 3 installations have k1:" in errors
+        assert "waiting for n3; see syncd fleet status" in errors
+
+
+def test_a_new_key_is_no_rotation(fleet: Fleet) -> None:
+    """While keys differ nothing is compared; afterwards all is as it was, without an event."""
+    fleet.start("n1", "n2", "n3")
+    fleet.rotate("2", "n1", "n2", "n3")
+    wait_until(lambda: fleet.secret()["converged"])
+    before = fleet.secret()
+    new = fleet.key.with_name("new")
+    new.write_bytes(secret("another key of the fleet"))
+    os.rename(new, fleet.key)
+    wait_until(
+        lambda: fleet.secret()["version"] != before["version"] and fleet.secret()["converged"]
+    )
+    found = fleet.secret()
+    assert (found["first_at"], found["last_at"]) == (before["first_at"], before["last_at"])
+    for world in fleet.worlds.values():
+        assert len(world.events()) == 1
+
+
+def test_one_without_the_key_is_named(fleet: Fleet) -> None:
+    """It cannot be compared, and nobody claims that it has the secret."""
+    fleet.start("n1", "n2")
+    key, fleet.key = fleet.key, fleet.key.with_name("other")
+    fleet.key.write_bytes(secret("not the key of the fleet"))
+    fleet.start("n3")
+    fleet.key = key
+    found = fleet.secret()
+    assert (found["incomparable"], found["have"], found["converged"]) == (["n3"], 2, False)
+
+
+def test_what_cannot_be_asked(fleet: Fleet) -> None:
+    """Exit code 2 and one line: no server, no bucket, no option."""
+    fleet.start("n1")
+    world = fleet.worlds["n1"]
+    for options, problem in {
+        ("--nats", fleet.server.url, "--bucket", "none"): "there is no bucket none",
+        ("--nats", "nats://127.0.0.1:1", "--bucket", "x"): "127.0.0.1:1",
+        ("--nats", fleet.server.url): "no bucket is given; add --bucket",
+    }.items():
+        done = world.run("fleet", "status", *options)
+        assert done.returncode == 2, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert problem in line
+    done = world.run("fleet", "wait", *fleet.options, "--secret", "x", "--timeout", "1s")
+    assert done.returncode == 1
+    assert "no installation has secret x" in done.stderr
+
+
+def test_the_pipeline_of_the_guide(fleet: Fleet, tmp_path: Path) -> None:
+    """What retires the old secret runs when the last installation has rotated."""
+    page = document("docs/fleet.md")
+    who = page[page.index("## Who has") : page.index("## Within one cluster")]
+    ask, pipeline = (content for _, content in blocks(who))
+    fleet.start("n1", "n2")
+    relay = {"urls": [fleet.server.url], "subject": "syncd.>", "state_bucket": fleet.bucket}
+    (tmp_path / "relay.yaml").write_text(json.dumps({"relay": relay}))
+    for name in ("rotate-the-secret", "retire-the-old-one"):
+        (tmp_path / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/{name}.done\n")
+        (tmp_path / name).chmod(0o755)
+    jq = "import json, sys; print(json.load(sys.stdin)['secrets'][0]['version'])"
+    pipeline = pipeline.replace("jq -r '.secrets[0].version'", f'{sys.executable} -c "{jq}"')
+    pipeline = pipeline.replace("client-secret", "db")
+    path = f"{tmp_path}:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    with subprocess.Popen(["sh", "-euc", pipeline], cwd=tmp_path, env=environment({"PATH": path})):
+        wait_until((tmp_path / "rotate-the-secret.done").exists)
+        for name in fleet.worlds:
+            assert not (tmp_path / "retire-the-old-one.done").exists()
+            fleet.rotate("2", name)
+        wait_until((tmp_path / "retire-the-old-one.done").exists)
+    done = run(ask.replace("nats.example.org:4222", "127.0.0.1:1"), tmp_path)
+    assert done.returncode == 2
+    assert "admin.creds" in done.stderr
+
+
+def test_a_document_under_the_key_of_another(fleet: Fleet) -> None:
+    """It is left out and reported: with a key of its own each, none speaks for another."""
+    fleet.start("n1")
+
+    async def forge(js: Any) -> None:
+        await js.publish(f"$KV.{fleet.bucket}.n2", b'{"instance": "n1"}')
+
+    fleet.server.ask(forge)
+    done = fleet.worlds["n1"].run("fleet", "status", *fleet.options, "--secret", "db")
+    assert done.returncode == 0
+    assert "fleet.unusable" in done.stderr
+    assert "1 of 1" in done.stdout

@@ -1,0 +1,135 @@
+"""What a person asks of a consumer: try now, send again; and a credential that is corrected."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.accounts import as_user, needs_root
+from support.receiver import Receiver, reply
+from support.world import World, secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KEY = "whsec_c2VjcmV0c2VjcmV0c2VjcmV0"
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with World() as world:
+        world.publish(a=secret("0"), b=secret("0"))
+        world.map("a", "b", "never")
+        yield world
+
+
+def configure(world: World, *consumers: dict[str, Any]) -> None:
+    world.configure(api={"socket": f"{world.directory}/s"}, consumers=list(consumers))
+
+
+def hook(receiver: Receiver, **more: Any) -> dict[str, Any]:
+    return {"name": "hook", "kind": "webhook", "url": receiver.url, **more}
+
+
+def test_a_retry_does_not_wait_for_the_backoff(world: World) -> None:
+    """The receiver asked to wait for an hour; a person knows better."""
+    at = ("--socket", f"{world.directory}/s")
+    with Receiver() as receiver, world_of(world, hook(receiver)).daemon() as daemon:
+        receiver.script(reply(503, retry_after="3600"), reply(400))
+        world.publish(a=secret("1"))
+        daemon.wait_for("delivery.retry")
+        done = world.run("retry", "hook", *at)
+        assert (done.returncode, done.stdout) == (0, "hook: 1 pending, trying now\n")
+        # refused, and so held for a time of its own
+        daemon.wait_for("delivery.rejected")
+        assert world.run("retry", *at).returncode == 0
+        daemon.wait_for("delivery.acknowledged")
+        assert [request.subjects for request in receiver.requests] == [["a"]] * 3
+        done = world.run("retry", "other", *at)
+        assert (done.returncode, "no consumer of this name" in done.stderr) == (2, True)
+
+
+def world_of(world: World, *consumers: dict[str, Any]) -> World:
+    configure(world, *consumers)
+    return world
+
+
+def test_the_present_state_is_sent_again(world: World) -> None:
+    """To one consumer, all that it may see or one secret, as to someone who knows nothing."""
+    at = ("--socket", f"{world.directory}/s")
+    scope = [{"resource_type": "Client", "id": "a"}]
+    with Receiver() as receiver, Receiver() as other:
+        configure(world, hook(receiver), {**hook(other, scope=scope), "name": "other"})
+        with world.daemon() as daemon:
+            done = world.run("resend", "hook", *at)
+            assert (done.returncode, done.stdout) == (0, "hook: sending 2 secrets\n")
+            events = [event for request in receiver.wait(2) for event in request.events]
+            assert sorted(event["subject"] for event in events) == ["a", "b"]
+            for event in events:
+                assert event["data"]["change"] == "added"
+                assert event["data"]["previous_version"] is None
+            world.run("resend", "hook", "--secret", "b", *at)
+            assert receiver.wait(3)[2].subjects == ["b"]
+            assert not other.requests
+            world.run("resend", "other", *at)
+            assert other.wait(1)[0].subjects == ["a"]
+            daemon.wait_for("delivery.acknowledged", consumer="other")
+            # and what comes afterwards is a change from that
+            world.publish(a=secret("1"))
+            (event,) = other.wait(2)[1].events
+            assert event["data"]["change"] == "modified"
+            done = world.run("resend", "other", "--secret", "b", *at)
+            assert (done.returncode, "may see no state of b" in done.stderr) == (2, True)
+            done = world.run("resend", "hook", "--secret", "never", *at)
+            assert done.returncode == 2
+
+
+def test_a_corrected_credential_is_used_at_once(world: World) -> None:
+    """Whatever the backoff: what was missing is there."""
+    key = f"{world.directory}/webhook.key"
+    with Receiver() as receiver:
+        configure(world, hook(receiver, signing_key_file=key))
+        with open(key, "w") as file:
+            file.write("not a key")
+        with world.daemon() as daemon:
+            world.publish(a=secret("1"))
+            daemon.wait_for("delivery.rejected")  # held at the cap, half a minute at least
+            # the first look at the file is after the failure
+            daemon.wait_for("delivery.credentials_watched", consumer="hook")
+            with open(f"{key}.new", "w") as file:
+                file.write(KEY)
+            os.rename(f"{key}.new", key)
+            daemon.wait_for("delivery.retry_now", consumer="hook")
+            receiver.wait(1)[0].verify(KEY)
+
+
+@needs_root
+def test_only_root_may_ask(world: World) -> None:
+    """A subscriber sees what it is granted, and asks for nothing."""
+    with Receiver() as receiver:
+        world.configure(
+            api={
+                "socket": f"{world.directory}/s",
+                "socket_mode": "0666",
+                "subscribers": [{"name": "n", "uid": 65534}],
+            },
+            consumers=[hook(receiver)],
+        )
+        os.chmod(world.directory, 0o755)
+        code = """
+class Unix(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(sys.argv[1])
+codes = []
+for action in ("retry", "resend"):
+    connection = Unix("syncd")
+    connection.request("POST", f"/v1/consumers/hook/{action}")
+    codes.append(connection.getresponse().status)
+print(*codes)
+"""
+        with world.daemon():
+            done = as_user(65534, code, f"{world.directory}/s")
+            assert done.stdout.split() == ["403", "403"], done.stderr
+        assert not receiver.requests
