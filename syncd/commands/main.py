@@ -10,12 +10,13 @@ import io
 import os
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
 from syncd import __version__
 from syncd.commands.console import harden_command, print_text, report
+from syncd.commands.delivered_options import delivered_options, wait_for_delivery
 from syncd.commands.fleet_options import fleet
 from syncd.commands.options import (
     DURATION,
@@ -148,12 +149,16 @@ def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> N
     metavar="NAME",
     help="Wait for this secret only; may be repeated.",
 )
-def wait(config: str | None, timeout: float, secrets: tuple[str, ...]) -> None:
+@delivered_options
+def wait(config: str | None, timeout: float, secrets: tuple[str, ...], **options: Any) -> None:
     """Waits until every secret of the vault config is present and readable.
 
-    Reports what is missing at once, and when it changes.
+    Reports what is missing at once, and when it changes. With --delivered, asks the running daemon
+    instead, and waits until its consumers have acknowledged every change.
     """
     harden_command()
+    if wait_for_delivery(timeout, secrets, **options):
+        return
 
     import anyio
 

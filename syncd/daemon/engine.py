@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
@@ -20,11 +21,10 @@ from syncd.core.model import Entry
 from syncd.daemon.fingerprint_key import FingerprintKeyFile
 from syncd.daemon.pipeline import Pipeline
 from syncd.daemon.resources import open_resources
-from syncd.lint.check import log_findings
-from syncd.lint.consumers import examine_consumers
 from syncd.mount.reconcile import Reconciler
 from syncd.mount.value import OwnFiles, read_value, read_version
 from syncd.mount.vault_config_file import VaultConfigFile
+from syncd.system.threads import run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -217,7 +217,7 @@ class MountEngine:
                 for worker in self._workers:
                     tasks.start_soon(worker.run)
                 tasks.start_soon(self._key_file.run)
-                tasks.start_soon(log_findings, self._settings, self._vault_config)
+                tasks.start_soon(self._log_findings)
                 tasks.start_soon(self.pipeline.examine, self._look_at_consumers)
                 tasks.start_soon(self.pipeline.watch_credentials)
                 task_status.started()
@@ -225,7 +225,14 @@ class MountEngine:
         finally:
             self._reconciler.watcher.close()
 
+    async def _log_findings(self) -> None:
+        """Logs what the linter finds; it is imported now, and not before the first fetch."""
+        check = await run(import_module, "syncd.lint.check")
+        await check.log_findings(self._settings, self._vault_config)
+
     def _look_at_consumers(self) -> dict[str, tuple[str, ...]]:
+        from syncd.lint.consumers import examine_consumers  # noqa: PLC0415 - in a thread, as above
+
         return examine_consumers(self._settings, self._vault_config.entries)
 
     async def run_once(self, deadline: float) -> bool:

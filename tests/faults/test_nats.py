@@ -195,6 +195,7 @@ def test_credentials_are_rotated_in_a_storm(tmp_path: Path, count: Callable[[str
                     if generation % 2:
                         replace(password, secret(str(generation)))
                     server.reload(authorization=user(generation))
+                    server.login["password"] = secret(str(generation)).decode()
                     if not generation % 2:
                         fleet.relay.wait_for("relay.failing", reason=refusal(server, password))
                         replace(password, secret(str(generation)))
