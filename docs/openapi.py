@@ -12,7 +12,7 @@ from typing import Any, Final, get_args
 import msgspec
 
 from syncd import __version__
-from syncd.api.actions import ResendReport, RetryReport
+from syncd.api.actions import ResendReport, RetryReport, TestReport
 from syncd.api.report import (
     RefreshReport,
     Refusal,
@@ -64,7 +64,15 @@ _BLOCK: Final[dict[str, Any]] = {
 def document() -> dict[str, Any]:
     """The whole document."""
     answers = [
-        *(SecretsReport, StatusReport, RefreshReport, RetryReport, ResendReport, Refusal),
+        *(
+            SecretsReport,
+            StatusReport,
+            RefreshReport,
+            RetryReport,
+            ResendReport,
+            TestReport,
+            Refusal,
+        ),
         WIRE_TYPES,
     ]
     _, components = msgspec.json.schema_components(answers, ref_template=_REF)
@@ -93,6 +101,7 @@ def document() -> dict[str, Any]:
             "/v1/refresh": {"post": _refresh()},
             "/v1/consumers/{name}/retry": {"post": _retry()},
             "/v1/consumers/{name}/resend": {"post": _resend()},
+            "/v1/consumers/{name}/test": {"post": _test()},
         },
         "components": {"schemas": _renamed(schemas)},
     }
@@ -142,6 +151,15 @@ def _events() -> dict[str, Any]:
 def _retry() -> dict[str, Any]:
     operation = _of_consumer("retry", "Try now what waits, whatever the backoff")
     operation["responses"]["202"] = _answer("It is tried now.", RetryReport.__name__)
+    return operation
+
+
+def _test() -> dict[str, Any]:
+    operation = _of_consumer("test", "Send a signed io.syncd.ping event now")
+    operation["responses"] |= {
+        "200": _answer("It was sent, and acknowledged or not.", TestReport.__name__),
+        "409": _answer("This kind of consumer takes no ping.", Refusal.__name__),
+    }
     return operation
 
 

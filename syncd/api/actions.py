@@ -36,6 +36,32 @@ class ResendReport(msgspec.Struct, frozen=True):
     secrets: tuple[str, ...]
 
 
+class TestReport(msgspec.Struct, frozen=True):
+    """The outcome of a ping.
+
+    Attributes:
+        consumer: Its name.
+        event: Id of the event that was sent.
+        acknowledged: Whether the consumer acknowledged it.
+        address: Where it was sent.
+        tls: Whether over TLS, which is always verified.
+        status: The status of the answer, or null where there was none.
+        seconds: From the request to the answer or failure.
+        problem: Why it was not acknowledged, and what to do, or null.
+    """
+
+    __test__ = False  # to pytest, not a test
+
+    consumer: str
+    event: str
+    acknowledged: bool
+    address: str
+    tls: bool
+    status: int | None
+    seconds: float
+    problem: str | None
+
+
 class Actions(Protocol):
     """The consumers, for a person's requests. In the event loop only."""
 
@@ -45,6 +71,14 @@ class Actions(Protocol):
 
     def retry(self, consumer: str) -> int:
         """Tries what waits now, whatever the backoff; returns how many events are pending."""
+
+    async def test(self, consumer: str) -> TestReport:
+        """Sends a ping now, past the mailbox.
+
+        Raises:
+            RefusedError: The consumer takes none.
+            StateError: The ledger cannot be used.
+        """
 
     async def resend(self, consumer: str, secret: str | None) -> tuple[str, ...]:
         """Sends the newest state again; returns the names of the secrets.

@@ -89,6 +89,7 @@ class Api:
             Route("/v1/events", self._events, methods=["GET"]),
             Route("/v1/refresh", self._refresh, methods=["POST"]),
             Route("/v1/consumers/{name}/retry", self._retry, methods=["POST"]),
+            Route("/v1/consumers/{name}/test", self._test, methods=["POST"]),
             Route("/v1/consumers/{name}/resend", self._resend, methods=["POST"]),
         ]
         return self._authorised(_starlette(routes))
@@ -200,6 +201,14 @@ class Api:
         _parameters(request, ())
         actions, name = self._consumer(request)
         return _json(RetryReport(name, actions.retry(name)), 202)
+
+    async def _test(self, request: Request) -> Response:
+        _parameters(request, ())
+        actions, name = self._consumer(request)
+        try:
+            return _json(await actions.test(name), 200)
+        except RefusedError as error:
+            raise HTTPException(409, str(error)) from None
 
     async def _resend(self, request: Request) -> Response:
         secret = _single(_parameters(request, ("secret",)), "secret")

@@ -80,14 +80,17 @@ def daemon_problems(status: DaemonStatus, now: datetime, *, limited: bool) -> li
     return problems
 
 
-def secret_problems(shown: list[Known]) -> list[str]:
-    """The secrets that cannot be used."""
+def secret_problems(status: DaemonStatus, shown: list[Known]) -> list[str]:
+    """The secrets that cannot be used, or have an unusable content."""
     found = [
         f"secret {known.entry.key} is {known.state.value}"
         + (f": {known.problem}" if known.problem else "")
         for known in shown
         if known.problem or known.state is not State.PRESENT
     ]
+    content = status.content_problems
+    keys = (known.entry.key for known in shown)
+    found += [f"secret {key}: {content[key]}" for key in keys if key in content]
     return shortened(found, "secrets are missing or have a problem")
 
 

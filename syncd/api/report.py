@@ -20,8 +20,9 @@ from syncd.api.attention import (
 )
 from syncd.api.status import MountStatus, RelayStatus
 from syncd.core.adoption import AdoptionState, adoption_of
-from syncd.core.event_data import SecretState, Version, secret_state
+from syncd.core.event_data import SECRET_CHANGED, SecretState, Version, secret_state
 from syncd.core.model import State
+from syncd.core.timing import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,10 +47,11 @@ class AdoptionReport(msgspec.Struct, frozen=True):
     """Whether Aidbox uses the present version of a secret.
 
     Attributes:
-        state: The result; `not_verifiable` where the scope is not one Client.
+        state: The result; `not_verifiable` where the scope is not one Client, `unreachable` where a
+            replica has not answered for `verify_timeout`, and verification goes on.
         seconds: From the scan that detected the change until the last replica used the new
-            version, or until the deadline; null while pending.
-        problem: Why it was rejected, or null.
+            version, or until the rejection; null while pending or unreachable.
+        problem: Why it was rejected, or what keeps it from being verified, or null.
     """
 
     state: AdoptionState
@@ -74,9 +76,16 @@ class ConsumerPosition(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SecretReport(SecretState, frozen=True, kw_only=True):
-    """The state of one secret, and the position of each consumer."""
+    """The state of one secret, and the position of each consumer.
+
+    Attributes:
+        not_after: When the certificate in it ends (RFC 3339, UTC); null where there is none.
+        content_problem: What is wrong with its content, such as an expired certificate, or null.
+    """
 
     consumers: dict[str, ConsumerPosition]
+    not_after: str | None = None
+    content_problem: str | None = None
 
 
 class SecretsReport(msgspec.Struct, frozen=True):
@@ -231,7 +240,7 @@ def secrets_report(
     for known in visible(status.inventory, view):
         positions = {}
         for consumer, (grant, _) in status.consumers.items():
-            if not grant.sees(known.entry.scopes):
+            if not (grant.takes(SECRET_CHANGED) and grant.sees(known.entry.scopes)):
                 continue
             waiting = pending.get(consumer, {}).get(known.entry.key)
             version = known.version if waiting is None else waiting.acknowledged_version
@@ -239,7 +248,15 @@ def secrets_report(
                 version, waiting is not None, _adoption(status, consumer, known)
             )
         state = msgspec.structs.asdict(secret_state(known))
-        reports.append(SecretReport(**state, consumers=positions))
+        end = status.not_after.get(known.entry.key)
+        reports.append(
+            SecretReport(
+                **state,
+                consumers=positions,
+                not_after=None if end is None else rfc3339(end),
+                content_problem=status.content_problems.get(known.entry.key),
+            )
+        )
     return SecretsReport(tuple(reports))
 
 
@@ -292,7 +309,7 @@ def status_report(
         attention=(
             *daemon_problems(status, now, limited=limited),
             *reload_problems(status, limited=limited),
-            *secret_problems(shown),
+            *secret_problems(status, shown),
             *_rejections(status, shown),
             *_failing("consumer", consumers, limited=limited),
             *(() if limited else unusable(status)),
@@ -377,7 +394,7 @@ def _rejections(status: DaemonStatus, shown: list[Known]) -> list[str]:
         for consumer in status.adoptions
         for known in shown
         if (report := _adoption(status, consumer, known)) is not None
-        and report.state is AdoptionState.REJECTED
+        and report.state in (AdoptionState.REJECTED, AdoptionState.UNREACHABLE)
     ]
     return shortened(found, "secrets were not adopted")
 

@@ -69,6 +69,8 @@ class DaemonStatus:
         reload_problems: Why the configuration on disk was rejected at the last reload, one line
             each; empty where it is in use.
         adoptions: For each consumer that verifies adoption, the adoption of each secret by name.
+        not_after: When certificates among the secrets end, seconds since the epoch, by name.
+        content_problems: What is wrong with the content of secrets, one line, by name.
     """
 
     ready: bool
@@ -79,5 +81,7 @@ class DaemonStatus:
     providers: Mapping[str, ProviderHealth] = field(default_factory=dict)
     refresh: Callable[[], object] | None = None
     adoptions: Mapping[str, Mapping[str, Adoption]] = field(default_factory=dict)
+    not_after: Mapping[str, float] = field(default_factory=dict)
+    content_problems: Mapping[str, str] = field(default_factory=dict)
     reload_problems: tuple[str, ...] = ()
     actions: Actions | None = None

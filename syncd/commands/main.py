@@ -215,6 +215,7 @@ def _base_urls(
 @click.option("--client-id", metavar="ID", help="Client to log in as. Default: the consumer's.")
 @click.option("--client-secret-file", metavar="FILE", help="File with that Client's secret.")
 @click.option("--ca-file", metavar="FILE", help="CA certificates. Default: the system's.")
+@click.option("--consumers", "connect", is_flag=True, help="Connect to consumers; sends nothing.")
 @click.option("--as", "user", metavar="USER", help="Judge permissions for this user; as root.")
 @click.option(
     "--unit",
@@ -227,6 +228,7 @@ def check(
     format_: str,
     *,
     strict: bool,
+    connect: bool,
     vault: bool,
     urls: tuple[str, ...],
     client_id: str | None,
@@ -267,7 +269,7 @@ def check(
         if runner.identity is not None:
             vaults.preload()
     config = runner.config(config, environ)
-    findings = run_checks(config, environ, aidbox=target, runner=runner)
+    findings = run_checks(config, environ, aidbox=target, runner=runner, connect=connect)
     judged_for = str(runner) if runner.identity or runner.unit else None
     files = None
     if vault:

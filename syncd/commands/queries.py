@@ -1,4 +1,4 @@
-"""The commands that ask a running daemon: `status`, `events`, `retry`, `resend`, `ui`."""
+"""The commands that ask a running daemon: `status`, `events`, `test`, `retry`, `resend`, `ui`."""
 
 from __future__ import annotations
 
@@ -178,6 +178,42 @@ def resend(consumer: str, secret: str | None, socket: str | None) -> None:
 
 
 @click.command(cls=Command)
+@click.argument("consumer", type=TEXT)
+@socket_option
+@format_option
+def test(consumer: str, socket: str | None, format_: str) -> None:
+    """Sends a webhook a signed io.syncd.ping event now, and shows the answer.
+
+    Exits with 1 when it is not acknowledged.
+    """
+    harden_command()
+
+    from urllib.parse import quote
+
+    import msgspec
+
+    from syncd.api.actions import TestReport
+    from syncd.commands.client import Client, socket_path
+    from syncd.core.text import escape_json
+
+    with querying(), Client(socket_path(socket)) as client:
+        found = client.post(f"/v1/consumers/{quote(consumer, safe='')}/test", TestReport)
+    if format_ == "json":
+        print_text(msgspec.json.format(escape_json(msgspec.json.encode(found)), indent=2).decode())
+    else:
+        outcome = "acknowledged" if found.acknowledged else "not acknowledged"
+        print_text(f"{visible(found.consumer)}: {outcome}")
+        print_text(f"  event    io.syncd.ping {found.event}")
+        print_text(f"  address  {visible(found.address)}")
+        print_text(f"  TLS      {'verified' if found.tls else 'none'}")
+        print_text(f"  status   {found.status if found.status is not None else 'no answer'}")
+        print_text(f"  time     {found.seconds * 1000:.1f} ms")
+        if found.problem is not None:
+            print_text(f"  problem  {visible(found.problem)}")
+    sys.exit(0 if found.acknowledged else 1)
+
+
+@click.command(cls=Command)
 @socket_option
 @click.option(
     "--listen",
@@ -187,7 +223,7 @@ def resend(consumer: str, secret: str | None, socket: str | None) -> None:
     help="Address on loopback; port 0 is any free one.",
 )
 def ui(socket: str | None, listen: str) -> None:
-    """Serves a read-only page for a browser, until interrupted.
+    """Serves a page for a browser, until interrupted.
 
     Prints its address, which one browser can open once.
     """
@@ -212,4 +248,4 @@ def querying() -> Iterator[None]:
         sys.exit(UNREACHABLE)
 
 
-COMMANDS: Final = (status, events, retry, resend, ui)
+COMMANDS: Final = (status, events, test, retry, resend, ui)

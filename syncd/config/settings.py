@@ -13,6 +13,7 @@ import msgspec
 
 from syncd.config.auth import AbsolutePath, AzureAuth, VaultAuth
 from syncd.core.decode import Duration, FileMode, Path, Size
+from syncd.core.event_data import TYPE_NAMES
 from syncd.core.findings import key_path
 from syncd.core.model import Grant, Scope
 from syncd.core.nats_binding import DEFAULT_SUBJECT, ContentMode
@@ -81,6 +82,10 @@ InFlight = Annotated[
 ]
 
 
+EventTypes = tuple[Literal["changed", "vault_config", "adopted", "rejected"], ...]
+"""Short names of the types of events that a consumer gets."""
+
+
 class ScopeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A scope as in the vault config: one resource by type and id, or all resources of a type."""
 
@@ -123,6 +128,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, tag="webhook", tag_fiel
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     max_in_flight: InFlight = 16
     scope: tuple[ScopeSettings, ...] | None = None
+    types: EventTypes | None = None
 
 
 class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field="kind"):
@@ -136,12 +142,16 @@ class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field=
     grant_type: Literal["basic", "client_credentials"] = "basic"
     actions: tuple[Literal["drop_cache", "audit_event", "verify"], ...]
     verify_timeout: Duration = Duration(60)
+    audit_url: str | None = None
+    audit_bearer_token_file: AbsolutePath | None = None
+    audit_basic_auth: BasicAuth | None = None
     ca_file: AbsolutePath | None = None
     client_cert: AbsolutePath | None = None
     client_key: AbsolutePath | None = None
     timeout: Duration = Duration(10)
     max_in_flight: InFlight = 8
     scope: tuple[ScopeSettings, ...] | None = None
+    types: EventTypes | None = None
 
 
 class NatsServer(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +179,7 @@ class Nats(NatsServer, frozen=True, kw_only=True, tag="nats", tag_field="kind"):
     state_heartbeat: Duration = Duration(60)
     max_in_flight: InFlight = 256
     scope: tuple[ScopeSettings, ...] | None = None
+    types: EventTypes | None = None
 
 
 ConsumerSettings: TypeAlias = Webhook | Aidbox | Nats
@@ -314,6 +325,9 @@ def _credential_files(tree: object, at: Path) -> Iterator[tuple[str, str]]:
 _CREDENTIALS = frozenset(("client_cert", "client_key"))
 
 
-def grant(scope: tuple[ScopeSettings, ...] | None) -> Grant:
-    """The grant of a `scope:` list; without one, everything."""
-    return Grant(None if scope is None else [Scope(item.resource_type, item.id) for item in scope])
+def grant(scope: tuple[ScopeSettings, ...] | None, types: EventTypes | None = None) -> Grant:
+    """The grant of a `scope:` list and of `types`; without one of them, everything."""
+    return Grant(
+        None if scope is None else [Scope(item.resource_type, item.id) for item in scope],
+        None if types is None else map(TYPE_NAMES.__getitem__, types),
+    )

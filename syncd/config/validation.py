@@ -61,6 +61,11 @@ def _check_consumers(settings: Settings | RelaySettings, _at: Path) -> list[Prob
         Problem(("consumers", index, "name"), "is used twice", hint)
         for index, _ in _repeated([consumer.name for consumer in settings.consumers])
     ]
+    problems += [
+        Problem(("consumers", index, "types"), "is empty", "name at least one type, or remove it")
+        for index, consumer in enumerate(settings.consumers)
+        if consumer.types == ()
+    ]
     if isinstance(settings, RelaySettings):
         hint = "remove verify here; configure it at the syncd that watches the secret's mount"
         problems += [
@@ -148,8 +153,32 @@ def _check_aidbox(aidbox: Aidbox, at: Path) -> list[Problem]:
         problems.append(
             Problem((*at, "client_id"), "is not the id of a Client", "write the id alone")
         )
+    problems += _check_audit(aidbox, at)
     problems += _check_positive(aidbox, at, timeout="10s", verify_timeout="60s")
     return problems + _check_pair(aidbox, at, "client_cert", "client_key")
+
+
+def _check_audit(aidbox: Aidbox, at: Path) -> list[Problem]:
+    credentials = "audit_bearer_token_file or audit_basic_auth"
+    if aidbox.audit_url is None:
+        hint = "set audit_url, or remove it"
+        return [
+            Problem((*at, key), "is set without audit_url", hint)
+            for key in ("audit_bearer_token_file", "audit_basic_auth")
+            if getattr(aidbox, key) is not None
+        ]
+    problems = []
+    if (problem := check_base_url(aidbox.audit_url, (*at, "audit_url"), credentials)) is not None:
+        problems.append(problem)
+    if "audit_event" not in aidbox.actions:
+        hint = "add audit_event to actions, or remove audit_url"
+        problems.append(Problem((*at, "audit_url"), "is not used by any of actions", hint))
+    if aidbox.audit_bearer_token_file is not None and aidbox.audit_basic_auth is not None:
+        hint = "keep one of them"
+        problems.append(
+            Problem((*at, "audit_basic_auth"), "contradicts audit_bearer_token_file", hint)
+        )
+    return problems
 
 
 def check_base_url(

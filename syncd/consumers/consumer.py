@@ -14,7 +14,7 @@ everything for a receiver that is in trouble, and with nothing else for an event
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import msgspec
 
@@ -58,6 +58,35 @@ class Consumer(Protocol):
 
     async def aclose(self) -> None:
         """Closes its connections."""
+
+
+class Tested(msgspec.Struct, frozen=True):
+    """The outcome of a ping.
+
+    Attributes:
+        address: Where it went.
+        tls: Whether over TLS, which is always verified.
+        status: The status of the answer, or None where there was none.
+        error: Why it was not acknowledged, or None.
+    """
+
+    address: str
+    tls: bool
+    status: int | None
+    error: SyncdError | None
+
+
+@runtime_checkable
+class Testable(Protocol):
+    """A consumer that takes a ping."""
+
+    async def ping(self, ident: str, at: str) -> Tested:
+        """Sends an `io.syncd.ping` event, past the mailbox; failures are in the outcome.
+
+        Args:
+            ident: Part of its id, used once.
+            at: Its time (RFC 3339, UTC).
+        """
 
 
 class UnusableError(RefusedError):

@@ -26,9 +26,17 @@ import anyio.to_thread
 import structlog
 
 from syncd.consumers.backlog import Backlog
-from syncd.consumers.consumer import Consumer, Undelivered, UndeliveredError, UnusableError
+from syncd.consumers.consumer import (
+    Consumer,
+    Testable,
+    Tested,
+    Undelivered,
+    UndeliveredError,
+    UnusableError,
+)
 from syncd.consumers.report import Report
-from syncd.core.errors import StateError, SyncdError, TemporaryError
+from syncd.core.errors import RefusedError, StateError, SyncdError, TemporaryError
+from syncd.core.timing import rfc3339
 from syncd.telemetry.log import describe
 
 if TYPE_CHECKING:
@@ -157,6 +165,26 @@ class Delivery:
         self._woken = True
         self._news.set()
         return self._report.pending
+
+    async def ping(self, ident: str) -> Tested:
+        """Sends a ping, past the mailbox; one that is acknowledged proves the consumer.
+
+        Raises:
+            RefusedError: The consumer takes none.
+            StateError: The proof cannot be recorded.
+        """
+        name = self._consumer.name
+        if not isinstance(self._consumer, Testable):
+            raise RefusedError(
+                f"{name} takes no ping: only consumers of kind webhook do",
+                "see syncd status, and for Aidbox syncd check --aidbox URL",
+            )
+        tested = await self._consumer.ping(ident, rfc3339(self._clock()))
+        if tested.error is None:
+            await anyio.to_thread.run_sync(self._ledger.acknowledge, name, ())
+            self._report.is_proven = True
+            self._report.findings = ()
+        return tested
 
     async def drained(self) -> None:
         """Returns when the loop has found the mailbox empty, with no `wake` since."""

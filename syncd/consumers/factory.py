@@ -42,7 +42,9 @@ def open_consumer(settings: ConsumerSettings, stamp: Stamp) -> Consumer:
 
 def open_verifier(
     settings: ConsumerSettings,
+    consumer: Consumer,
     *,
+    stamp: Stamp,
     ledger: Ledger,
     metrics: Metrics,
     rng: Random,
@@ -51,16 +53,22 @@ def open_verifier(
 ) -> Verifier | None:
     """Makes the verifier of a consumer, or None where its actions do not include `verify`.
 
-    The arguments are those of `Verifier`.
+    `consumer` is what `open_consumer` made of the same settings; the other arguments are those of
+    `Verifier`.
 
     Raises:
         RefusedError: The configuration cannot be used.
     """
     if not isinstance(settings, Aidbox) or "verify" not in settings.actions:
         return None
-    from syncd.consumers.aidbox.consumer import open_replicas, open_session  # noqa: PLC0415
+    from syncd.consumers.aidbox.consumer import (  # noqa: PLC0415
+        AidboxConsumer,
+        open_replicas,
+        open_session,
+    )
     from syncd.consumers.aidbox.verify import Verifier  # noqa: PLC0415 - only where configured
 
+    assert isinstance(consumer, AidboxConsumer)
     replicas = open_replicas(settings)
     return Verifier(
         settings.name,
@@ -71,6 +79,8 @@ def open_verifier(
         ledger=ledger,
         read=read,
         publish=publish,
+        stamp=stamp,
+        cause=consumer if "drop_cache" in settings.actions else None,
         metrics=metrics.adoption(settings.name),
         rng=rng,
     )
@@ -102,7 +112,7 @@ def mailboxes(consumers: Iterable[ConsumerSettings]) -> dict[str, Grant]:
     """The mailboxes of a configuration, each with what it may hold."""
     found = {}
     for settings in consumers:
-        found[settings.name] = grant(settings.scope)
+        found[settings.name] = grant(settings.scope, settings.types)
         if isinstance(settings, Aidbox) and "verify" in settings.actions:
             found[mailbox_of(settings.name)] = grant(settings.scope)
     return found

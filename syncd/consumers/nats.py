@@ -31,7 +31,7 @@ class NatsConsumer:
 
     def __init__(self, settings: Nats, stamp: Stamp) -> None:
         self.name = settings.name
-        self.grant = grant(settings.scope)
+        self.grant = grant(settings.scope, settings.types)
         self.max_batch = settings.max_in_flight
         self.max_in_flight = 1
         self._subject = settings.subject

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Final
 
 from syncd import __version__
 from syncd.config.settings import grant
-from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
+from syncd.consumers.consumer import Tested, Undelivered, UnusableError, undelivered
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.events import BATCH, STRUCTURED
+from syncd.core.trace import trace_headers
 from syncd.net.credentials import CredentialFiles, Keyring
 from syncd.net.http import Connection
 from syncd.net.http1 import Request
@@ -56,7 +57,7 @@ class WebhookConsumer:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = settings.name
-        self.grant = grant(settings.scope)
+        self.grant = grant(settings.scope, settings.types)
         self.max_batch = settings.max_batch
         self.max_in_flight = settings.max_in_flight
         self._stamp = stamp
@@ -116,6 +117,19 @@ class WebhookConsumer:
         if error is not None:
             raise error
 
+    async def ping(self, ident: str, at: str) -> Tested:
+        """POSTs an `io.syncd.ping` event, signed and with all credentials; see `Testable`."""
+        body = self._stamp.encode_ping(self.name, ident, at)
+        if self.max_batch > 1:
+            body = b"[" + body + b"]"
+        message_id = f"{self._stamp.epoch}-ping-{ident}"
+        tls = self._url.scheme == "https"
+        try:
+            answer = await self._post(message_id, body, reread=True)
+        except SyncdError as error:
+            return Tested(self.address, tls, None, error)
+        return Tested(self.address, tls, answer.status, self._judge(answer))
+
     async def aclose(self) -> None:
         """Closes the connection."""
         await self._connection.aclose()
@@ -131,7 +145,7 @@ class WebhookConsumer:
             raise UnusableError.of(error) from None
 
     def _sign(self, message_id: str, body: bytes, credentials: Credentials) -> dict[str, str]:
-        headers = dict(self._headers)
+        headers = {**trace_headers(message_id), **self._headers}
         if credentials.authorization is not None:
             headers["authorization"] = credentials.authorization
         if credentials.signer is not None:

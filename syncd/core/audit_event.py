@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 from syncd.core.model import ChangeKind
 
 if TYPE_CHECKING:
-    from syncd.core.event_data import SecretData
+    from collections.abc import Mapping
+
+    from syncd.core.event_data import AdoptionData, SecretData
     from syncd.core.model import Scope
 
 TYPE_SYSTEM: Final = "urn:syncd:audit-event-type"
@@ -28,6 +30,8 @@ RESOURCE_SYSTEM: Final = "urn:syncd:resource"
 
 _ACTIONS: Final = {ChangeKind.ADDED: "C", ChangeKind.MODIFIED: "U", ChangeKind.REMOVED: "D"}
 _SUCCESS: Final = "0"
+_FAILURE: Final = "8"
+_EXECUTE: Final = "E"
 _HL7: Final = "http://terminology.hl7.org/CodeSystem"
 
 
@@ -51,21 +55,44 @@ def audit_event_id(event_id: str) -> str:
 
 def audit_event(data: SecretData, *, event_id: str, source: str, time: str) -> dict[str, Any]:
     """The resource for one change, from the data and attributes of its event."""
-    syncd = {"display": "syncd", "identifier": {"system": SOURCE_SYSTEM, "value": source}}
+    versions = {"version": data.version, "previous_version": data.previous_version}
     scopes = data.scope if isinstance(data.scope, list) else [data.scope]
+    return {
+        **_resource_of(f"secret-{data.change}", event_id=event_id, source=source, time=time),
+        "action": _ACTIONS[data.change],
+        "outcome": _SUCCESS,
+        "entity": [_secret(data.secret, versions, event_id), *map(_resource, scopes)],
+    }
+
+
+def adoption_audit_event(
+    data: AdoptionData, *, adopted: bool, event_id: str, source: str, time: str
+) -> dict[str, Any]:
+    """The resource for the outcome of a verification, from the data and attributes of its event."""
+    outcome = "adopted" if adopted else "rejected"
+    return {
+        **_resource_of(f"secret-{outcome}", event_id=event_id, source=source, time=time),
+        "action": _EXECUTE,
+        "outcome": _SUCCESS if adopted else _FAILURE,
+        "entity": [
+            _secret(data.secret, {"version": data.version}, event_id),
+            _resource(data.scope),
+        ],
+    }
+
+
+def _resource_of(subtype: str, *, event_id: str, source: str, time: str) -> dict[str, Any]:
+    syncd = {"display": "syncd", "identifier": {"system": SOURCE_SYSTEM, "value": source}}
     return {
         "resourceType": "AuditEvent",
         "id": audit_event_id(event_id),
         "type": _coding(TYPE_SYSTEM, "secret", "Secret"),
-        "subtype": [_coding(SUBTYPE_SYSTEM, f"secret-{data.change}", f"Secret {data.change}")],
-        "action": _ACTIONS[data.change],
+        "subtype": [_coding(SUBTYPE_SYSTEM, subtype, subtype.replace("-", " ").capitalize())],
         "recorded": time,
-        "outcome": _SUCCESS,
         "agent": [
             {"type": {"coding": [_APPLICATION]}, "who": syncd, "name": "syncd", "requestor": False}
         ],
         "source": {"observer": syncd, "type": [_APPLICATION_SERVER]},
-        "entity": [_secret(data, event_id), *map(_resource, scopes)],
     }
 
 
@@ -73,11 +100,10 @@ def _entity(what: dict[str, Any], role: dict[str, str], name: str) -> dict[str, 
     return {"what": {**what, "display": name}, "type": _SYSTEM_OBJECT, "role": role, "name": name}
 
 
-def _secret(data: SecretData, event_id: str) -> dict[str, Any]:
+def _secret(name: str, versions: Mapping[str, str | None], event_id: str) -> dict[str, Any]:
     what = {"identifier": {"system": EVENT_SYSTEM, "value": event_id}}
-    versions = {"version": data.version, "previous_version": data.previous_version}
     detail = [{"type": key, "valueString": value} for key, value in versions.items() if value]
-    return {**_entity(what, _SECURITY_RESOURCE, data.secret), "detail": detail}
+    return {**_entity(what, _SECURITY_RESOURCE, name), "detail": detail}
 
 
 def _resource(scope: Scope) -> dict[str, Any]:

@@ -21,6 +21,7 @@ SECRET_ADOPTED: Final = "io.syncd.secret.adopted"  # noqa: S105 - an event type
 SECRET_REJECTED: Final = "io.syncd.secret.rejected"  # noqa: S105 - an event type
 VAULT_CONFIG_CHANGED: Final = "io.syncd.vault_config.changed"
 RESET: Final = "io.syncd.reset"
+PING: Final = "io.syncd.ping"
 
 Version = Annotated[
     str,
@@ -150,6 +151,16 @@ class ResetData(msgspec.Struct, frozen=True):
     secrets: tuple[SecretState, ...]
 
 
+class PingData(msgspec.Struct, frozen=True):
+    """Data of `io.syncd.ping`: a test of the way to a consumer, about no secret.
+
+    Attributes:
+        consumer: Name of the consumer that is tested.
+    """
+
+    consumer: str
+
+
 Data = SecretData | AdoptionData | VaultConfigData
 DATA_TYPES: Final[Mapping[str, type[Data]]] = {
     SECRET_CHANGED: SecretData,
@@ -157,6 +168,14 @@ DATA_TYPES: Final[Mapping[str, type[Data]]] = {
     SECRET_REJECTED: AdoptionData,
     VAULT_CONFIG_CHANGED: VaultConfigData,
 }
+
+TYPE_NAMES: Final[Mapping[str, str]] = {
+    "changed": SECRET_CHANGED,
+    "vault_config": VAULT_CONFIG_CHANGED,
+    "adopted": SECRET_ADOPTED,
+    "rejected": SECRET_REJECTED,
+}
+"""The short name of each type of event, for `types` of a consumer."""
 
 DECODERS: Final[Mapping[str, Callable[[bytes | str | msgspec.Raw], Data]]] = {
     name: msgspec.json.Decoder(type_).decode for name, type_ in DATA_TYPES.items()

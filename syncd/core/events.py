@@ -16,11 +16,13 @@ import msgspec
 
 from syncd.core.event_data import (
     DATA_TYPES,
+    PING,
     RESET,
     SECRET_CHANGED,
     VAULT_CONFIG_CHANGED,
     AdoptionData,
     Data,
+    PingData,
     ResetData,
     SecretData,
     SecretState,
@@ -107,6 +109,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     def seen_by(self, grant: Grant) -> Event | None:
         """The event as far as a grant allows to see it, or None."""
+        if not grant.takes(self.type):
+            return None
         if grant.scopes is None:
             return self
         return self.about(n for n, scopes in self.audience.items() if grant.sees(scopes))
@@ -201,6 +205,11 @@ class Stamp(msgspec.Struct, frozen=True):
         origin = Origin(self.id(sequence), self.source)
         return _encode(_wire_form(origin, RESET, "secrets", at, ResetData(secrets)))
 
+    def encode_ping(self, consumer: str, ident: str, at: str) -> bytes:
+        """An `io.syncd.ping` event as JSON; its id is `<epoch>-ping-<ident>`, no position."""
+        origin = Origin(f"{self.epoch}-ping-{ident}", self.source)
+        return _encode(_wire_form(origin, PING, consumer, at, PingData(consumer)))
+
     def encode(self, event: Event) -> bytes:
         """The event as JSON, in structured content mode."""
         return _encode(self.cloud_event(event))
@@ -219,7 +228,7 @@ def _encode(events: CloudEvent | list[CloudEvent]) -> bytes:
 
 
 def _wire_form(
-    origin: Origin, type_: str, subject: str, time: str, data: Data | ResetData
+    origin: Origin, type_: str, subject: str, time: str, data: Data | ResetData | PingData
 ) -> CloudEvent:
     return CloudEvent(
         "1.0", origin.id, origin.source, type_, subject, time, "application/json", data
@@ -272,7 +281,11 @@ def _wire_type(type_: str, data: type[msgspec.Struct]) -> type[msgspec.Struct]:
     )
 
 
-WIRE_DATA: Final[Mapping[str, type[msgspec.Struct]]] = {**DATA_TYPES, RESET: ResetData}
+WIRE_DATA: Final[Mapping[str, type[msgspec.Struct]]] = {
+    **DATA_TYPES,
+    RESET: ResetData,
+    PING: PingData,
+}
 """The structure of the data of every type of event, by type."""
 
 WIRE_TYPES: Final[Any] = reduce(or_, [_wire_type(*item) for item in WIRE_DATA.items()])

@@ -26,10 +26,14 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Severity(enum.StrEnum):
-    """An `error` does not work; a `warning` works and is probably not intended."""
+    """An `error` does not work; a `warning` works and is probably not intended.
+
+    A `note` is something that could not be decided, and never a reason to fail.
+    """
 
     ERROR = "error"
     WARNING = "warning"
+    NOTE = "note"
 
 
 CODES: Mapping[str, Severity] = MappingProxyType(
@@ -39,6 +43,7 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "config-unreadable": Severity.ERROR,
         "config-malformed": Severity.ERROR,
         "config-invalid": Severity.ERROR,
+        "consumer-unreachable": Severity.ERROR,
         "credential-cleartext": Severity.WARNING,
         "credential-exposed": Severity.WARNING,
         "credential-unchecked": Severity.WARNING,
@@ -95,9 +100,13 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "scope-list": Severity.WARNING,
         "type-wrong": Severity.ERROR,
         # the files of the secrets
+        "certificate-expired": Severity.ERROR,
+        "certificate-expiring": Severity.WARNING,
+        "certificate-mismatch": Severity.ERROR,
         "secret-empty": Severity.WARNING,
         "secret-link-dangling": Severity.ERROR,
         "secret-link-loop": Severity.ERROR,
+        "secret-malformed": Severity.ERROR,
         "secret-missing": Severity.ERROR,
         "secret-newline": Severity.WARNING,
         "secret-not-a-file": Severity.ERROR,
@@ -108,7 +117,12 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         # a live Aidbox
         "aidbox-unreadable": Severity.ERROR,
         "aidbox-restart-needed": Severity.WARNING,
+        "aidbox-restart-unknown": Severity.NOTE,
+        "aidbox-sender-race": Severity.WARNING,
+        "aidbox-too-old": Severity.ERROR,
+        "destination-dead": Severity.ERROR,
         "destination-stale": Severity.WARNING,
+        "destination-unknown": Severity.NOTE,
         "entry-unreferenced": Severity.WARNING,
         "reference-out-of-scope": Severity.ERROR,
         "reference-unknown": Severity.ERROR,
@@ -129,7 +143,7 @@ class Finding(msgspec.Struct, frozen=True):
 
     Attributes:
         code: Stable kebab-case name of the kind of finding.
-        severity: `error` or `warning`.
+        severity: `error`, `warning` or `note`.
         source: The file or object that the finding is about.
         where: JSON path (RFC 9535) or key path inside the source; empty for the whole of it.
         message: What is wrong, without any secret value.

@@ -40,13 +40,21 @@ class Grant:
     """What a consumer or subscriber may see: everything, or the secrets within its scopes.
 
     A secret is visible when one of its scopes lies within one of the granted ones: a grant for
-    all Clients covers a secret of one Client, not the other way round.
+    all Clients covers a secret of one Client, not the other way round. Of what is visible, a
+    consumer may want certain types of events only.
     """
 
-    __slots__ = ("scopes",)
+    __slots__ = ("scopes", "types")
 
-    def __init__(self, scopes: Iterable[Scope] | None = None) -> None:
+    def __init__(
+        self, scopes: Iterable[Scope] | None = None, types: Iterable[str] | None = None
+    ) -> None:
         self.scopes = None if scopes is None else frozenset(scopes)
+        self.types = None if types is None else frozenset(types)
+
+    def takes(self, type_: str) -> bool:
+        """Whether events of this type are wanted."""
+        return self.types is None or type_ in self.types
 
     def sees(self, scopes: Iterable[Scope]) -> bool:
         """Whether a secret with these scopes may be seen."""

@@ -136,9 +136,7 @@ def parse_first_yaml(text: bytes) -> tuple[list[Any], bool]:
 
 def _is_tab(mark: yaml.Mark) -> bool:
     """Whether a tab is at a place, or in the indentation before it."""
-    text = mark.buffer
-    if text is None:
-        return False
+    text = mark.buffer or ""
     start = max(text.rfind("\n", 0, mark.pointer), text.rfind("\r", 0, mark.pointer)) + 1
     before = text[start : mark.pointer]
     return text[mark.pointer : mark.pointer + 1] == "\t" or (not before.strip() and "\t" in before)

@@ -16,6 +16,7 @@ from syncd.api.systemd_credentials import CredentialSource
 from syncd.config.settings import Aidbox, credential_files, grant
 from syncd.consumers.factory import open_verifier
 from syncd.core.errors import StateError
+from syncd.core.event_data import AdoptionData
 from syncd.core.events import Commit
 from syncd.core.model import Entry
 from syncd.daemon.fingerprint_key import FingerprintKeyFile
@@ -139,6 +140,8 @@ class MountEngine:
         opened = {
             item.name: open_verifier(
                 item,
+                self.pipeline.consumers[item.name],
+                stamp=self.pipeline.stamp,
                 ledger=self._resources.ledger,
                 metrics=self._resources.metrics,
                 rng=self.pipeline.rng,
@@ -344,6 +347,8 @@ class MountEngine:
             providers={item.provider.name: item.health for item in self.refreshers},
             refresh=self.refresh if self.refreshers else None,
             adoptions={name: item.adoptions for name, item in self.verifiers.items()},
+            not_after=reconciler.contents.not_after(inventory),
+            content_problems=reconciler.contents.problems(inventory, time.time()),
         )
 
     def refresh(self) -> int:
@@ -380,15 +385,24 @@ class MountEngine:
         self.pipeline.committed(commit)
 
     async def _publish(self, event: Event) -> None:
-        """Commits the result of a verification, for all consumers but those of kind `aidbox`.
+        """Commits the result of a verification.
+
+        Of the consumers of kind `aidbox`, only the one that verified it records it.
 
         Raises:
             StateError: The ledger cannot be used.
         """
         audience = {
-            item.name: grant(item.scope)
+            item.name: grant(item.scope, item.types)
             for item in self._settings.consumers
-            if not isinstance(item, Aidbox)
+            if not isinstance(item, Aidbox) or _records(item, event)
         }
         event = await anyio.to_thread.run_sync(self._resources.ledger.append, event, audience)
         self._committed(Commit((event,), self._reconciler.inventory, time.monotonic()))
+
+
+def _records(consumer: Aidbox, event: Event) -> bool:
+    """Whether a consumer of kind `aidbox` records the result of a verification."""
+    data = event.data
+    verified = isinstance(data, AdoptionData) and data.consumer == consumer.name
+    return verified and "audit_event" in consumer.actions

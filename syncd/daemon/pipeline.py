@@ -6,6 +6,7 @@ Every engine has a pipeline: what makes the commits is the engine's part.
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import time
 from hashlib import blake2b
@@ -16,6 +17,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
+from syncd.api.actions import TestReport
 from syncd.config.settings import Aidbox, Nats, Settings, Webhook, credential_files, grant
 from syncd.consumers.delivery import Delivery
 from syncd.consumers.factory import mailboxes, open_consumer, open_state_writer
@@ -50,6 +52,8 @@ class Pipeline:
     """The consumers of one configuration.
 
     Attributes:
+        consumers: The consumers, by name.
+        stamp: The attributes that this installation adds to its events.
         deliveries: The loop of each consumer, by name; the engine runs them.
         states: What publishes the state of this installation; the engine runs them, too.
         grants: Every mailbox, and which events go into it.
@@ -65,7 +69,8 @@ class Pipeline:
         self.inventory: Mapping[str, Known] = {}
         self.grants = mailboxes(settings.consumers)
         threads = anyio.CapacityLimiter(_LEDGER_THREADS)
-        stamp = make_stamp(resources.ledger, settings.instance)
+        self.stamp = make_stamp(resources.ledger, settings.instance)
+        self.consumers = {item.name: open_consumer(item, self.stamp) for item in settings.consumers}
         writers = [
             open_state_writer(
                 item,
@@ -80,7 +85,7 @@ class Pipeline:
         self.states = [writer for writer in writers if writer is not None]
         self.deliveries = {
             item.name: Delivery(
-                open_consumer(item, stamp),
+                self.consumers[item.name],
                 resources.ledger,
                 resources.metrics,
                 self.rng,
@@ -133,6 +138,24 @@ class Pipeline:
         log.info("delivery.retry_requested", consumer=consumer)
         return self.deliveries[consumer].retry()
 
+    async def test(self, consumer: str) -> TestReport:
+        """Sends a ping now; see `syncd.api.actions`."""
+        ident, begin = secrets.token_hex(4), time.monotonic()
+        tested = await self.deliveries[consumer].ping(ident)
+        seconds = round(time.monotonic() - begin, 4)
+        error = None if tested.error is None else str(tested.error)
+        log.info("consumer.tested", consumer=consumer, status=tested.status, problem=error)
+        return TestReport(
+            consumer,
+            f"{self._resources.ledger.epoch}-ping-{ident}",
+            error is None,
+            tested.address,
+            tested.tls,
+            tested.status,
+            seconds,
+            error,
+        )
+
     async def resend(self, consumer: str, secret: str | None) -> tuple[str, ...]:
         """Sends the newest state again; see `syncd.api.actions`."""
         if not self._has_state:
@@ -183,7 +206,7 @@ class Pipeline:
     def health(self) -> dict[str, tuple[Grant, ConsumerHealth]]:
         """The scope and the health of each consumer, by name."""
         return {
-            item.name: (grant(item.scope), self.deliveries[item.name].health)
+            item.name: (grant(item.scope, item.types), self.deliveries[item.name].health)
             for item in self._consumers
         }
 

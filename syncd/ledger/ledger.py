@@ -281,10 +281,11 @@ class Ledger(Reads):
     ) -> None:
         insert_events(db, events)
         for consumer, grant in consumers.items():
-            seen = [event for event in events if event.seen_by(grant) is not None]
-            if len(seen) < len(events) and withdrawal.has_pending(db, consumer):
+            wanted = [event for event in events if grant.takes(event.type)]
+            seen = [event for event in wanted if event.seen_by(grant) is not None]
+            if len(seen) < len(wanted) and withdrawal.has_pending(db, consumer):
                 # where the scope of a secret changed, an older event may be pending
-                hidden = {event.slot for event in events} - {event.slot for event in seen}
+                hidden = {event.slot for event in wanted} - {event.slot for event in seen}
                 withdrawn = db.executemany(
                     "DELETE FROM pending WHERE consumer = ? AND slot = ?",
                     [(consumer, slot) for slot in hidden],

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ from syncd.core.decode import did_you_mean
 from syncd.core.errors import ConfigurationError, SyncdError
 from syncd.core.findings import finding, key_path
 from syncd.core.vault_config import lint_vault_config
-from syncd.lint.consumers import check_addresses
+from syncd.lint.consumers import check_addresses, check_connections
+from syncd.lint.content import check_content
 from syncd.lint.credentials import check_credentials
 from syncd.lint.exposure import check_exposure
 from syncd.lint.files import check_files, check_mount, real_paths
@@ -30,6 +32,7 @@ from syncd.lint.places import check_places
 from syncd.lint.runner import check_loaded
 from syncd.lint.scopes import check_scopes
 from syncd.lint.watching import check_watching
+from syncd.mount.contents import Contents
 from syncd.mount.listing import mounts
 from syncd.mount.read import LIMIT, scan_once
 from syncd.mount.vault_config_file import read_vault_config
@@ -40,12 +43,14 @@ from syncd.system.identity import become
 from syncd.system.threads import gather, run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from syncd.config.settings import Settings
+    from syncd.core.content import Facts
     from syncd.core.findings import Finding
     from syncd.core.model import Entry
     from syncd.lint.aidbox.check import Target
+    from syncd.lint.content import Use
     from syncd.lint.runner import Runner
     from syncd.mount.snapshot import Snapshot
     from syncd.mount.vault_config_file import VaultConfigFile
@@ -62,6 +67,7 @@ def run_checks(
     *,
     aidbox: Target | None = None,
     runner: Runner | None = None,
+    connect: bool = False,
 ) -> list[Finding]:
     """Checks configuration, vault config and mount, and optionally a live Aidbox.
 
@@ -75,6 +81,7 @@ def run_checks(
         runner: Who will run syncd; this process then becomes that user, for good, and names of
             hosts are looked up. By default permissions are judged for this user, and nothing is
             looked up.
+        connect: Whether to connect to the consumers, without sending anything.
 
     Raises:
         ConfigurationError: There are no credentials to read Aidbox with.
@@ -90,6 +97,8 @@ def run_checks(
     findings += check_credentials(settings, source, loaded)
     if runner is not None:
         findings += check_addresses(settings, source)
+    if connect:
+        findings += check_connections(settings, source)
     findings += check_exposure(settings, source, environ) + _subscribers(settings, source)
     findings += check_placeholders(settings, source)
     if isinstance(settings, RelaySettings):
@@ -137,15 +146,34 @@ def _check_mounted(settings: Settings, source: str, aidbox: Target | None) -> li
     found = trusted + found + check_scopes(settings, entries, source)
     found += check_provision(settings, entries)
     found += _grants(settings, entries, source)
-    snapshot = scan_once(entries, settings.watch, settle=0.0)
+    contents = Contents(every=True)
+    snapshot = scan_once(entries, settings.watch, settle=0.0, contents=contents)
+    facts = _described(contents, snapshot)
+    snapshot.newline_ended = [
+        name
+        for name in snapshot.newline_ended
+        if name not in facts or not facts[name].may_end_in_newline
+    ]
     found += check_files(settings, entries, snapshot)
     found += check_watching(settings, _way(snapshot, path), real_paths(entries), mounts())
     found += check_mount(settings, entries)
+    uses: Sequence[Use] = ()
     if aidbox is not None:
         from syncd.lint.aidbox.check import lint_aidbox  # noqa: PLC0415 - as above
 
-        found += lint_aidbox(settings, entries, aidbox)
-    return found
+        live, uses = lint_aidbox(settings, entries, aidbox)
+        found += live
+    return [*found, *check_content(entries, facts, uses, path, time.time())]
+
+
+def _described(contents: Contents, snapshot: Snapshot) -> dict[str, Facts]:
+    """The descriptions of files that can be read and are not empty."""
+    readable = {
+        name
+        for name, seen in snapshot.observations.items()
+        if seen.problem is None and seen.version is not None and name not in snapshot.empty
+    }
+    return {name: facts for name, facts in contents.facts.items() if name in readable}
 
 
 def _read_vault_config(path: str) -> bytes:

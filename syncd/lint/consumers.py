@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from syncd.config.settings import RelaySettings, Webhook
+from syncd.core.errors import SyncdError
 from syncd.core.findings import finding, key_path
 from syncd.lint.credentials import check_credentials
 from syncd.lint.placeholders import check_placeholders
 from syncd.lint.scopes import check_scopes
+from syncd.net.reasons import CHECK_SERVER, reason_of
+from syncd.net.tls import RotatingContext, Trust
 from syncd.system.threads import gather
 
 if TYPE_CHECKING:
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 
 _LIMIT: Final = 5.0
 """Seconds that the look-up of a host name may take."""
+
+_CONNECT_LIMIT: Final = 5.0
+"""Seconds that a connection may take."""
 
 _OF_CONSUMER: Final = re.compile(r"consumers\[(\d+)\]")
 
@@ -79,6 +85,52 @@ def check_addresses(settings: Settings | RelaySettings, source: str) -> list[Fin
         for at, problem in looked_up.items()
         if problem is not None
     ]
+
+
+def check_connections(settings: Settings | RelaySettings, source: str) -> list[Finding]:
+    """Servers of consumers that cannot be connected to; nothing is sent. Blocks for some seconds.
+
+    TCP, and for `https` the handshake with the consumer's own certificates and CA; a `nats` server
+    begins TLS itself, so that it is reached by TCP only.
+    """
+    calls = {
+        key_path("consumers", index, *where): partial(_connect, consumer, url, path)
+        for index, consumer in enumerate(settings.consumers)
+        for where, url, path in _addresses(consumer)
+    }
+    connected = gather(calls, _CONNECT_LIMIT)
+    findings = []
+    for where in calls:
+        problem = connected.get(where, (f"no answer within {_CONNECT_LIMIT:g} s", CHECK_SERVER))
+        if problem is not None:
+            message, hint = f"cannot connect: {problem[0]}", problem[1] or CHECK_SERVER
+            findings.append(finding("consumer-unreachable", source, where, message, hint))
+    return findings
+
+
+def _connect(
+    consumer: ConsumerSettings, url: str, path: str | None
+) -> tuple[str, str | None] | None:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    default = {"https": 443, "http": 80}.get(parts.scheme, 4222)
+    try:
+        if path is not None:
+            with socket.socket(socket.AF_UNIX) as unix:
+                unix.settimeout(_CONNECT_LIMIT)
+                unix.connect(path)
+            return None
+        with socket.create_connection((host, parts.port or default), _CONNECT_LIMIT) as tcp:
+            if parts.scheme == "https":
+                context = RotatingContext(Trust.of(consumer)).current()
+                with context.wrap_socket(tcp, server_hostname=host):
+                    pass
+    except SyncdError as error:
+        return error.problem, error.remedy
+    except (OSError, UnicodeError) as error:
+        found = reason_of(error, address="the address")
+        return found.problem, found.remedy
+    return None
 
 
 def _addresses(consumer: ConsumerSettings) -> Iterator[tuple[_Path, str, str | None]]:

@@ -90,6 +90,9 @@ def _aidbox(aidbox: Aidbox) -> Iterator[_Place]:
     for index, url in enumerate(aidbox.urls):
         if is_plain_http(url):
             yield ("urls", index), sent, _USE_HTTPS
+    has_credentials = aidbox.audit_bearer_token_file or aidbox.audit_basic_auth
+    if has_credentials and aidbox.audit_url is not None and is_plain_http(aidbox.audit_url):
+        yield ("audit_url",), "the credentials of audit_url", _USE_HTTPS
 
 
 def _nats(nats: NatsServer) -> Iterator[_Place]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import asdict
 
+from syncd.core.findings import Severity
 from syncd.core.text import encodable, visible
 
 if TYPE_CHECKING:
@@ -36,12 +37,13 @@ def exit_code(findings: Sequence[Finding], *, strict: bool) -> int:
     """The exit code of `syncd check`.
 
     Returns:
-        0 when there is no error (with `strict`: no finding), 2 when an input could not be read at
-        all, else 1.
+        0 when there is no error (with `strict`: no warning either), 2 when an input could not be
+        read at all, else 1.
     """
     if any(found.code in NO_INPUT for found in findings):
         return 2
-    return int(any(strict or found.is_error for found in findings))
+    failing = (Severity.ERROR, Severity.WARNING) if strict else (Severity.ERROR,)
+    return int(any(found.severity in failing for found in findings))
 
 
 def as_text(
@@ -49,17 +51,19 @@ def as_text(
     judged_for: str | None = None,
     files: Sequence[WouldWrite] | None = None,
 ) -> str:
-    """One line per finding, and a line with the number of errors and warnings.
+    """One line per finding, and a line with the number of each severity.
 
     `judged_for` is the user that permissions were judged for, if another one; `files` is what a dry
     run would have written, a line for each.
     """
-    errors, warnings = _count(findings)
+    counts = _count(findings)
+    if not counts[Severity.NOTE]:
+        del counts[Severity.NOTE]
+    summary = ", ".join(f"{n} {severity}{'s' * (n != 1)}" for severity, n in counts.items())
     judged = f", judged for {judged_for}" if judged_for else ""
-    counts = f"{errors} error{'s' * (errors != 1)}, {warnings} warning{'s' * (warnings != 1)}"
     lines = [visible(str(file)) for file in files or ()]
     return "\n".join(
-        [*lines, *(f"{found.severity}: {found}" for found in findings), f"{counts}{judged}"]
+        [*lines, *(f"{found.severity}: {found}" for found in findings), f"{summary}{judged}"]
     )
 
 
@@ -68,13 +72,12 @@ def as_json(
     judged_for: str | None = None,
     files: Sequence[WouldWrite] | None = None,
 ) -> str:
-    """The findings, and the number of errors and warnings, as one JSON object; see `as_text`."""
-    errors, warnings = _count(findings)
+    """The findings, and the number of each severity, as one JSON object; see `as_text`."""
     document: dict[str, object] = {
         "findings": [
             {key: encodable(text) for key, text in asdict(found).items()} for found in findings
         ],
-        "summary": {"errors": errors, "warnings": warnings},
+        "summary": {f"{severity}s": n for severity, n in _count(findings).items()},
         **({"judged_for": judged_for} if judged_for else {}),
     }
     if files is not None:
@@ -84,6 +87,8 @@ def as_json(
     return json.dumps(document, indent=2)
 
 
-def _count(findings: Sequence[Finding]) -> tuple[int, int]:
-    errors = sum(found.is_error for found in findings)
-    return errors, len(findings) - errors
+def _count(findings: Sequence[Finding]) -> dict[Severity, int]:
+    counts = dict.fromkeys(Severity, 0)
+    for found in findings:
+        counts[found.severity] += 1
+    return counts

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from syncd.config.settings import Watch
     from syncd.core.model import Entry
+    from syncd.mount.contents import Contents
 
 LIMIT: Final = 4.0
 """Seconds without progress after which a root counts as unreadable."""
@@ -81,13 +82,21 @@ class Reader:
 
     The fingerprints are made with `key`; content that has its known version under one of the
     `former` keys is the same content. `watch` is the section of the configuration. `settle` and
-    `grace` replace what that section says.
+    `grace` replace what that section says. `contents` is shown every content with its version.
     """
 
     def __init__(
-        self, key: bytes, watch: Watch, *, settle: float, grace: float, former: Iterable[bytes] = ()
+        self,
+        key: bytes,
+        watch: Watch,
+        *,
+        settle: float,
+        grace: float,
+        former: Iterable[bytes] = (),
+        contents: Contents | None = None,
     ) -> None:
         self.use(key, former)
+        self._contents = contents
         self._rules = Rules(
             watch.roots,
             (),
@@ -100,6 +109,12 @@ class Reader:
         self._roots: dict[str, Root] = {}
         self._homes: dict[str, Home] = {}
         self._points: frozenset[str] | None = None
+
+    @classmethod
+    def configured(cls, key: bytes, watch: Watch, contents: Contents) -> Reader:
+        """The reader of a daemon, with the times of its configuration."""
+        settle, grace = watch.settle, watch.remount_grace
+        return cls(key, watch, settle=settle, grace=grace, contents=contents)
 
     def use(self, key: bytes, former: Iterable[bytes] = ()) -> None:
         """Makes versions with another key from now on; `former` are the keys before it."""
@@ -243,7 +258,10 @@ class Reader:
 
     def fingerprint(self, name: str, content: bytes) -> str:
         """The version of a secret's content: a keyed hash, bound to the secret's name."""
-        return _version(self._hashes[0], name, content)
+        version = _version(self._hashes[0], name, content)
+        if self._contents is not None:
+            self._contents.see(name, version, content)
+        return version
 
     def _former_versions(self, name: str, content: bytes) -> Iterator[str]:
         return (_version(item, name, content) for item in self._hashes[1:])
@@ -286,12 +304,18 @@ def unanswered(members: Members) -> Snapshot:
 
 
 def scan_once(
-    entries: Mapping[str, Entry], watch: Watch, *, settle: float, limit: float = LIMIT
+    entries: Mapping[str, Entry],
+    watch: Watch,
+    *,
+    settle: float,
+    limit: float = LIMIT,
+    contents: Contents | None = None,
 ) -> Snapshot:
     """Scans for a command: nothing is remembered, so that a missing file counts as removed.
 
     The key is a random one, so the versions can be compared with nothing.
     With a `settle` of 0, files that are being written are read, too.
     """
-    reader = Reader(secrets.token_bytes(32), watch, settle=settle, grace=0.0)
+    key = secrets.token_bytes(32)
+    reader = Reader(key, watch, settle=settle, grace=0.0, contents=contents)
     return reader.scan(entries, limit=limit)

@@ -29,6 +29,7 @@ import structlog
 from syncd.core.errors import StateError
 from syncd.core.model import State
 from syncd.core.timing import Backoff, rfc3339
+from syncd.mount.contents import Contents
 from syncd.mount.lane import Follower, Lane, Probe
 from syncd.mount.read import LIMIT, OUTSIDE, Reader, await_all, unanswered
 from syncd.mount.record import Recorder
@@ -107,9 +108,10 @@ class Reconciler:
         self._ledger = ledger
         self._on_commit = on_commit
         self.watcher = Watcher(settings.mode)
-        self._reader = Reader(key, settings, settle=settings.settle, grace=settings.remount_grace)
+        self.contents = Contents()
+        self._reader = Reader.configured(key, settings, self.contents)
         self._recorder = Recorder(ledger, vault_config.path, consumers)
-        self._reporter = Reporter(metrics, self.watcher)
+        self._reporter = Reporter(metrics, self.watcher, self.contents)
         self._lanes: dict[str, Lane] = {}
         self._config = Follower(settings.rescan_interval, settings.settle)
         self._regroup = anyio.Event()

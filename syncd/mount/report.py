@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from syncd.core.model import Known
+    from syncd.mount.contents import Contents
     from syncd.mount.record import Recorded
     from syncd.mount.vault_config_file import VaultConfigFile
     from syncd.mount.watch import Watcher
@@ -23,8 +24,9 @@ log = structlog.get_logger()
 class Reporter:
     """Logs and counts; in the event loop only."""
 
-    def __init__(self, metrics: Metrics, watcher: Watcher) -> None:
+    def __init__(self, metrics: Metrics, watcher: Watcher, contents: Contents) -> None:
         self._metrics = metrics
+        self._contents = contents
         self._watcher = watcher
         self._degraded: str | None = None
         self._failed: dict[str, str] = {}
@@ -71,6 +73,8 @@ class Reporter:
         self._metrics.changed(changes)
         if planned.touched or planned.dropped:
             self._metrics.set_inventory(planned.inventory.values())
+        # at the first pass nothing is touched, and contents are seen for the first time
+        self._metrics.set_not_after(self._contents.not_after(planned.inventory))
         for change in changes[:_LOGGED_CHANGES]:
             log.info("secret.changed", secret=change.entry.name, change=change.kind.value)
         if len(changes) > _LOGGED_CHANGES:

@@ -25,7 +25,7 @@ from prometheus_client.exposition import choose_encoder  # noqa: E402
 from syncd.core.text import visible  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from syncd.core.model import Change, Known
 
@@ -135,6 +135,15 @@ class Metrics:
             ["state", "secret"] if secret_names else ["state"],
             registry=registry,
         )
+        self._not_after = Gauge(
+            "syncd_secret_not_after_timestamp_seconds",
+            "When a certificate among the secrets ends"
+            if secret_names
+            else "When the first certificate among the secrets ends",
+            ["secret"] if secret_names else [],
+            registry=None,
+        )
+        self._has_end = False
         self._reload_ok = Gauge(
             "syncd_config_reload_ok",
             "1 while the configuration on disk is the one in use, as of the last reload",
@@ -250,6 +259,22 @@ class Metrics:
         tally = Tally(item.state for item in known)
         for state in State:
             self._secrets.labels(state.value).set(tally[state])
+
+    def set_not_after(self, ends: Mapping[str, float]) -> None:
+        """Sets when certificates end, seconds since the epoch, by the secret's name.
+
+        Without names in metrics, the first of them. There is no series without a certificate.
+        """
+        if bool(ends) != self._has_end:
+            self._has_end = bool(ends)
+            change = self.registry.register if ends else self.registry.unregister
+            change(self._not_after)
+        if self._secret_names:
+            self._not_after.clear()
+            for name, end in ends.items():
+                self._not_after.labels(visible(name)).set(end)
+        elif ends:
+            self._not_after.set(min(ends.values()))
 
     def set_vault_config_valid(self, *, valid: bool) -> None:
         """Sets whether the vault config on disk is the one in use."""

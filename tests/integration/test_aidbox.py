@@ -37,6 +37,73 @@ def world() -> Iterator[World]:
         yield world
 
 
+def test_a_refused_value_is_tried_gently(world: World) -> None:
+    """Ten failed logins at most, each of which leads to the event; Aidbox takes it afterwards.
+
+    The double's clock stands still, and without `drop_cache` it keeps the old value in its cache.
+    """
+    world.publish(app=b"old")
+    world.map("app")
+    with box(world, frozen=True) as aidbox:
+        assert status(aidbox.urls[0], "app", b"old") == 200
+        verifying = consumer(world, aidbox, "verify", verify_timeout="1s")
+        world.configure(consumers=[verifying])
+        with world.daemon() as daemon:
+            world.publish(app=b"new")
+            daemon.wait_for("adoption.rejected", secret="app")
+            refused = [r for r in aidbox.requests("/fhir/Patient") if r["status"] == 401]
+            assert 2 <= len(refused) <= 10
+            aidbox.advance(TTL)
+            daemon.wait_for("adoption.adopted", secret="app")
+            (event_id,) = {r["headers"]["x-correlation-id"] for r in refused}
+            assert event_id.endswith("-1")
+            assert len({r["headers"]["traceparent"] for r in refused}) == len(refused)
+
+
+def test_the_other_side_of_a_client_secret(world: World) -> None:
+    """It is notified when Aidbox has the new value, of nothing else, and fails from swap to event.
+
+    An application that read the new value at the swap would fail as long as Aidbox has the old one.
+    """
+    world.publish(app=b"0")
+    world.map("app")
+    with box(world, replicas=3, frozen=True) as aidbox, Receiver() as receiver:
+        hook = {"name": "app", "kind": "webhook", "url": receiver.url, "types": ["adopted"]}
+        world.configure(consumers=[consumer(world, aidbox, "drop_cache", "verify"), hook])
+        with world.daemon() as daemon:
+            for number in range(1, 11):
+                assert [status(url, "app", world.values["app"]) for url in aidbox.urls] == [200] * 3
+                world.publish(app=str(number).encode())
+                receiver.wait(number)
+                assert [status(url, "app", world.values["app"]) for url in aidbox.urls] == [200] * 3
+            daemon.wait_for("adoption.adopted", 10)
+    types = {request.events[0]["type"] for request in receiver.requests}
+    assert types == {"io.syncd.secret.adopted"}
+    assert len(receiver.requests) == 10
+
+
+def test_aidbox_starts_after_the_rotation(world: World) -> None:
+    """Nothing listens for longer than the timeout, and then the new value is adopted."""
+    world.publish(app=b"old")
+    world.map("app")
+    with box(world) as aidbox:
+        pass
+    verifying = consumer(world, aidbox, "drop_cache", "verify", verify_timeout="500ms")
+    socket = f"{world.directory}/api.sock"
+    world.configure(consumers=[verifying], api={"socket": socket, "listen": ""})
+    with world.daemon() as daemon:
+        world.publish(app=b"new")
+        daemon.wait_for("adoption.unreachable", secret="app")
+        assert not daemon.logged("adoption.rejected")
+        shown = world.run("status", "--socket", socket, "--format", "json")
+        (item,) = json.loads(shown.stdout)["secrets"]
+        assert item["consumers"]["aidbox"]["adoption"]["state"] == "unreachable"
+        assert "Connection refused" in item["consumers"]["aidbox"]["adoption"]["problem"]
+        with box(world, port=aidbox.port):
+            daemon.wait_for("adoption.adopted", secret="app")
+        assert not daemon.logged("adoption.rejected")
+
+
 def test_a_rotation_under_load(world: World) -> None:
     """With `drop_cache` three replicas take the new value long before the TTL, and it is proved.
 

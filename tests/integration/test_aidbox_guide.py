@@ -21,6 +21,7 @@ from support.waiting import DEADLINE
 from support.world import World, secret
 
 from syncd.commands.schema import schema_of
+from syncd.config.load import examine
 from syncd.config.settings import Aidbox as Consumer, Settings
 from syncd.config.validation import check_section
 from syncd.core.decode import decode
@@ -30,6 +31,7 @@ from syncd.core.vault_config import decode_vault_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 EXAMPLES = f"{REPOSITORY}/docs/examples"
 PAGE = document("docs/aidbox.md")
@@ -179,3 +181,14 @@ def test_every_key_and_finding_is_explained() -> None:
     for code in CODES:
         if code.startswith(ours):
             assert f"| `{code}` |" in PAGE
+
+
+def test_the_guide_for_both_sides(tmp_path: Path) -> None:
+    """Its example is a configuration, with the types that it explains."""
+    (text,) = blocks_of(document("docs/rotating-client-secrets.md"), "yaml")
+    file = tmp_path / "syncd.yaml"
+    file.write_text(f"vault_config: /vc.json\nwatch: {{roots: [/run/vault-secrets]}}\n{text}")
+    settings, findings = examine(str(file), {})
+    assert settings is not None
+    assert not findings
+    assert [item.types for item in settings.consumers] == [None, ("adopted",)]

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import importlib.resources
 import json
 import os
 import pickle
+import re
 import sqlite3
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from jsonschema import Draft7Validator
 from support.aidbox import Aidbox, allow, bundle, client, reference
+from support.pem import certificate, private_key
+from support.receiver import Receiver
+from support.waiting import DEADLINE
 from support.world import World, secret
 
 if TYPE_CHECKING:
@@ -102,9 +106,18 @@ def estate() -> Estate:
 PROVIDER = ("secret", "private-key", "certificate")
 
 
+def content(name: str, number: int = 1) -> bytes:
+    """What an entry's file holds: in the format of the field that uses it."""
+    if name.startswith("destination-"):
+        return b"X-Key: " + secret(str(number))
+    if name.endswith("-private-key"):
+        return private_key()
+    return certificate() if name.endswith("-certificate") else secret(str(number))
+
+
 def prepare(world: World, found: Estate) -> None:
     """Files, vault config and configuration for an estate; all of it older than Aidbox."""
-    world.publish(dict.fromkeys(found.scopes, secret("1")))
+    world.publish({name: content(name) for name in found.scopes})
     world.map(**found.scopes)
     long_ago = time.time() - 10 * HOUR
     os.utime(world.vault_config, (long_ago, long_ago))
@@ -118,7 +131,7 @@ def serve(world: World, found: Estate, **options: Any) -> Aidbox:
     for item in known["entry"]:
         if item["resource"]["id"] == "syncd":
             item["resource"]["secret"] = OWN
-    return Aidbox(world.vault_config, known, uptime=HOUR, **options)
+    return Aidbox(world.vault_config, known, **{"uptime": HOUR, **options})
 
 
 def check(world: World, aidbox: Aidbox, *more: str, code: int | None = None) -> dict[str, Any]:
@@ -172,18 +185,28 @@ def test_each_planted_fault_is_found_and_nothing_else(world: World) -> None:
     # an entry that nobody refers to
     found.entry("forgotten", "TokenIntrospector", "introspector-1")
     prepare(world, found)
-    # a secret rotated after its destination started
-    os.utime(f"{world.mount}/destination-17")
-    # a vault config that Aidbox has not loaded
-    os.utime(world.vault_config)
-    started = datetime.fromtimestamp(time.time() - HOUR, UTC).isoformat()
+    started = time.time() - HOUR
     queued = {"destination-17": 42}
     with serve(world, found, destinations_started=started, queued=queued) as aidbox:
+        with world.daemon() as daemon:
+            # a secret rotated after its destination started
+            world.publish(**{"destination-17": content("destination-17", 2)})
+            daemon.wait_for("secret.changed", secret="destination-17")
+            # a vault config that Aidbox has not loaded
+            found.entry("later", "TokenIntrospector", "introspector-1")
+            world.publish(later=secret("1"))
+            world.map(**found.scopes)
+            daemon.wait_for("secret.changed", secret="later")
         document = check(world, aidbox, code=1)
         url = aidbox.urls[0]
     fhir, config = f"{url}/fhir/", world.vault_config
     extension = "extension[1].valueString"
-    assert places(document) == sorted(
+    notes = [f for f in document["findings"] if f["severity"] == "note"]
+    assert {f["code"] for f in notes} == {
+        "destination-unknown"
+    }  # all others, older than the daemon
+    found_places = [place for place in places(document) if place[0] != "destination-unknown"]
+    assert found_places == sorted(
         [
             only_own(aidbox),
             ("aidbox-restart-needed", url, ""),
@@ -195,6 +218,7 @@ def test_each_planted_fault_is_found_and_nothing_else(world: World) -> None:
             ("entry-unreferenced", config, "$.secret['client-200']"),
             ("entry-unreferenced", config, "$.secret['provider-77-private-key']"),
             ("entry-unreferenced", config, "$.secret.forgotten"),
+            ("entry-unreferenced", config, "$.secret.later"),
             (
                 "reference-out-of-scope",
                 f"{fhir}IdentityProvider/provider-77",
@@ -233,20 +257,122 @@ def test_each_planted_fault_is_found_and_nothing_else(world: World) -> None:
 def test_rotations_are_told_by_content_where_the_daemon_saw_them(world: World) -> None:
     """A new generation makes every file new; only what has changed in it was rotated."""
     found = Estate()
-    for id_ in ("rotated", "same"):
+    for id_ in ("destination-rotated", "destination-same"):
         header = {"name": "header", "_valueString": found.entry(id_, "AidboxTopicDestination")}
         found.resources.append(destination(id_, header))
     found.resources.append(client("syncd", OWN))
     prepare(world, found)
     with serve(world, found) as aidbox:
         with world.daemon() as daemon:
-            world.publish(rotated=secret("2"))
-            daemon.wait_for("secret.changed", secret="rotated")
+            world.publish({"destination-rotated": content("destination-rotated", 2)})
+            daemon.wait_for("secret.changed", secret="destination-rotated")
             running = check(world, aidbox)
         stopped = check(world, aidbox)
     for document in (running, stopped):
         stale = [source for code, source, _ in places(document) if code == "destination-stale"]
-        assert stale == [f"{aidbox.urls[0]}/fhir/AidboxTopicDestination/rotated"]
+        assert stale == [f"{aidbox.urls[0]}/fhir/AidboxTopicDestination/destination-rotated"]
+
+
+def cluster(world: World) -> Estate:
+    """12 destinations, each with a secret of its own."""
+    found = Estate([client("syncd", OWN)])
+    for number in range(12):
+        id_ = f"destination-{number}"
+        header = {"name": "header", "_valueString": found.entry(id_, "AidboxTopicDestination")}
+        found.resources.append(destination(id_, header))
+    prepare(world, found)
+    return found
+
+
+def everywhere(aidbox: Aidbox) -> tuple[str, ...]:
+    """The options that name the other replicas."""
+    return tuple(part for url in aidbox.urls[1:] for part in ("--aidbox", url))
+
+
+def about(document: dict[str, Any], *codes: str) -> set[tuple[str, str, str]]:
+    """Code, destination and replica of each finding with these codes."""
+    return {
+        (f["code"], f["source"].rpartition("/")[2], replica)
+        for f in document["findings"]
+        if f["code"] in codes
+        for replica in re.findall(r"http://127\.0\.0\.\d:\d+", f["message"])
+    }
+
+
+def test_each_replica_is_judged_by_itself(world: World) -> None:
+    """Stale where no restart followed the rotation, dead where a secret is missing at the start."""
+    found = cluster(world)
+    with world.daemon() as daemon, serve(world, found, replicas=3, uptime=0.0) as aidbox:
+        one, _, three = aidbox.urls
+        assert not about(
+            check(world, aidbox, *everywhere(aidbox), code=0),
+            *("destination-stale", "destination-dead", "destination-unknown"),
+        )
+        rotated = ("destination-3", "destination-7")
+        world.publish({id_: content(id_, 2) for id_ in rotated})
+        for id_ in rotated:
+            daemon.wait_for("secret.changed", secret=id_)
+        aidbox.hide(2, "destination-5")
+        aidbox.restart(1)
+        aidbox.restart(2)
+        document = check(world, aidbox, *everywhere(aidbox), code=1)
+        assert about(document, "destination-stale", "destination-dead", "destination-unknown") == {
+            ("destination-stale", "destination-3", one),
+            ("destination-stale", "destination-7", one),
+            ("destination-dead", "destination-5", three),
+        }
+        (dead,) = (f for f in document["findings"] if f["code"] == "destination-dead")
+        assert "the secret destination-5" in dead["message"]
+        assert "restart this replica" in dead["hint"]
+        aidbox.hide(2)
+        aidbox.restart(2)
+        aidbox.restart(0)
+        assert not about(
+            check(world, aidbox, *everywhere(aidbox), code=0),
+            *("destination-stale", "destination-dead", "destination-unknown"),
+        )
+
+
+@pytest.mark.parametrize("has_ledger", [False, True])
+def test_a_new_mount_is_no_rotation(world: World, has_ledger: bool) -> None:
+    """Files and vault config that were written a moment ago: nothing is claimed, nothing fails."""
+    found = cluster(world)
+    with serve(world, found, replicas=3, destinations_started=time.time() - HOUR) as aidbox:
+        world.publish({name: content(name) for name in found.scopes})
+        world.map(**found.scopes)
+        if has_ledger:
+            with world.daemon():
+                pass
+        document = check(world, aidbox, *everywhere(aidbox), "--strict", code=1)
+    notes = [f for f in document["findings"] if f["severity"] == "note"]
+    assert {f["code"] for f in notes} == {"destination-unknown", "aidbox-restart-unknown"}
+    assert all("unknown" in f["message"] for f in notes)
+    assert document["summary"]["notes"] == 12 + 3
+    rest = [place for place in places(document) if not place[0].endswith("-unknown")]
+    assert rest == [only_own(aidbox)]
+
+
+def test_the_release_of_each_replica(world: World) -> None:
+    """A box without external secrets, and one that loses senders, which are found, too."""
+    found = cluster(world)
+    with serve(world, found, version="2512.3") as aidbox:
+        document = check(world, aidbox, code=1)
+        assert ("aidbox-too-old", aidbox.urls[0], "") in places(document)
+        assert len(about(document, "destination-dead")) == 12
+    with serve(world, found, version="2602.1") as aidbox:
+        document = check(world, aidbox, code=0)
+        assert ("aidbox-sender-race", aidbox.urls[0], "") in places(document)
+
+
+def test_the_first_replica_is_away(world: World) -> None:
+    """Resources are read from the next, and that one is away is reported."""
+    found = cluster(world)
+    with serve(world, found, replicas=2) as aidbox:
+        aidbox.fail(503, "/health", replica=0, times=1)
+        document = check(world, aidbox, *everywhere(aidbox), code=2)
+    assert places(document) == sorted(
+        [("aidbox-unreadable", f"{aidbox.urls[0]}/health", ""), only_own(aidbox)]
+    )
 
 
 def test_credentials_of_the_consumer(world: World) -> None:
@@ -348,3 +474,76 @@ def test_sarif(world: World) -> None:
     assert logical["fullyQualifiedName"] == "$._secret.extension[1].valueString"
     uri = results["entry-unreferenced"]["locations"][0]["physicalLocation"]["artifactLocation"]
     assert uri == {"uri": f"file://{world.vault_config}"}
+
+
+def scrape(port: int) -> dict[str, float]:
+    """The samples without labels."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    pairs = (line.split() for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in pairs if "{" not in name}
+
+
+def test_contents_are_judged_by_the_fields_that_use_them(world: World) -> None:
+    """One planted fault of each format, and none where the format is right."""
+    found = Estate([client("syncd", OWN)])
+    wrong: dict[str, bytes] = {}
+    right: dict[str, bytes] = {}
+    for parameter, good, bad in (
+        ("header", b"Authorization: Bearer x", b"Bearer x"),
+        ("serviceAccountKey", b"{}\n", b"[]"),
+        ("saslJaasConfig", b"a.PlainLoginModule required;\n", b"x"),
+    ):
+        for values, id_, value in (
+            (right, f"good-{parameter}", good),
+            (wrong, f"bad-{parameter}", bad),
+        ):
+            values[id_] = value
+            use = {"name": parameter, "_valueString": found.entry(id_, "AidboxTopicDestination")}
+            found.resources.append(destination(id_, use))
+    for id_, pair in (("good-idp", 0), ("bad-idp", 1)):
+        values = right if pair == 0 else wrong
+        values[f"{id_}-crt"], right[f"{id_}-key"] = certificate(pair), private_key(0)
+        fields = {
+            "_certificate": found.entry(f"{id_}-crt", "IdentityProvider"),
+            "_private-key": found.entry(f"{id_}-key", "IdentityProvider"),
+        }
+        found.resources.append(provider(id_, **fields))
+    prepare(world, found)
+    world.publish({**wrong, **right})
+    with serve(world, found) as aidbox:
+        document = check(world, aidbox, code=1)
+    judged = ("secret-malformed", "certificate-mismatch", "secret-newline")
+    assert {(c, w.split("'")[1]) for c, _, w in places(document) if c in judged} == {
+        ("secret-malformed", "bad-header"),
+        ("secret-malformed", "bad-serviceAccountKey"),
+        ("secret-malformed", "bad-saslJaasConfig"),
+        ("certificate-mismatch", "bad-idp-crt"),
+    }
+    (header,) = (f for f in document["findings"] if "bad-header" in f["where"])
+    assert "which header of AidboxTopicDestination/bad-header needs" in header["message"]
+
+
+def test_a_certificate_expires(world: World) -> None:
+    """Without a live Aidbox: in `check`, `status`, the API and the metrics."""
+    world.publish(crt=certificate(not_after=time.time() + 86400.0))
+    world.map(crt={"resource_type": "IdentityProvider", "id": "idp"})
+    socket = f"{world.directory}/api.sock"
+    with Receiver() as spare:
+        port = spare.port
+    world.configure(api={"socket": socket, "listen": f"127.0.0.1:{port}"})
+    done = world.run("check", "-c", world.config, "--format", "json")
+    assert [f["code"] for f in json.loads(done.stdout)["findings"]] == ["certificate-expiring"]
+    with world.daemon() as daemon:
+        shown = json.loads(world.run("status", "--socket", socket, "--format", "json").stdout)
+        (item,) = shown["secrets"]
+        assert item["content_problem"] == "expires in 0 days"
+        assert item["not_after"] is not None
+        assert shown["status"]["attention"] == ["secret crt: expires in 0 days"]
+        name = "syncd_secret_not_after_timestamp_seconds"
+        assert abs(scrape(port)[name] - time.time() - 86400.0) < HOUR
+        world.publish(crt=b"no certificate")
+        daemon.wait_for("secret.changed", secret="crt")
+        assert name not in scrape(port)

@@ -144,6 +144,7 @@ def test_secrets_and_status(world: World) -> None:
         before = {item["secret"]: item for item in ask(path(world), "/v1/secrets")[1]["secrets"]}
         world.publish(a=secret("1"))
         daemon.wait_for("delivery.retry")
+        daemon.wait_for("consumer.unusable", consumer="others")
         status, answer = ask(path(world), "/v1/secrets")
         found = {item["secret"]: item for item in answer["secrets"]}
         assert status == 200
@@ -163,7 +164,10 @@ def test_secrets_and_status(world: World) -> None:
         assert report["consumers"]["away"]["pending"] == 1
         assert report["consumers"]["others"]["state"] == "unproven"
         assert report["providers"] == {}
-        assert len(report["attention"]) == 2
+        secret_, failing, unusable = report["attention"]
+        assert secret_.startswith("secret absent is missing")
+        assert failing.startswith("consumer away has failed")
+        assert unusable.startswith("consumer others is not usable: scope[0].resource_type")
 
 
 def test_readiness(world: World) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.accounts import as_user, needs_root
 from support.receiver import Receiver, reply
+from support.tls import Authority
 from support.world import World, secret
 
 if TYPE_CHECKING:
@@ -53,6 +56,73 @@ def test_a_retry_does_not_wait_for_the_backoff(world: World) -> None:
 def world_of(world: World, *consumers: dict[str, Any]) -> World:
     configure(world, *consumers)
     return world
+
+
+@pytest.mark.parametrize("max_batch", [1, 5])
+def test_a_ping_proves_a_webhook(world: World, max_batch: int) -> None:
+    """It is signed, goes past the mailbox, and shows where it went and what was answered."""
+    key = f"{world.directory}/webhook.key"
+    with open(key, "w") as file:
+        file.write(KEY)
+    at = ("--socket", f"{world.directory}/s")
+    with Receiver() as receiver:
+        settings = hook(receiver, signing_key_file=key, max_batch=max_batch)
+        with world_of(world, settings).daemon():
+            receiver.script(reply(503), reply(403))
+            done = world.run("test", "hook", *at)
+            assert done.returncode == 1
+            assert "status   503" in done.stdout
+            done = world.run("test", "hook", *at)
+            assert (done.returncode, f"replace the credentials in {key}" in done.stdout) == (
+                1,
+                True,
+            )
+            assert " unproven " in world.run("status", *at).stdout
+            assert world.run("test", "hook", *at).returncode == 0
+            request = receiver.requests[-1]
+            request.verify(KEY)
+            (event,) = request.cloud_events()
+            assert (event.get_type(), event.get_subject()) == ("io.syncd.ping", "hook")
+            assert " unproven " not in world.run("status", *at).stdout
+        with world.daemon():  # it is remembered
+            assert " unproven " not in world.run("status", *at).stdout
+
+
+def test_a_check_connects_and_sends_nothing(world: World) -> None:
+    """By TCP and TLS with the consumer's own trust, and by a Unix socket."""
+    authority = Authority(Path(world.directory))
+    with Receiver() as receiver, Receiver(tls=authority.server()) as other:
+        configure(
+            world,
+            hook(receiver),
+            {**hook(other, ca_file=str(authority.file)), "name": "trusted"},
+            {**hook(other), "name": "untrusted"},
+            {"name": "away", "kind": "webhook", "url": "http://127.0.0.1:1"},
+            {"name": "bus", "kind": "nats", "urls": ["nats://127.0.0.1:1"]},
+        )
+        done = world.run("check", "-c", world.config, "--consumers", "--format", "json")
+        found = json.loads(done.stdout)["findings"]
+        assert [item["where"] for item in found if item["code"] == "consumer-unreachable"] == [
+            "consumers[2].url",
+            "consumers[3].url",
+            "consumers[4].urls[0]",
+        ]
+        assert done.returncode == 1
+        assert not receiver.requests
+        assert not other.requests
+
+
+def test_a_ping_that_does_not_arrive(world: World) -> None:
+    """The reason is in the answer; another kind of consumer says what to do instead."""
+    at = ("--socket", f"{world.directory}/s")
+    bus = {"name": "bus", "kind": "nats", "urls": ["nats://127.0.0.1:1"]}
+    away = {"name": "away", "kind": "webhook", "url": "http://127.0.0.1:1"}
+    with world_of(world, away, bus).daemon():
+        done = world.run("test", "away", *at)
+        assert (done.returncode, "no answer" in done.stdout) == (1, True)
+        assert "  problem  cannot deliver to" in done.stdout
+        done = world.run("test", "bus", *at)
+        assert (done.returncode, "takes no ping" in done.stderr) == (2, True)
 
 
 def test_the_present_state_is_sent_again(world: World) -> None:
@@ -123,7 +193,7 @@ class Unix(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(sys.argv[1])
 codes = []
-for action in ("retry", "resend"):
+for action in ("retry", "resend", "test"):
     connection = Unix("syncd")
     connection.request("POST", f"/v1/consumers/hook/{action}")
     codes.append(connection.getresponse().status)
@@ -131,5 +201,5 @@ print(*codes)
 """
         with world.daemon():
             done = as_user(65534, code, f"{world.directory}/s")
-            assert done.stdout.split() == ["403", "403"], done.stderr
+            assert done.stdout.split() == ["403"] * 3, done.stderr
         assert not receiver.requests

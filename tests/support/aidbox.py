@@ -1,7 +1,7 @@
 """A double of Aidbox: a real HTTP server in a process of its own. It is not Aidbox.
 
-The server is `aidbox_server.py` beside this file. It implements what the public documentation (HealthSamurai/aidbox-docs) says of these things, and
-nothing else:
+The server is `aidbox_server.py` beside this file. It implements what the public documentation
+(HealthSamurai/aidbox-docs) says of these things, and nothing else:
 
 | row | page |
 | --- | --- |
@@ -14,12 +14,16 @@ nothing else:
 | conditional create (`If-None-Exist`): 201, 200, 412; an id in the body of a POST is kept, twice it is a duplicate key | docs/configuration/init-bundle.md |
 | `POST` and `GET /fhir/AuditEvent` | docs/access-control/audit-and-logging.md |
 | init bundle (`PUT`, and `POST` with `ifNoneExist`) before the server listens | docs/configuration/init-bundle.md |
-| AidboxTopicDestination: 405 on PUT and PATCH; `$status` with `messagesQueued`, `startTimestamp` | docs/tutorials/subscriptions-tutorials/webhook-aidboxtopicdestination.md |
-| `GET /health` with `uptime`, without credentials | docs.aidbox.app/app-development/receive-logs-from-your-app/health-check |
+| AidboxTopicDestination: 405 on PUT and PATCH, but since 2608 a PUT that changes only a webhook's `endpoint`; DELETE drops its queue | docs/tutorials/subscriptions-tutorials/webhook-aidboxtopicdestination.md |
+| a sender per replica: `$status` with `messagesQueued`, `startTimestamp` of this replica; 500 "has no sender associated with it" where a secret cannot be read | docs/modules/topic-based-subscriptions/aidbox-topic-based-subscriptions.md |
+| external secrets since 2602; before 2603 a new destination can have no sender on the other replicas (here: always) | docs/overview/release-notes.md |
+| 422 for an AuditEvent of R4 where the box has R5 or R6 | docs/access-control/audit-and-logging.md |
+| `GET /health` with `about.version` and `uptime`, without credentials | docs.aidbox.app/app-development/receive-logs-from-your-app/health-check |
 
 What the pages leave open is chosen here: the TTL (30 s), the status of wrong credentials (401), of
 a duplicate key (409), the form of `next` (absolute, with the base URL of the box), and that a value
-is taken without one newline at its end.
+is taken without one newline at its end. A request that no policy permits is answered 403, or 401,
+as one tutorial says (`denied`).
 
     with Aidbox(world.vault_config, bundle, replicas=3) as aidbox:
         aidbox.urls                       # one for each replica; they share a database
@@ -36,7 +40,6 @@ import secrets
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime
 from typing import Any, Self
 
 from support import aidbox_server
@@ -100,8 +103,13 @@ class Aidbox:
         ttl: Seconds that what was read from a file is cached.
         frozen: Whether its clock stands still but for `advance`.
         uptime: Seconds that it has been running already.
-        queued: `messagesQueued` of destinations, by id.
-        destinations_started: `startTimestamp` of all destinations.
+        queued: `messagesQueued` of destinations at the first replica, by id.
+        destinations_started: `startTimestamp` of all destinations, seconds since the epoch.
+        version: Its release, as `/health` reports it.
+        denied: The status of a request that no policy permits.
+        fhir: Its FHIR version.
+        delivering: Whether a sender delivers one message after each `$status`.
+        port: Where it listens; 0 for any.
     """
 
     def __init__(
@@ -114,7 +122,12 @@ class Aidbox:
         frozen: bool = False,
         uptime: float = 0.0,
         queued: dict[str, int] | None = None,
-        destinations_started: str | None = None,
+        destinations_started: float | None = None,
+        version: str = "2605.0",
+        denied: int = 403,
+        fhir: str = "4.0.1",
+        delivering: bool = False,
+        port: int = 0,
         base: str = "http://aidbox.example.org",
     ) -> None:
         self._options = {
@@ -125,7 +138,12 @@ class Aidbox:
             "frozen": frozen,
             "uptime": uptime,
             "queued": queued or {},
-            "destinations_started": destinations_started or datetime.now(UTC).isoformat(),
+            "destinations_started": destinations_started,
+            "version": version,
+            "denied": denied,
+            "fhir": fhir,
+            "delivering": delivering,
+            "port": port,
             "base": base,
         }
         self._replicas = replicas
@@ -190,6 +208,23 @@ class Aidbox:
         """What is in the database."""
         found: list[Resource] = self._ask(do="resources", type=type_)
         return found
+
+    def restart(self, replica: int) -> None:
+        """Restarts a replica: it reads the vault config and starts a sender per destination."""
+        self._ask(do="restart", replica=replica)
+
+    def hide(self, replica: int, *names: str) -> None:
+        """Takes the files of these secrets, and of no others, away from a replica."""
+        self._ask(do="hide", replica=replica, names=names)
+
+    def enqueue(self, destination: str, count: int = 1, *, replica: int = 0) -> None:
+        """Puts messages into the queue of a destination."""
+        self._ask(do="enqueue", id=destination, count=count, replica=replica)
+
+    @property
+    def lost(self) -> int:
+        """Messages that were dropped by a DELETE."""
+        return int(self._ask(do="lost"))
 
     def _ask(self, **command: Any) -> Any:
         with self._asking:

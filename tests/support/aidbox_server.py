@@ -13,11 +13,15 @@ import secrets
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 TTL = 30.0
+SECRETS_SINCE, RACE_UNTIL, PUT_SINCE = 2602, 2603, 2608
+DESTINATION = "AidboxTopicDestination"
+LOGGED = ("if-none-exist", "content-type", "x-correlation-id", "traceparent")
 REFERENCE = "http://health-samurai.io/fhir/secret-reference"
 Resource = dict[str, Any]
 
@@ -45,20 +49,28 @@ class Box:
         self.base = options["base"]
         self.offset = 0.0
         self.born = time.monotonic()
-        self.started = self.now() - options["uptime"]
+        self.epoch = time.time()
         self.resources: dict[str, dict[str, Resource]] = {}
         self.tokens: dict[str, tuple[str, float]] = {}
         self.faults: list[Resource] = []
         self.log: list[Resource] = []
-        self.queued: dict[str, int] = options["queued"]
-        self.destinations_started = options["destinations_started"]
-        with open(options["vault_config"]) as file:
-            self.vault = json.load(file)["secret"]
+        self.vault_config = options["vault_config"]
+        self.version = options["version"]
+        self.release = int(self.version.partition(".")[0])
+        self.denied = options["denied"]
+        self.fhir = options["fhir"]
+        self.delivering = options["delivering"]
+        self.lost = 0
+        self.replicas: list[Replica] = []
         for entry in options["bundle"]["entry"]:
             self.initialise(entry)
 
     def now(self) -> float:
         return self.offset + (0.0 if self.frozen else time.monotonic() - self.born)
+
+    def wall(self) -> float:
+        """Its clock as seconds since the epoch."""
+        return self.epoch + self.now()
 
     def initialise(self, entry: Resource) -> None:
         request, resource = entry["request"], entry["resource"]
@@ -92,16 +104,69 @@ class Box:
 
 
 class Replica:
-    """One process of the box: its caches."""
+    """One process of the box: its caches, its vault config, and its senders with their queues.
+
+    Attributes:
+        senders: When each sender of this replica started, seconds since the epoch.
+        queued: Messages of this replica that are not delivered; kept in the database.
+        hidden: Secrets whose files are not mounted here.
+    """
 
     def __init__(self, box: Box, number: int) -> None:
         self.box = box
         self.number = number
+        self.hidden: set[str] = set()
+        self.queued: dict[str, int] = {}
+        box.replicas.append(self)
+        self.start()
+
+    def start(self, *, uptime: float = 0.0, senders_started: float | None = None) -> None:
+        """Starts or restarts it: the vault config is read, and each destination gets a sender."""
+        self.started = self.box.now() - uptime
         self.cache: dict[str, tuple[float, int, bytes]] = {}
+        with open(self.box.vault_config) as file:
+            self.vault = json.load(file)["secret"]
+        self.senders: dict[str, float] = {}
+        for resource in self.box.resources.get(DESTINATION, {}).values():
+            self.open_sender(resource, senders_started)
+
+    def open_sender(self, resource: Resource, started: float | None = None) -> None:
+        """Starts the sender of a destination, unless a secret of it cannot be read here."""
+        for item in resource.get("parameter", []):
+            for extension in item.get("_valueString", {}).get("extension", []):
+                if extension["url"] == REFERENCE and not self.can_read(
+                    extension["valueString"], resource["id"]
+                ):
+                    return
+        self.senders[resource["id"]] = self.box.wall() if started is None else started
+
+    def can_read(self, name: str, id_: str) -> bool:
+        try:
+            return self.value(name, DESTINATION, id_) is not None
+        except OSError:
+            return False
+
+    def status(self, id_: str) -> tuple[int, Any]:
+        if id_ not in self.senders:
+            text = f"{DESTINATION}/{id_} has no sender associated with it"
+            return 500, {"resourceType": "OperationOutcome", "text": {"div": text}}
+        queued = self.queued.get(id_, 0)
+        if queued and self.box.delivering:
+            self.queued[id_] = queued - 1
+        started = datetime.fromtimestamp(self.senders[id_], UTC).isoformat()
+        return 200, {
+            "resourceType": "Parameters",
+            "parameter": [
+                {"name": "messagesQueued", "valueDecimal": queued},
+                {"name": "messagesDelivered", "valueDecimal": 2},
+                {"name": "startTimestamp", "valueDateTime": started},
+                {"name": "status", "valueString": "active"},
+            ],
+        }
 
     def value(self, name: str, type_: str, id_: str) -> bytes | None:
-        entry = self.box.vault.get(name)
-        if entry is None:
+        entry = self.vault.get(name)
+        if entry is None or name in self.hidden or self.box.release < SECRETS_SINCE:
             return None
         scope = entry["scope"]
         if scope["resource_type"] != type_ or scope.get("id", id_) != id_:
@@ -178,7 +243,7 @@ class Handler(BaseHTTPRequestHandler):
                 if client_id is None:
                     status = 401 if authorization else 403
                 elif not box.allowed(self.described(url.path, url.query), client_id):
-                    status = 403
+                    status = box.denied
                 else:
                     status, answer = self.operate(url.path, url.query, body)
             box.log.append(
@@ -190,9 +255,7 @@ class Handler(BaseHTTPRequestHandler):
                     "status": status,
                     "host": self.headers.get("host"),
                     "headers": {
-                        name: self.headers[name]
-                        for name in ("if-none-exist", "content-type")
-                        if name in self.headers
+                        name: self.headers[name] for name in LOGGED if name in self.headers
                     },
                 }
             )
@@ -222,10 +285,10 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def health(self) -> Resource:
-        uptime = self.replica.box.now() - self.replica.box.started
+        uptime = self.replica.box.now() - self.replica.started
         return {
             "status": "pass",
-            "about": {"version": "double"},
+            "about": {"version": self.replica.box.version},
             "checks": {"uptime": [{"componentType": "system", "observedValue": uptime}]},
         }
 
@@ -269,15 +332,38 @@ class Handler(BaseHTTPRequestHandler):
             return self.read(type_, id_) if id_ else self.page(type_, query)
         if self.command == "POST" and not id_:
             return self.create(type_, json.loads(body))
-        if self.command in ("PUT", "PATCH") and type_ == "AidboxTopicDestination":
+        if (
+            self.command in ("PUT", "PATCH")
+            and type_ == DESTINATION
+            and not self.is_endpoint_only(id_, body)
+        ):
             return 405, {"resourceType": "OperationOutcome"}
         if self.command == "PUT" and id_:
             self.replica.box.put(json.loads(body))
             return 200, json.loads(body)
         if self.command == "DELETE" and id_:
-            found = self.replica.box.resources.get(type_, {}).pop(id_, None)
-            return (204, None) if found is None else (200, found)
+            return self.delete(type_, id_)
         return 405, None
+
+    def is_endpoint_only(self, id_: str, body: bytes) -> bool:
+        """Whether a PUT changes the endpoint of a webhook destination, and nothing else."""
+        old = self.replica.box.resources.get(DESTINATION, {}).get(id_)
+        if self.command != "PUT" or self.replica.box.release < PUT_SINCE or old is None:
+            return False
+
+        def fixed(resource: Resource) -> Resource:
+            kept = [item for item in resource["parameter"] if item["name"] != "endpoint"]
+            return {**resource, "parameter": kept, "meta": None}
+
+        return fixed(old) == fixed(json.loads(body)) and old["kind"].startswith("webhook-")
+
+    def delete(self, type_: str, id_: str) -> tuple[int, Any]:
+        found = self.replica.box.resources.get(type_, {}).pop(id_, None)
+        if found is not None and type_ == DESTINATION:
+            for replica in self.replica.box.replicas:
+                replica.senders.pop(id_, None)
+                self.replica.box.lost += replica.queued.pop(id_, 0)
+        return (204, None) if found is None else (200, found)
 
     def read(self, type_: str, id_: str) -> tuple[int, Any]:
         found = self.replica.box.resources.get(type_, {}).get(id_)
@@ -305,7 +391,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def create(self, type_: str, resource: Resource) -> tuple[int, Any]:
         box = self.replica.box
-        if resource.get("resourceType") != type_:
+        if resource.get("resourceType") != type_ or (
+            type_ == "AuditEvent" and not box.fhir.startswith("4.")
+        ):
             return 422, {"resourceType": "OperationOutcome"}
         condition = self.headers.get("if-none-exist")
         if condition is not None:
@@ -318,23 +406,16 @@ class Handler(BaseHTTPRequestHandler):
         if resource["id"] in box.resources.get(type_, {}):
             return 409, {"resourceType": "OperationOutcome"}
         box.put(resource)
+        if type_ == DESTINATION:
+            for replica in box.replicas:
+                if box.release >= RACE_UNTIL or replica is self.replica:
+                    replica.open_sender(resource)
         return 201, resource
 
     def destination_status(self, type_: str, id_: str) -> tuple[int, Any]:
-        if type_ != "AidboxTopicDestination" or id_ not in self.replica.box.resources.get(
-            type_, {}
-        ):
+        if type_ != DESTINATION or id_ not in self.replica.box.resources.get(type_, {}):
             return 404, None
-        started = self.replica.box.destinations_started
-        return 200, {
-            "resourceType": "Parameters",
-            "parameter": [
-                {"name": "messagesQueued", "valueDecimal": self.replica.box.queued.get(id_, 0)},
-                {"name": "messagesDelivered", "valueDecimal": 2},
-                {"name": "startTimestamp", "valueDateTime": started},
-                {"name": "status", "valueString": "active"},
-            ],
-        }
+        return self.replica.status(id_)
 
 
 class Server(ThreadingHTTPServer):
@@ -357,6 +438,15 @@ def obey(box: Box, command: Resource) -> Any:
             box.faults.clear()
         elif command["do"] == "resources":
             return list(box.resources.get(command["type"], {}).values())
+        elif command["do"] == "lost":
+            return box.lost
+        elif command["do"] == "restart":
+            box.replicas[command["replica"]].start()
+        elif command["do"] == "hide":
+            box.replicas[command["replica"]].hidden = set(command["names"])
+        elif command["do"] == "enqueue":
+            queued = box.replicas[command["replica"]].queued
+            queued[command["id"]] = queued.get(command["id"], 0) + command["count"]
         else:
             return [item for item in box.log if urlsplit(item["target"]).path == command["path"]]
     return None
@@ -370,9 +460,13 @@ def say(answer: Any) -> None:
 def main() -> None:
     options = json.loads(sys.stdin.readline())
     box = Box(options)
-    port = 0
+    port = options["port"]
     for number in range(options["replicas"]):
-        handler = type("Replica", (Handler,), {"replica": Replica(box, number)})
+        replica = Replica(box, number)
+        replica.start(uptime=options["uptime"], senders_started=options["destinations_started"])
+        if number == 0:
+            replica.queued = options["queued"]
+        handler = type("Replica", (Handler,), {"replica": replica})
         server = Server((f"127.0.0.{number + 1}", port), handler)
         port = server.server_port
         threading.Thread(target=server.serve_forever, daemon=True).start()

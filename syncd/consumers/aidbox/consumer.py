@@ -18,11 +18,12 @@ import anyio
 import msgspec
 
 from syncd.config.settings import grant
+from syncd.consumers.aidbox.audit import AuditTrail
 from syncd.consumers.aidbox.session import FailedError, RejectedError, Session
 from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
-from syncd.core.audit_event import audit_event, audit_event_id
+from syncd.core.audit_event import adoption_audit_event, audit_event
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
-from syncd.core.event_data import SecretData
+from syncd.core.event_data import SECRET_ADOPTED, AdoptionData, SecretData
 from syncd.net.replicas import Replicas
 from syncd.net.tls import Trust
 
@@ -37,7 +38,6 @@ MAX_BATCH: Final = 10_000
 """Events in a batch: the largest number of secrets that one mount is made for."""
 
 _OF_CLIENT: Final = frozenset((401, 403, 404))
-_FHIR: Final = {"content-type": "application/fhir+json"}
 
 
 def open_replicas(settings: Aidbox) -> Replicas:
@@ -68,14 +68,16 @@ class AidboxConsumer:
 
     def __init__(self, settings: Aidbox, stamp: Stamp) -> None:
         self.name = settings.name
-        self.grant = grant(settings.scope)
+        self.grant = grant(settings.scope, settings.types)
         self._actions = frozenset(settings.actions)
         self._parallel = settings.max_in_flight
         self._stamp = stamp
         self._replicas = open_replicas(settings)
         self._session = open_session(settings, self._replicas)
         self._dropped: dict[Replica, int] = {}
+        self._trail = AuditTrail(settings, self._session, self._replicas)
         self._recorded: dict[str, tuple[int, str | None]] = {}
+        self._outcomes: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"AidboxConsumer({self.name!r})"
@@ -92,22 +94,33 @@ class AidboxConsumer:
         errors: list[SyncdError] = []
         failed: list[Undelivered] = []
         if changes and "drop_cache" in self._actions:
-            errors += await self._drop_caches(max(event.sequence for event in changes))
-        if changes and "audit_event" in self._actions:
-            errors += await self._record(changes, failed)
+            errors += await self._drop_caches(max(changes, key=lambda event: event.sequence))
+        auditable = [event for event in events if isinstance(event.data, SecretData | AdoptionData)]
+        if auditable and "audit_event" in self._actions:
+            errors += await self._record(auditable, failed)
         if errors:
             error = _combined([*errors, *(item.error for item in failed)])
             raise UnusableError.of(error) if isinstance(error, RefusedError) else error
         self._recorded.clear()
+        self._outcomes.clear()
         if failed:
             raise undelivered(failed)
 
     async def aclose(self) -> None:
         """Closes the connections."""
         await self._session.aclose()
+        await self._trail.aclose()
 
-    async def _drop_caches(self, newest: int) -> list[SyncdError]:
-        """Drops what was cached before an event (by sequence), where that is still to do."""
+    def dropped_until(self, replica: Replica) -> int:
+        """The newest event (by sequence) before which the caches of a replica were dropped.
+
+        -1 where they were not, in this process.
+        """
+        return self._dropped.get(replica, -1)
+
+    async def _drop_caches(self, event: Event) -> list[SyncdError]:
+        """Drops what was cached before an event, where that is still to do."""
+        newest, event_id = event.sequence, self._stamp.origin(event).id
         errors: list[SyncdError] = []
         try:
             replicas = await self._replicas.current()
@@ -120,7 +133,9 @@ class AidboxConsumer:
             async with limiter:
                 try:
                     failed = "cannot drop the caches"
-                    await self._session.request(failed, replica, "POST", "/$drop-cache")
+                    await self._session.request(
+                        failed, replica, "POST", "/$drop-cache", event_id=event_id
+                    )
                 except SyncdError as error:
                     errors.append(error)
                 else:
@@ -160,8 +175,22 @@ class AidboxConsumer:
                 tasks.start_soon(record)
         return errors
 
+    async def _record_outcome(self, event: Event, data: AdoptionData) -> None:
+        if self._outcomes.get(event.subject) == event.sequence:
+            return
+        origin = self._stamp.origin(event)
+        adopted = event.type == SECRET_ADOPTED
+        resource = adoption_audit_event(
+            data, adopted=adopted, event_id=origin.id, source=origin.source, time=event.time
+        )
+        await self._trail.create(origin.id, msgspec.json.encode(resource))
+        self._outcomes[event.subject] = event.sequence
+
     async def _record_one(self, event: Event) -> None:
         data = event.data
+        if isinstance(data, AdoptionData):
+            await self._record_outcome(event, data)
+            return
         assert isinstance(data, SecretData)
         sequence, version = self._recorded.get(event.subject, (None, None))
         if sequence == event.sequence:
@@ -171,33 +200,12 @@ class AidboxConsumer:
             data = msgspec.structs.replace(data, previous_version=version)
         origin = self._stamp.origin(event)
         resource = audit_event(data, event_id=origin.id, source=origin.source, time=event.time)
-        await self._post_once(origin.id, msgspec.json.encode(resource))
+        await self._trail.create(origin.id, msgspec.json.encode(resource))
         self._recorded[event.subject] = (event.sequence, data.version)
-
-    async def _post_once(self, event_id: str, content: bytes) -> None:
-        """Creates a resource at the first replica that can be reached: they share a database."""
-        headers = {**_FHIR, "if-none-exist": f"_id={audit_event_id(event_id)}"}
-        failure: TemporaryError | None = None
-        for replica in await self._replicas.current():
-            try:
-                await self._session.request(
-                    "cannot record an AuditEvent",
-                    replica,
-                    "POST",
-                    "/fhir/AuditEvent",
-                    headers=headers,
-                    content=content,
-                )
-            except TemporaryError as error:
-                failure = error
-            else:
-                return
-        if failure is not None:
-            raise failure
 
 
 def _is_about_change(error: SyncdError) -> bool:
-    """Whether Aidbox may record other changes."""
+    """Whether other changes may be recorded."""
     if isinstance(error, RejectedError):
         return error.status not in _OF_CLIENT
     return isinstance(error, FailedError)

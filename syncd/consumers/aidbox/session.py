@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import math
 import os
+import secrets
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -23,12 +24,13 @@ import msgspec
 
 from syncd import __version__
 from syncd.core.errors import RefusedError, TemporaryError
+from syncd.core.trace import trace_headers
 from syncd.net.credentials import CredentialFiles, Keyring
 from syncd.net.http import Connection
 from syncd.net.tls import RotatingContext, Trust
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
 
     from syncd.net.credentials import Credentials
     from syncd.net.http import Answer
@@ -74,6 +76,7 @@ class Session:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client_id = client_id
+        self._id = f"syncd-{secrets.token_hex(8)}"  # of requests that are about no event
         self._secret_file = secret_file
         files = CredentialFiles(
             username=client_id,
@@ -110,6 +113,8 @@ class Session:
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
         body_limit: int = 0,
+        accept: Container[int] = (),
+        event_id: str | None = None,
     ) -> Answer:
         """Makes one request as the Client.
 
@@ -121,9 +126,11 @@ class Session:
             headers: Besides those that every request has.
             content: The body.
             body_limit: Bytes that the answer may have; with 0 it is dropped.
+            accept: Statuses other than 2xx that are answers, too.
+            event_id: The event that the request is about, for Aidbox's log and audit.
 
         Returns:
-            The answer, a 2xx.
+            The answer, a 2xx or one of `accept`.
 
         Raises:
             TemporaryError: There was no answer, a later one may differ, or the credential file is
@@ -137,7 +144,12 @@ class Session:
 
             def make(credentials: Credentials) -> Request:
                 authorization = credentials.authorization if token is None else f"Bearer {token}"
-                sent = {**_ABOUT, **(headers or {}), "authorization": authorization or ""}
+                sent = {
+                    **_ABOUT,
+                    **trace_headers(event_id or self._id),
+                    **(headers or {}),
+                    "authorization": authorization or "",
+                }
                 return replica.request(method, target, sent, content)
 
             return await self._connection.exchange(
@@ -147,16 +159,20 @@ class Session:
         answer = await attempt(reread=False)
         if answer.status == HTTPStatus.UNAUTHORIZED:
             answer = await attempt(reread=True)
-        await self._require_success(failed, answer)
+        if answer.status not in accept:
+            await self._require_success(failed, answer)
         return answer
 
-    async def status_as(self, replica: Replica, client_id: str, value: bytes) -> int:
-        """The status that a request as another Client gets, by HTTP Basic with a value."""
+    async def status_as(self, replica: Replica, client_id: str, value: bytes, event_id: str) -> int:
+        """The status that a request as another Client gets, by HTTP Basic with a value.
+
+        The request carries the id of the event that it is about.
+        """
         pair = client_id.encode() + b":" + value
         authorization = "Basic " + base64.b64encode(pair).decode()
 
         def make(_: Credentials) -> Request:
-            headers = {**_ABOUT, "authorization": authorization}
+            headers = {**_ABOUT, **trace_headers(event_id), "authorization": authorization}
             return replica.request("GET", "/fhir/Patient?_count=0", headers)
 
         failed = f"cannot verify at {replica}"
@@ -173,7 +189,12 @@ class Session:
 
     async def _ask_for_token(self, failed: str, replica: Replica, *, reread: bool) -> str:
         def make(credentials: Credentials) -> Request:
-            headers = {**_ABOUT, **_FORM, "authorization": credentials.authorization or ""}
+            headers = {
+                **_ABOUT,
+                **_FORM,
+                **trace_headers(self._id),
+                "authorization": credentials.authorization or "",
+            }
             content = b"grant_type=client_credentials"
             return replica.request("POST", "/auth/token", headers, content)
 

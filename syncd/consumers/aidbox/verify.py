@@ -3,31 +3,32 @@
 Changes to verify have a mailbox of their own in the ledger, so they survive a restart, and a newer
 change replaces an older one. Each secret is verified by itself: one that Aidbox never accepts
 delays no other, and no delivery. The outcome is an event for the other consumers:
-`io.syncd.secret.adopted`, or `io.syncd.secret.rejected` after the deadline.
-
-The value is read for each attempt, only while the file holds the announced version, and dropped.
+`io.syncd.secret.adopted`, or `io.syncd.secret.rejected` when a replica has refused the value for
+all of its time. Attempts are few (`syncd.core.adoption`), and begin at a replica when its caches
+are dropped, where that is configured. After a rejection they go on, ever more rarely: a late
+success is an adoption.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
 import structlog
 
+from syncd.consumers.aidbox.logins import Logins, Progress
 from syncd.core.adoption import (
     NOT_VERIFIABLE,
     Adoption,
     AdoptionState,
-    accepts,
     client_of,
+    judge,
     mailbox_of,
 )
 from syncd.core.attempts import Attempts
-from syncd.core.errors import StateError, SyncdError
+from syncd.core.errors import StateError
 from syncd.core.event_data import (
     SECRET_ADOPTED,
     SECRET_REJECTED,
@@ -37,17 +38,19 @@ from syncd.core.event_data import (
 )
 from syncd.core.events import Event
 from syncd.core.model import Scope
-from syncd.core.timing import Backoff, rfc3339, seconds_of
+from syncd.core.timing import rfc3339, seconds_of
 from syncd.telemetry.log import describe
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from random import Random
 
+    from syncd.consumers.aidbox.logins import Cause
     from syncd.consumers.aidbox.session import Session
+    from syncd.core.events import Stamp
     from syncd.core.model import Grant
     from syncd.ledger.ledger import Ledger
-    from syncd.net.replicas import Replica, Replicas
+    from syncd.net.replicas import Replicas
     from syncd.telemetry.metrics import AdoptionMetrics
 
 RETRY: Final = 10.0
@@ -55,45 +58,7 @@ RETRY: Final = 10.0
 
 _PARALLEL: Final = 16
 _MAX_PENDING: Final = 10_000
-_NEWLINE: Final = b"\n"
 log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class _Progress:
-    """The adoption of one version so far.
-
-    Attributes:
-        detected: When the scan saw the version, seconds since the epoch.
-        seconds: Replicas that have adopted it, and after how long.
-        reasons: Replicas that have not, and why.
-    """
-
-    path: str
-    version: str
-    client: str
-    detected: float
-    seconds: dict[str, float] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def adopted(self) -> bool:
-        return bool(self.seconds) and not self.reasons
-
-    def elapsed(self, now: float) -> float:
-        return round(max(0.0, now - self.detected), 3)
-
-    def restrict(self, replicas: Sequence[Replica]) -> None:
-        """Drops replicas that no longer exist: they are not waited for."""
-        names = set(map(str, replicas))
-        self.seconds = {name: took for name, took in self.seconds.items() if name in names}
-        self.reasons = {name: why for name, why in self.reasons.items() if name in names}
-
-    def data(self) -> tuple[ReplicaData, ...]:
-        return tuple(
-            ReplicaData(name, name in self.seconds, self.seconds.get(name), self.reasons.get(name))
-            for name in sorted({*self.seconds, *self.reasons})
-        )
 
 
 class Verifier:
@@ -102,12 +67,15 @@ class Verifier:
     Args:
         consumer: Its name.
         grant: What it may see.
-        timeout: Seconds that Aidbox has to adopt a version.
+        timeout: Seconds that a replica has to adopt a version, not counting those in which it does
+            not answer.
         replicas: The replicas that must adopt it.
         session: Sends requests to them; closed when `run` ends.
         ledger: Holds the mailbox and earlier events.
         read: Reads a secret by name, path and version; blocks.
         publish: Commits an event and delivers it to the other consumers.
+        stamp: Makes the ids of events.
+        cause: What drops caches; None where nothing does.
         metrics: Where to count.
         rng: Source of the jitter.
         clock: Seconds since the epoch.
@@ -127,6 +95,8 @@ class Verifier:
         ledger: Ledger,
         read: Callable[[str, str, str], bytes | None],
         publish: Callable[[Event], Awaitable[None]],
+        stamp: Stamp,
+        cause: Cause | None = None,
         metrics: AdoptionMetrics,
         rng: Random,
         clock: Callable[[], float] = time.time,
@@ -134,16 +104,24 @@ class Verifier:
         self.adoptions: dict[str, Adoption] = {}
         self._consumer = consumer
         self._grant = grant
-        self._timeout = timeout
-        self._replicas = replicas
         self._session = session
+        self._logins = Logins(
+            replicas=replicas,
+            session=session,
+            read=read,
+            cause=cause,
+            timeout=timeout,
+            clock=clock,
+        )
         self._ledger = ledger
-        self._read = read
         self._publish = publish
+        self._stamp = stamp
+        self._cause = cause
         self._metrics = metrics
         self._rng = rng
         self._clock = clock
         self._running: dict[str, tuple[int, anyio.CancelScope]] = {}
+        self._concluded: set[str] = set()
         self._limiter = anyio.Semaphore(_PARALLEL)
         self._woken = anyio.Event()
         self._drained = anyio.Event()
@@ -199,7 +177,7 @@ class Verifier:
         return self._ledger.take(mailbox_of(self._consumer), self._grant, _MAX_PENDING)
 
     def _check_drained(self) -> None:
-        if not self._running and not self._woken.is_set():
+        if not self._running.keys() - self._concluded and not self._woken.is_set():
             self._drained.set()
 
     def _start(self, tasks: anyio.abc.TaskGroup, event: Event) -> None:
@@ -208,6 +186,7 @@ class Verifier:
             return
         if scope is not None:
             scope.cancel()  # a newer change replaces it
+        self._concluded.discard(event.subject)
         new = anyio.CancelScope()
         self._running[event.subject] = (event.sequence, new)
         tasks.start_soon(self._verify, event, new)
@@ -228,6 +207,7 @@ class Verifier:
         # else a newer change has replaced this one, and its entry is not ours to remove
         if self._running.get(event.subject, (None, None))[1] is scope:
             del self._running[event.subject]
+            self._concluded.discard(event.subject)
             if failed:
                 self.wake()
             self._check_drained()
@@ -243,58 +223,68 @@ class Verifier:
                 log.info("adoption.not_verifiable", secret=event.subject, hint=hint)
             self.adoptions[event.subject] = NOT_VERIFIABLE
         else:
-            self.adoptions[event.subject] = Adoption(AdoptionState.PENDING, data.version)
-            progress = _Progress(data.path, data.version, client, seconds_of(event.time))
-            with anyio.move_on_after(self._timeout):
-                await self._until_adopted(event.subject, progress)
-            await self._conclude(event, progress)
-        await anyio.to_thread.run_sync(
-            self._ledger.acknowledge, mailbox_of(self._consumer), (event,)
-        )
-
-    async def _until_adopted(self, secret: str, progress: _Progress) -> None:
-        # the first attempt waits a moment, too: the delivery of the same change drops the caches
-        backoff = Backoff(first=0.1, cap=2.0)
-        while not progress.adopted:
-            await anyio.sleep(backoff.next(self._rng))
-            async with self._limiter:
-                try:
-                    replicas = await self._replicas.current()
-                except SyncdError as error:
-                    progress.reasons["Aidbox"] = error.problem
-                    continue
-                value = await anyio.to_thread.run_sync(
-                    self._read, secret, progress.path, progress.version
-                )
-                progress.restrict(replicas)
-                async with anyio.create_task_group() as tasks:
-                    for replica in replicas:
-                        if str(replica) not in progress.seconds:
-                            tasks.start_soon(self._attempt, replica, value, progress)
-                del value  # not kept while waiting for the next attempt
-
-    async def _attempt(self, replica: Replica, value: bytes | None, progress: _Progress) -> None:
-        name = str(replica)
-        progress.reasons.setdefault(name, "no answer yet")
-        if value is None:
-            progress.reasons[name] = "the file no longer holds this version"
+            progress = Progress(
+                *(event.subject, data.path, data.version, client),
+                *(self._stamp.origin(event).id, event.sequence),
+                *(seconds_of(event.time), anyio.current_time()),
+                awaits_drop=await self._awaits_drop(event),
+            )
+            await self._observe(event, progress)
             return
-        # a person who types the secret leaves out the newline that an editor put at its end
-        for candidate in {value: None, value.removesuffix(_NEWLINE): None}:
-            try:
-                status = await self._session.status_as(replica, progress.client, candidate)
-            except SyncdError as error:
-                progress.reasons[name] = error.problem
-                return
-            progress.reasons[name] = f"it answers {status}"
-            if accepts(status):
-                del progress.reasons[name]
-                progress.seconds[name] = progress.elapsed(self._clock())
-                return
+        await self._acknowledge(event)
 
-    async def _conclude(self, event: Event, progress: _Progress) -> None:
-        secret, adopted, now = event.subject, progress.adopted, self._clock()
-        took = max(progress.seconds.values()) if adopted else progress.elapsed(now)
+    async def _acknowledge(self, event: Event) -> None:
+        mailbox = mailbox_of(self._consumer)
+        await anyio.to_thread.run_sync(self._ledger.acknowledge, mailbox, (event,))
+
+    async def _observe(self, event: Event, progress: Progress) -> None:
+        """Tries until every replica has accepted the value; reports each outcome once."""
+        reported = set[AdoptionState]()
+        state = AdoptionState.PENDING
+        self.adoptions[event.subject] = Adoption(state, progress.version)
+        while state is not AdoptionState.ADOPTED:
+            async with self._limiter:
+                await self._logins.try_due(progress)
+            before, state = state, judge(progress.trials.values(), anyio.current_time())
+            if state in (AdoptionState.ADOPTED, AdoptionState.REJECTED):
+                if state not in reported:
+                    reported.add(state)
+                    await self._conclude(event, progress, state)
+            elif state is not before and not reported:
+                self._note(event.subject, progress, state)
+            await anyio.sleep(max(0.0, progress.due - anyio.current_time()))
+
+    async def _awaits_drop(self, event: Event) -> bool:
+        """Whether caches will be dropped because of an event: not if that was done before."""
+        if self._cause is None:
+            return False
+        found = await anyio.to_thread.run_sync(
+            self._ledger.look_up, self._consumer, self._grant, [event.slot]
+        )
+        return any(item.sequence <= event.sequence for item in found)
+
+    def _note(self, secret: str, progress: Progress, state: AdoptionState) -> None:
+        """Records a state that is no outcome."""
+        problem = None
+        if state is AdoptionState.UNREACHABLE:
+            problem = _problem(progress.data())
+            hint = "start Aidbox; verification goes on"
+            log.warning(
+                "adoption.unreachable",
+                secret=secret,
+                consumer=self._consumer,
+                problem=problem,
+                hint=hint,
+            )
+        self.adoptions[secret] = Adoption(state, progress.version, None, problem)
+
+    async def _conclude(self, event: Event, progress: Progress, state: AdoptionState) -> None:
+        secret, adopted, now = event.subject, state is AdoptionState.ADOPTED, self._clock()
+        took = (
+            max(trial.seconds or 0.0 for trial in progress.trials.values())
+            if adopted
+            else progress.elapsed(now)
+        )
         scope = Scope("Client", progress.client)
         data = AdoptionData(secret, scope, progress.version, self._consumer, took, progress.data())
         type_ = SECRET_ADOPTED if adopted else SECRET_REJECTED
@@ -312,12 +302,17 @@ class Verifier:
                 problem=found.problem,
                 hint="see docs/aidbox.md",
             )
+        self._concluded.add(secret)
+        await self._acknowledge(event)
+        self._check_drained()
 
 
 def _adoption(data: AdoptionData) -> Adoption:
-    failed = [item for item in data.replicas if not item.adopted]
-    if data.replicas and not failed:
+    if data.replicas and all(item.adopted for item in data.replicas):
         return Adoption(AdoptionState.ADOPTED, data.version, data.seconds)
-    reasons = "; ".join(f"{item.address}: {item.reason}" for item in failed)
-    problem = reasons or "no replica answered"
-    return Adoption(AdoptionState.REJECTED, data.version, data.seconds, problem)
+    return Adoption(AdoptionState.REJECTED, data.version, data.seconds, _problem(data.replicas))
+
+
+def _problem(replicas: Sequence[ReplicaData]) -> str:
+    failed = [f"{item.address}: {item.reason}" for item in replicas if not item.adopted]
+    return "; ".join(failed) or "no replica answered"

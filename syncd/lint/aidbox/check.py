@@ -13,8 +13,10 @@ from syncd.config.settings import Aidbox
 from syncd.core.errors import ConfigurationError, SyncdError
 from syncd.core.findings import finding
 from syncd.lint.aidbox.reading import read_live, unreadable
-from syncd.lint.aidbox.rotations import rotations
+from syncd.lint.aidbox.references import field_of, references_in
+from syncd.lint.aidbox.rotations import secret_evidence, vault_config_evidence
 from syncd.lint.aidbox.rules import check_live
+from syncd.lint.content import Use
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +31,7 @@ class Target:
     """The Aidbox to read, as given on the command line.
 
     Attributes:
-        urls: One per replica; resources are read from the first.
+        urls: One per replica; resources are read from the first that answers.
         client_id: The Client to read as; None for that of the configuration's consumer.
         client_secret_file: Holds its secret; None as for `client_id`.
         ca_file: Certificates to trust instead of the system's; None for the consumer's.
@@ -41,8 +43,10 @@ class Target:
     ca_file: str | None = None
 
 
-def lint_aidbox(settings: Settings, entries: Mapping[str, Entry], target: Target) -> list[Finding]:
-    """Every finding about Aidbox, vault config and files together. Blocks.
+def lint_aidbox(
+    settings: Settings, entries: Mapping[str, Entry], target: Target
+) -> tuple[list[Finding], list[Use]]:
+    """Findings about Aidbox and vault config together, and the fields that use secrets. Blocks.
 
     Raises:
         ConfigurationError: There are no credentials to read Aidbox with.
@@ -51,15 +55,20 @@ def lint_aidbox(settings: Settings, entries: Mapping[str, Entry], target: Target
     try:
         live, findings = anyio.run(read_live, aidbox)
     except SyncdError as error:
-        return [unreadable(target.urls[0], error)]
-    try:
-        changed = os.stat(settings.vault_config).st_mtime
-    except OSError:
-        changed = None
-    rotated = rotations(settings.state_dir, entries.values())
+        return [unreadable(target.urls[0], error)], []
+    uses = [
+        Use(reference.name, of, field_of(reference, resource))
+        for of, resource in live.each()
+        for reference in references_in(resource, of)
+        if reference.name in entries and any(s.covers(of) for s in entries[reference.name].scopes)
+    ]
     return findings + check_live(
-        live, entries, settings.vault_config, vault_config_changed=changed, rotated=rotated
-    )
+        live,
+        entries,
+        settings.vault_config,
+        vault_config_evidence=vault_config_evidence(settings.state_dir, settings.vault_config),
+        rotated=secret_evidence(settings.state_dir, entries.values()),
+    ), uses
 
 
 def _as_consumer(settings: Settings, target: Target) -> Aidbox:

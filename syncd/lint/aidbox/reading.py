@@ -7,6 +7,7 @@ query are used: behind a proxy it can name another host, and credentials must no
 
 from __future__ import annotations
 
+import re
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
@@ -17,21 +18,22 @@ import msgspec
 
 from syncd.consumers.aidbox.consumer import open_replicas, open_session
 from syncd.consumers.aidbox.session import RejectedError
-from syncd.core.errors import RefusedError, SyncdError
+from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.findings import finding
 from syncd.core.model import Scope
 from syncd.core.timing import seconds_of
 from syncd.core.vault_config import RESOURCE_TYPES
 from syncd.lint.aidbox.references import DESTINATION, references_in
-from syncd.lint.aidbox.rules import Destination, Live
+from syncd.lint.aidbox.rules import Live, Sender
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from syncd.config.settings import Aidbox
     from syncd.consumers.aidbox.session import Session
     from syncd.core.findings import Finding
     from syncd.lint.aidbox.rules import Resource
+    from syncd.net.http import Answer
     from syncd.net.replicas import Replica
 
 PAGE: Final = 100
@@ -39,8 +41,19 @@ PAGE: Final = 100
 
 _PAGE_SIZE: Final = 32 << 20
 _MOST_PAGES: Final = 10_000
+_FAILED: Final = frozenset((HTTPStatus.INTERNAL_SERVER_ERROR,))
 _PARALLEL: Final = 8
 
+
+_NO_SENDER: Final = b"has no sender associated with it"
+"""The documented text of `$status` where a sender failed to start on a replica (release 2603,
+"Highly available Aidbox"); a new destination has none elsewhere for up to a second."""
+_PROPAGATION: Final = 1.0
+_RELEASE: Final = re.compile(r"(?<!\d)\d\d(?:0[1-9]|1[0-2])(?!\d)")
+_START: Final = (
+    "start Aidbox, or correct the URL; the port is BOX_WEB_PORT, 8080 by default and 8888 in the "
+    "vendor's Helm guide"
+)
 
 T = TypeVar("T")
 
@@ -77,12 +90,17 @@ class _Checks(msgspec.Struct):
     uptime: Annotated[list[_Uptime], msgspec.Meta(min_length=1)]
 
 
+class _About(msgspec.Struct, frozen=True):
+    version: str = ""
+
+
 class _Health(msgspec.Struct):
     checks: _Checks
+    about: _About = _About()
 
 
 async def read_live(settings: Aidbox) -> tuple[Live, list[Finding]]:
-    """Reads what the rules need; resources from the first replica.
+    """Reads what the rules need; resources from the first replica that answers.
 
     Returns:
         What was read, and a finding for each part that could not be.
@@ -98,7 +116,7 @@ async def read_live(settings: Aidbox) -> tuple[Live, list[Finding]]:
 
 def unreadable(source: str, error: SyncdError) -> Finding:
     """The finding that something of Aidbox, at the URL `source`, cannot be read."""
-    hint = error.remedy or "start Aidbox, or correct the URL"
+    hint = error.remedy or _START
     return finding("aidbox-unreadable", source, "", error.problem, hint)
 
 
@@ -108,21 +126,24 @@ class _Reader:
         self._session = session
         self._replicas = replicas
         self._first = replicas[0]
+        self._releases: dict[str, int] = {}
         self.findings: list[Finding] = []
 
     async def read(self) -> Live:
         url = self._url
         started = await self._started()
-        if str(self._first) not in started:
-            return Live(url, {}, started=started)
+        answering = [replica for replica in self._replicas if str(replica) in started]
+        if not answering:
+            return Live(url, {})
+        self._first = answering[0]
         resources: dict[str, tuple[Resource, ...]] = {}
         for type_ in RESOURCE_TYPES:
             try:
                 resources[type_] = await self._all(type_)
             except SyncdError as error:
                 self._report(f"{url}/fhir/{type_}", error)
-        destinations = await self._destinations(resources.get(DESTINATION, ()))
-        return Live(url, resources, destinations, started)
+        senders = await self._senders(resources.get(DESTINATION, ()), answering)
+        return Live(url, resources, senders, started, self._releases)
 
     def _report(self, source: str, error: SyncdError) -> None:
         self.findings.append(unreadable(source, error))
@@ -136,6 +157,9 @@ class _Reader:
                 self._report(f"{replica}/health", error)
             else:
                 found[str(replica)] = time.time() - health.checks.uptime[0].observed_value
+                release = _RELEASE.search(health.about.version)
+                if release is not None:
+                    self._releases[str(replica)] = int(release[0])
         return found
 
     async def _all(self, type_: str) -> tuple[Resource, ...]:
@@ -165,41 +189,73 @@ class _Reader:
         path = parts.path[parts.path.rfind("/fhir/") :] if "/fhir/" in parts.path else parts.path
         return f"{path}?{parts.query}" if parts.query else path
 
-    async def _destinations(self, resources: Sequence[Resource]) -> dict[str, Destination]:
-        """The state of each destination that refers to a secret, by id."""
-        found: dict[str, Destination] = {}
+    async def _senders(
+        self, resources: Sequence[Resource], replicas: Sequence[Replica]
+    ) -> dict[str, list[Sender]]:
+        """The senders of each destination that refers to a secret, by id, one per replica."""
+        found: dict[tuple[str, Replica], Sender] = {}
         limiter = anyio.CapacityLimiter(_PARALLEL)
 
-        async def ask(id_: str) -> None:
+        async def ask(id_: str, replica: Replica) -> None:
             async with limiter:
                 try:
-                    target = f"/fhir/{DESTINATION}/{id_}/$status"
-                    status = await self._get(self._first, target, _Parameters)
+                    found[id_, replica] = await self._sender(id_, replica)
                 except SyncdError as error:
-                    self._report(f"{self._url}/fhir/{DESTINATION}/{id_}/$status", error)
-                else:
-                    found[id_] = _destination(status)
+                    self._report(f"{replica}/fhir/{DESTINATION}/{id_}/$status", error)
 
+        ids = [str(resource.get("id", "")) for resource in resources if _uses_secret(resource)]
         async with anyio.create_task_group() as tasks:
-            for resource in resources:
-                id_ = str(resource.get("id", ""))
-                if any(references_in(resource, Scope(DESTINATION, id_))):
-                    tasks.start_soon(ask, id_)
-        return found
+            for id_ in ids:
+                for replica in replicas:
+                    tasks.start_soon(ask, id_, replica)
+        return {id_: [found[id_, r] for r in replicas if (id_, r) in found] for id_ in ids}
+
+    async def _sender(self, id_: str, replica: Replica) -> Sender:
+        target = f"/fhir/{DESTINATION}/{id_}/$status"
+        answer = await self._request(replica, target, accept=_FAILED)
+        if _is_dead(answer):
+            await anyio.sleep(_PROPAGATION)
+            answer = await self._request(replica, target, accept=_FAILED)
+        if _is_dead(answer):
+            return Sender(str(replica), is_alive=False)
+        if not answer.is_success:
+            raise TemporaryError(f"{_failed(target)} at {replica}: it answered {answer.status}")
+        return _sender_of(str(replica), self._decode(replica, target, answer, _Parameters))
 
     async def _get(self, replica: Replica, target: str, type_: type[T]) -> T:
-        failed = f"cannot read {urlsplit(target).path}"
-        answer = await self._session.request(failed, replica, "GET", target, body_limit=_PAGE_SIZE)
+        answer = await self._request(replica, target)
+        return self._decode(replica, target, answer, type_)
+
+    async def _request(
+        self, replica: Replica, target: str, *, accept: Container[int] = ()
+    ) -> Answer:
+        return await self._session.request(
+            _failed(target), replica, "GET", target, body_limit=_PAGE_SIZE, accept=accept
+        )
+
+    def _decode(self, replica: Replica, target: str, answer: Answer, type_: type[T]) -> T:
         try:
             return msgspec.json.decode(answer.body, type=type_)
         except msgspec.DecodeError:
             raise RefusedError(
-                f"{failed} at {replica}: the response is not what Aidbox documents",
+                f"{_failed(target)} at {replica}: the response is not what Aidbox documents",
                 "correct the URL",
             ) from None
 
 
-def _destination(status: _Parameters) -> Destination:
+def _failed(target: str) -> str:
+    return f"cannot read {urlsplit(target).path}"
+
+
+def _uses_secret(resource: Resource) -> bool:
+    return any(references_in(resource, Scope(DESTINATION)))
+
+
+def _is_dead(answer: Answer) -> bool:
+    return answer.status == HTTPStatus.INTERNAL_SERVER_ERROR and _NO_SENDER in answer.body
+
+
+def _sender_of(replica: str, status: _Parameters) -> Sender:
     values = {item.name: item for item in status.parameter}
     started = values.get("startTimestamp", _Parameter()).value_date_time
     queued = values.get("messagesQueued", _Parameter()).value_decimal
@@ -207,4 +263,4 @@ def _destination(status: _Parameters) -> Destination:
         at = None if started is None else seconds_of(started)
     except ValueError:
         at = None
-    return Destination(at, None if queued is None else int(queued))
+    return Sender(replica, started=at, queued=None if queued is None else int(queued))

@@ -107,3 +107,14 @@ def _values(tree: object, path: tuple[str, ...], at: Steps) -> Iterator[Steps]:
             yield at
     elif isinstance(tree, dict) and path[0] in tree:
         yield from _values(tree[path[0]], path[1:], (*at, path[0]))
+
+
+def field_of(reference: Reference, resource: Mapping[str, object]) -> str:
+    """The field that a reference is in: a destination's parameter, or a primitive."""
+    where = reference.where
+    parameters = resource.get("parameter")
+    if where[0] == "parameter" and isinstance(where[1], int) and isinstance(parameters, list):
+        item = parameters[where[1]]
+        return str(item.get("name", "")) if isinstance(item, dict) else ""
+    steps = [step for step in where if isinstance(step, str) and step.startswith("_")]
+    return steps[-1][1:] if steps else ""

@@ -1,12 +1,16 @@
-"""When secrets were last rotated: by content where the ledger recorded it, else by file time.
+"""What is known of when secrets and the vault config last changed, and what follows from it.
 
-A file's time proves less: publishing a generation writes every file of the mount again.
+The ledger compares contents, so it proves a change, and that there was none since it first looked.
+A file's time proves less: publishing a generation writes every file of the mount again, so a recent
+time says nothing. A time before the start of a process proves that the process read this content.
 """
 
 from __future__ import annotations
 
-import contextlib
+import enum
+import math
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from syncd.ledger.peek import read_rotations
@@ -17,18 +21,59 @@ if TYPE_CHECKING:
     from syncd.core.model import Entry
 
 
-def rotations(state_dir: str, entries: Iterable[Entry]) -> dict[str, float]:
-    """When each secret's content last changed, seconds since the epoch, where that is known."""
+class Verdict(enum.Enum):
+    """Whether a process that read something when it started has its current content."""
+
+    CURRENT = enum.auto()
+    OLD = enum.auto()
+    UNKNOWN = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of the changes of one file; times are seconds since the epoch.
+
+    Attributes:
+        changed: When its content was last seen to change, or None.
+        since: Since when a change would have been seen; infinite where nobody looked.
+        written: When it was last written, with or without a change; infinite where unknown.
+    """
+
+    changed: float | None = None
+    since: float = math.inf
+    written: float = math.inf
+
+    def judge(self, started: float) -> Verdict:
+        """What a process has that read the file at `started`."""
+        if self.changed is not None and self.changed > started:
+            return Verdict.OLD
+        if started >= min(self.since, self.written):
+            return Verdict.CURRENT
+        return Verdict.UNKNOWN
+
+
+def secret_evidence(state_dir: str, entries: Iterable[Entry]) -> dict[str, Evidence]:
+    """What is known of each secret, by name."""
     ledger = read_rotations(state_dir)
     found = {}
     for entry in entries:
-        changed = ledger.changed.get(entry.name)
-        if changed is not None and changed > ledger.baseline:
-            found[entry.name] = changed
-            continue
-        with contextlib.suppress(OSError):
-            written = os.stat(entry.path).st_mtime
-            # the ledger saw this content at its baseline, so a later write did not change it
-            if changed is None or written <= ledger.baseline:
-                found[entry.name] = written
+        changed, written = ledger.changed.get(entry.name), _written(entry.path)
+        if changed is None:
+            found[entry.name] = Evidence(written=written)
+        else:
+            moment = changed if changed > ledger.baseline else None
+            found[entry.name] = Evidence(moment, ledger.baseline, written)
     return found
+
+
+def vault_config_evidence(state_dir: str, path: str) -> Evidence:
+    """What is known of the vault config."""
+    ledger = read_rotations(state_dir)
+    return Evidence(ledger.config_changed, ledger.config_since, _written(path))
+
+
+def _written(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return math.inf

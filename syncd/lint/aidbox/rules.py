@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -11,31 +12,43 @@ from syncd.core.findings import finding, json_path
 from syncd.core.model import Scope
 from syncd.core.timing import rfc3339
 from syncd.lint.aidbox.references import DESTINATION, Reference, references_in, stored_secrets
+from syncd.lint.aidbox.rotations import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from syncd.core.findings import Finding
     from syncd.core.model import Entry
+    from syncd.lint.aidbox.rotations import Evidence
 
 Resource = Mapping[str, object]
 
 _CLOCK_ERROR: Final = 2.0
 _NAME: Final = 128
-_RECREATE: Final = "DELETE it and POST it again (a PUT returns 405), or restart Aidbox"
+SECRETS_SINCE: Final = 2602
+"""The release that introduced external secrets; 2605 is the first LTS release with them."""
+RACE_UNTIL: Final = 2603
+"""The release that no longer loses a destination's sender on other replicas."""
+PUT_SINCE: Final = 2608
+"""The release from which a webhook destination takes a PUT, of its `endpoint` alone."""
+_BEST_EFFORT: Final = "best-effort"
 
 
 @dataclass(frozen=True, slots=True)
-class Destination:
-    """The `$status` of a running AidboxTopicDestination.
+class Sender:
+    """The `$status` of an AidboxTopicDestination at one replica.
 
     Attributes:
-        started: When its sender started, seconds since the epoch, or None if not reported.
+        replica: The replica's address.
+        is_alive: Whether there is a sender at all.
+        started: When it started, seconds since the epoch, or None if not reported.
         queued: Messages that are not delivered yet, or None if not reported.
     """
 
-    started: float | None
-    queued: int | None
+    replica: str
+    is_alive: bool = True
+    started: float | None = None
+    queued: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +58,26 @@ class Live:
     Attributes:
         url: Its base URL.
         resources: By type; without the types that could not be read.
-        destinations: The status of each destination that refers to a secret, by id.
-        started: When each replica started, seconds since the epoch, by URL.
+        senders: The senders of each destination that refers to a secret, by id.
+        started: When each replica started, seconds since the epoch, by address.
+        releases: The release of each replica, such as 2605, by address, where it is known.
     """
 
     url: str
     resources: Mapping[str, tuple[Resource, ...]]
-    destinations: Mapping[str, Destination] = field(default_factory=dict)
+    senders: Mapping[str, Sequence[Sender]] = field(default_factory=dict)
     started: Mapping[str, float] = field(default_factory=dict)
+    releases: Mapping[str, int] = field(default_factory=dict)
 
     def each(self) -> Iterator[tuple[Scope, Resource]]:
         """Every resource, with its type and id."""
         for type_, resources in self.resources.items():
             for resource in resources:
                 yield Scope(type_, str(resource.get("id", ""))), resource
+
+    def find(self, of: Scope) -> Resource:
+        """The resource with a type and id; it must be among those that were read."""
+        return next(resource for scope, resource in self.each() if scope == of)
 
     def place(self, of: Scope) -> str:
         """URL of a resource."""
@@ -70,8 +89,8 @@ def check_live(
     entries: Mapping[str, Entry],
     vault_config: str,
     *,
-    vault_config_changed: float | None,
-    rotated: Mapping[str, float],
+    vault_config_evidence: Evidence,
+    rotated: Mapping[str, Evidence],
 ) -> list[Finding]:
     """Applies every rule.
 
@@ -79,16 +98,17 @@ def check_live(
         live: What was read of Aidbox.
         entries: The vault config's, by name.
         vault_config: Path of the vault config.
-        vault_config_changed: When it last changed, seconds since the epoch, or None.
-        rotated: When each secret's content last changed, where that is known, by name.
+        vault_config_evidence: When it changed.
+        rotated: When each secret changed, by name.
     """
     found = [reference for of, resource in live.each() for reference in references_in(resource, of)]
     return [
         *_names(live, found, entries),
         *_unreferenced(live, found, entries, vault_config),
-        *_stale_destinations(live, found, rotated),
+        *_destinations(live, found, rotated),
         *_stored(live),
-        *_restart(live, vault_config, vault_config_changed),
+        *_releases(live),
+        *_restart(live, vault_config, vault_config_evidence),
     ]
 
 
@@ -132,23 +152,104 @@ def _unreferenced(
         yield finding("entry-unreferenced", vault_config, json_path("secret", name), message, hint)
 
 
-def _stale_destinations(
-    live: Live, found: list[Reference], rotated: Mapping[str, float]
+def _destinations(
+    live: Live, found: list[Reference], rotated: Mapping[str, Evidence]
 ) -> Iterator[Finding]:
+    """Judges the sender of each destination at each replica."""
     for reference in found:
-        if reference.resource.resource_type != DESTINATION or reference.name not in rotated:
+        if reference.resource.resource_type != DESTINATION:
             continue
-        state = live.destinations.get(reference.resource.id or "")
-        if state is None or state.started is None or rotated[reference.name] <= state.started:
-            continue
-        message = (
-            f"uses an old value of the secret {reference.name}: it started at "
-            f"{rfc3339(state.started)}, before the rotation at {rfc3339(rotated[reference.name])}"
-        )
-        queued = "unknown" if state.queued is None else state.queued
-        hint = f"{_RECREATE}; messagesQueued is {queued}, and those messages can be lost"
-        place, where = live.place(reference.resource), json_path(*reference.where)
-        yield finding("destination-stale", place, where, message, hint)
+        senders = live.senders.get(reference.resource.id or "", ())
+        queued = [sender.queued for sender in senders]
+        waiting = None if None in queued else sum(filter(None, queued))
+        evidence = rotated.get(reference.name)
+        unknown = []
+        for sender in senders:
+            if not sender.is_alive:
+                yield _dead(live, reference, sender)
+            elif sender.started is not None and evidence is not None:
+                verdict = evidence.judge(sender.started)
+                if verdict is Verdict.OLD:
+                    yield _stale(live, reference, sender, evidence, waiting)
+                elif verdict is Verdict.UNKNOWN:
+                    unknown.append((sender.started, sender.replica))
+        if unknown and evidence is not None:
+            yield _undecided(live, reference, unknown, evidence)
+
+
+def _dead(live: Live, reference: Reference, sender: Sender) -> Finding:
+    message = (
+        f"has no sender at the replica {sender.replica}, which delivers nothing for it; it uses "
+        f"{_quoted(reference.name)}"
+    )
+    hint = (
+        "check that this replica can read the file of the secret and reach the destination, then "
+        f"restart this replica; its log says why the sender failed{_race(live, sender.replica)}"
+    )
+    return _of(live, reference, "destination-dead", message, hint)
+
+
+def _race(live: Live, replica: str) -> str:
+    release = live.releases.get(replica)
+    if release is None or release >= RACE_UNTIL:
+        return ""
+    return f", and release {release} can lose one: upgrade to {RACE_UNTIL} or later"
+
+
+def _stale(
+    live: Live, reference: Reference, sender: Sender, evidence: Evidence, waiting: int | None
+) -> Finding:
+    assert sender.started is not None
+    assert evidence.changed is not None
+    message = (
+        f"uses an old value of {_quoted(reference.name)} at the replica {sender.replica}: its "
+        f"sender started at {rfc3339(sender.started)}, before the rotation at "
+        f"{rfc3339(evidence.changed)}"
+    )
+    resource = live.find(reference.resource)
+    kept = (
+        "messages that it has in memory are lost"
+        if _BEST_EFFORT in str(resource.get("kind", ""))
+        else "nothing is lost, because its queue is in PostgreSQL"
+    )
+    release = live.releases.get(sender.replica)
+    put = (
+        f"a PUT can change only the endpoint of a webhook (since {PUT_SINCE})"
+        if release is not None and release >= PUT_SINCE
+        else "a PUT returns 405"
+    )
+    queued = "unknown" if waiting is None else waiting
+    hint = (
+        f"restart this replica ({kept}); or wait until no replica has messages in its queue, then "
+        f"DELETE it and POST it again, which loses queued ones (messagesQueued is {queued}; {put})"
+    )
+    return _of(live, reference, "destination-stale", message, hint)
+
+
+def _undecided(
+    live: Live, reference: Reference, senders: Sequence[tuple[float, str]], evidence: Evidence
+) -> Finding:
+    started, _ = min(senders)
+    replicas = ", ".join(replica for _, replica in senders)
+    message = (
+        f"may use an old value of {_quoted(reference.name)}: whether that was rotated is unknown "
+        f"since {rfc3339(started)}, when the sender started (at {replicas})"
+    )
+    return _of(live, reference, "destination-unknown", message, _unwatched(evidence))
+
+
+def _unwatched(evidence: Evidence) -> str:
+    if evidence.since == math.inf:
+        return "run this check with the state_dir of the daemon that watches these files"
+    return (
+        f"the daemon has watched since {rfc3339(evidence.since)} only; a restart of the replica "
+        "settles it"
+    )
+
+
+def _of(live: Live, reference: Reference, code: str, message: str, hint: str) -> Finding:
+    place, where = live.place(reference.resource), json_path(*reference.where)
+    return finding(code, place, where, message, hint)
 
 
 def _stored(live: Live) -> Iterator[Finding]:
@@ -160,12 +261,27 @@ def _stored(live: Live) -> Iterator[Finding]:
             yield finding("secret-stored", place, json_path(*where), message, hint)
 
 
-def _restart(live: Live, vault_config: str, changed: float | None) -> Iterator[Finding]:
-    for url, started in live.started.items():
-        if changed is not None and started < changed - _CLOCK_ERROR:
-            message = (
-                f"has been running since {rfc3339(started)}, but {vault_config} changed at "
-                f"{rfc3339(changed)}"
-            )
-            hint = "restart Aidbox: it loads the vault config only when it starts"
-            yield finding("aidbox-restart-needed", url, "", message, hint)
+def _releases(live: Live) -> Iterator[Finding]:
+    for replica, release in live.releases.items():
+        if release < SECRETS_SINCE:
+            message = f"is release {release}, which has no external secrets"
+            hint = f"upgrade to {SECRETS_SINCE} or later; the first LTS release with them is 2605"
+            yield finding("aidbox-too-old", replica, "", message, hint)
+        elif release < RACE_UNTIL:
+            message = f"is release {release}, which can lose a destination's sender on a replica"
+            hint = f"upgrade to {RACE_UNTIL} or later; the next LTS release is 2605"
+            yield finding("aidbox-sender-race", replica, "", message, hint)
+
+
+def _restart(live: Live, vault_config: str, evidence: Evidence) -> Iterator[Finding]:
+    for replica, started in live.started.items():
+        verdict = evidence.judge(started + _CLOCK_ERROR)
+        running = f"has been running since {rfc3339(started)}"
+        if verdict is Verdict.OLD:
+            assert evidence.changed is not None
+            message = f"{running}, but {vault_config} changed at {rfc3339(evidence.changed)}"
+            hint = "restart this replica: it loads the vault config only when it starts"
+            yield finding("aidbox-restart-needed", replica, "", message, hint)
+        elif verdict is Verdict.UNKNOWN:
+            message = f"{running}, and whether {vault_config} changed since then is unknown"
+            yield finding("aidbox-restart-unknown", replica, "", message, _unwatched(evidence))

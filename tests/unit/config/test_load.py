@@ -473,6 +473,10 @@ log: {{level: loud}}
             ("client_cert: /c", "client_key", "is missing"),
             ("timeout: 0", "timeout", "must be above zero"),
             ("verify_timeout: 0", "verify_timeout", "must be above zero"),
+            ("audit_url: http://x", "audit_url", "is not used by any of actions"),
+            ("audit_bearer_token_file: /t", "audit_bearer_token_file", "without audit_url"),
+            ("types: []", "types", "is empty"),
+            ("types: [changes]", "types[0]", "must be one of"),
         ],
     )
     def test_contradictions_of_aidbox(

@@ -92,6 +92,15 @@ class TestWire:
         assert scope_data((ALL, MINE)) == [Scope("Client"), Scope("Client", "mine")]
 
 
+def test_a_ping_is_a_cloud_event_without_a_position() -> None:
+    """Its id is no sequence, and it fits `syncd schema event`."""
+    event = json.loads(STAMP.encode_ping("hook", "12ab", AT))
+    jsonschema.validate(event, msgspec.json.schema(WIRE_TYPES))
+    assert (event["id"], event["type"]) == ("5f0c2a91-ping-12ab", "io.syncd.ping")
+    assert (event["subject"], event["data"]) == ("hook", {"consumer": "hook"})
+    assert STAMP.sequence(event["id"]) is None
+
+
 class TestReset:
     def test_is_a_cloud_event_of_its_own_type(self) -> None:
         """It stands for every event up to its id, and fits `syncd schema event`."""

@@ -37,6 +37,12 @@ class TestGrant:
         assert Grant().sees([MINE])
         assert Grant().sees([])
 
+    def test_takes_the_types_that_it_names(self) -> None:
+        """Without any, all of them."""
+        assert Grant().takes("a")
+        assert Grant(types=["a"]).takes("a")
+        assert not Grant(types=["a"]).takes("b")
+
     def test_with_no_scope_sees_nothing(self) -> None:
         """An empty list grants nothing."""
         assert not Grant([]).sees([MINE])

@@ -17,6 +17,7 @@ from syncd.core.errors import StateError
 from syncd.core.event_data import (
     SECRET_ADOPTED,
     SECRET_CHANGED,
+    VAULT_CONFIG_CHANGED,
     AdoptionData,
     SecretData,
     VaultConfigData,
@@ -364,6 +365,20 @@ def test_a_grant_hides_secrets_and_names(tmp_path: Path) -> None:
             e.data.added if isinstance(e.data, VaultConfigData) else e.data.secret for e in events
         ]
     assert names == {"all": [("b",), "a", "b"], "some": [("b",), "b"], "none": []}
+    book.close()
+
+
+def test_types_of_events(tmp_path: Path) -> None:
+    """A mailbox holds those that are wanted; others take none of them away."""
+    changed, config = Grant(types=[SECRET_CHANGED]), Grant(types=[VAULT_CONFIG_CHANGED])
+    book = Book(str(tmp_path / "state"), {"changed": changed, "config": config})
+    book.record(a="0")
+    book.record(a="1", b="1")
+    book.record(a="2", b="1")
+    assert [e.subject for e in book.ledger.take("changed", changed, 10)] == ["b", "a"]
+    (event,) = book.ledger.take("config", config, 10)
+    assert event.type == VAULT_CONFIG_CHANGED
+    assert book.ledger.take("changed", config, 10) == []  # it was configured otherwise meanwhile
     book.close()
 
 

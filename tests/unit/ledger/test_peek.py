@@ -35,7 +35,7 @@ def test_an_open_and_a_closed_ledger(tmp_path: Path) -> None:
     ledger = Ledger.open(state, "boot")
     record(ledger, 100.0, same="1", changed="1")
     record(ledger, 200.0, same="1", changed="2")
-    expected = Rotations(100.0, {"same": 100.0, "changed": 200.0})
+    expected = Rotations(100.0, {"same": 100.0, "changed": 200.0}, 100.0)
     assert read_rotations(str(tmp_path)) == expected
     ledger.close()
     state.close()
@@ -49,6 +49,25 @@ def test_before_the_baseline(tmp_path: Path) -> None:
     state = StateDir.open(str(tmp_path))
     ledger = Ledger.open(state, "boot")
     assert read_rotations(str(tmp_path)) == Rotations(math.inf, {})
+    ledger.close()
+    state.close()
+
+
+def test_the_vault_config(tmp_path: Path) -> None:
+    """Its last change; what the event log has lost may be a change, and is not vouched for."""
+    state = StateDir.open(str(tmp_path))
+    ledger = Ledger.open(state, "boot")
+    record(ledger, 100.0, same="1", changed="1")
+    entries = {**ENTRIES, "new": Entry("new", "/m/new", (Scope("Client"),))}
+    known = ledger.inventory()
+    seen = {name: Observation(State.PRESENT, "k1:1") for name in entries}
+    changes = plan(known, entries, seen, rfc3339(200.0))
+    ledger.record(changes, known, "/vc.json", rfc3339(200.0), consumers={})
+    found = read_rotations(str(tmp_path))
+    assert (found.config_since, found.config_changed) == (100.0, 200.0)
+    ledger.prune(0, rfc3339(1000.0))
+    found = read_rotations(str(tmp_path))
+    assert (found.config_since, found.config_changed) == (math.inf, None)
     ledger.close()
     state.close()
 

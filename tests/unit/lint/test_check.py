@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 import trustme
+from support.pem import certificate, private_key
 from support.world import CANARY, World
 
 from syncd.config.settings import Settings
@@ -24,7 +26,7 @@ from syncd.mount.verdict import unreadable
 GENERATION = "..2026_11_23_20_40_28.123456789"
 _ELSEWHERE = (
     *("credential-", "grant-", "listen-", "manifest-", "provision-", "subscriber"),
-    *("address-unknown", "group-foreign"),
+    *("address-unknown", "consumer-unreachable", "group-foreign"),
     *("scope-unmatched", "state-unusable", "unit-unusable", "user-unknown"),
     "value-uninterpolated",
     *("aidbox-", "destination-", "entry-", "reference-", "secret-stored"),
@@ -404,6 +406,17 @@ def test_every_mistake_is_named_in_one_run(world: Place, monkeypatch: pytest.Mon
     monkeypatch.setattr(files, "mounts", lambda: (Mount("/x", str(plain / "frozen")),))
     for name in ("b", "frozen", "empty", "fifo", "dangling", "loop", "escape", "big", "missing"):
         world.enter(str(plain / name), name)
+    contents = {
+        "expired": certificate(not_after=1e9),
+        "expiring": certificate(not_after=time.time() + 86400.0),
+        "crt": certificate(0),
+        "key": private_key(1),
+        "damaged": b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    }
+    for name, content in contents.items():
+        world.write(name, content, 0o600)
+        id_ = "idp" if name in ("crt", "key") else name
+        world.enter(str(plain / name), name, {"resource_type": "IdentityProvider", "id": id_})
     world.enter(str(plain / "b"), "same")
     world.enter(str(plain / "a"), "list", ["Client/c", "TokenIntrospector"])
     world.enter(str(plain / "b"), "type", {"resource_type": "client", "id": "Client/x"})

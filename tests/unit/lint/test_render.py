@@ -10,6 +10,7 @@ from syncd.core.findings import Finding, finding
 from syncd.lint.render import as_json, as_text, exit_code
 
 ERROR = finding("secret-missing", "vc.json", "$.secret.a.path", "there is no file", "create it")
+NOTE = finding("destination-unknown", "vc.json", "", "is unknown", "find out")
 WARNING = finding("file-unmapped", "/s/x", "", "is named by no entry", "add one")
 
 
@@ -21,6 +22,7 @@ def test_text_is_a_line_for_each_finding_and_one_that_sums_up() -> None:
         "1 error, 1 warning",
     ]
     assert as_text([]) == "0 errors, 0 warnings"
+    assert as_text([NOTE]).endswith("[destination-unknown]\n0 errors, 0 warnings, 1 note")
 
 
 def test_json_is_the_documented_object() -> None:
@@ -47,15 +49,15 @@ def test_json_is_the_documented_object() -> None:
             ]
             * 2,
         ],
-        "summary": {"errors": 1, "warnings": 2},
+        "summary": {"errors": 1, "warnings": 2, "notes": 0},
     }
 
 
 @pytest.mark.parametrize(
     ("findings", "lenient", "strict"),
-    [([], 0, 0), ([WARNING], 0, 1), ([ERROR], 1, 1), ([WARNING, ERROR], 1, 1)],
+    [([], 0, 0), ([NOTE], 0, 0), ([WARNING], 0, 1), ([ERROR], 1, 1), ([WARNING, ERROR], 1, 1)],
 )
 def test_exit_code(findings: list[Finding], lenient: int, strict: int) -> None:
-    """Errors fail, warnings only with --strict."""
+    """Errors fail, warnings only with --strict, and notes never."""
     assert exit_code(findings, strict=False) == lenient
     assert exit_code(findings, strict=True) == strict

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import msgspec
 import pytest
+from fhir.resources.R4B.auditevent import AuditEvent
+from structlog.testing import capture_logs
 from support.mail import change
 from support.receiver import Receiver, reply
 
@@ -15,8 +17,15 @@ from syncd.config.settings import Aidbox
 from syncd.consumers.aidbox.consumer import AidboxConsumer, _combined
 from syncd.consumers.consumer import UndeliveredError, UnusableError
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
-from syncd.core.event_data import VAULT_CONFIG_CHANGED, VaultConfigData
+from syncd.core.event_data import (
+    SECRET_ADOPTED,
+    SECRET_REJECTED,
+    VAULT_CONFIG_CHANGED,
+    AdoptionData,
+    VaultConfigData,
+)
 from syncd.core.events import Event, Stamp
+from syncd.core.model import Scope
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -145,6 +154,65 @@ async def test_audit_is_told_once_and_without_a_gap(
     ]
 
 
+async def test_a_server_of_another_fhir_version(
+    make: Callable[..., AidboxConsumer], one: Receiver
+) -> None:
+    """Its 422 is reported once, with the cause; nothing is retried, and other actions go on."""
+    consumer = make(one, actions=("audit_event", "drop_cache"), max_in_flight=1)
+    one.script(reply(200), reply(422), reply(422))
+    with capture_logs() as logs:
+        await consumer.deliver(numbered(change("a", 2, 1), change("b", 2, 1)))
+    errors = [item for item in logs if item["log_level"] == "error"]
+    assert [item["event"] for item in errors] == ["audit.refused"]
+    assert "R4" in errors[0]["hint"]
+    assert len(one.requests) == 3
+
+
+async def test_audit_goes_elsewhere(
+    make: Callable[..., AidboxConsumer], one: Receiver, two: Receiver, tmp_path: Path
+) -> None:
+    """To the server of `audit_url`, with its credentials, which are read again after a 401."""
+    token = tmp_path / "token"
+    token.write_text("first")
+    consumer = make(
+        one,
+        actions=("audit_event",),
+        audit_url=f"http://127.0.0.1:{two.port}/fhir/",
+        audit_bearer_token_file=str(token),
+    )
+    await consumer.deliver(numbered(change("a", 2, 1)))
+    assert not one.requests
+    (request,) = two.requests
+    assert (request.target, request.headers["authorization"]) == (
+        "/fhir/AuditEvent",
+        "Bearer first",
+    )
+    assert request.headers["x-correlation-id"] == "5f0c2a91-1"
+    token.write_text("second")
+    two.script(reply(401), reply(201), reply(403), reply(503), reply(500))
+    await consumer.deliver(numbered(change("a", 3, 2), change("b", 3, 2))[1:])
+    assert [r.headers["authorization"] for r in two.requests[1:]][-1] == "Bearer second"
+    for kind in (UnusableError, TemporaryError, UndeliveredError):
+        with pytest.raises(kind):
+            await consumer.deliver(numbered(change("a", 4, 3)))
+
+
+@pytest.mark.parametrize(("type_", "outcome"), [(SECRET_ADOPTED, "0"), (SECRET_REJECTED, "8")])
+async def test_the_outcome_of_adoption_is_recorded(
+    make: Callable[..., AidboxConsumer], one: Receiver, type_: str, outcome: str
+) -> None:
+    """Once, as an AuditEvent that refers to the secret and its Client."""
+    data = AdoptionData("app", Scope("Client", "app"), "k1:02", "aidbox", 0.2, ())
+    event = Event(7, "2026-11-23T20:40:28.333Z", type_, "app", data)
+    await make(one, actions=("audit_event",)).deliver([event])
+    (request,) = one.requests
+    resource = json.loads(request.body)
+    assert resource["outcome"] == outcome
+    assert resource["subtype"][0]["code"] == "secret-" + type_.rpartition(".")[2]
+    assert [item["name"] for item in resource["entity"]] == ["app", "Client/app"]
+    AuditEvent.model_validate(resource)
+
+
 async def test_audit_goes_to_a_replica_that_can_be_reached(
     make: Callable[..., AidboxConsumer], one: Receiver, two: Receiver
 ) -> None:
@@ -162,8 +230,8 @@ async def test_a_refusal_of_the_audit_comes_after_the_caches(
 ) -> None:
     """One action that fails keeps no other from being done."""
     consumer = make(one, actions=("audit_event", "drop_cache"))
-    one.script(reply(200), reply(422))
-    with pytest.raises(RefusedError, match=r"cannot record an AuditEvent at .*: it answered 422"):
+    one.script(reply(200), reply(400))
+    with pytest.raises(RefusedError, match=r"cannot record an AuditEvent at .*: it answered 400"):
         await consumer.deliver(numbered(change("a", 2, 1)))
     assert [r.target for r in one.requests] == ["/$drop-cache", "/fhir/AuditEvent"]
 
@@ -174,8 +242,8 @@ async def test_a_change_that_cannot_be_recorded_holds_up_no_other(
     """It is named, the others are recorded, and what Aidbox as a whole refuses is not its fault."""
     consumer = make(one, actions=("audit_event",), max_in_flight=1)
     events = numbered(*(change(name, 2, 1) for name in "abc"))
-    one.script(reply(201), reply(422), reply(201))
-    with pytest.raises(UndeliveredError, match="it answered 422") as caught:
+    one.script(reply(201), reply(400), reply(201))
+    with pytest.raises(UndeliveredError, match="it answered 400") as caught:
         await consumer.deliver(events)
     assert [group.events for group in caught.value.groups] == [(events[1],)]
     assert len(one.requests) == 3

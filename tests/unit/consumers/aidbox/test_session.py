@@ -182,9 +182,11 @@ async def test_trying_a_value(secret: Path, receiver: Receiver) -> None:
     """As the Client, by HTTP Basic, whatever bytes it is; any answer is told."""
     receiver.script(reply(401))
     asked = session(secret, use_token=True)
-    assert await asked.status_as(replica(receiver), "app", b"\xff:\n") == 401
+    assert await asked.status_as(replica(receiver), "app", b"\xff:\n", "e-1") == 401
     await asked.aclose()
     (request,) = receiver.requests
     assert request.target == "/fhir/Patient?_count=0"
     pair = base64.b64decode(request.headers["authorization"].removeprefix("Basic "))
     assert pair == b"app:\xff:\n"
+    assert request.headers["x-correlation-id"] == "e-1"
+    assert request.headers["traceparent"].startswith("00-")

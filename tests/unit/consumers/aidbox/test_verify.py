@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 from support.mail import NOW, Mail, change, sample, version
-from support.waiting import DEADLINE
+from support.waiting import DEADLINE, until
 
 from syncd.consumers.aidbox import verify as adoption
 from syncd.consumers.aidbox.session import Session
@@ -21,8 +21,8 @@ from syncd.consumers.aidbox.verify import Verifier
 from syncd.core.adoption import NOT_VERIFIABLE, Adoption, AdoptionState
 from syncd.core.errors import StateError, TemporaryError
 from syncd.core.event_data import AdoptionData
+from syncd.core.events import Stamp
 from syncd.core.model import Grant, Scope
-from syncd.core.timing import Backoff
 from syncd.net.replicas import Replica, Replicas
 from syncd.telemetry.metrics import Metrics
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
+    from syncd.consumers.aidbox.logins import Cause
     from syncd.core.events import Event
 
 BOX = "aidbox/verify"
@@ -48,7 +49,8 @@ class Box(Session):
         self.closed = False
         self.begun = anyio.Event()
 
-    async def status_as(self, replica: Replica, client_id: str, value: bytes) -> int:
+    async def status_as(self, replica: Replica, client_id: str, value: bytes, event_id: str) -> int:
+        assert event_id.startswith("epoch-")
         self.at_once += 1
         self.most = max(self.most, self.at_once)
         await anyio.lowlevel.checkpoint()
@@ -69,10 +71,12 @@ def mail(tmp_path: Path) -> Iterator[Mail]:
     mail.close()
 
 
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attempts follow each other at once."""
-    monkeypatch.setattr(adoption, "Backoff", lambda **_: Backoff(first=0.001, cap=0.01))
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[Mail]:
+    """With a mailbox for the drop of caches."""
+    mail = Mail(str(tmp_path / "state"), {"aidbox": Grant(), BOX: Grant()})
+    yield mail
+    mail.close()
 
 
 class Rig:
@@ -85,7 +89,8 @@ class Rig:
         *,
         urls: Sequence[str] = ("http://one", "http://two"),
         resolve: Callable[[str, int], object] | None = None,
-        timeout: float = DEADLINE,
+        timeout: float = 0.5,
+        cause: Cause | None = None,
         values: Callable[[str, str, str], bytes | None] = lambda *_: VALUE,
     ) -> None:
         self.mail = mail
@@ -102,6 +107,8 @@ class Rig:
             ledger=mail.ledger,
             read=values,
             publish=self.publish,
+            stamp=Stamp("epoch", "/syncd/test"),
+            cause=cause,
             metrics=self.metrics.adoption("aidbox"),
             rng=random.Random(7),
             clock=lambda: NOW + 1,
@@ -168,7 +175,7 @@ async def test_it_ends_at_the_deadline(mail: Mail) -> None:
             return 200
         return 401
 
-    rig = Rig(mail, answer, timeout=2.0)
+    rig = Rig(mail, answer)
     other = Scope("Client", "other")
     with capture_logs() as logs:
         await mail.put(change("app", 2, 1), change("other", 2, 1, other))
@@ -183,18 +190,120 @@ async def test_it_ends_at_the_deadline(mail: Mail) -> None:
     assert await mail.left(BOX) == 0
 
 
-async def test_what_keeps_it_from_being_tried_is_the_reason(mail: Mail) -> None:
-    """A file that has moved on, an Aidbox that is away."""
-
-    def away(*_: object) -> int:
-        raise TemporaryError("cannot verify at http://one: Connection refused; start it")
-
-    gone = Rig(mail, away, urls=["http://one"], timeout=1.0)
+async def test_a_value_is_tried_ten_times(mail: Mail) -> None:
+    """Each refused login is a warning in Aidbox's log; two ways to write it share the ten."""
+    rig = Rig(mail, lambda *_: 401, urls=["http://one"], values=lambda *_: b"canary")
     await mail.put(change("app", 2, 1))
-    async with gone.running():
-        await gone.drained()
-    assert "Connection refused" in str(gone.outcome.replicas[0].reason)
-    moved = Rig(mail, lambda *_: 200, urls=["http://one"], timeout=1.0, values=lambda *_: None)
+    async with rig.running():
+        await rig.drained()
+        assert len(rig.box.tried) == 10
+    rig = Rig(mail, lambda *_: 401, urls=["http://one"])
+    await mail.put(change("app", 3, 2))
+    async with rig.running():
+        await rig.drained()
+        assert len(rig.box.tried) == 10
+
+
+async def test_a_late_success_is_an_adoption(mail: Mail) -> None:
+    """After the rejection, which has been reported by then, and from which nothing is pending."""
+    accepting = anyio.Event()
+    rig = Rig(mail, lambda *_: 200 if accepting.is_set() else 401, urls=["http://one"])
+    await mail.put(change("app", 2, 1))
+    async with rig.running():
+        await rig.drained()
+        assert rig.verifier.adoptions["app"].state is AdoptionState.REJECTED
+        assert await mail.left(BOX) == 0
+        accepting.set()
+        await until(lambda: rig.verifier.adoptions["app"].state is AdoptionState.ADOPTED)
+    types = [event.type.rpartition(".")[2] for event in rig.published]
+    assert types == ["rejected", "adopted"]
+
+
+async def test_an_aidbox_that_starts_has_all_of_its_time(mail: Mail) -> None:
+    """While it does not answer there is no outcome; it is shown as unreachable, and waited for."""
+    away = [True]
+
+    def answer(*_: object) -> int:
+        if away:
+            raise TemporaryError("cannot verify at http://one: Connection refused; start it")
+        return 401 if len(rig.box.tried) < before + 5 else 200
+
+    rig, before = Rig(mail, answer, urls=["http://one"], values=lambda *_: b"canary"), 0
+    await mail.put(change("app", 2, 1))
+    with capture_logs() as logs:
+        async with rig.running():
+            await until(lambda: "app" in rig.verifier.adoptions)
+            await until(lambda: rig.verifier.adoptions["app"].state is AdoptionState.UNREACHABLE)
+            assert "Connection refused" in str(rig.verifier.adoptions["app"].problem)
+            assert not rig.published
+            assert await mail.left(BOX) == 1
+            before = len(rig.box.tried)
+            away.clear()
+            await rig.drained()
+    assert [event.type for event in rig.published] == ["io.syncd.secret.adopted"]
+    assert [item["event"] for item in logs] == ["adoption.unreachable", "adoption.adopted"]
+
+
+async def test_a_server_in_trouble_proves_nothing(mail: Mail) -> None:
+    """A proxy that answers 503 for an Aidbox that starts is not Aidbox."""
+    rig = Rig(mail, lambda *_: 503, urls=["http://one"])
+    await mail.put(change("app", 2, 1))
+    async with rig.running():
+        await until(
+            lambda: (
+                "app" in rig.verifier.adoptions
+                and rig.verifier.adoptions["app"].state is AdoptionState.UNREACHABLE
+            )
+        )
+    assert not rig.published
+
+
+class Drops:
+    """Says up to which event caches were dropped."""
+
+    def __init__(self) -> None:
+        self.until: dict[str, int] = {}
+
+    def dropped_until(self, replica: Replica) -> int:
+        return self.until.get(str(replica), -1)
+
+
+async def test_it_begins_when_the_caches_are_dropped(both: Mail) -> None:
+    """At each replica by itself: before, a refusal says nothing, and would only be logged there."""
+    drops = Drops()
+    rig = Rig(both, lambda *_: 200, timeout=DEADLINE, cause=drops)
+    await both.put(change("app", 2, 1))
+    async with rig.running():
+        drops.until["http://two"] = 1
+        with anyio.fail_after(DEADLINE):
+            await rig.box.begun.wait()
+        assert {replica for replica, *_ in rig.box.tried} == {"http://two"}
+        drops.until["http://one"] = 1
+        await rig.drained()
+    assert rig.outcome.replicas[0].adopted
+
+
+async def test_caches_that_were_dropped_before_a_restart(mail: Mail) -> None:
+    """The delivery is acknowledged, so there is nothing to wait for."""
+    rig = Rig(mail, lambda *_: 200, timeout=DEADLINE, cause=Drops())
+    await mail.put(change("app", 2, 1))
+    async with rig.running():
+        await rig.drained()
+    assert rig.outcome.replicas[0].adopted
+
+
+async def test_caches_that_cannot_be_dropped(both: Mail) -> None:
+    """Do not keep the outcome away for ever."""
+    rig = Rig(both, lambda *_: 200, cause=Drops())
+    await both.put(change("app", 2, 1))
+    async with rig.running():
+        await rig.drained()
+    assert rig.outcome.replicas[0].adopted
+
+
+async def test_a_file_that_has_moved_on(mail: Mail) -> None:
+    """Its value is not tried."""
+    moved = Rig(mail, lambda *_: 200, urls=["http://one"], values=lambda *_: None)
     await mail.put(change("app", 3, 2))
     async with moved.running():
         await moved.drained()
@@ -228,6 +337,7 @@ async def test_a_newer_change_ends_an_older_verification(mail: Mail) -> None:
     rig = Rig(
         mail,
         lambda *attempt: 200 if attempt[2].startswith(newer) else 401,
+        timeout=DEADLINE,
         urls=["http://one"],
         values=lambda *wanted: wanted[2].encode(),
     )

@@ -142,6 +142,54 @@ async def test_the_state_of_a_destination(
     empty: dict[str, Any] = {}
     live, findings = await read(tmp_path, receiver, destinations, empty, empty, empty, status)
     assert not findings
-    assert set(live.destinations) == {"d"}
-    assert live.destinations["d"].started == started
-    assert live.destinations["d"].queued == queued
+    assert set(live.senders) == {"d"}
+    (sender,) = live.senders["d"]
+    assert (sender.is_alive, sender.started, sender.queued) == (True, started, queued)
+
+
+NONE = b'{"text": {"div": "AidboxTopicDestination d has no sender associated with it."}}'
+
+
+@pytest.mark.parametrize(
+    ("answers", "alive", "codes"),
+    [
+        ([reply(500, NONE), reply(500, NONE)], [False], []),
+        ([reply(500, NONE), {"parameter": []}], [True], []),  # it has just been created
+        ([reply(500, b"another fault")], [], ["aidbox-unreadable"]),
+        ([reply(500, NONE), reply(502)], [], ["aidbox-unreadable"]),
+    ],
+)
+async def test_a_destination_without_a_sender(
+    tmp_path: Path,
+    receiver: Receiver,
+    answers: list[Any],
+    alive: list[bool],
+    codes: list[str],
+) -> None:
+    """The documented answer of a replica where it did not start, given twice; others are faults."""
+    using = {"id": "d", "parameter": [{"name": "header", "_valueString": reference("a")}]}
+    empty: dict[str, Any] = {}
+    first = [{"entry": [{"resource": using}]}, empty, empty, empty]
+    live, findings = await read(tmp_path, receiver, *first, *answers)
+    assert [sender.is_alive for sender in live.senders["d"]] == alive
+    assert [finding.code for finding in findings] == codes
+
+
+@pytest.mark.parametrize(
+    ("version", "release"),
+    [
+        ("2605.0", 2605),
+        ("2512", 2512),
+        ("v2609.1-lts", 2609),
+        ("edge", None),
+        ("9999.1", None),
+        ("20260501", None),
+    ],
+)
+async def test_the_release(
+    tmp_path: Path, receiver: Receiver, version: str, release: int | None
+) -> None:
+    """Year and month, wherever they stand in the version; unknown where there are none."""
+    receiver.script(reply(200, json.dumps({**HEALTH, "about": {"version": version}}).encode()))
+    live, _ = await read(tmp_path, receiver)
+    assert list(live.releases.values()) == ([] if release is None else [release])

@@ -1,0 +1,111 @@
+"""What a content is, and whether a field can have it."""
+
+from __future__ import annotations
+
+import pytest
+from support.pem import certificate, private_key
+
+from syncd.core.content import EXPIRES_SOON, Format, describe, format_of, is_mismatch, problems
+
+NOW = 1.8e9
+JAAS = b'org.apache.kafka.common.security.plain.PlainLoginModule required user="a" password="b";'
+DAMAGED = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize(
+    ("field", "content", "fits"),
+    [
+        ("header", b"Authorization: Bearer x", True),
+        ("header", b"Authorization: Bearer x\n", True),
+        ("header", b"Bearer x", False),
+        ("header", b"Authorization: Bearer x\nX-More: y", False),
+        ("header", b"Authorization:", False),
+        ("header", b"Bad Name: x", False),
+        ("serviceAccountKey", b' {"type": "service_account"}\n', True),
+        ("serviceAccountKey", b"{not json}", False),
+        ("serviceAccountKey", b'{"a":' * 5000, False),
+        ("serviceAccountKey", b"[1]", False),
+        ("saslJaasConfig", JAAS, True),
+        ("saslJaasConfig", JAAS + b"\n", True),
+        ("saslJaasConfig", JAAS.rstrip(b";"), False),
+        ("saslJaasConfig", b"password", False),
+        ("private-key", private_key(), True),
+        ("private-key", certificate(), False),
+        ("certificate", certificate(), True),
+        ("certificate", private_key(), False),
+        ("certificate", b"password", False),
+        ("certificate", DAMAGED, True),  # its problem is another
+        ("secret", b"anything", True),
+        ("k", b"{}", True),
+    ],
+)
+def test_a_field_needs_a_format(field: str, content: bytes, fits: bool) -> None:
+    """Those that Aidbox documents; any other field takes any value."""
+    assert (format_of(field) in describe(content).formats) is fits
+    found = [item.code for item in problems(describe(content), format_of(field), NOW)]
+    assert ("secret-malformed" in found) is (not fits or content == DAMAGED)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (DAMAGED, "its certificate is malformed"),
+        (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "its private key"),
+        (certificate() + b"-----BEGIN PRIVATE KEY-----\nA\n", "its private key is malformed"),
+    ],
+)
+def test_damaged_pem_is_a_problem_whatever_uses_it(content: bytes, problem: str) -> None:
+    """Even where the field is not known."""
+    (found,) = problems(describe(content), None, NOW)
+    assert found.code == "secret-malformed"
+    assert found.message.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("left", "code", "said"),
+    [
+        (-1.0, "certificate-expired", "expired 0 days ago"),
+        (-86400.0 * 1.5, "certificate-expired", "expired 1 day ago"),
+        (EXPIRES_SOON - 1, "certificate-expiring", "expires in 29 days"),
+        (EXPIRES_SOON + 1, None, ""),
+    ],
+)
+def test_the_end_of_a_certificate(left: float, code: str | None, said: str) -> None:
+    """The first to end in a file counts."""
+    chain = certificate(0) + certificate(1, not_after=NOW + left)
+    found = list(problems(describe(chain), Format.CERTIFICATE, NOW))
+    assert [item.code for item in found] == ([] if code is None else [code])
+    assert "".join(item.message for item in found) == said
+
+
+def test_a_pair() -> None:
+    """Known by the public key; an encrypted key says nothing."""
+    ours, other = describe(certificate(0)), describe(private_key(1))
+    assert not is_mismatch(ours, describe(private_key(0)))
+    assert is_mismatch(ours, other)
+    assert not is_mismatch(ours, describe(private_key(1, password=b"x")))
+    assert not is_mismatch(ours, describe(b"password"))
+    both = describe(certificate(0) + private_key(0))
+    assert {Format.CERTIFICATE, Format.PRIVATE_KEY} <= both.formats
+
+
+@pytest.mark.parametrize(
+    ("content", "may"),
+    [(b"x\n", False), (b"A: b\n", False), (b"{}\n", True), (JAAS, True), (private_key(), True)],
+)
+def test_a_newline_at_the_end(content: bytes, may: bool) -> None:
+    """Means something only in a value that is compared."""
+    assert describe(content).may_end_in_newline is may
+
+
+def test_pem_without_certificate_or_key() -> None:
+    """Such as parameters: nothing is known of it, and nothing wrong."""
+    facts = describe(b"-----BEGIN DH PARAMETERS-----\nAAAA\n-----END DH PARAMETERS-----\n")
+    assert list(problems(facts, None, NOW)) == []
+
+
+def test_a_description_holds_no_part_of_the_value() -> None:
+    """Whatever is printed of it."""
+    for content in (b"Authorization: Bearer canary", b'{"key": "canary"}', private_key()):
+        assert "canary" not in repr(describe(content))
+        assert content[-20:].decode() not in repr(describe(content))

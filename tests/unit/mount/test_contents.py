@@ -1,0 +1,56 @@
+"""What is kept of contents between scans."""
+
+from __future__ import annotations
+
+from support.pem import certificate, private_key
+
+from syncd.core.model import Entry, Known, Scope, State
+from syncd.mount.contents import Contents
+
+IDP = (Scope("IdentityProvider", "idp"),)
+
+
+def inventory(*names: str, scopes: tuple[Scope, ...] = IDP) -> dict[str, Known]:
+    return {
+        name: Known(Entry(name, f"/m/{name}", scopes), State.PRESENT, "k1:1", None, None)
+        for name in names
+    }
+
+
+def test_only_certificates_and_keys_are_described() -> None:
+    """Of other files nothing is kept, also after one of them was a certificate."""
+    contents = Contents()
+    contents.see("a", "k1:1", b"password")
+    assert not contents.facts
+    contents.see("a", "k1:2", certificate(not_after=2e9))
+    assert contents.not_after(inventory("a")) == {"a": 2e9}
+    assert contents.not_after(inventory("b")) == {}
+    contents.see("a", "k1:3", b"password")
+    assert not contents.facts
+
+
+def test_a_content_is_described_once() -> None:
+    """The version says that it is the one before."""
+    contents = Contents(every=True)
+    contents.see("a", "k1:1", b"password")
+    before = contents.facts["a"]
+    contents.see("a", "k1:1", b"password")
+    assert contents.facts["a"] is before
+    contents.see("a", "k1:2", b"{}")
+    assert contents.facts["a"] is not before
+
+
+def test_problems_of_an_inventory() -> None:
+    """An expired certificate, and a pair of one resource that does not match."""
+    contents = Contents()
+    contents.see("old", "k1:1", certificate(2, not_after=1e9))
+    contents.see("crt", "k1:1", certificate(0))
+    contents.see("key", "k1:1", private_key(1))
+    known = inventory("crt", "key") | inventory("old", scopes=(Scope("IdentityProvider"),))
+    found = contents.problems(known, 1.8e9)
+    assert found["crt"] == "does not belong to the private key key"
+    assert found["old"].startswith("expired ")
+    assert found.keys() == {"crt", "old"}
+    contents.see("more", "k1:1", certificate(1))
+    known |= inventory("more")
+    assert contents.problems(known, 1.8e9).keys() == {"old"}  # which of the two belongs is unknown
