@@ -52,6 +52,14 @@ def socket_path(given: str | None, environ: Mapping[str, str] = os.environ) -> s
     return given or environ.get("SYNCD_SOCKET") or DEFAULT_SOCKET
 
 
+def unreachable(path: str, error: OSError) -> UnreachableError:
+    """Why nothing can connect to a socket, and what to do."""
+    return UnreachableError(
+        f"cannot reach the daemon at {path}: {error.strerror or error}",
+        _REMEDIES.get(error.errno or 0, _REMEDY),
+    )
+
+
 class Client:
     """Requests to a daemon by its Unix socket, each on a connection of its own.
 
@@ -125,10 +133,7 @@ class Client:
             try:
                 _connect(connection, self._path)
             except OSError as error:
-                raise UnreachableError(
-                    f"cannot reach the daemon at {self._path}: {error.strerror or error}",
-                    _REMEDIES.get(error.errno or 0, _REMEDY),
-                ) from None
+                raise unreachable(self._path, error) from None
             connection.settimeout(timeout)
             with suppress(BrokenPipeError):  # it may have refused already, and said why
                 connection.sendall((request or b"") + (http.send(h11.EndOfMessage()) or b""))

@@ -1,4 +1,4 @@
-"""The commands that ask a running daemon: `status`, `events`, `test`, `retry`, `resend`."""
+"""The commands that ask a running daemon: `status`, `events`, `test`, `retry`, `resend`, `ui`."""
 
 from __future__ import annotations
 
@@ -213,6 +213,31 @@ def test(consumer: str, socket: str | None, format_: str) -> None:
     sys.exit(0 if found.acknowledged else 1)
 
 
+@click.command(cls=Command)
+@socket_option
+@click.option(
+    "--listen",
+    metavar="ADDRESS",
+    default="127.0.0.1:0",
+    show_default=True,
+    help="Address on loopback; port 0 is any free one.",
+)
+def ui(socket: str | None, listen: str) -> None:
+    """Serves a page for a browser, until interrupted.
+
+    Prints its address, which one browser can open once.
+    """
+    harden_command()
+
+    import anyio
+
+    from syncd.commands.client import socket_path
+    from syncd.commands.ui import serve
+
+    with querying():
+        anyio.run(serve, socket_path(socket), listen, print_text)
+
+
 @contextmanager
 def querying() -> Iterator[None]:
     """Exits with 2 when the daemon cannot be reached or refuses."""
@@ -223,4 +248,4 @@ def querying() -> Iterator[None]:
         sys.exit(UNREACHABLE)
 
 
-COMMANDS: Final = (status, events, test, retry, resend)
+COMMANDS: Final = (status, events, test, retry, resend, ui)

@@ -1,0 +1,1 @@
+"""The page of `syncd ui`, and the server on loopback that shows it."""
