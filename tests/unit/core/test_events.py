@@ -178,6 +178,7 @@ class TestSlot:
         relayed = msgspec.structs.replace(event, origin=Origin("x-1", "/syncd/n1"))
         assert relayed.secret == "/syncd/n1 a"
         assert VAULT_EVENT.secret is None
+
     assert VAULT_EVENT.slot == "event:7"
 
 
@@ -200,6 +201,7 @@ class TestSeenBy:
     def test_a_vault_config_change_names_only_what_may_be_seen(self) -> None:
         """Names outside the grant are left out; with none left there is no event."""
         assert VAULT_EVENT.seen_by(Grant()) is VAULT_EVENT
+        assert VAULT_EVENT.seen_by(Grant(types=[SECRET_CHANGED])) is None
         seen = VAULT_EVENT.seen_by(Grant([ALL]))
         assert seen is not None
         assert seen.data == VaultConfigData(("a",), (), (), ())
