@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from syncd.consumers.delivery import Delivery
     from syncd.consumers.state import StateWriter
     from syncd.core.events import Event
+    from syncd.core.findings import Finding
     from syncd.core.model import Known
     from syncd.daemon.resources import Resources
     from syncd.provision.refresh import Refresher
@@ -229,9 +229,21 @@ class MountEngine:
             self._reconciler.watcher.close()
 
     async def _log_findings(self) -> None:
-        """Logs what the linter finds; it is imported now, and not before the first fetch."""
-        check = await run(import_module, "syncd.lint.check")
-        await check.log_findings(self._settings, self._vault_config)
+        """Logs what the linter finds of the mount."""
+        try:
+            findings = await run(self._look_at_mount)
+        except Exception as error:  # noqa: BLE001 - it must never end the daemon
+            log.error("check.failed", error=type(error).__name__, hint="run syncd check")
+            return
+        for found in findings:
+            report = log.error if found.is_error else log.warning
+            report("check.finding", code=found.code, finding=str(found))
+
+    def _look_at_mount(self) -> list[Finding]:
+        # in the thread, where a lack of descriptors is caught, and not before the first fetch
+        from syncd.lint.files import check_mount  # noqa: PLC0415
+
+        return check_mount(self._settings, self._vault_config.entries)
 
     def _look_at_consumers(self) -> dict[str, tuple[str, ...]]:
         from syncd.lint.consumers import examine_consumers  # noqa: PLC0415 - in a thread, as above

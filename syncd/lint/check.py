@@ -40,7 +40,7 @@ from syncd.mount.way import follow
 from syncd.system.accounts import overflow_uid
 from syncd.system.errnos import reason
 from syncd.system.identity import become
-from syncd.system.threads import gather, run
+from syncd.system.threads import gather
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from syncd.lint.content import Use
     from syncd.lint.runner import Runner
     from syncd.mount.snapshot import Snapshot
-    from syncd.mount.vault_config_file import VaultConfigFile
     from syncd.mount.way import Watched
 
     _Loaded = Mapping[str, list[Finding]]
@@ -234,15 +233,3 @@ def _way(snapshot: Snapshot, vault_config: str) -> Watched:
     watched = snapshot.watched
     gather({"": partial(follow, vault_config, watched)}, LIMIT)
     return watched
-
-
-async def log_findings(settings: Settings, vault_config: VaultConfigFile) -> None:
-    """Logs what `check_mount` finds; for the start of a daemon, which it must never end."""
-    try:
-        findings = await run(check_mount, settings, vault_config.entries)
-    except Exception as error:  # noqa: BLE001 - a mistake of the linter, too
-        log.error("check.failed", error=type(error).__name__, hint="run syncd check")
-        return
-    for found in findings:
-        report = log.error if found.is_error else log.warning
-        report("check.finding", code=found.code, finding=str(found))

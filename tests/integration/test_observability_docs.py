@@ -25,6 +25,7 @@ def exposed() -> set[str]:
     """The names of all series, those of histograms without their suffix."""
     metrics = Metrics(secret_names=True)
     metrics.set_inventory([Known(Entry("a", "/s/a", ()), State.PRESENT, "k1:1", None, None)])
+    metrics.set_not_after({"a": 1.0})
     metrics.consumer("c").delivered(0.1)
     metrics.adoption("c").adopted(0.1)
     metrics.provider("p").succeeded()
