@@ -6,6 +6,7 @@ is searched for it at the test's end, so that a leak fails even a test of someth
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 # how long an example takes depends on what else the machine does
 settings.register_profile("syncd", deadline=None)
 settings.load_profile("syncd")
+
+# the width of pytest's own output, which its workers would hand down to syncd
+os.environ.pop("COLUMNS", None)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a shell that runs the tests in the background ignores it, and processes of tests inherit that
