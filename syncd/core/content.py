@@ -27,6 +27,8 @@ _JAAS: Final = re.compile(
     rb"\s*[\w.$]+\s+(required|requisite|sufficient|optional)\b[^;]*;\s*", re.IGNORECASE
 )
 _BEGIN: Final = b"-----BEGIN "
+_PRIVATE_KEY: Final = re.compile(rb"-----BEGIN (?:(?:DSA|EC|ENCRYPTED|RSA) )?PRIVATE KEY-----")
+"""RFC 7468, sections 10 and 11, and the older labels of OpenSSL; not those of OpenSSH or PGP."""
 
 
 class Format(enum.StrEnum):
@@ -140,7 +142,7 @@ def _pem(content: bytes) -> Pem:
     )
 
     has_certificate = b"-----BEGIN CERTIFICATE-----" in content
-    has_key = b"PRIVATE KEY-----" in content
+    has_key = _PRIVATE_KEY.search(content) is not None
     not_after: float | None = None
     spki: bytes | None = None
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -152,9 +154,10 @@ def _pem(content: bytes) -> Pem:
         if has_key:
             key = load_pem_private_key(content, None)
             spki = spki or key.public_key().public_bytes(*form)
-    except TypeError:
-        return Pem(has_certificate, has_key, not_after)  # encrypted: there is a password elsewhere
-    except (ValueError, UnsupportedAlgorithm):
+    except (TypeError, UnsupportedAlgorithm):
+        # encrypted, with a password elsewhere, or of a kind that only others know
+        return Pem(has_certificate, has_key, not_after)
+    except Exception:  # noqa: BLE001 - cryptography has kinds of its own, such as InvalidVersion
         what = "certificate" if has_certificate and not_after is None else "private key"
         return Pem(has_certificate, has_key, not_after, problem=f"its {what} is malformed")
     public = None if spki is None else hashlib.sha256(spki).digest()

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import structlog
+
 from syncd.core.content import Facts, describe, is_mismatch, is_pem, problems
+from syncd.telemetry.log import describe as describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from syncd.core.model import Known, Scope
+
+log = structlog.get_logger()
 
 
 class Contents:
@@ -31,14 +36,22 @@ class Contents:
         self._versions: dict[str, str] = {}
 
     def see(self, name: str, version: str, content: bytes) -> None:
-        """Describes a content, unless it is the one before."""
+        """Describes a content, unless it is the one before. Never fails: a scan must not."""
         if not (self._every or is_pem(content)):
             if name in self.facts:
-                self.facts.pop(name, None)
-                self._versions.pop(name, None)
+                self._forget(name)
         elif self._versions.get(name) != version:
-            self.facts[name] = describe(content)
-            self._versions[name] = version
+            try:
+                self.facts[name] = describe(content)
+            except Exception as error:  # noqa: BLE001 - a lack of descriptors for an import, or a bug
+                self._forget(name)
+                log.warning("secret.not_examined", secret=name, error=describe_error(error))
+            else:
+                self._versions[name] = version
+
+    def _forget(self, name: str) -> None:
+        self.facts.pop(name, None)
+        self._versions.pop(name, None)
 
     def not_after(self, inventory: Mapping[str, Known]) -> dict[str, float]:
         """When the certificates of an inventory end, seconds since the epoch, by name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 from functools import cache
 from typing import TYPE_CHECKING
@@ -32,6 +33,19 @@ def private_key(number: int = 0, *, password: bytes | None = None) -> bytes:
     if password is not None:
         how = BestAvailableEncryption(password)
     return _key(number).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how)
+
+
+def openssh_key() -> bytes:
+    """A private key in the format of OpenSSH."""
+    return _key(0).private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+
+
+def altered(pem: bytes, old: bytes, new: bytes) -> bytes:
+    """The same PEM with other bytes in its DER."""
+    first, *lines, last = pem.splitlines()
+    der = base64.b64decode(b"".join(lines))
+    assert old in der
+    return b"\n".join((first, base64.b64encode(der.replace(old, new, 1)), last, b""))
 
 
 def certificate(number: int = 0, *, not_after: float = 4e9) -> bytes:

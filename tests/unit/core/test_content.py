@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from support.pem import certificate, private_key
+from support.pem import altered, certificate, openssh_key, private_key
 
 from syncd.core.content import EXPIRES_SOON, Format, describe, format_of, is_mismatch, problems
 
 NOW = 1.8e9
 JAAS = b'org.apache.kafka.common.security.plain.PlainLoginModule required user="a" password="b";'
+V8 = altered(certificate(), b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07")
+"""A certificate of a version that there is not."""
+UNKNOWN_KEY = altered(
+    private_key(), b"\x2a\x86\x48\xce\x3d\x02\x01", b"\x2a\x86\x48\xce\x3d\x02\x7f"
+)
+"""A private key of an algorithm that cryptography does not know."""
 DAMAGED = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
 
@@ -50,6 +56,7 @@ def test_a_field_needs_a_format(field: str, content: bytes, fits: bool) -> None:
     ("content", "problem"),
     [
         (DAMAGED, "its certificate is malformed"),
+        (V8, "its certificate is malformed"),
         (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "its private key"),
         (certificate() + b"-----BEGIN PRIVATE KEY-----\nA\n", "its private key is malformed"),
     ],
@@ -102,6 +109,14 @@ def test_pem_without_certificate_or_key() -> None:
     """Such as parameters: nothing is known of it, and nothing wrong."""
     facts = describe(b"-----BEGIN DH PARAMETERS-----\nAAAA\n-----END DH PARAMETERS-----\n")
     assert list(problems(facts, None, NOW)) == []
+
+
+@pytest.mark.parametrize(
+    "content", [openssh_key(), UNKNOWN_KEY, private_key(password=b"x")], ids=["ssh", "oid", "enc"]
+)
+def test_what_cannot_be_judged_is_not_called_wrong(content: bytes) -> None:
+    """A key for another program, of another algorithm, or with a password."""
+    assert list(problems(describe(content), None, NOW)) == []
 
 
 def test_a_description_holds_no_part_of_the_value() -> None:

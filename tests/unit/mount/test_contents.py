@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+from typing import TYPE_CHECKING
+
+from structlog.testing import capture_logs
 from support.pem import certificate, private_key
 
 from syncd.core.model import Entry, Known, Scope, State
 from syncd.mount.contents import Contents
+
+if TYPE_CHECKING:
+    import pytest
+
+    from syncd.core.content import Facts
 
 IDP = (Scope("IdentityProvider", "idp"),)
 
@@ -27,6 +36,24 @@ def test_only_certificates_and_keys_are_described() -> None:
     assert contents.not_after(inventory("b")) == {}
     contents.see("a", "k1:3", b"password")
     assert not contents.facts
+
+
+def test_a_content_that_cannot_be_described_ends_no_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as on a machine without descriptors for an import; it is tried again."""
+    contents = Contents()
+    contents.see("a", "k1:1", certificate())
+
+    def fail(content: bytes) -> Facts:
+        raise OSError(errno.EMFILE, content.decode())
+
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr("syncd.mount.contents.describe", fail)
+        contents.see("a", "k1:2", certificate(1))
+    assert not contents.facts
+    assert [entry["event"] for entry in logs] == ["secret.not_examined"]
+    assert "BEGIN" not in str(logs)
+    contents.see("a", "k1:2", certificate(1))
+    assert contents.facts
 
 
 def test_a_content_is_described_once() -> None:
