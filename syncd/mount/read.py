@@ -82,7 +82,7 @@ class Reader:
 
     The fingerprints are made with `key`; content that has its known version under one of the
     `former` keys is the same content. `watch` is the section of the configuration. `settle` and
-    `grace` replace what that section says. `contents` is shown every content with its version.
+    `grace` replace what that section says. `see` is called as `Rules.see`.
     """
 
     def __init__(
@@ -93,18 +93,11 @@ class Reader:
         settle: float,
         grace: float,
         former: Iterable[bytes] = (),
-        contents: Contents | None = None,
+        see: Callable[[str, str, bytes], object] | None = None,
     ) -> None:
-        self.use(key, former)
-        self._contents = contents
+        make, compare = _versions_with(key, former)
         self._rules = Rules(
-            watch.roots,
-            (),
-            watch.max_secret_size,
-            settle,
-            grace,
-            self.fingerprint,
-            self._former_versions,
+            watch.roots, (), watch.max_secret_size, settle, grace, make, compare, see
         )
         self._roots: dict[str, Root] = {}
         self._homes: dict[str, Home] = {}
@@ -114,12 +107,13 @@ class Reader:
     def configured(cls, key: bytes, watch: Watch, contents: Contents) -> Reader:
         """The reader of a daemon, with the times of its configuration."""
         settle, grace = watch.settle, watch.remount_grace
-        return cls(key, watch, settle=settle, grace=grace, contents=contents)
+        return cls(key, watch, settle=settle, grace=grace, see=contents.see)
 
     def use(self, key: bytes, former: Iterable[bytes] = ()) -> None:
         """Makes versions with another key from now on; `former` are the keys before it."""
-        # one assignment: a scan in another thread sees both or neither
-        self._hashes = tuple(blake2b(key=item, digest_size=16) for item in (key, *former))
+        # one assignment, and a scan that is going on keeps the rules that it began with
+        make, compare = _versions_with(key, former)
+        self._rules = msgspec.structs.replace(self._rules, fingerprint=make, former=compare)
 
     def forget_mounts(self) -> None:
         """Reads the mount table again at the next need: it may have changed."""
@@ -258,13 +252,17 @@ class Reader:
 
     def fingerprint(self, name: str, content: bytes) -> str:
         """The version of a secret's content: a keyed hash, bound to the secret's name."""
-        version = _version(self._hashes[0], name, content)
-        if self._contents is not None:
-            self._contents.see(name, version, content)
-        return version
+        return self._rules.fingerprint(name, content)
 
-    def _former_versions(self, name: str, content: bytes) -> Iterator[str]:
-        return (_version(item, name, content) for item in self._hashes[1:])
+
+def _versions_with(
+    key: bytes, former: Iterable[bytes]
+) -> tuple[Callable[[str, bytes], str], Callable[[str, bytes], Iterable[str]] | None]:
+    """What makes versions with a key, and with keys before it, if there are any."""
+    current, *others = (partial(_version, blake2b(key=k, digest_size=16)) for k in (key, *former))
+    if not others:
+        return current, None
+    return current, lambda name, content: (make(name, content) for make in others)
 
 
 def _version(keyed: blake2b, name: str, content: bytes) -> str:
@@ -317,5 +315,6 @@ def scan_once(
     With a `settle` of 0, files that are being written are read, too.
     """
     key = secrets.token_bytes(32)
-    reader = Reader(key, watch, settle=settle, grace=0.0, contents=contents)
+    see = None if contents is None else contents.see
+    reader = Reader(key, watch, settle=settle, grace=0.0, see=see)
     return reader.scan(entries, limit=limit)

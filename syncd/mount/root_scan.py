@@ -55,7 +55,9 @@ class Rules(msgspec.Struct, frozen=True):
         settle: Seconds between two identical observations of a plain file before it is read.
         grace: Seconds until the secrets of a mount that is away count as removed.
         fingerprint: Returns the version for a secret's name and content.
-        former: Returns its versions under keys that were replaced.
+        former: Returns its versions under keys that were replaced; None where none was.
+        see: Called with each content that is taken, its secret's name and its version; None for
+            nobody.
         refuses: Whether an open file must not be read, however it was reached.
     """
 
@@ -65,7 +67,8 @@ class Rules(msgspec.Struct, frozen=True):
     settle: float
     grace: float
     fingerprint: Callable[[str, bytes], str]
-    former: Callable[[str, bytes], Iterable[str]] = lambda _name, _content: ()
+    former: Callable[[str, bytes], Iterable[str]] | None = None
+    see: Callable[[str, str, bytes], object] | None = None
     refuses: Callable[[int], bool] = lambda _descriptor: False
 
 
@@ -349,12 +352,8 @@ class RootScan:
         content = os.read(descriptor, status.st_size + 1)  # one more shows that it has grown
         untouched = published and status.st_mtime_ns <= self._published_ns
         version = self._rules.fingerprint(entry.name, content)
-        known, former = self._known(entry.name), None
-        if known is not None and known != version:
-            versions = self._rules.former(entry.name, content)
-            former = known if known in versions else None
-        same = known is not None and known in (version, former)
-        if not untouched and not self._at_rest(descriptor, status, entry, version, same=same):
+        former = None if self._rules.former is None else self._former(entry, version, content)
+        if not untouched and not self._at_rest(descriptor, status, entry, version, former):
             return Observation(State.PRESENT, settled=False)
         if len(content) != status.st_size:
             self._snapshot.retry_within(self._rules.settle)
@@ -367,7 +366,16 @@ class RootScan:
             self._snapshot.newline_ended.append(entry.name)
         if not published and status.st_mode & stat.S_IROTH and not is_generated(descriptor):
             self._snapshot.world_readable.append(entry.name)
+        if self._rules.see is not None:
+            self._rules.see(entry.name, version, content)
         return Observation(State.PRESENT, version, former=former)
+
+    def _former(self, entry: Entry, version: str, content: bytes) -> str | None:
+        """The known version, where that is this content's under a key that was replaced."""
+        known = self._known(entry.name)
+        if known is None or known == version or self._rules.former is None:
+            return None
+        return known if known in self._rules.former(entry.name, content) else None
 
     def _unfit(self, descriptor: int, status: os.stat_result) -> Observation | None:
         if not stat.S_ISREG(status.st_mode):
@@ -380,7 +388,12 @@ class RootScan:
         return None
 
     def _at_rest(
-        self, descriptor: int, before: os.stat_result, entry: Entry, version: str, *, same: bool
+        self,
+        descriptor: int,
+        before: os.stat_result,
+        entry: Entry,
+        version: str,
+        former: str | None,
     ) -> bool:
         """Whether a plain file's content may be taken: it is known, or was the same before.
 
@@ -393,7 +406,8 @@ class RootScan:
         status, after = _signature(before), _signature(os.fstat(descriptor))
         if settle == 0:
             return status == after
-        if same:
+        known = self._known(entry.name)
+        if known is not None and known in (version, former):
             candidates.pop(entry.name, None)
             return True
         seen, now = candidates.get(entry.name), self._clock()

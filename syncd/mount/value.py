@@ -73,14 +73,13 @@ class _ValueReader(Reader):
     def __init__(
         self, key: bytes, former: Iterable[bytes], watch: Watch, path: str, own: OwnFiles
     ) -> None:
-        super().__init__(key, watch, settle=watch.settle, grace=0.0, former=former)
+        super().__init__(key, watch, settle=watch.settle, grace=0.0, former=former, see=self._see)
         self._rules = msgspec.structs.replace(
             self._rules, boundary=_limits(path, watch.roots), refuses=own.include
         )
 
-    def fingerprint(self, name: str, content: bytes) -> str:
+    def _see(self, _name: str, _version: str, content: bytes) -> None:
         self.value = content
-        return super().fingerprint(name, content)
 
 
 def _limits(path: str, roots: Iterable[str]) -> tuple[str, ...]:

@@ -118,6 +118,35 @@ def test_a_version_is_keyed_and_bound_to_the_name(mount: Path) -> None:
     assert other.fingerprint("a", b"same") != seen["a"].version
 
 
+def test_only_content_that_is_taken_is_seen(mount: Path) -> None:
+    """Half of a certificate would be called malformed."""
+    (mount / "a").write_bytes(b"half")
+    looker, shown = Looker(mount), []
+    looker.reader = Reader(
+        KEY, Watch(), settle=looker.settle, grace=GRACE, see=lambda *seen: shown.append(seen)
+    )
+    assert brief(looker.look(entries(mount, "a")).observations["a"]) == WRITTEN
+    assert shown == []
+    (mount / "a").write_bytes(b"whole")
+    looker.scan(entries(mount, "a"))
+    assert shown == [("a", looker.version("a", b"whole"), b"whole")]
+
+
+def test_a_scan_keeps_the_key_that_it_began_with(mount: Path) -> None:
+    """Else a version under the new key would be compared with one under the old."""
+    publish(mount, {"a": b"same"})
+    looker = Looker(mount)
+    before = looker.version("a", b"same")
+    located, _ = looker.reader.locate(entries(mount, "a"))
+    (members,) = located.values()
+    scan = looker.reader.root_scan(members, known=lambda _: before)
+    looker.reader.use(b"n" * 32, (KEY,))
+    assert scan.run().observations["a"].version == before
+    seen = looker.reader.root_scan(members, known=lambda _: before).run().observations["a"]
+    assert (seen.version, seen.former) == (looker.version("a", b"same"), before)
+    assert seen.version != before
+
+
 def test_a_swap_while_the_generation_is_pinned(
     mount: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,8 +224,8 @@ def test_a_file_of_a_generation_that_is_written_in_place_must_rest(mount: Path) 
     """Truncated after publication, it is unsettled and then unreadable, never an empty secret."""
     publish(mount, {"a": b"one"})
     looker = Looker(mount)
-    before = (mount / "..data" / "a").stat().st_mtime_ns
-    while (mount / "..data" / "a").stat().st_mtime_ns == before:
+    published = (mount / "..data").lstat().st_mtime_ns  # clocks of file systems tick slowly
+    while (mount / "..data" / "a").stat().st_mtime_ns <= published:
         (mount / "a").write_bytes(b"")
     assert brief(looker.look(entries(mount, "a")).observations["a"]) == WRITTEN
     assert brief(looker.scan(entries(mount, "a")).observations["a"]) == UNREADABLE
