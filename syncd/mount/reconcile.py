@@ -19,18 +19,18 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from random import Random
 from threading import Lock
-from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
 import structlog
 
 from syncd.core.errors import StateError
 from syncd.core.model import State
-from syncd.core.timing import Backoff, rfc3339
+from syncd.core.timing import rfc3339
 from syncd.mount.contents import Contents
 from syncd.mount.lane import Follower, Lane, Probe
+from syncd.mount.ledger_use import LedgerUse
 from syncd.mount.read import LIMIT, OUTSIDE, Reader, await_all, unanswered
 from syncd.mount.record import Recorder
 from syncd.mount.report import Reporter
@@ -69,8 +69,6 @@ _HEAD_START_SHARE: Final = 0.25
 after a long pass for this share of its duration."""
 
 _ANYWHERE: Final = Hint("inotify", urgent=True, directories=frozenset())
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 log = structlog.get_logger()
 
 
@@ -88,7 +86,6 @@ class Reconciler:
 
     Attributes:
         scanned_at: When the last pass ended (RFC 3339, UTC), or None.
-        failure: Why the last pass could not be committed, or None.
         watcher: Gives the hints; its `mode` is how changes are noticed.
     """
 
@@ -116,11 +113,13 @@ class Reconciler:
         self._config = Follower(settings.rescan_interval, settings.settle)
         self._regroup = anyio.Event()
         self._slots = anyio.CapacityLimiter(_SLOTS)
-        self._backoff = Backoff(first=0.2, cap=10.0)
-        self._rng = Random()  # noqa: S311 - jitter
+        self._use = LedgerUse()
         self.scanned_at: str | None = None
-        self.failure: str | None = None
-        self._unrecorded: set[str] = set()
+
+    @property
+    def failure(self) -> str | None:
+        """Why what was seen cannot be committed, or None."""
+        return self._use.failure
 
     @property
     def inventory(self) -> Mapping[str, Known]:
@@ -157,7 +156,7 @@ class Reconciler:
         Raises:
             StateError: The ledger cannot be used; only with the reason `start`.
         """
-        await self._use(_VAULT_CONFIG, self._recorder.load)
+        await self._use.call(_VAULT_CONFIG, self._recorder.load)
         self._reporter.inventory(self.inventory)
         self._reporter.vault_config(self.vault_config)
         born = time.monotonic()
@@ -170,7 +169,7 @@ class Reconciler:
         except StateError as error:
             if reason == "start":
                 raise
-            self._fail(_VAULT_CONFIG, error)
+            self._use.fail(_VAULT_CONFIG, error)
             self._regroup.set()
 
     async def settle(self, limit: float) -> None:
@@ -198,7 +197,7 @@ class Reconciler:
         written = any(not o.settled and o.state is State.PRESENT for o in observations.values())
         if patient and self._recorder.fresh and written:
             return False
-        recorded = await self._use(
+        recorded = await self._use.call(
             _VAULT_CONFIG, self._recorder.replace_entries, entries, observations
         )
         self._committed(recorded)
@@ -260,8 +259,8 @@ class Reconciler:
         except StateError as error:
             # The inventory in memory is still the ledger's, so the next pass finds the same changes
             # again and nothing is lost.
-            self._fail(lane.path, error)
-            lane.schedule.retry = self._backoff.next(self._rng)
+            self._use.fail(lane.path, error)
+            lane.schedule.retry = self._use.pause()
 
     async def _pass(self, lane: Lane) -> Pass | None:
         """Scans and commits; None where the file system did not answer and now does.
@@ -291,7 +290,7 @@ class Reconciler:
             lane.schedule.retry = 0.0
             return None
         while not await self._wait(call, claim, LIMIT):
-            self._fail(lane.path, _silent())
+            self._use.hang(lane.path)
         return call.result()
 
     async def _wait(self, call: Call[Pass], claim: Lock, limit: float) -> bool:
@@ -313,12 +312,12 @@ class Reconciler:
         self._reporter.root(lane.path, lane.failed)
         entries, now = lane.entries, time.monotonic()
         try:
-            recorded = await self._use(
+            recorded = await self._use.call(
                 lane.path, self._recorder.record, entries, snapshot.observations, now
             )
         except StateError as error:
             # it is shown all the same; another pass would only keep one more thread
-            self._fail(lane.path, error)
+            self._use.fail(lane.path, error)
             return
         if recorded is not None:
             self._committed(recorded)
@@ -336,7 +335,7 @@ class Reconciler:
                 self._regroup.set()
             return
         self._committed(recorded)
-        self._recover(lane.path)
+        self._use.recover(lane.path)
         try:
             if recorded.commit is not None and recorded.commit.events:
                 await anyio.sleep(max(_HEAD_START, _HEAD_START_SHARE * result.duration))
@@ -345,7 +344,7 @@ class Reconciler:
             self._reporter.root(lane.path, lane.failed)
             self._reporter.recorded(recorded)
         if recorded.commit is not None:
-            await self._use(lane.path, self._ledger.checkpoint)
+            await self._use.call(lane.path, self._ledger.checkpoint)
 
     def _committed(self, recorded: Recorded) -> None:
         if recorded.commit is not None:
@@ -376,15 +375,15 @@ class Reconciler:
             entries = self.vault_config.entries
             located, outside = await run(self._reader.locate, entries)
             try:
-                recorded = await self._use(
+                recorded = await self._use.call(
                     _VAULT_CONFIG,
                     self._recorder.replace_entries,
                     entries,
                     dict.fromkeys(outside, OUTSIDE),
                 )
             except StateError as error:
-                self._fail(_VAULT_CONFIG, error)
-                await anyio.sleep(self._backoff.next(self._rng))
+                self._use.fail(_VAULT_CONFIG, error)
+                await anyio.sleep(self._use.pause())
                 self._regroup.set()
                 continue
             self._committed(recorded)
@@ -393,7 +392,7 @@ class Reconciler:
                 self._lanes.pop(path).scope.cancel()
                 self.watcher.disarm(path)
                 self._reporter.forget(path)
-                self._recover(path)
+                self._use.recover(path)
             for path, members in located.items():
                 lane = self._lanes.get(path)
                 if lane is None:
@@ -419,37 +418,3 @@ class Reconciler:
                 suspects = [*probe.failed, *probe.left[:1]]
             for lane in suspects:
                 lane.schedule.notify(_ANYWHERE)
-
-    async def _use(
-        self, user: str, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> _T:
-        """Uses the ledger, whose disk may not answer either.
-
-        Raises:
-            StateError: It cannot be used.
-        """
-        call = Call(partial(function, *args, **kwargs))
-        while not await call.wait(LIMIT):
-            self._fail(user, _silent())
-        result = call.result()
-        self._recover(user)
-        return result
-
-    def _fail(self, user: str, error: StateError) -> None:
-        self._unrecorded.add(user)
-        if self.failure != str(error):
-            log.error("ledger.unusable", problem=str(error))
-        self.failure = str(error)
-
-    def _recover(self, user: str) -> None:
-        self._unrecorded.discard(user)
-        if self.failure is not None and not self._unrecorded:
-            log.info("ledger.recovered")
-            self.failure = None
-            self._backoff.reset()
-
-
-def _silent() -> StateError:
-    return StateError(
-        "cannot use the ledger: its file system does not answer", "check the disk of state_dir"
-    )
