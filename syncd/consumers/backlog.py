@@ -23,19 +23,15 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from syncd.core.events import Event
-from syncd.core.model import secret_key
-from syncd.core.timing import Backoff
+from syncd.consumers.lanes import Batch, Lane, Trouble, lane_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from random import Random
 
+    from syncd.core.events import Event
 
 DOUBT: Final = 16
 """Failures in a row after which it is doubtful that the events are at fault."""
@@ -49,52 +45,6 @@ _PAGE: Final = 1024
 
 _RELEASED: Final = 2
 _SOURCES: Final = ("failed", "fresh", "groups")
-
-
-class _Trouble(msgspec.Struct):
-    """Why a lane is held.
-
-    Attributes:
-        reason: One line; empty while only the receiver is to blame.
-        backoff: Its failures.
-        due: When to try again (monotonic, seconds).
-        successes: Deliveries that had succeeded at its last failure.
-    """
-
-    reason: str = ""
-    backoff: Backoff = msgspec.field(default_factory=Backoff)
-    due: float = 0.0
-    successes: int = 0
-
-
-class _Lane(msgspec.Struct):
-    """A lane that has something to deliver.
-
-    Attributes:
-        event: What is delivered next, or now; None until it is read again.
-        slots: The ledger's slots that hold something, besides that of `event`.
-        in_flight: Whether `event` is being delivered or recorded.
-        trouble: Its failures since it last succeeded.
-    """
-
-    event: Event | None = None
-    slots: set[str] = msgspec.field(default_factory=set)
-    in_flight: bool = False
-    trouble: _Trouble | None = None
-
-
-class Batch(msgspec.Struct, eq=False):
-    """A delivery in flight.
-
-    Attributes:
-        events: Each of another lane.
-        again: Whether it is another attempt at something that failed.
-        successes: Deliveries that had succeeded when it began.
-    """
-
-    events: Sequence[Event]
-    again: bool
-    successes: int
 
 
 class Backlog:
@@ -124,7 +74,7 @@ class Backlog:
         self.in_flight = 0
         self.halted = 0
         self.resume = -math.inf
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._fresh: deque[str] = deque()
         self._wanted: dict[str, None] = {}
         self._again: deque[str] = deque()
@@ -232,7 +182,7 @@ class Backlog:
             key = lane_of(event)
             lane = self._lanes.get(key)
             if lane is None:
-                self._lanes[key] = _Lane(event)
+                self._lanes[key] = Lane(event)
                 self._fresh.append(key)
             elif lane.event is None or lane.in_flight:
                 if lane.event is None or lane.event.sequence != event.sequence:
@@ -439,13 +389,13 @@ class Backlog:
         self.cursor, self.more = 0, True
         self.generation += 1
 
-    def _put_back(self, key: str) -> _Trouble:
+    def _put_back(self, key: str) -> Trouble:
         """Makes a lane one that must be read again."""
         lane = self._lanes[key]
         if lane.event is not None:
             lane.slots.add(lane.event.slot)
         lane.event, lane.in_flight = None, False
-        lane.trouble = lane.trouble or _Trouble()
+        lane.trouble = lane.trouble or Trouble()
         return lane.trouble
 
     def _hold(self, key: str, due: float) -> None:
@@ -459,8 +409,3 @@ class Backlog:
         """A batch is no longer in flight; its outcome follows, or it is given up."""
         self.in_flight -= 1
         self._in_flight_again -= batch.again
-
-
-def lane_of(event: Event) -> str:
-    """What an event is in order with: all that concerns one secret, or one vault config."""
-    return secret_key(event.subject, event.origin.source if event.origin else None)

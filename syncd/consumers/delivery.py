@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from random import Random
 
-    from syncd.consumers.backlog import Batch
+    from syncd.consumers.lanes import Batch
     from syncd.core.events import Event
     from syncd.core.health import ConsumerHealth
     from syncd.ledger.ledger import Ledger
