@@ -272,6 +272,9 @@ def _parameters(spec: Node, report: Report) -> dict[str, str] | None:
     for key, value in node.items():
         if isinstance(value, Scalar) and isinstance(value.value, str):
             parameters[key] = str(value)
+            if "\0" in value:
+                hint = "remove it: no name, path or URL can hold one"
+                report.error(("spec", "parameters", key), "holds a NUL character", hint)
             if key != "objects":
                 report.placeholders(("spec", "parameters", key), value)
         elif isinstance(value, Scalar):
