@@ -168,7 +168,7 @@ def _drop_ins(root: str, names: tuple[str, ...]) -> list[str]:
 def _service(text: str) -> Iterator[tuple[str, str]]:
     """The keys and values of `[Service]`."""
     section, held = "", ""
-    for written in text.splitlines():
+    for written in text.replace("\0", "\n").splitlines():  # as systemd's read_line()
         if written.lstrip().startswith(("#", ";")):
             continue
         if written.endswith("\\"):
