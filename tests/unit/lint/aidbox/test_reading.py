@@ -167,7 +167,7 @@ async def test_an_id_that_is_none_of_fhir(
     """It is text like any other, and leads nowhere else."""
     using = {"id": id_, "parameter": [{"name": "header", "_valueString": reference("a")}]}
     empty: dict[str, Any] = {}
-    status = {"parameter": []}
+    status: dict[str, Any] = {"parameter": []}
     page = {"entry": [{"resource": using}]}
     live, findings = await read(tmp_path, receiver, page, empty, empty, empty, status)
     assert not findings
