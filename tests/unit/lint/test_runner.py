@@ -132,6 +132,14 @@ class TestLoaded:
         (found,) = self.check(tmp_path, "key")
         assert "add LoadCredential=key" in found
 
+    @pytest.mark.parametrize("directory", ["/etc/credstore", "/run/credentials/@system"])
+    def test_one_that_the_unit_imports_by_a_pattern(self, tmp_path: Path, directory: str) -> None:
+        """From a store, or as a credential of the machine (systemd.exec(5))."""
+        write(tmp_path, f"{directory}/syncd.key", KEY)
+        assert self.check(tmp_path, "syncd.key", "ImportCredential=syncd.*") == []
+        (found,) = self.check(tmp_path, "syncd.other", "ImportCredential=syncd.*")
+        assert "there is no credential syncd.other" in found
+
     def test_one_that_is_in_no_store(self, tmp_path: Path) -> None:
         """The remedy names the file to write, not the path in /run."""
         (found,) = self.check(tmp_path, "key", "LoadCredential=key")
