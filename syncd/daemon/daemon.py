@@ -28,7 +28,7 @@ from syncd.daemon.resources import open_resources
 from syncd.daemon.retention import Retention
 from syncd.system.memory import release_memory, share_one_arena
 from syncd.system.threads import exit_within
-from syncd.telemetry.log import configure as configure_log
+from syncd.telemetry.log import configure as configure_log, describe
 from syncd.telemetry.systemd import Notifier
 
 if TYPE_CHECKING:
@@ -210,14 +210,16 @@ class Daemon(Generic[_S, _E]):
             settings = await anyio.to_thread.run_sync(self._load)
             engine = await self._open_engine(settings, resources, self._running)
             await service.reconfigure(settings.api, engine.credentials)
-        except SyncdError as error:
+        except Exception as error:  # noqa: BLE001 - it must never end the daemon
             if engine is not None:
                 engine.release(self._running)
             self._notifier.ready()
+            internal = f"internal error: {describe(error)}; please report it"
+            lines = error.lines if isinstance(error, SyncdError) else (internal,)
             hint = "keeping the previous configuration"
-            for line in error.lines:
+            for line in lines:
                 log.error("daemon.reload_rejected", problem=line, hint=hint)
-            self._reload_problems = error.lines
+            self._reload_problems = lines
             resources.metrics.set_reload_ok(ok=False)
             self._notify_counts()
             return

@@ -133,17 +133,16 @@ def _check_mounted(settings: Settings, source: str, aidbox: Target | None) -> li
     from syncd.provision.plan import check_provision, plan_provision  # noqa: PLC0415
     from syncd.provision.trust import check_trust  # noqa: PLC0415
 
-    trusted = [item for plan in plan_provision(settings.provision)[0] for item in check_trust(plan)]
+    plans, planned = plan_provision(settings.provision)
+    trusted = [item for plan in plans for item in check_trust(plan)]
     path = settings.vault_config
     try:
         text = _read_vault_config(path)
     except ConfigurationError as error:
-        found = check_scopes(settings, None, source)
-        planned = plan_provision(settings.provision)[1]
-        return [*trusted, *found, *error.findings, *planned]
+        return [*trusted, *check_scopes(settings, None, source), *error.findings, *planned]
     entries, found = lint_vault_config(text, path)
     found = trusted + found + check_scopes(settings, entries, source)
-    found += check_provision(settings, entries)
+    found += planned + check_provision(settings, entries, plans)
     found += _grants(settings, entries, source)
     contents = Contents(every=True)
     snapshot = scan_once(entries, settings.watch, settle=0.0, contents=contents)

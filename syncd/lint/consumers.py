@@ -22,6 +22,7 @@ from syncd.lint.placeholders import check_placeholders
 from syncd.lint.scopes import check_scopes
 from syncd.net.reasons import CHECK_SERVER, reason_of
 from syncd.net.tls import RotatingContext, Trust
+from syncd.system.errnos import reason, remedy
 from syncd.system.threads import gather
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ _LIMIT: Final = 5.0
 
 _CONNECT_LIMIT: Final = 5.0
 """Seconds that a connection may take."""
+
+_NOT_NOW: Final = (socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_MEMORY, socket.EAI_SYSTEM)
+"""Errors of the resolver's that say nothing about a name (getaddrinfo(3))."""
 
 _OF_CONSUMER: Final = re.compile(r"consumers\[(\d+)\]")
 
@@ -80,9 +84,10 @@ def check_addresses(settings: Settings | RelaySettings, source: str) -> list[Fin
             (("relay", "urls", index), url, None) for index, url in enumerate(settings.relay.urls)
         ]
     looked_up = gather({at: partial(_problem, url, path) for at, url, path in places}, _LIMIT)
+    problems = ((at, looked_up.get(at, _silent(url, path))) for at, url, path in places)
     return [
         finding("address-unknown", source, key_path(*at), *problem)
-        for at, problem in looked_up.items()
+        for at, problem in problems
         if problem is not None
     ]
 
@@ -143,13 +148,36 @@ def _addresses(consumer: ConsumerSettings) -> Iterator[tuple[_Path, str, str | N
 
 def _problem(url: str, path: str | None) -> tuple[str, str] | None:
     if path is not None:
-        hint = "start the receiver, or correct the path"
-        return None if os.path.exists(path) else (f"there is no socket {path}", hint)
+        return _socket_problem(path)
     host = urlsplit(url).hostname or ""
     try:
         socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError) as error:
-        if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
-            return f"{host} cannot be looked up now", "check the resolver, and try again"
+    except (OSError, UnicodeError) as error:
+        # a lack of descriptors is an OSError without the resolver's own number
+        is_resolver = isinstance(error, socket.gaierror | UnicodeError)
+        if not is_resolver or getattr(error, "errno", None) in _NOT_NOW:
+            found = reason_of(error, address="the address")
+            return f"{host} cannot be looked up now: {found.problem}", found.remedy
         return f"there is no host {host}", "correct the name, or add it to the DNS"
     return None
+
+
+def _socket_problem(path: str) -> tuple[str, str] | None:
+    hint = "start the receiver, or correct the path"
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return f"there is no socket {path}", hint
+    except OSError as error:
+        what_to_do = remedy(error, path=hint, access="let syncd's user enter its directory")
+        return f"cannot look for the socket {path}: {reason(error)}", what_to_do
+    return None
+
+
+def _silent(url: str, path: str | None) -> tuple[str, str]:
+    """The problem of an address whose look-up has not ended."""
+    if path is not None:
+        problem = f"cannot look for the socket {path}: its file system does not answer"
+        return problem, "check the mount that the socket lies on"
+    host = urlsplit(url).hostname
+    return f"{host} cannot be looked up now: no answer within {_LIMIT:g} s", "check the resolver"

@@ -6,12 +6,12 @@ valid text in many places, and fails only when it is used: for a webhook, at the
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from syncd.core.findings import finding, key_path
+from syncd.core.placeholders import holds_placeholder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from syncd.core.findings import Finding
 
     _Path = tuple[str | int, ...]
-
-_PLACEHOLDER: Final = re.compile(
-    r"\$\{[^{}]*\}|\{\{.*?\}\}|\$\([A-Za-z_][A-Za-z0-9_]*\)|\$[A-Z_]{3,}\b"
-)
-"""Of shells and Compose, of Helm, Ansible and Jinja, and of Kubernetes' `env` and `args`."""
 
 
 def check_placeholders(settings: Settings | RelaySettings, source: str) -> list[Finding]:
@@ -35,18 +30,18 @@ def check_placeholders(settings: Settings | RelaySettings, source: str) -> list[
             "value-uninterpolated",
             source,
             key_path(*at),
-            f"holds {found}, which syncd does not replace",
+            "holds a placeholder, which syncd does not replace",
             hint,
         )
-        for at, found in _placeholders(settings, ())
+        for at in _placeholders(settings, ())
     ]
 
 
-def _placeholders(tree: object, at: _Path) -> Iterator[tuple[_Path, str]]:
+def _placeholders(tree: object, at: _Path) -> Iterator[_Path]:
+    """The values with one; its text may be a secret (`${TOKEN:-…}`), and is not shown."""
     if isinstance(tree, str):
-        found = _PLACEHOLDER.search(tree)
-        if found:
-            yield at, found[0]
+        if holds_placeholder(tree):
+            yield at
     elif isinstance(tree, msgspec.Struct):
         for key, item in msgspec.structs.asdict(tree).items():
             yield from _placeholders(item, (*at, key))

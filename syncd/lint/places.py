@@ -117,7 +117,7 @@ def _port(listen: str, source: str) -> Iterator[Finding]:
         family, kind, protocol, _, place = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as attempt:
             attempt.bind(place)
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # the second for a label that is empty or too long
         message = f"{address[0]} is not known: no address for this name"
         yield finding("listen-unusable", source, "api.listen", message, hint)
     except OSError as error:

@@ -61,9 +61,12 @@ class Runner(msgspec.Struct, frozen=True):
         if given or environ.get("SYNCD_CONFIG") or self.unit is None:
             return given
         words = self.unit.arguments
-        for option, value in pairwise(words):
-            if option in _CONFIG_OPTIONS:
-                return value
+        for word, following in pairwise([*words, ""]):
+            if word in _CONFIG_OPTIONS:
+                return following or None
+            for start in ("--config=", "-c"):
+                if word.startswith(start):
+                    return word.removeprefix(start)
         return None
 
 
@@ -206,19 +209,27 @@ def _load_problem(where: str, path: str, runner: Runner, root: str) -> _Problem 
     if runner.unit is not None and unit_name != runner.unit.name:
         message = f"{path} is a credential of {unit_name}, and {runner.unit.name} cannot read it"
         return "credential-unreadable", message, f"write {CREDENTIALS}/{runner.unit.name}/{name}"
-    unit = read_unit(unit_name, root)
+    try:
+        unit = read_unit(unit_name, root)
+    except OSError as error:
+        message = f"{path} cannot exist: the unit {unit_name} cannot be read: {reason(error)}"
+        return "credential-unreadable", message, "correct the unit"
     if unit is None:
         message = f"{path} cannot exist: there is no unit {unit_name}"
         return "credential-unreadable", message, "correct the unit in the path, or install the unit"
+    return _source_problem(where, path, unit, name)
+
+
+def _source_problem(where: str, path: str, unit: Unit, name: str) -> _Problem | None:
     credential = unit.credential(name)
     if credential is None:
-        add = f"add LoadCredential={name} to it (systemctl edit {unit_name})"
+        add = f"add LoadCredential={name} to it (systemctl edit {unit.name})"
         hint = did_you_mean(name, unit.credentials, add)
-        return "credential-unreadable", f"{unit_name} loads no credential {name}", hint
+        return "credential-unreadable", f"{unit.name} loads no credential {name}", hint
     if credential.given:
         return None
     if credential.path is None:
-        message = f"there is no credential {name} for {unit_name} to load"
+        message = f"there is no credential {name} for {unit.name} to load"
         return "credential-unreadable", message, f"write it into {credential.wanted} (root, 0600)"
     return _content_problem(where, path, credential.path, encrypted=credential.encrypted)
 

@@ -125,7 +125,7 @@ class Proxy(msgspec.Struct, frozen=True):
 
     @property
     def _is_only_hop(self) -> bool:
-        return self.server.startswith("http:")
+        return urlsplit(self.server).scheme == "http"
 
     @property
     def _bypass(self) -> str:

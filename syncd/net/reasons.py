@@ -38,6 +38,8 @@ _PLAIN_ANSWERS: Final = frozenset(
 )
 """What OpenSSL calls an answer that is not TLS at all, such as `HTTP/1.1 400`; it depends on the
 version. A server whose version of TLS is too old or too new has other names."""
+_OF_NAME: Final = (socket.gaierror, UnicodeError)
+"""The second for a label that is empty or too long (encodings.idna); no resolver is asked."""
 _FOR_OTHER_NAME: Final = {62: "is for another host name", 64: "is for another IP address"}
 
 
@@ -85,7 +87,7 @@ def reason_of(
             return _certificate_reason(cause, ca, address, server_name)
         if isinstance(cause, ssl.SSLError):
             return _tls_reason(cause, address)
-        if isinstance(cause, socket.gaierror):
+        if isinstance(cause, _OF_NAME) and not isinstance(cause, UnicodeDecodeError):
             return _resolver_reason(cause, address)
         if isinstance(cause, OSError) and cause.errno:
             return Reason(os.strerror(cause.errno), _socket_remedy(cause))
@@ -109,12 +111,13 @@ def _tls_reason(error: ssl.SSLError, address: str) -> Reason:
     return Reason(f"TLS failed: {detail}", remedy)
 
 
-def _resolver_reason(error: socket.gaierror, address: str) -> Reason:
+def _resolver_reason(error: socket.gaierror | UnicodeError, address: str) -> Reason:
     """Why a host name was not resolved (getaddrinfo(3))."""
-    if error.errno in (socket.EAI_SYSTEM, socket.EAI_MEMORY):
+    number = getattr(error, "errno", socket.EAI_NONAME)
+    if number in (socket.EAI_SYSTEM, socket.EAI_MEMORY):
         problem = "the resolver lacks memory or descriptors"
         return Reason(problem, "free memory, or raise syncd's limits of memory and open files")
-    if error.errno in (socket.EAI_AGAIN, socket.EAI_FAIL):
+    if number in (socket.EAI_AGAIN, socket.EAI_FAIL):
         return Reason("the DNS does not answer", "check the DNS")
     return Reason("the host name cannot be resolved", f"correct {address} or the DNS")
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -155,7 +156,7 @@ class RotatingSession:
         self._trust = trust
         self._kind = kind
         # the system's CAs take a megabyte of memory
-        self._tls = RotatingContext(trust) if address.startswith("https:") else None
+        self._tls = RotatingContext(trust) if urlsplit(address).scheme == "https" else None
         self._context: ssl.SSLContext | None = None
         self._session: requests.Session | None = None
 

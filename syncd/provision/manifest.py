@@ -22,6 +22,7 @@ import msgspec
 from syncd.core.decode import Problem, Text, decode, did_you_mean, keys_of
 from syncd.core.findings import finding, key_path
 from syncd.core.payload import path_problem
+from syncd.core.placeholders import holds_placeholder
 from syncd.core.tree import Node, Scalar, TreeError, parse_first_yaml, parse_yaml
 from syncd.provision.yaml_v3 import resolve
 
@@ -38,9 +39,6 @@ ALL_PERMISSIONS = 0o777
 
 _GO_TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _GO_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
-
-_PLACEHOLDER = re.compile(r"\{\{.*?\}\}|\$\{\w[^}]*\}|\$\(\w+\)|\$[A-Z_][A-Z0-9_]+\b")
-"""What Helm, envsubst and Kubernetes replace: `{{ .Values.x }}`, `${X}`, `$(X)`, `$X`."""
 
 Path = tuple[str | int, ...]
 
@@ -87,7 +85,7 @@ class Report:
 
     def placeholders(self, base: Path, text: str) -> None:
         """Adds a warning where a template was not filled in; the vault has nothing of that name."""
-        if _PLACEHOLDER.search(text):
+        if holds_placeholder(text):
             message = "holds a placeholder that nothing has replaced"
             hint = "use the manifest that Helm or envsubst makes of it"
             self.warn(base, message, hint, "manifest-placeholder")
@@ -274,6 +272,9 @@ def _parameters(spec: Node, report: Report) -> dict[str, str] | None:
     for key, value in node.items():
         if isinstance(value, Scalar) and isinstance(value.value, str):
             parameters[key] = str(value)
+            if "\0" in value:
+                hint = "remove it: no name, path or URL can hold one"
+                report.error(("spec", "parameters", key), "holds a NUL character", hint)
             if key != "objects":
                 report.placeholders(("spec", "parameters", key), value)
         elif isinstance(value, Scalar):

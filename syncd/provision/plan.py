@@ -35,7 +35,7 @@ from syncd.system.files import read_file
 from syncd.system.trusted import writable_by_others
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from syncd.config.settings import Provision, Settings
     from syncd.core.findings import Finding
@@ -94,18 +94,20 @@ def plan_provision(entries: Sequence[Provision]) -> tuple[tuple[Plan, ...], list
     return tuple(plans), findings
 
 
-def check_provision(settings: Settings, entries: Mapping[str, Entry]) -> list[Finding]:
-    """The findings of `syncd check` about the `provision` section.
+def check_provision(
+    settings: Settings, entries: Mapping[str, Entry], plans: Iterable[Plan]
+) -> list[Finding]:
+    """The findings of `syncd check` about the `provision` section, besides those of planning.
 
-    Those of `plan_provision`, a path of the vault config under a target that no object writes, a
-    file that no entry of the vault config uses, and a target that others can change or that is not
-    in memory.
+    A path of the vault config under a target that no object writes, a file that no entry of the
+    vault config uses, and a target that others can change or that is not in memory.
 
     Args:
         settings: The configuration.
         entries: The vault config's entries, by name.
+        plans: Its provision entries that can be opened, as `plan_provision` returns them.
     """
-    plans, findings = plan_provision(settings.provision)
+    findings: list[Finding] = []
     used = {entry.path for entry in entries.values()}
     for plan in plans:
         manifest, target = plan.entry.manifest, plan.entry.target.rstrip("/")

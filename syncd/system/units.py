@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -101,7 +102,12 @@ class Unit(msgspec.Struct, frozen=True):
                 ident, _, source = value.partition(":")
                 if ident == name:
                     return self._find(source or ident, encrypted=key.endswith("Encrypted"))
-        return Credential(None, given=True) if name in self.credentials else None
+        if name in self.credentials:
+            return Credential(None, given=True)
+        patterns = (value.partition(":")[0] for value in self.settings.get("ImportCredential", ()))
+        if any(fnmatchcase(name, pattern) for pattern in patterns):
+            return self._find(name, encrypted=False)
+        return None
 
     @property
     def credentials(self) -> list[str]:
@@ -118,6 +124,9 @@ class Unit(msgspec.Struct, frozen=True):
                 path = f"{self.root}{store}/credstore{suffix}/{source}"
                 if os.path.lexists(path):
                     return Credential(path, bool(suffix))
+        received = f"{self.root}{CREDENTIALS}/@system/{source}"
+        if os.path.lexists(received):  # of the machine, such as one that its hypervisor passed
+            return Credential(received)
         return Credential(None, wanted=f"/etc/credstore{suffixes[0]}/{source}")
 
 
@@ -168,7 +177,7 @@ def _drop_ins(root: str, names: tuple[str, ...]) -> list[str]:
 def _service(text: str) -> Iterator[tuple[str, str]]:
     """The keys and values of `[Service]`."""
     section, held = "", ""
-    for written in text.splitlines():
+    for written in text.replace("\0", "\n").splitlines():  # as systemd's read_line()
         if written.lstrip().startswith(("#", ";")):
             continue
         if written.endswith("\\"):

@@ -200,7 +200,7 @@ CONFIGURATIONS: list[Row] = [
     (
         "placeholder in a header",
         hook(headers={"X-Token": "${TOKEN}"}),
-        ("${TOKEN}, which syncd does not replace",),
+        ("holds a placeholder, which syncd does not replace",),
         False,
     ),
     (

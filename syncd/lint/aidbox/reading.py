@@ -11,7 +11,7 @@ import re
 import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import anyio
 import msgspec
@@ -21,7 +21,7 @@ from syncd.consumers.aidbox.session import RejectedError
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.findings import finding
 from syncd.core.model import Scope
-from syncd.core.timing import seconds_of
+from syncd.core.timing import rfc3339, seconds_of
 from syncd.core.vault_config import RESOURCE_TYPES
 from syncd.lint.aidbox.references import DESTINATION, references_in
 from syncd.lint.aidbox.rules import Live, Sender
@@ -41,6 +41,10 @@ PAGE: Final = 100
 
 _PAGE_SIZE: Final = 32 << 20
 _MOST_PAGES: Final = 10_000
+_LONGEST_UPTIME: Final = 1e9
+"""Seconds; more than 30 years are no uptime, and may be no date."""
+_URL: Final = "!#$%&'()*+,/:;=?@[]~"
+"""Characters that a URL has besides letters and digits (RFC 3986)."""
 _FAILED: Final = frozenset((HTTPStatus.INTERNAL_SERVER_ERROR,))
 _PARALLEL: Final = 8
 
@@ -83,7 +87,7 @@ class _Parameters(msgspec.Struct):
 
 
 class _Uptime(msgspec.Struct, rename="camel"):
-    observed_value: float
+    observed_value: Annotated[float, msgspec.Meta(ge=0, le=_LONGEST_UPTIME)]
 
 
 class _Checks(msgspec.Struct):
@@ -166,7 +170,7 @@ class _Reader:
         """All resources of a type; none where this Aidbox has no such type."""
         target: str | None = f"/fhir/{type_}?_count={PAGE}"
         seen: set[str] = set()
-        found: dict[object, Resource] = {}
+        found: dict[str, Resource] = {}
         while target is not None and target not in seen and len(seen) < _MOST_PAGES:
             seen.add(target)
             try:
@@ -177,7 +181,7 @@ class _Reader:
                 raise
             for entry in page.entry:
                 if entry.resource.get("resourceType", type_) == type_:
-                    found[entry.resource.get("id")] = entry.resource
+                    found[str(entry.resource.get("id", ""))] = entry.resource
             target = self._following(target, page)
         return tuple(found.values())
 
@@ -185,9 +189,13 @@ class _Reader:
         following = next((link.url for link in page.link if link.relation == "next"), None)
         if not following:
             return None
-        parts = urlsplit(urljoin(target, following))
+        try:
+            parts = urlsplit(urljoin(target, following))
+        except ValueError:
+            problem = f"{_failed(target)}: the link to its next page is not a URL"
+            raise RefusedError(problem, "correct the URL") from None
         path = parts.path[parts.path.rfind("/fhir/") :] if "/fhir/" in parts.path else parts.path
-        return f"{path}?{parts.query}" if parts.query else path
+        return quote(f"{path}?{parts.query}" if parts.query else path, safe=_URL)
 
     async def _senders(
         self, resources: Sequence[Resource], replicas: Sequence[Replica]
@@ -211,7 +219,7 @@ class _Reader:
         return {id_: [found[id_, r] for r in replicas if (id_, r) in found] for id_ in ids}
 
     async def _sender(self, id_: str, replica: Replica) -> Sender:
-        target = f"/fhir/{DESTINATION}/{id_}/$status"
+        target = f"/fhir/{DESTINATION}/{quote(id_, safe='')}/$status"
         answer = await self._request(replica, target, accept=_FAILED)
         if _is_dead(answer):
             await anyio.sleep(_PROPAGATION)
@@ -236,7 +244,7 @@ class _Reader:
     def _decode(self, replica: Replica, target: str, answer: Answer, type_: type[T]) -> T:
         try:
             return msgspec.json.decode(answer.body, type=type_)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise RefusedError(
                 f"{_failed(target)} at {replica}: the response is not what Aidbox documents",
                 "correct the URL",
@@ -261,6 +269,8 @@ def _sender_of(replica: str, status: _Parameters) -> Sender:
     queued = values.get("messagesQueued", _Parameter()).value_decimal
     try:
         at = None if started is None else seconds_of(started)
-    except ValueError:
+        if at is not None:
+            rfc3339(at)  # a time zone can lead out of the years that a date has
+    except (ValueError, OverflowError):
         at = None
     return Sender(replica, started=at, queued=None if queued is None else int(queued))

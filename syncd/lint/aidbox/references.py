@@ -62,20 +62,17 @@ class Reference:
 
 def references_in(resource: Mapping[str, object], of: Scope) -> Iterator[Reference]:
     """Every reference in a resource, at any depth; `of` is the resource's type and id."""
-    for name, where in _walk(resource, ()):
-        yield Reference(name, of, where)
-
-
-def _walk(tree: object, at: Steps) -> Iterator[tuple[str, Steps]]:
-    if isinstance(tree, dict):
-        name = tree.get("valueString")
-        if tree.get("url") == REFERENCE_URL and isinstance(name, str):
-            yield name, (*at, "valueString")
-        for key, item in tree.items():
-            yield from _walk(item, (*at, key))
-    elif isinstance(tree, list):
-        for index, item in enumerate(tree):
-            yield from _walk(item, (*at, index))
+    # not by recursion: how deep a resource is nested is up to the server
+    pending: list[tuple[object, Steps]] = [(resource, ())]
+    while pending:
+        tree, at = pending.pop()
+        if isinstance(tree, dict):
+            name = tree.get("valueString")
+            if tree.get("url") == REFERENCE_URL and isinstance(name, str):
+                yield Reference(name, of, (*at, "valueString"))
+            pending += reversed([(item, (*at, key)) for key, item in tree.items()])
+        elif isinstance(tree, list):
+            pending += reversed([(item, (*at, index)) for index, item in enumerate(tree)])
 
 
 def stored_secrets(resource: Mapping[str, object], type_: str) -> Iterator[Steps]:
@@ -84,7 +81,7 @@ def stored_secrets(resource: Mapping[str, object], type_: str) -> Iterator[Steps
     A header of a destination counts if its name is one of a credential: `User-Agent` is not.
     """
     for path in _FIELDS.get(type_, ()):
-        yield from _values(resource, path, ())
+        yield from _values(resource, path)
     parameters = resource.get("parameter")
     if type_ != DESTINATION or not isinstance(parameters, list):
         return
@@ -97,16 +94,18 @@ def stored_secrets(resource: Mapping[str, object], type_: str) -> Iterator[Steps
             yield ("parameter", index, "valueString")
 
 
-def _values(tree: object, path: tuple[str, ...], at: Steps) -> Iterator[Steps]:
+def _values(resource: object, path: tuple[str, ...]) -> Iterator[Steps]:
     """The places that a path leads to, through every element of the lists on it."""
-    if isinstance(tree, list):
-        for index, item in enumerate(tree):
-            yield from _values(item, path, (*at, index))
-    elif not path:
-        if isinstance(tree, str) and tree:
-            yield at
-    elif isinstance(tree, dict) and path[0] in tree:
-        yield from _values(tree[path[0]], path[1:], (*at, path[0]))
+    pending: list[tuple[object, tuple[str, ...], Steps]] = [(resource, path, ())]
+    while pending:
+        tree, left, at = pending.pop()
+        if isinstance(tree, list):
+            pending += reversed([(item, left, (*at, index)) for index, item in enumerate(tree)])
+        elif not left:
+            if isinstance(tree, str) and tree:
+                yield at
+        elif isinstance(tree, dict) and left[0] in tree:
+            pending.append((tree[left[0]], left[1:], (*at, left[0])))
 
 
 def field_of(reference: Reference, resource: Mapping[str, object]) -> str:

@@ -77,7 +77,7 @@ def _check_capability(
     found = (response.data or {}).get(path, response.tree.get(path))
     capabilities = found if isinstance(found, list) else []
     needed = ("root", *_NEEDED.get(wanted.method, _NEEDED_TO_WRITE))
-    if not set(needed) & set(capabilities):
+    if not any(item in needed for item in capabilities):
         raise RefusedError(
             f"cannot read {wanted.path}: the policy denies {where}",
             "allow it in the login's policy",

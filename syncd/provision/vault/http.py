@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 import urllib3
@@ -230,7 +230,7 @@ class Connection:
 
     def _refuse_foreign(self, answer: Answer, what: str) -> None:
         """Raises for an answer that is not the server's, or not of HTTP as configured."""
-        if answer.status < 400 or not self.address.startswith("http:"):  # noqa: PLR2004 - RFC 9110
+        if answer.status < 400 or urlsplit(self.address).scheme != "http":  # noqa: PLR2004 - RFC 9110
             return
         proxy = proxy_for(self.address)
         if proxy is not None and proxy.is_answer(answer.status, answer.body):

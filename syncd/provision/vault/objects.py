@@ -12,10 +12,10 @@ import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import msgspec
 
+from syncd.config.validation import check_base_url
 from syncd.core.decode import Text, decode
 from syncd.core.payload import DEFAULT_MODE, ENCODINGS
 from syncd.core.tree import Node, Scalar
@@ -237,13 +237,7 @@ def _check_pairs(parameters: _Parameters, report: Report) -> None:
 
 def _address(parameters: _Parameters, report: Report) -> str:
     address = parameters.get("Address") or DEFAULT_ADDRESS
-    try:
-        url = urlsplit(address)
-        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-        usable = usable and not (url.username or url.password or url.query or url.fragment)
-    except ValueError:
-        usable = False
-    if not usable:
+    if check_base_url(address, ()) is not None:
         hint = "write https://host:8200"
         report.error(parameters.path("Address"), "is not the URL of a server", hint)
     return address.rstrip("/")

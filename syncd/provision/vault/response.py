@@ -8,6 +8,7 @@ moving from the CSI driver to syncd changes no secret: a string verbatim, anythi
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -53,9 +54,10 @@ class Response:
         return found if isinstance(found, str) else ""
 
     def seconds(self, *path: str) -> float:
-        """The number at a path of keys; 0 for anything else."""
+        """The finite number at a path of keys; 0 for anything else."""
         found = self._at(path)
-        return float(bytes(found)) if isinstance(found, msgspec.Raw) else 0.0
+        seconds = float(bytes(found)) if isinstance(found, msgspec.Raw) else 0.0
+        return seconds if math.isfinite(seconds) else 0.0
 
     def flag(self, *path: str) -> bool:
         """Whether `true` is at a path of keys."""

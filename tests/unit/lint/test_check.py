@@ -22,6 +22,7 @@ from syncd.lint.files import check_files
 from syncd.lint.render import as_json, as_text, exit_code
 from syncd.mount.snapshot import Snapshot
 from syncd.mount.verdict import unreadable
+from syncd.system.files import read_file
 
 GENERATION = "..2026_11_23_20_40_28.123456789"
 _ELSEWHERE = (
@@ -448,3 +449,24 @@ def test_every_mistake_is_named_in_one_run(world: Place, monkeypatch: pytest.Mon
         assert all(code in document for document in documents)
     assert CANARY.decode() not in "".join(documents)
     assert exit_code(findings, strict=False) == 1
+
+
+@pytest.mark.parametrize("vault_config", [None, "{"])
+def test_a_manifest_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vault_config: str | None
+) -> None:
+    """So that all findings are about one content; its own are reported once."""
+    place = Place(tmp_path)
+    read = []
+
+    def count(path: str, limit: int) -> tuple[bytes, os.stat_result]:
+        read.append(path)
+        return read_file(path, limit)
+
+    monkeypatch.setattr("syncd.provision.plan.read_file", count)
+    manifest = place.write("manifest.yaml", b"kind: Deployment\n")
+    if vault_config is not None:
+        place.write_vault_config(vault_config)
+    found = place.check(f"provision: [{{manifest: {manifest}, target: /run/x}}]")
+    assert read == [manifest]
+    assert [item.code for item in found if item.source == manifest].count("manifest-malformed") == 1

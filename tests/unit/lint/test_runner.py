@@ -58,6 +58,14 @@ class TestFinding:
         assert runner.config(None, {}) == "/etc/syncd/u.yaml"
         assert runner.config("/mine", {}) == "/mine"
 
+    @pytest.mark.parametrize(
+        "option", ["-c /a.yaml", "--config /a.yaml", "--config=/a.yaml", "-c/a.yaml"]
+    )
+    def test_the_configuration_of_the_unit(self, tmp_path: Path, option: str) -> None:
+        """In every spelling of the option that the command takes."""
+        unit(tmp_path, f"ExecStart=/usr/bin/syncd run {option} --once")
+        assert find_runner(root=str(tmp_path)).config(None, {}) == "/a.yaml"
+
     def test_without_a_unit_root_judges_for_root(self, tmp_path: Path) -> None:
         """There is no service, so whoever runs the command may run syncd."""
         assert find_runner(root=str(tmp_path)) == Runner()
@@ -124,6 +132,14 @@ class TestLoaded:
         (found,) = self.check(tmp_path, "key")
         assert "add LoadCredential=key" in found
 
+    @pytest.mark.parametrize("directory", ["/etc/credstore", "/run/credentials/@system"])
+    def test_one_that_the_unit_imports_by_a_pattern(self, tmp_path: Path, directory: str) -> None:
+        """From a store, or as a credential of the machine (systemd.exec(5))."""
+        write(tmp_path, f"{directory}/syncd.key", KEY)
+        assert self.check(tmp_path, "syncd.key", "ImportCredential=syncd.*") == []
+        (found,) = self.check(tmp_path, "syncd.other", "ImportCredential=syncd.*")
+        assert "there is no credential syncd.other" in found
+
     def test_one_that_is_in_no_store(self, tmp_path: Path) -> None:
         """The remedy names the file to write, not the path in /run."""
         (found,) = self.check(tmp_path, "key", "LoadCredential=key")
@@ -147,6 +163,21 @@ class TestLoaded:
         assert [item.hint for item in found[path]] == [f"write {LOADED}/key"]
         found = check_loaded(settings(signing_key_file=path), "c", Runner(), root=str(tmp_path))
         assert "there is no unit other.service" in found[path][0].message
+
+    def test_one_of_a_unit_that_cannot_be_read(self, tmp_path: Path) -> None:
+        """Such as a link that leads nowhere."""
+        (tmp_path / "etc/systemd/system").mkdir(parents=True)
+        (tmp_path / "etc/systemd/system/other.service").symlink_to(tmp_path / "missing")
+        path = "/run/credentials/other.service/key"
+        found = check_loaded(settings(signing_key_file=path), "c", Runner(), root=str(tmp_path))
+        assert found[path][0].message.endswith("cannot be read: No such file or directory")
+
+    def test_one_whose_source_holds_a_nul(self, tmp_path: Path) -> None:
+        """There the line ends, as for systemd."""
+        (found,) = self.check(
+            tmp_path, "key", "LoadCredential=key:/none\0b", "EnvironmentFile=/x\0y"
+        )
+        assert "cannot be loaded from" in found
 
 
 def test_a_user_is_told_that_root_must_look(monkeypatch: pytest.MonkeyPatch) -> None:

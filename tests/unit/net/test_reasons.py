@@ -74,6 +74,10 @@ def certificate_error(code: int, message: str = "") -> ssl.SSLCertVerificationEr
             socket.gaierror(socket.EAI_NONAME, "canary"),
             "the host name cannot be resolved; correct url or the DNS",
         ),
+        (
+            UnicodeError("label empty or too long: canary"),
+            "the host name cannot be resolved; correct url or the DNS",
+        ),
         (socket.gaierror(socket.EAI_AGAIN, "canary"), "the DNS does not answer; check the DNS"),
         (
             socket.gaierror(socket.EAI_SYSTEM, "canary"),

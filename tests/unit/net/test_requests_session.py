@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 from support.waiting import DEADLINE, wait_until
 
-from syncd.core.errors import TemporaryError
+from syncd.core.errors import RefusedError, TemporaryError
 from syncd.net import requests_session
-from syncd.net.requests_session import MOST_ABANDONED, Interruption
+from syncd.net.requests_session import MOST_ABANDONED, Interruption, RotatingSession
+from syncd.net.tls import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,6 +88,18 @@ def test_requests_that_do_not_end_are_few(
             return False
 
     wait_until(goes_on, "the earlier requests have ended")
+
+
+@pytest.mark.parametrize("scheme", ["https", "HTTPS"])
+def test_tls_is_configured_however_the_scheme_is_written(tmp_path: Path, scheme: str) -> None:
+    """Else requests' own CAs would be trusted, and an answer of any length read."""
+    session = RotatingSession(f"{scheme}://v", Trust(ca_file=str(tmp_path / "missing")))
+    with pytest.raises(RefusedError, match="missing"):
+        session.current()
+    session = RotatingSession(f"{scheme}://v", Trust(skip_verify=True))
+    adapter = session.current().get_adapter(f"{scheme}://v/v1/x")
+    assert isinstance(adapter, requests_session._Adapter)
+    session.close()
 
 
 def test_no_private_part_of_another_library_is_used() -> None:

@@ -87,6 +87,7 @@ SECRET_OBJECTS = "  secretObjects: {}\n  parameters:"
         ),
         ("  provider: vault\n", "", "error spec.provider: is missing; use one of azure, openbao"),
         ('"app"', "5", "error spec.parameters.roleName: must be a string; put quotes around it"),
+        ('"app"', '"a\\0b"', "error spec.parameters.roleName: holds a NUL character; remove it"),
         ('"app"', "true", "error spec.parameters.roleName: must be a string; put quotes"),
         ('"app"', "0o644", "error spec.parameters.roleName: must be a string"),
         ('"app"', "1.5", "error spec.parameters.roleName: must be a string"),

@@ -23,6 +23,8 @@ from syncd.provision.plan import LARGEST_MANIFEST, check_provision, plan_provisi
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from syncd.core.findings import Finding
+
 
 def messages(*entries: Provision) -> list[str]:
     return [f"{item.where or item.source}: {item.message}" for item in plan_provision(entries)[1]]
@@ -128,7 +130,7 @@ def test_check_compares_manifests_with_the_vault_config(
             str(number): Entry(str(number), path, (Scope("Client"),))
             for number, path in enumerate(paths)
         }
-        return [(i.code, i.source, i.message) for i in check_provision(settings, entries)]
+        return [(i.code, i.source, i.message) for i in checked(settings, entries)]
 
     assert check(f"{target}/app", "/elsewhere/x", f"{target}-not/x") == []
     unused = f"no entry of /vault-config.json uses {target}/app"
@@ -148,7 +150,7 @@ def test_check_warns_of_a_target_on_a_disk(
     one = entry(tmp_path, target=str(tmp_path / "not" / "yet"))
     settings = Settings(vault_config="/v.json", provision=(one,))
     entries = {"a": Entry("a", f"{one.target}/app", (Scope("Client"),))}
-    codes = [finding.code for finding in check_provision(settings, entries)]
+    codes = [finding.code for finding in checked(settings, entries)]
     assert codes == (["provision-target-on-disk"] if warned else [])
 
 
@@ -249,10 +251,15 @@ def test_check_reports_a_target_that_belongs_to_the_owner(
     assert target_problems(entry(tmp_path, target=str(target), owner=owner)) == found
 
 
+def checked(settings: Settings, entries: dict[str, Entry]) -> list[Finding]:
+    plans, findings = plan_provision(settings.provision)
+    return [*findings, *check_provision(settings, entries, plans)]
+
+
 def target_problems(one: Provision) -> bool:
     settings = Settings(vault_config="/v.json", provision=(one,))
     entries = {"a": Entry("a", f"{one.target}/app", (Scope("Client"),))}
-    codes = [finding.code for finding in check_provision(settings, entries)]
+    codes = [finding.code for finding in checked(settings, entries)]
     return "provision-target-untrusted" in codes
 
 

@@ -56,6 +56,7 @@ def page(*ids: str, following: str | None = None, type_: str = "X") -> dict[str,
         ("https://evil.example.org/fhir/X?_page=2", "/fhir/X?_page=2"),
         ("http://box/some/base/fhir/X?_page=2", "/fhir/X?_page=2"),
         ("//evil.example.org/fhir/X", "/fhir/X"),
+        ("/fhir/X?a b\u00e9\0%20", "/fhir/X?a%20b%C3%A9%00%20"),
     ],
 )
 @pytest.mark.parametrize("base", ["", "/base"])
@@ -89,7 +90,16 @@ async def test_a_type_that_aidbox_does_not_know(tmp_path: Path, receiver: Receiv
 
 
 @pytest.mark.parametrize(
-    "answer", [reply(200, b"<html>"), reply(200, b'{"entry": 1}'), reply(500), reply(403)]
+    "answer",
+    [
+        reply(200, b"<html>"),
+        reply(200, b'{"entry": 1}'),
+        reply(200, b'{"entry": [{"resource": {"id": "\xff"}}]}'),
+        reply(200, b'{"entry": [{"resource": {"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}]}"),
+        reply(200, b'{"entry": [], "link": [{"relation": "next", "url": "http://["}]}'),
+        reply(500),
+        reply(403),
+    ],
 )
 async def test_what_cannot_be_read_is_told_and_the_rest_is_read(
     tmp_path: Path, receiver: Receiver, answer: Any
@@ -118,6 +128,7 @@ async def test_an_aidbox_that_is_no_aidbox(tmp_path: Path, receiver: Receiver) -
     [
         ([], None, None),
         ([{"name": "startTimestamp", "valueDateTime": "soon"}], None, None),
+        ([{"name": "startTimestamp", "valueDateTime": "0001-01-01T00:00:00+01:00"}], None, None),
         (
             [
                 {"name": "startTimestamp", "valueDateTime": "2024-10-03T07:23:00Z"},
@@ -145,6 +156,33 @@ async def test_the_state_of_a_destination(
     assert set(live.senders) == {"d"}
     (sender,) = live.senders["d"]
     assert (sender.is_alive, sender.started, sender.queued) == (True, started, queued)
+
+
+@pytest.mark.parametrize(
+    ("id_", "asked"), [("a b/é?", "a%20b%2F%C3%A9%3F"), (["x"], "%5B%27x%27%5D"), (None, "None")]
+)
+async def test_an_id_that_is_none_of_fhir(
+    tmp_path: Path, receiver: Receiver, id_: object, asked: str
+) -> None:
+    """It is text like any other, and leads nowhere else."""
+    using = {"id": id_, "parameter": [{"name": "header", "_valueString": reference("a")}]}
+    empty: dict[str, Any] = {}
+    status: dict[str, Any] = {"parameter": []}
+    page = {"entry": [{"resource": using}]}
+    live, findings = await read(tmp_path, receiver, page, empty, empty, empty, status)
+    assert not findings
+    assert len(live.senders[str(id_)]) == 1
+    assert receiver.requests[-1].target == f"/fhir/AidboxTopicDestination/{asked}/$status"
+
+
+@pytest.mark.parametrize("uptime", [1e300, 1e12, -1e12])
+async def test_an_uptime_that_is_none(tmp_path: Path, receiver: Receiver, uptime: float) -> None:
+    """It would lead out of the years that a date has."""
+    health = {"checks": {"uptime": [{"observedValue": uptime}]}}
+    receiver.script(reply(200, json.dumps(health).encode()))
+    live, (finding,) = await read(tmp_path, receiver)
+    assert not live.started
+    assert "is not what Aidbox documents" in finding.message
 
 
 NONE = b'{"text": {"div": "AidboxTopicDestination d has no sender associated with it."}}'

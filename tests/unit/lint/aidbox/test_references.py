@@ -94,3 +94,12 @@ def test_any_tree(tree: object, path: list[str | int]) -> None:
     assert found.name == "planted"
     for type_ in ("Client", "IdentityProvider", "TokenIntrospector", "AidboxTopicDestination"):
         list(stored_secrets({"client": tree, "jwt": tree, "parameter": tree}, type_))
+
+
+def test_a_resource_that_is_nested_deeply() -> None:
+    """A decoder may take more levels than the interpreter has frames."""
+    tree: Any = reference("a")
+    for _ in range(10_000):
+        tree = [tree]
+    assert len(list(references_in({"x": tree}, OF))) == 1
+    assert not list(stored_secrets({"secret": tree}, "Client"))

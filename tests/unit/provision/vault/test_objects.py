@@ -107,6 +107,8 @@ def test_skipping_verification_is_warned_about(value: str) -> None:
         ("vault", {"vaultAddress": "unix:///agent.sock"}, "error .vaultAddress: is not the URL"),
         ("vault", {"vaultAddress": "http://u:CANARY@v"}, "error .vaultAddress: is not the URL"),
         ("vault", {"vaultAddress": "http://v:99999"}, "error .vaultAddress: is not the URL"),
+        ("vault", {"vaultAddress": "http://v\nw"}, "error .vaultAddress: is not the URL"),
+        ("vault", {"vaultAddress": "http://v w"}, "error .vaultAddress: is not the URL"),
         ("openbao", {"baoAddress": "v:8200"}, "error .baoAddress: is not the URL"),
         ("vault", {"vaultNamespace": "ü"}, "error .vaultNamespace: holds a character"),
         ("vault", {"vaultTLSClientCertPath": "/c"}, "error .vaultTLSClientKeyPath: is missing"),

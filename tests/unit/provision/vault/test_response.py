@@ -235,3 +235,11 @@ def test_what_is_written_reads_back_the_same(tree: Any) -> None:
     content = value(json.dumps({"data": {"k": tree}}))
     assert (content.decode() if isinstance(tree, str) else json.loads(content)) == tree
     assert b"<" not in content or isinstance(tree, str)
+
+
+@pytest.mark.parametrize("written", ["1e999", "9" * 400, "-1e999"])
+def test_seconds_beyond_every_number(written: str) -> None:
+    """They are no duration, which could not be rounded or waited for."""
+    assert (
+        parse_response(f'{{"lease_duration": {written}}}'.encode()).seconds("lease_duration") == 0
+    )

@@ -1,0 +1,48 @@
+"""Placeholders that nobody filled in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from support.waiting import DEADLINE
+
+from syncd.core.placeholders import holds_placeholder
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a${X}",
+        "${X:-y}",
+        "${A:-${B}}",
+        "{{ .Values.x }}",
+        "{{{x}}}",
+        "{{}}",
+        "$(X)",
+        "$HOME",
+        "$A_1",
+    ],
+)
+def test_placeholders(text: str) -> None:
+    """Of shells, templates and Kubernetes."""
+    assert holds_placeholder(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["5$", "$1.50", "a{b}", "kv/a$b", "$1{x}", "$x", "${", "{{x}", "$()"]
+)
+def test_what_only_resembles_one(text: str) -> None:
+    """A dollar or a brace is a character like any other."""
+    assert not holds_placeholder(text)
+
+
+@pytest.mark.parametrize("start", ["{{", "${a", "${", "$(a", "$AA", "{{}"])
+def test_many_starts_of_placeholders(start: str) -> None:
+    """They take no time by their square: the text of a manifest may be long."""
+    program = (
+        "import sys; from syncd.core.placeholders import holds_placeholder; "
+        "assert not holds_placeholder(sys.argv[1] * 500_000 + 'a')"
+    )
+    subprocess.run([sys.executable, "-c", program, start], check=True, timeout=DEADLINE)

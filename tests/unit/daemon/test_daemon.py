@@ -1,0 +1,44 @@
+"""Reloads that fail; tests/integration has the whole daemon."""
+
+from __future__ import annotations
+
+import errno
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from syncd.config.settings import Settings
+from syncd.core.errors import RefusedError
+from syncd.daemon.daemon import Daemon
+
+if TYPE_CHECKING:
+    from syncd.api.service import Service
+    from syncd.daemon.resources import Resources
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (RefusedError("cannot read x: missing", "create it"), "cannot read x: missing; create it"),
+        (OSError(errno.EMFILE, "canary"), "internal error: OSError at "),
+        (ModuleNotFoundError("canary"), "internal error: ModuleNotFoundError at "),
+    ],
+)
+async def test_a_reload_that_fails_keeps_the_previous_configuration(
+    error: Exception, problem: str
+) -> None:
+    """Whatever is raised: a provider that was just configured is imported then."""
+    settings, counted = Settings(vault_config="/v"), []
+
+    async def open_engine(*_arguments: object) -> Any:
+        raise error
+
+    metrics = SimpleNamespace(set_reload_ok=lambda *, ok: counted.append(ok))
+    resources = cast("Resources", SimpleNamespace(metrics=metrics))
+    daemon = Daemon(settings, reload=lambda: settings, open_engine=open_engine)
+    await daemon._reload(resources, cast("Service", None))
+    assert counted == [False]
+    (line,) = daemon._reload_problems
+    assert line.startswith(problem)
+    assert "canary" not in line
