@@ -350,7 +350,19 @@ class Broadcast:
             return
         self.history.forget(self._needed())
         self.history.add(events, keep=True)
-        self._news.set()
+        if len(self._streams) > _TURN:
+            self._news.set()  # `run` wakes them in turns
+            return
+        now = anyio.current_time()
+        for stream in list(self._streams):
+            self._wake(stream, now)
+
+    @staticmethod
+    def _wake(stream: Stream, now: float, *, heartbeat: bool = False) -> None:
+        if stream.overdue(now):
+            stream.disconnect()
+        else:
+            stream.wake(heartbeat=heartbeat)
 
     @contextmanager
     def joined(self, stream: Stream) -> Iterator[None]:
@@ -409,10 +421,7 @@ class Broadcast:
                 beat = now + HEARTBEAT
                 await self._tidy()
             for number, stream in enumerate(list(self._streams), 1):
-                if stream.overdue(now):
-                    stream.disconnect()
-                else:
-                    stream.wake(heartbeat=heartbeat)
+                self._wake(stream, now, heartbeat=heartbeat)
                 if number % _TURN == 0:
                     # a loop that is never idle would starve the worker threads (scans, the
                     # ledger, and so the webhooks), which wait for the interpreter's lock

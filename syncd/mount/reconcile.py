@@ -270,7 +270,10 @@ class Reconciler:
         """
         claim = Lock()
         with uncollected():
-            await self._slots.acquire_on_behalf_of(lane)
+            try:
+                self._slots.acquire_on_behalf_of_nowait(lane)
+            except anyio.WouldBlock:
+                await self._slots.acquire_on_behalf_of(lane)
             try:
                 call = Call(lane.work, claim, self._reader, self._recorder, self.watcher)
                 answered = await self._wait(call, claim, _SLOT_LIMIT)
