@@ -66,7 +66,7 @@ class Delivered(msgspec.Struct, frozen=True):
     def _unproven(self, counted: dict[str, ConsumerPosition]) -> Iterator[str]:
         found = {name: at.adoption for name, at in counted.items() if at.adoption is not None}
         for name, adoption in found.items():
-            if adoption.state in (AdoptionState.PENDING, AdoptionState.REJECTED):
+            if adoption.state not in (AdoptionState.ADOPTED, AdoptionState.NOT_VERIFIABLE):
                 why = "" if adoption.problem is None else f": {adoption.problem}"
                 yield f"adoption by consumer {name} is {adoption.state.value}{why}"
         states = {adoption.state for adoption in found.values()}

@@ -102,6 +102,10 @@ ADOPTED = AdoptionReport(AdoptionState.ADOPTED, 0.1, None)
             ["adoption by consumer two is rejected: r: it answers 401"],
         ),
         (
+            {"one": ADOPTED, "two": AdoptionReport(AdoptionState.UNREACHABLE, None, "r: refused")},
+            ["adoption by consumer two is unreachable: r: refused"],
+        ),
+        (
             {"aidbox": AdoptionReport(AdoptionState.NOT_VERIFIABLE, None, None)},
             ["its adoption cannot be verified: its scope is not one Client"],
         ),
