@@ -44,19 +44,26 @@ class Delivered(msgspec.Struct, frozen=True):
             for name in self.secrets
             if name not in known
         ]
-        for name in self.secrets or sorted(known):
+        counted = {name: self._counted(item) for name, item in sorted(known.items())}
+        # unless they are named, secrets that no such consumer may see are no concern of this
+        wanted = self.secrets or [name for name in counted if counted[name]]
+        for name in wanted or (() if self.consumer is None else counted):
             if name in known:
-                lines += [f"secret {name}: {line}" for line in self._behind(known[name])]
+                lines += [f"secret {name}: {line}" for line in self._behind(counted[name])]
         return lines
 
-    def _behind(self, item: SecretReport) -> Iterator[str]:
-        counted = {
+    def _counted(self, item: SecretReport) -> dict[str, ConsumerPosition]:
+        return {
             name: at
             for name, at in item.consumers.items()
             if self.consumer is None or name == self.consumer
         }
-        if self.consumer is not None and not counted:
-            yield f"there is no consumer {self.consumer} that may see it"
+
+    def _behind(self, counted: dict[str, ConsumerPosition]) -> Iterator[str]:
+        if not counted:
+            name = "" if self.consumer is None else f" {self.consumer}"
+            yield f"there is no consumer{name} that may see it"
+            return
         for name, at in counted.items():
             if at.pending:
                 yield f"consumer {name} has not acknowledged the newest version"
@@ -66,7 +73,7 @@ class Delivered(msgspec.Struct, frozen=True):
     def _unproven(self, counted: dict[str, ConsumerPosition]) -> Iterator[str]:
         found = {name: at.adoption for name, at in counted.items() if at.adoption is not None}
         for name, adoption in found.items():
-            if adoption.state in (AdoptionState.PENDING, AdoptionState.REJECTED):
+            if adoption.state not in (AdoptionState.ADOPTED, AdoptionState.NOT_VERIFIABLE):
                 why = "" if adoption.problem is None else f": {adoption.problem}"
                 yield f"adoption by consumer {name} is {adoption.state.value}{why}"
         states = {adoption.state for adoption in found.values()}

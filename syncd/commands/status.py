@@ -27,6 +27,7 @@ _FEW: Final = 3
 """Consumers that a line names; more are counted."""
 
 _WELL: Final = frozenset(("ok", "unproven"))
+_NOT_ADOPTED: Final = frozenset((AdoptionState.REJECTED, AdoptionState.UNREACHABLE))
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -59,9 +60,10 @@ class Status(msgspec.Struct, frozen=True):
             *(f"secret {_key(item)}: {line}" for item in secrets for line in _troubles(item)),
             *(
                 f"{kind} {name} is {item.state}"
+                + (f": {item.last_error}" if item.last_error else "")
                 for kind, items in (("consumer", consumers), ("provider", providers))
                 for name, item in items.items()
-                if item.state not in _WELL
+                if item.state not in _WELL or item.last_error
             ),
         )
         limited = msgspec.structs.replace(
@@ -74,7 +76,11 @@ class Status(msgspec.Struct, frozen=True):
         status = self.status
         limited = msgspec.structs.replace(
             status,
-            consumers={n: c for n, c in status.consumers.items() if c.state != "ok" or c.pending},
+            consumers={
+                name: item
+                for name, item in status.consumers.items()
+                if item.state != "ok" or item.pending or item.last_error
+            },
             providers={n: p for n, p in status.providers.items() if p.state != "ok"},
         )
         return Status(limited, tuple(item for item in self.secrets if _troubles(item)))
@@ -120,7 +126,8 @@ def as_details(status: Status, now: datetime, screen: Screen) -> str:
             "state": screen.state(item.state.value),
             "version": item.version or "-",
             "changed": f"{_age(item.changed_at, now)} ago" if item.changed_at else "-",
-            **({"problem": item.problem} if item.problem else {}),
+            **({"expires": item.not_after} if item.not_after else {}),
+            **({"problem": item.problem or item.content_problem or ""} if _is_bad(item) else {}),
         }
         lines += [visible(f"secret {_key(item)}")]
         lines += [f"  {key:<8} {value}" for key, value in fields.items()]
@@ -185,7 +192,7 @@ def _secrets(status: Status, now: datetime) -> tuple[Sequence[str], Iterable[Seq
             if _position(item, name, at, status) == "delivered"
         ]
         changed = f"{_age(item.changed_at, now)} ago" if item.changed_at else "-"
-        state = f"{item.state}!" if item.problem else item.state.value
+        state = f"{item.state}!" if _is_bad(item) else item.state.value
         row = (
             *(_key(item), scope_text(item.scope), state, changed),
             *(_several(delivered, len(item.consumers)), _several(pending, len(item.consumers))),
@@ -220,12 +227,18 @@ def _troubles(item: SecretReport) -> list[str]:
     found = []
     if item.problem or item.state is not State.PRESENT:
         found.append(item.state.value + (f": {item.problem}" if item.problem else ""))
+    if item.content_problem:
+        found.append(item.content_problem)
     for name, at in item.consumers.items():
         if at.pending:
             found.append(f"pending for {name}")
-        if at.adoption is not None and at.adoption.state is AdoptionState.REJECTED:
+        if at.adoption is not None and at.adoption.state in _NOT_ADOPTED:
             found.append(f"not adopted ({name}): {at.adoption.problem}")
     return found
+
+
+def _is_bad(item: SecretReport) -> bool:
+    return bool(item.problem or item.content_problem)
 
 
 def _shown(at: ConsumerPosition) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import struct
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -13,6 +12,7 @@ import anyio
 from syncd.api.admission import Newest
 from syncd.api.report import StatusReport
 from syncd.api.server import Server
+from syncd.api.subscribers import peer_of
 from syncd.commands.client import Client
 from syncd.commands.webui.app import Ui
 from syncd.commands.webui.guard import Guard
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 _CONNECTIONS: Final = 32
 _GRACE: Final = 0.5
 _ANY_PORT: Final = ":0"
-_PEER: Final = struct.Struct("3i")
-"""Process, user and group of the one who listens (unix(7))."""
 
 
 def address_of(listen: str) -> tuple[str, int]:
@@ -81,11 +79,10 @@ def _is_privileged(path: str) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(path)
-            peer = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+            daemon = peer_of(probe)
         except OSError:
             return False
-    daemon = _PEER.unpack(peer)[1]
-    return os.geteuid() in (0, daemon)
+    return os.geteuid() in (0, daemon.uid)
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -21,7 +21,7 @@ import structlog
 from syncd import __version__
 from syncd.config.settings import grant
 from syncd.core.attempts import Attempts
-from syncd.core.errors import RefusedError, SyncdError
+from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.event_data import SECRET_ADOPTED, SECRET_REJECTED, AdoptionData
 from syncd.core.installation import (
     SILENT_AFTER,
@@ -31,6 +31,7 @@ from syncd.core.installation import (
 )
 from syncd.core.timing import jittered, rfc3339
 from syncd.net.nats import Connection
+from syncd.telemetry.log import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -112,6 +113,10 @@ class StateWriter:
                     await self._write()
                 except SyncdError as error:
                     await self._fail(error)
+                    continue
+                except Exception as error:  # noqa: BLE001 - a bug in it must not end the daemon
+                    problem = f"{describe(error)}, a bug in syncd"
+                    await self._fail(TemporaryError(problem, "please report it"))
                     continue
                 self._succeed()
                 await anyio.sleep(COALESCE)

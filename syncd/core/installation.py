@@ -64,7 +64,10 @@ class Installation(msgspec.Struct, frozen=True):
 
 
 decode_installation: Final = msgspec.json.Decoder(Installation).decode
-"""The document of JSON; raises `msgspec.MsgspecError` where it is none."""
+"""The document of JSON.
+
+Raises `msgspec.MsgspecError`, `UnicodeDecodeError` or `RecursionError` where it is none.
+"""
 
 
 def bucket_stream(bucket: str) -> str:

@@ -15,7 +15,7 @@ stands where there is no name (see `render`).
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from urllib.parse import quote, unquote
@@ -158,7 +158,7 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
         envelope = _envelope(named, payload)
         decode_data = DECODERS.get(envelope.type)
         data = None if decode_data is None else decode_data(envelope.data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise BindingError("is not a CloudEvent of syncd") from None
     if data is None:
         raise BindingError("has a type that this syncd does not know")
@@ -190,8 +190,10 @@ def _envelope(headers: Mapping[str, str], payload: bytes) -> _Envelope:
 
 def _is_time(text: str) -> bool:
     try:
-        return datetime.fromisoformat(text).tzinfo is not None
-    except ValueError:
+        moment = datetime.fromisoformat(text)
+        # one that has no UTC, before the year 1 or after 9999, nobody could compare
+        return moment.tzinfo is not None and bool(moment.astimezone(UTC))
+    except (ValueError, OverflowError):
         return False
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import structlog
 
-from syncd.core.errors import StateError, SyncdError, TemporaryError
+from syncd.core.errors import SyncdError, TemporaryError
 from syncd.net.rotation import Signature, is_settled, signature, stat_file, unreadable
 from syncd.system.files import UnsuitableError, read_file
 from syncd.system.threads import Call
@@ -48,7 +48,9 @@ class FingerprintKeyFile:
         self._changed = changed
         self._signature: Signature | None = None
         self._problem: str | None = None
-        self._call: Call[bool] | None = None
+        self._call: Call[None] | None = None
+        self._in_use = resources.state.keys.key_id
+        self._is_recorded = True
 
     async def check(self) -> None:
         """Looks at the file once, and takes over a new key; waits 4 s for its file system."""
@@ -60,16 +62,20 @@ class FingerprintKeyFile:
             return
         call, self._call = self._call, None
         try:
-            changed = call.result()
+            call.result()
         except SyncdError as error:
             self._signature = None
             self._fail(error)
-            return
-        if self._problem is not None:
-            self._problem = None
-            log.info("fingerprint_key.recovered", path=self._path)
-        if changed:
-            log.info("fingerprint_key.changed", key_id=self._resources.state.keys.key_id)
+        else:
+            if self._problem is not None:
+                self._problem = None
+                log.info("fingerprint_key.recovered", path=self._path)
+        # also where the ledger could not record it: the state directory has the key, and reports
+        # name it
+        key_id = self._resources.state.keys.key_id
+        if key_id != self._in_use:
+            self._in_use = key_id
+            log.info("fingerprint_key.changed", key_id=key_id)
             self._changed()
 
     async def run(self) -> None:
@@ -83,23 +89,21 @@ class FingerprintKeyFile:
             self._problem = str(error)
             log.error("fingerprint_key.unusable", problem=str(error))
 
-    def _take_over(self) -> bool:
+    def _take_over(self) -> None:
         state, ledger = self._resources.state, self._resources.ledger
-        shared = None
+        shared = status = None
         if self._path is not None:
             status = stat_file(_OPTION, self._path)
             if signature(status) == self._signature:
-                return False
+                return
             shared = read_key(self._path)
-            self._signature = signature(status) if is_settled(status) else None
-        try:
-            changed = state.use_key(shared)
-            if changed:
-                ledger.use_key(state.keys.key_id)
-        except StateError:
-            self._signature = None
-            raise
-        return changed
+        if state.use_key(shared):
+            self._is_recorded = False
+        if not self._is_recorded:
+            ledger.use_key(state.keys.key_id)
+            self._is_recorded = True
+        if status is not None and is_settled(status):
+            self._signature = signature(status)
 
 
 def read_key(path: str) -> bytes:

@@ -22,6 +22,7 @@ from syncd.config.settings import Aidbox, Nats, Settings, Webhook, credential_fi
 from syncd.consumers.delivery import Delivery
 from syncd.consumers.factory import mailboxes, open_consumer, open_state_writer
 from syncd.core.errors import RefusedError
+from syncd.core.event_data import SECRET_CHANGED
 from syncd.core.events import Stamp
 from syncd.core.timing import rfc3339
 from syncd.system.threads import run
@@ -167,6 +168,9 @@ class Pipeline:
         )
         log.info("delivery.resend_requested", consumer=consumer, secrets=len(names))
         if not names:
+            if not self.grants[consumer].takes(SECRET_CHANGED):
+                problem = f"{consumer} takes no changes of secrets"
+                raise RefusedError(problem, "add changed to its types")
             what = "no secret" if secret is None else f"no state of {secret}"
             raise RefusedError(f"{consumer} may see {what}", "correct the name or the scope")
         self.deliveries[consumer].wake()

@@ -115,6 +115,8 @@ def state_events(
         at: Time of the events (RFC 3339, UTC).
         first: Sequence of the first event.
     """
+    if not grant.takes(SECRET_CHANGED):
+        return []
     rows = db.execute(f"SELECT {INVENTORY_COLUMNS} FROM secret ORDER BY name")  # noqa: S608 - constant
     changes = [
         Change(kind, known.entry, known.version, None)

@@ -106,12 +106,15 @@ class StateDir:
         Raises:
             StateError: The directory cannot be written.
         """
-        keys, before = self.keys.replaced(shared), self.keys
+        keys, before, path = self.keys.replaced(shared), self.keys, f"{self.path}/{_KEY}"
         if keys == before:
             return False
-        directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            _write_keys(f"{self.path}/{_KEY}", directory, keys)
+            directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _not_written(path, error) from None
+        try:
+            _write_keys(path, directory, keys)
         finally:
             os.close(directory)
         self.keys = keys
@@ -197,6 +200,10 @@ def _write_keys(path: str, directory: int, keys: FingerprintKeys) -> Fingerprint
         # ledger without its key would be a ledger without a memory.
         os.fsync(directory)
     except OSError as error:
-        remedy = "make the directory writable for this user"
-        raise state_error(f"write {path}", error, path=remedy, access=remedy) from None
+        raise _not_written(path, error) from None
     return keys
+
+
+def _not_written(path: str, error: OSError) -> StateError:
+    remedy = "make the directory writable for this user"
+    return state_error(f"write {path}", error, path=remedy, access=remedy)

@@ -91,7 +91,7 @@ class FleetBucket:
             if bucket_subject(self._bucket, document.instance) != subject:
                 return None
             return self.fleet.update(subject, document, stored_at)
-        except (ValueError, msgspec.MsgspecError):
+        except (ValueError, msgspec.MsgspecError, RecursionError):
             return None
 
     def _read(self, values: Iterable[Value]) -> set[str]:

@@ -265,7 +265,7 @@ class Connection:
             return
         try:
             ack = _decode_ack(message.data)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             ack = _PubAck()
         if ack.error is not None:
             future.set_result(self.errors.of_api(ack.error.code, ack.error.err_code, subject))

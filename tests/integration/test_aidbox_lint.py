@@ -542,6 +542,10 @@ def test_a_certificate_expires(world: World) -> None:
         assert item["content_problem"] == "expires in 0 days"
         assert item["not_after"] is not None
         assert shown["status"]["attention"] == ["secret crt: expires in 0 days"]
+        done = world.run("status", "crt", "--socket", socket)
+        assert (done.returncode, "problem  expires in 0 days" in done.stdout) == (1, True)
+        assert "secret crt: expires in 0 days" in done.stdout
+        assert "crt" in world.run("status", "--problems", "--socket", socket).stdout.split()
         name = "syncd_secret_not_after_timestamp_seconds"
         assert abs(scrape(port)[name] - time.time() - 86400.0) < HOUR
         world.publish(crt=b"no certificate")

@@ -237,6 +237,20 @@ def test_the_pipeline_of_the_guide(fleet: Fleet, tmp_path: Path) -> None:
     assert "admin.creds" in done.stderr
 
 
+def test_a_document_that_is_nested_too_deeply(fleet: Fleet) -> None:
+    """It is left out and reported, as any other that is none."""
+    fleet.start("n1")
+
+    async def forge(js: Any) -> None:
+        deep = b"[" * 50_000 + b"]" * 50_000
+        await js.publish(f"$KV.{fleet.bucket}.n2", b'{"instance": "n2", "x": ' + deep + b"}")
+
+    fleet.server.ask(forge)
+    done = fleet.worlds["n1"].run("fleet", "status", *fleet.options, "--secret", "db")
+    assert done.returncode == 0
+    assert "fleet.unusable" in done.stderr
+
+
 def test_a_document_under_the_key_of_another(fleet: Fleet) -> None:
     """It is left out and reported: with a key of its own each, none speaks for another."""
     fleet.start("n1")

@@ -155,6 +155,16 @@ def test_the_present_state_is_sent_again(world: World) -> None:
             assert done.returncode == 2
 
 
+def test_no_state_for_a_consumer_of_other_events(world: World) -> None:
+    """It is not said that anything is sent, and the remedy is about its types."""
+    with Receiver() as receiver:
+        configure(world, hook(receiver, types=["adopted"]))
+        with world.daemon():
+            done = world.run("resend", "hook", "--socket", f"{world.directory}/s")
+        assert done.returncode == 2
+        assert "hook takes no changes of secrets; add changed to its types" in done.stderr
+
+
 def test_a_corrected_credential_is_used_at_once(world: World) -> None:
     """Whatever the backoff: what was missing is there."""
     key = f"{world.directory}/webhook.key"

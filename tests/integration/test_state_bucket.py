@@ -7,9 +7,10 @@ import json
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 from support.nats import NatsServer, bucket, documents
-from support.waiting import wait_until
+from support.waiting import DEADLINE, wait_until
 from support.world import CANARY, World, secret
 
 from syncd import __version__
@@ -179,3 +180,39 @@ def test_adoption_is_of_the_version_that_is_there() -> None:
         found = writer.document(0.0).secrets["a"]
         assert not found.is_adopted
     assert found.adopted == {"aidbox http://r1": True, "aidbox http://r2": False}
+
+
+async def test_a_bug_does_not_end_the_daemon(capfd: pytest.CaptureFixture[str]) -> None:
+    """It is reported by class and place, without its text, and writing is tried again."""
+    again, planted = anyio.Event(), "text of a foreign error"
+    failures = [RuntimeError(planted)]
+
+    def inventory() -> dict[str, Known]:
+        if failures:
+            raise failures.pop()
+        again.set()
+        return {}
+
+    class Fresh:
+        def events_of(self, _types: object) -> list[Event]:
+            return []
+
+        def baseline(self) -> str:
+            return ""
+
+    writer = StateWriter(
+        Nats(name="bus", urls=("nats://127.0.0.1:1",), state_bucket="b"),
+        instance="i",
+        ledger=Fresh(),  # type: ignore[arg-type] # what is asked of one
+        inventory=inventory,
+        key_id=lambda: "key",
+        rng=Random(1),
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(writer.run)
+        with anyio.fail_after(DEADLINE):
+            await again.wait()
+        tasks.cancel_scope.cancel()
+    said = capfd.readouterr().out
+    assert "RuntimeError" in said
+    assert planted not in said

@@ -88,6 +88,9 @@ def test_consumers_that_can_never_work_are_found_at_the_start(world: World) -> N
         }.items():
             assert any(line.startswith(f"consumer {name} ") and words in line for line in found)
         assert set(states(world).values()) == {"unproven"}
+        (line,) = status(world, "socket")["status"]["attention"]
+        assert line.startswith("consumer socket is unproven: ")
+        assert status(world, "fine")["status"]["attention"] == []
         assert world.run("status", SYNCD_SOCKET=f"{world.directory}/s").returncode == 1
 
 

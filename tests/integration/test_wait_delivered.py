@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from support.receiver import Receiver, reply
 from support.world import World, secret
@@ -102,6 +103,10 @@ ADOPTED = AdoptionReport(AdoptionState.ADOPTED, 0.1, None)
             ["adoption by consumer two is rejected: r: it answers 401"],
         ),
         (
+            {"one": ADOPTED, "two": AdoptionReport(AdoptionState.UNREACHABLE, None, "r: refused")},
+            ["adoption by consumer two is unreachable: r: refused"],
+        ),
+        (
             {"aidbox": AdoptionReport(AdoptionState.NOT_VERIFIABLE, None, None)},
             ["its adoption cannot be verified: its scope is not one Client"],
         ),
@@ -117,3 +122,16 @@ def test_all_secrets_but_those_whose_adoption_cannot_be_verified() -> None:
     """They are waited for only where they are named."""
     cannot = AdoptionReport(AdoptionState.NOT_VERIFIABLE, None, None)
     assert Delivered(adopted=True).missing([report(aidbox=cannot)]) == []
+
+
+def test_secrets_that_the_consumer_may_not_see() -> None:
+    """They are not waited for, unless they are named, or the consumer sees none at all."""
+    seen = report(hook=None)
+    hidden = msgspec.structs.replace(report(), secret="b")
+    assert Delivered(consumer="hook").missing([hidden, seen]) == []
+    assert Delivered().missing([hidden, seen]) == []
+    problem = ["secret b: there is no consumer hook that may see it"]
+    assert Delivered(("b",), "hook").missing([hidden, seen]) == problem
+    assert Delivered(consumer="hook").missing([hidden]) == problem
+    for goal in (Delivered(("b",)), Delivered(("b",), adopted=True)):
+        assert goal.missing([hidden]) == ["secret b: there is no consumer that may see it"]

@@ -16,7 +16,7 @@ import os
 import secrets
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import anyio
 import anyio.to_thread
@@ -49,7 +49,8 @@ _ABOUT: Final = {"user-agent": f"syncd/{__version__}", "accept": "application/js
 
 
 class _Token(msgspec.Struct):
-    access_token: str
+    # what a header can carry: the error for anything else would quote it
+    access_token: Annotated[str, msgspec.Meta(pattern=r"\A[\x21-\x7e]+\Z")]
     expires_in: float | None = None
 
 
@@ -209,7 +210,7 @@ class Session:
         await self._require_success(f"{failed}, asking for a token", answer)
         try:
             token = msgspec.json.decode(answer.body, type=_Token)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise RefusedError(
                 f"{failed}: the answer holds no token", "set grant_type: basic"
             ) from None

@@ -220,6 +220,7 @@ GOOD = msgspec.json.decode(STAMP.encode(EVENTS[0]))
         ({"type": "io.syncd.reset"}, "has a type that"),
         ({"time": "yesterday"}, "no valid time"),
         ({"time": "2026-11-23T20:40:28"}, "no valid time"),
+        ({"time": "0001-01-01T00:00:00+23:59"}, "no valid time"),
         ({"subject": "b"}, "contradicts its data"),
         ({"data": {**GOOD["data"], "scope": []}}, "contradicts its data"),
         ({"data": {**GOOD["data"], "version": "plain"}}, "not a CloudEvent"),
@@ -242,7 +243,10 @@ def test_an_adoption_of_another_secret_is_refused() -> None:
         decode(None, msgspec.json.encode({**content, "subject": "b"}))
 
 
-@pytest.mark.parametrize("payload", [b"", b"{", b"\xff\xfe", b"[]", b'"x"'])
+DEEP = b'{"x": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+
+
+@pytest.mark.parametrize("payload", [b"", b"{", b"\xff\xfe", b"[]", b'"x"', DEEP])
 def test_payloads_that_are_no_json(payload: bytes) -> None:
     """In both modes."""
     with pytest.raises(BindingError):

@@ -379,6 +379,9 @@ def test_types_of_events(tmp_path: Path) -> None:
     (event,) = book.ledger.take("config", config, 10)
     assert event.type == VAULT_CONFIG_CHANGED
     assert book.ledger.take("changed", config, 10) == []  # it was configured otherwise meanwhile
+    _, last = book.ledger.span()
+    assert book.ledger.resend("config", config, None, "2026-11-23T20:40:28.000Z") == ()
+    assert book.ledger.span() == (0, last)
     book.close()
 
 

@@ -156,7 +156,15 @@ async def test_a_401_just_after_a_rotation_may_heal(secret: Path, receiver: Rece
     await asked.aclose()
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"access_token": 1}', b"<html>"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"[]", b"{}", b'{"access_token": 1}', b"<html>"),
+        *(token(text) for text in ("", "two words", "line\n", "t\xf6ken")),
+        b'{"access_token": "\xff"}',
+        b'{"x": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+    ],
+)
 async def test_no_token(secret: Path, receiver: Receiver, body: bytes) -> None:
     """An answer without one is for a person to look at."""
     receiver.script(reply(200, body))
