@@ -149,7 +149,7 @@ def _events() -> dict[str, Any]:
 
 
 def _retry() -> dict[str, Any]:
-    operation = _of_consumer("retry", "Try now what waits, whatever the backoff")
+    operation = _of_consumer("retry", "Try now what waits, regardless of the backoff")
     operation["responses"]["202"] = _answer("It is tried now.", RetryReport.__name__)
     return operation
 

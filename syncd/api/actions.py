@@ -70,7 +70,7 @@ class Actions(Protocol):
         """What each consumer may see, by name."""
 
     def retry(self, consumer: str) -> int:
-        """Tries what waits now, whatever the backoff; returns how many events are pending."""
+        """Tries what waits now, regardless of the backoff; returns how many events are pending."""
 
     async def test(self, consumer: str) -> TestReport:
         """Sends a ping now, past the mailbox.

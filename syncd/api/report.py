@@ -310,7 +310,7 @@ def status_report(
             *daemon_problems(status, now, limited=limited),
             *reload_problems(status, limited=limited),
             *secret_problems(status, shown),
-            *_rejections(status, shown),
+            *_unadopted(status, shown),
             *_failing("consumer", consumers, limited=limited),
             *(() if limited else unusable(status)),
             *_failing("provider", providers, limited=limited),
@@ -388,15 +388,21 @@ def _source(source: MountStatus | RelayStatus, *, limited: bool) -> _Source:
     }
 
 
-def _rejections(status: DaemonStatus, shown: list[Known]) -> list[str]:
-    found = [
-        f"secret {known.entry.name} was not adopted: {report.problem}"
-        for consumer in status.adoptions
-        for known in shown
-        if (report := _adoption(status, consumer, known)) is not None
-        and report.state in (AdoptionState.REJECTED, AdoptionState.UNREACHABLE)
+def _unadopted(status: DaemonStatus, shown: list[Known]) -> list[str]:
+    """The secrets that a replica refuses, and those of which nothing is known."""
+    refused: list[str] = []
+    unknown: list[str] = []
+    for consumer in status.adoptions:
+        for known in shown:
+            report, name = _adoption(status, consumer, known), known.entry.name
+            if report is not None and report.state is AdoptionState.REJECTED:
+                refused.append(f"secret {name} was not adopted: {report.problem}")
+            elif report is not None and report.state is AdoptionState.UNREACHABLE:
+                unknown.append(f"whether secret {name} was adopted is not known: {report.problem}")
+    return [
+        *shortened(refused, "secrets were not adopted"),
+        *shortened(unknown, "secrets of which that is not known"),
     ]
-    return shortened(found, "secrets were not adopted")
 
 
 def _failing(

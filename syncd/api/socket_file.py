@@ -7,8 +7,8 @@ by `O_PATH` descriptors, and mode, group and access control list are set on the 
 name in `/proc/self/fd` (open(2), "O_PATH"; `fchmod` itself refuses such a descriptor). Only `bind`
 takes a path; what it made is pinned afterwards, and is used only if it is this user's socket.
 
-A user who floods the socket can be denied for a while by an access control list, whatever its mode
-allows to others. The kernel then refuses that user's connections (acl(5)).
+A user who floods the socket can be denied for a while by an access control list, also where its
+mode allows others to connect. The kernel then refuses that user's connections (acl(5)).
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Client:
     """Requests to a daemon by its Unix socket, each on a connection of its own.
 
     Its HTTP is h11's: a whole client costs 7 MiB, which the memory limit of a sidecar has to have
-    room for when somebody runs `syncd status` in it.
+    room for when `syncd status` runs in it.
     """
 
     def __init__(self, path: str) -> None:

@@ -139,7 +139,7 @@ def events(
 @click.argument("consumer", required=False, type=TEXT)
 @socket_option
 def retry(consumer: str | None, socket: str | None) -> None:
-    """Tries to deliver what waits now, whatever the backoff."""
+    """Tries to deliver what waits now, regardless of the backoff."""
     harden_command()
 
     from urllib.parse import quote

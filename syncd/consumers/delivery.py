@@ -159,7 +159,7 @@ class Delivery:
         return True
 
     def retry(self) -> int:
-        """Tries what waits now, whatever the backoff; returns how many events are pending."""
+        """Tries what waits now, regardless of the backoff; returns how many events are pending."""
         self._backlog.retry(self._monotonic())
         self._ledger_due = 0.0
         self._woken = True

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from syncd.ledger.ledger import Ledger
 
 COALESCE: Final = 0.25
-"""Seconds between two documents, at least."""
+"""Seconds from a change to its document, which are also the least between two."""
 
 log = structlog.get_logger()
 
@@ -119,9 +119,10 @@ class StateWriter:
                     await self._fail(TemporaryError(problem, "please report it"))
                     continue
                 self._succeed()
-                await anyio.sleep(COALESCE)
                 with anyio.move_on_after(jittered(self._heartbeat, self._rng)):
                     await self._changed.wait()
+                # what changes meanwhile is in the same document, and deliveries come first
+                await anyio.sleep(COALESCE)
         finally:
             await self._connection.aclose()
 

@@ -3,12 +3,12 @@
 The rules:
 
 - Versions are compared among installations with one fingerprint key, the one that most have; an
-  installation with another key is lagging, since nobody can say what it has.
+  installation with another key is lagging, since what it has is not known.
 - The newest version is the one that arrived last anywhere (`changed_at`). One that has not changed
   since an installation's first scan is no arrival: a replica that starts with yesterday's secret
   does not make that the newest. Where nothing arrived, it is the one that most have.
 - An installation is silent when its document is older than its `ttl`. A silent one has proven
-  nothing, whatever it had.
+  nothing, also where it had the newest version.
 - A secret has converged when every installation that has it in its vault config has the newest
   version, and none is silent.
 

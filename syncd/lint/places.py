@@ -72,6 +72,8 @@ def _all(settings: Settings | RelaySettings, source: str, unit: Unit | None) -> 
 
 def _state(path: str, source: str, unit: Unit | None) -> Iterator[Finding]:
     hint = "set state_dir to a directory that syncd's user can write to"
+    if os.geteuid() == 0 and unit is None:
+        hint += ", or name that user by --as if it is not root"
     if not _is_made(path, unit):
         problem = _read_only(path, unit) or _unwritable(path, deep=True)
         if problem is not None:

@@ -99,6 +99,8 @@ def test_aidbox_starts_after_the_rotation(world: World) -> None:
         (item,) = json.loads(shown.stdout)["secrets"]
         assert item["consumers"]["aidbox"]["adoption"]["state"] == "unreachable"
         assert "Connection refused" in item["consumers"]["aidbox"]["adoption"]["problem"]
+        attention = json.loads(shown.stdout)["status"]["attention"]
+        assert any("whether secret app was adopted is not known" in line for line in attention)
         with box(world, port=aidbox.port):
             daemon.wait_for("adoption.adopted", secret="app")
         assert not daemon.logged("adoption.rejected")

@@ -1,7 +1,7 @@
 """Who may use the page: one browser, which has the one-time token.
 
-Everybody on this machine can connect to a port on loopback, and every web page that the browser has
-open can send requests there. So
+Every user of this machine can connect to a port on loopback, and every web page that the browser
+has open can send requests there. So
 
 - `Host` must be a name of loopback, by any port (ssh may forward one): a page whose own name
   resolves to 127.0.0.1 is refused (DNS rebinding);
