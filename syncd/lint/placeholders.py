@@ -1,4 +1,4 @@
-"""`syncd check`: placeholders of template languages that nobody filled in.
+"""`syncd check`: placeholders of template languages in the configuration.
 
 syncd replaces nothing in its configuration. A `${HOST}` that a deployment was meant to fill in is
 valid text in many places, and fails only when it is used: for a webhook, at the first rotation.
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from syncd.core.findings import finding, key_path
-from syncd.core.placeholders import holds_placeholder
+from syncd.core.placeholders import placeholder_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,18 +30,18 @@ def check_placeholders(settings: Settings | RelaySettings, source: str) -> list[
             "value-uninterpolated",
             source,
             key_path(*at),
-            "holds a placeholder, which syncd does not replace",
+            f"holds {placeholder}, which syncd does not replace",
             hint,
         )
-        for at in _placeholders(settings, ())
+        for at, placeholder in _placeholders(settings, ())
     ]
 
 
-def _placeholders(tree: object, at: _Path) -> Iterator[_Path]:
-    """The values with one; its text may be a secret (`${TOKEN:-…}`), and is not shown."""
+def _placeholders(tree: object, at: _Path) -> Iterator[tuple[_Path, str]]:
     if isinstance(tree, str):
-        if holds_placeholder(tree):
-            yield at
+        placeholder = placeholder_in(tree)
+        if placeholder is not None:
+            yield at, placeholder
     elif isinstance(tree, msgspec.Struct):
         for key, item in msgspec.structs.asdict(tree).items():
             yield from _placeholders(item, (*at, key))

@@ -200,7 +200,7 @@ CONFIGURATIONS: list[Row] = [
     (
         "placeholder in a header",
         hook(headers={"X-Token": "${TOKEN}"}),
-        ("holds a placeholder, which syncd does not replace",),
+        ("${TOKEN}, which syncd does not replace",),
         False,
     ),
     (

@@ -1,4 +1,4 @@
-"""Placeholders that nobody filled in."""
+"""Placeholders of template languages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import pytest
 from support.waiting import DEADLINE
 
-from syncd.core.placeholders import holds_placeholder
+from syncd.core.placeholders import holds_placeholder, placeholder_in
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,23 @@ from syncd.core.placeholders import holds_placeholder
 def test_placeholders(text: str) -> None:
     """Of shells, templates and Kubernetes."""
     assert holds_placeholder(text)
+    assert placeholder_in(text) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Bearer ${X}", "${X}"),
+        ("Bearer ${X:-canary}", "${X}"),
+        ("${A:-${B}}", "${B}"),
+        ("{{ default 'canary' .Values.x }}", "a placeholder"),
+        ("pass$WORD", "a placeholder"),
+        ("5$", None),
+    ],
+)
+def test_what_is_shown_of_one(text: str, shown: str | None) -> None:
+    """The name that is to be filled in, and no default: that can be the secret itself."""
+    assert placeholder_in(text) == shown
 
 
 @pytest.mark.parametrize(
