@@ -239,15 +239,18 @@ def ask(urls: list[str], question: Callable[[JetStreamContext], Awaitable[T]], *
 
 
 async def _stored(js: JetStreamContext, stream: str) -> list[Stored]:
-    state = (await js.stream_info(stream)).state
-    found = []
-    for position in range(state.first_seq, state.last_seq + 1):
-        with contextlib.suppress(nats.js.errors.NotFoundError):
-            raw = await js.get_msg(stream, position)
-            found.append(
-                Stored(position, raw.subject or "", dict(raw.headers or {}), raw.data or b"")
-            )
-    return found
+    """As of one moment: what is replaced while it is read is read again."""
+    while True:
+        state = (await js.stream_info(stream)).state
+        found = []
+        for position in range(state.first_seq, state.last_seq + 1):
+            with contextlib.suppress(nats.js.errors.NotFoundError):
+                raw = await js.get_msg(stream, position)
+                found.append(
+                    Stored(position, raw.subject or "", dict(raw.headers or {}), raw.data or b"")
+                )
+        if len(found) == state.messages:
+            return found
 
 
 def stream(name: str, *subjects: str, **more: Any) -> Callable[[JetStreamContext], Awaitable[Any]]:
