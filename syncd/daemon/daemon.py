@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
 import structlog
+from msgspec.structs import replace
 
 from syncd import __version__
 from syncd.api.service import Service

@@ -25,7 +25,6 @@ import errno
 import os
 import select
 import time
-from dataclasses import dataclass
 from threading import Lock
 from typing import Final, Literal
 
@@ -60,8 +59,7 @@ _LIMITS: Final = frozenset((errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.ENFI
 _MANY: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Hint:
+class Hint(msgspec.Struct, frozen=True):
     """A reason to scan.
 
     Attributes:
