@@ -18,7 +18,15 @@ import anyio.to_thread
 import structlog
 
 from syncd.api.actions import TestReport
-from syncd.config.settings import Aidbox, Nats, Settings, Webhook, credential_files, grant
+from syncd.config.settings import (
+    Aidbox,
+    Exec,
+    Nats,
+    Settings,
+    Webhook,
+    credential_files,
+    grant,
+)
 from syncd.consumers.delivery import Delivery
 from syncd.consumers.factory import mailboxes, open_consumer, open_state_writer
 from syncd.core.errors import RefusedError
@@ -235,7 +243,10 @@ def _signatures(paths: Sequence[str]) -> list[object]:
 
 def identity_of(consumer: ConsumerSettings) -> str:
     """What a proof is about: the kind and the address, which may hold a token, as a hash."""
-    address = consumer.urls if isinstance(consumer, Aidbox | Nats) else consumer.url
+    if isinstance(consumer, Exec):
+        address: object = consumer.command
+    else:
+        address = consumer.urls if isinstance(consumer, Aidbox | Nats) else consumer.url
     more = (consumer.socket if isinstance(consumer, Webhook) else None,)
     return blake2b(
         repr((type(consumer).__name__, address, more)).encode(), digest_size=12
