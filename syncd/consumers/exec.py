@@ -50,7 +50,7 @@ class ExecConsumer:
     def __repr__(self) -> str:
         return f"ExecConsumer({self.name!r}, {self.address!r})"
 
-    async def deliver(self, events: Sequence[Event]) -> None:
+    async def deliver(self, events: Sequence[Event]) -> int | None:
         """Runs the command with the events; exit code 0 acknowledges them.
 
         Raises:
@@ -64,9 +64,11 @@ class ExecConsumer:
             if self.max_batch == 1
             else self._stamp.encode_batch(events)
         )
-        error = self._judge(await self._run(payload))
+        code = await self._run(payload)
+        error = self._judge(code)
         if error is not None:
-            raise error
+            raise error.answered(code)
+        return code
 
     async def ping(self, ident: str, at: str) -> Tested:
         """Runs the command with an `io.syncd.ping` event; see `Testable`."""

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from syncd.core.events import Commit
     from syncd.core.health import ConsumerHealth
     from syncd.core.model import Grant, Known
+    from syncd.core.record import Record
     from syncd.daemon.resources import Resources
     from syncd.ledger.ledger import Ledger
 
@@ -141,6 +142,10 @@ class Pipeline:
                 return
             before = found
             await anyio.sleep(EXAMINE_INTERVAL)
+
+    def unwritten(self) -> dict[str, tuple[Record, ...]]:
+        """Attempts that are not in the ledger yet; see `syncd.api.actions`."""
+        return {name: item.unwritten() for name, item in self.deliveries.items()}
 
     def retry(self, consumer: str) -> int:
         """Tries what waits now; see `syncd.api.actions`."""
