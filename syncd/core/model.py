@@ -8,7 +8,6 @@ dataclass's time. None of them can hold a secret's value, only its version, a ke
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -63,8 +62,7 @@ class Grant:
         return any(granted.covers(scope) for granted in self.scopes for scope in scopes)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One secret of the vault config.
 
     Attributes:

@@ -33,6 +33,7 @@ from syncd.core.errors import RefusedError
 from syncd.core.event_data import SECRET_CHANGED
 from syncd.core.events import Stamp
 from syncd.core.timing import rfc3339
+from syncd.net.rotation import signature
 from syncd.system.threads import run
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ def _signatures(paths: Sequence[str]) -> list[object]:
         except OSError as error:
             found.append(error.errno)
         else:
-            found.append((status.st_ino, status.st_size, status.st_mtime_ns))
+            found.append(signature(status))
     return found
 
 

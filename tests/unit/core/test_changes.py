@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
@@ -102,7 +101,7 @@ class TestOneSecret:
 class TestEntries:
     def test_that_left_are_removed_with_the_scope_they_had(self) -> None:
         """An entry gone from the vault config is `removed` if it had a version."""
-        never = replace(KNOWN, entry=dataclasses.replace(ENTRY, name="b"), version=None)
+        never = replace(KNOWN, entry=replace(ENTRY, name="b"), version=None)
         result = plan({"a": KNOWN, "b": never}, {}, {}, NOW)
         assert result.changes == (Change(ChangeKind.REMOVED, ENTRY, None, "k1:1"),)
         assert result.dropped == ("a", "b")
@@ -111,7 +110,7 @@ class TestEntries:
 
     def test_that_are_rescoped_or_repointed_are_told_so(self) -> None:
         """Another scope or file changes the vault config, and the secret only with its content."""
-        moved = dataclasses.replace(ENTRY, path="/s/b", scopes=(Scope("Client", "c"),))
+        moved = replace(ENTRY, path="/s/b", scopes=(Scope("Client", "c"),))
         result = judge(KNOWN, Observation(State.PRESENT, "k1:1"), moved)
         assert result.changes == ()
         assert result.vault_config == VaultConfigData((), (), ("a",), ("a",))
@@ -119,8 +118,8 @@ class TestEntries:
 
     def test_are_compared_by_name(self) -> None:
         """New and lost names are told apart and sorted."""
-        entries = {name: dataclasses.replace(ENTRY, name=name) for name in "dcb"}
-        known = {name: replace(KNOWN, entry=dataclasses.replace(ENTRY, name=name)) for name in "ab"}
+        entries = {name: replace(ENTRY, name=name) for name in "dcb"}
+        known = {name: replace(KNOWN, entry=replace(ENTRY, name=name)) for name in "ab"}
         assert compare_entries(known, entries) == VaultConfigData(("c", "d"), ("a",), (), ())
 
 
