@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from syncd.ledger.records import TABLE
+
 FILE_NAME: Final = "ledger.sqlite3"
 """Name of the database inside the state directory."""
 
-VERSION: Final = 3
+VERSION: Final = 4
 """`PRAGMA user_version` of the schema below."""
 
 TABLES: Final = frozenset(("meta", "secret", "event", "pending"))
@@ -51,8 +53,9 @@ CREATE TABLE received (
 ) WITHOUT ROWID;
 """
 
-_FROM_2 = "DROP INDEX event_time;"
+_FROM_3 = TABLE
+_FROM_2 = f"DROP INDEX event_time; {_FROM_3}"
 _FROM_1 = f"ALTER TABLE event ADD COLUMN origin TEXT; {_RECEIVED} {_FROM_2}"
 
-UPGRADES: Final = {0: _CORE + _RECEIVED, 1: _FROM_1, 2: _FROM_2}
+UPGRADES: Final = {0: _CORE + _RECEIVED + TABLE, 1: _FROM_1, 2: _FROM_2, 3: _FROM_3}
 """Statements that bring a database of an older version to `VERSION`; 0 is an empty file."""

@@ -16,6 +16,7 @@ from syncd.core.errors import StateError
 from syncd.core.event_data import VAULT_CONFIG_CHANGED, SecretData, VaultConfigData
 from syncd.core.events import Event, Origin
 from syncd.core.model import Grant, Scope, State
+from syncd.core.record import Record
 from syncd.ledger import received
 from syncd.ledger.ledger import Ledger
 from syncd.ledger.received import Arrival
@@ -132,6 +133,7 @@ def test_where_to_go_on(mail: Mail) -> None:
     [
         "ALTER TABLE event DROP COLUMN origin; DROP TABLE received; PRAGMA user_version = 1",
         "PRAGMA user_version = 2",
+        "DROP INDEX event_time; PRAGMA user_version = 3",
     ],
 )
 def test_a_ledger_of_a_version_before_is_taken_over(tmp_path: Path, older: str) -> None:
@@ -142,7 +144,8 @@ def test_a_ledger_of_a_version_before_is_taken_over(tmp_path: Path, older: str) 
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as old:
         old.executescript(
             "CREATE INDEX event_time ON event (time); UPDATE event SET audience ="
-            ' \'{"a":[{"resource_type":"Client","id":"other"}]}\';' + older
+            ' \'{"a":[{"resource_type":"Client","id":"other"}]}\';'
+            f"DROP TABLE attempt; {older}"
         )
     state = StateDir.open(str(tmp_path))
     ledger = Ledger.open(state, "boot")
@@ -151,6 +154,8 @@ def test_a_ledger_of_a_version_before_is_taken_over(tmp_path: Path, older: str) 
     assert (event.subject, event.origin) == ("a", None)
     assert event.audience == {"a": (Scope("Client", "other"),)}
     assert ledger.receive([arrival(1, 2, 1)], ALL).events
+    ledger.acknowledge("hook", [event], [Record(1, 5.0, 5.0, 1, "delivered", 204)])
+    assert ledger.attempts([1]) == {1: {"hook": [Record(1, 5.0, 5.0, 1, "delivered", 204)]}}
     ledger.close()
     state.close()
 
