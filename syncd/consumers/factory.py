@@ -114,7 +114,7 @@ def open_recreator(
 ) -> Recreator | None:
     """Makes what recreates destinations for a consumer, or None where its actions do not say so.
 
-    `consumer` is what `open_consumer` made of the same settings, and `leadership` makes what decides
+    `consumer` is what `open_consumer` made of the same settings, `leadership` makes what decides
     who acts; the other arguments are those of `Recreator`.
 
     Raises:
