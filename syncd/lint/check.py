@@ -22,6 +22,7 @@ from syncd.core.decode import did_you_mean
 from syncd.core.errors import ConfigurationError, SyncdError
 from syncd.core.findings import finding, key_path
 from syncd.core.vault_config import lint_vault_config
+from syncd.lint.cluster import check_cluster
 from syncd.lint.commands import check_commands
 from syncd.lint.consumers import check_addresses, check_connections
 from syncd.lint.content import check_content
@@ -104,6 +105,7 @@ def run_checks(
     findings += check_placeholders(settings, source)
     if isinstance(settings, RelaySettings):
         return findings + check_scopes(settings, None, source)
+    findings += check_cluster(settings, source, environ)
     return findings + _check_mounted(settings, source, aidbox)
 
 
