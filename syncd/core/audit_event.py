@@ -19,7 +19,7 @@ from syncd.core.model import ChangeKind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from syncd.core.event_data import AdoptionData, SecretData
+    from syncd.core.event_data import AdoptionData, DestinationData, SecretData
     from syncd.core.model import Scope
 
 TYPE_SYSTEM: Final = "urn:syncd:audit-event-type"
@@ -74,6 +74,23 @@ def adoption_audit_event(
         **_resource_of(f"secret-{outcome}", event_id=event_id, source=source, time=time),
         "action": _EXECUTE,
         "outcome": _SUCCESS if adopted else _FAILURE,
+        "entity": [
+            _secret(data.secret, {"version": data.version}, event_id),
+            _resource(data.scope),
+        ],
+    }
+
+
+def destination_audit_event(
+    data: DestinationData, *, event_id: str, source: str, time: str
+) -> dict[str, Any]:
+    """The resource for the outcome of a recreation, from the data and attributes of its event."""
+    outcome = "recreated" if data.reason is None else "stale"
+    return {
+        **_resource_of(f"destination-{outcome}", event_id=event_id, source=source, time=time),
+        "action": _EXECUTE,
+        "outcome": _SUCCESS if data.reason is None else _FAILURE,
+        **({} if data.reason is None else {"outcomeDesc": data.reason}),
         "entity": [
             _secret(data.secret, {"version": data.version}, event_id),
             _resource(data.scope),

@@ -21,9 +21,13 @@ from syncd.config.settings import grant
 from syncd.consumers.aidbox.audit import AuditTrail
 from syncd.consumers.aidbox.session import FailedError, RejectedError, Session
 from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
-from syncd.core.audit_event import adoption_audit_event, audit_event
+from syncd.core.audit_event import (
+    adoption_audit_event,
+    audit_event,
+    destination_audit_event,
+)
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
-from syncd.core.event_data import SECRET_ADOPTED, AdoptionData, SecretData
+from syncd.core.event_data import SECRET_ADOPTED, AdoptionData, DestinationData, SecretData
 from syncd.net.replicas import Replicas
 from syncd.net.tls import Trust
 
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 MAX_BATCH: Final = 10_000
 """Events in a batch: the largest number of secrets that one mount is made for."""
 
+_AUDITABLE: Final = SecretData | AdoptionData | DestinationData
 _OF_CLIENT: Final = frozenset((401, 403, 404))
 
 
@@ -77,7 +82,7 @@ class AidboxConsumer:
         self._dropped: dict[Replica, int] = {}
         self._trail = AuditTrail(settings, self._session, self._replicas)
         self._recorded: dict[str, tuple[int, str | None]] = {}
-        self._outcomes: dict[str, int] = {}
+        self._outcomes: set[int] = set()
 
     def __repr__(self) -> str:
         return f"AidboxConsumer({self.name!r})"
@@ -95,7 +100,7 @@ class AidboxConsumer:
         failed: list[Undelivered] = []
         if changes and "drop_cache" in self._actions:
             errors += await self._drop_caches(max(changes, key=lambda event: event.sequence))
-        auditable = [event for event in events if isinstance(event.data, SecretData | AdoptionData)]
+        auditable = [event for event in events if isinstance(event.data, _AUDITABLE)]
         if auditable and "audit_event" in self._actions:
             errors += await self._record(auditable, failed)
         if errors:
@@ -175,20 +180,28 @@ class AidboxConsumer:
                 tasks.start_soon(record)
         return errors
 
-    async def _record_outcome(self, event: Event, data: AdoptionData) -> None:
-        if self._outcomes.get(event.subject) == event.sequence:
+    async def _record_outcome(self, event: Event, data: AdoptionData | DestinationData) -> None:
+        if event.sequence in self._outcomes:
             return
         origin = self._stamp.origin(event)
-        adopted = event.type == SECRET_ADOPTED
-        resource = adoption_audit_event(
-            data, adopted=adopted, event_id=origin.id, source=origin.source, time=event.time
-        )
+        if isinstance(data, AdoptionData):
+            resource = adoption_audit_event(
+                data,
+                adopted=event.type == SECRET_ADOPTED,
+                event_id=origin.id,
+                source=origin.source,
+                time=event.time,
+            )
+        else:
+            resource = destination_audit_event(
+                data, event_id=origin.id, source=origin.source, time=event.time
+            )
         await self._trail.create(origin.id, msgspec.json.encode(resource))
-        self._outcomes[event.subject] = event.sequence
+        self._outcomes.add(event.sequence)
 
     async def _record_one(self, event: Event) -> None:
         data = event.data
-        if isinstance(data, AdoptionData):
+        if isinstance(data, AdoptionData | DestinationData):
             await self._record_outcome(event, data)
             return
         assert isinstance(data, SecretData)

@@ -8,8 +8,13 @@ import pytest
 from fhir.resources.R4B.auditevent import AuditEvent
 from hypothesis import given, strategies as st
 
-from syncd.core.audit_event import adoption_audit_event, audit_event, audit_event_id
-from syncd.core.event_data import AdoptionData, SecretData
+from syncd.core.audit_event import (
+    adoption_audit_event,
+    audit_event,
+    audit_event_id,
+    destination_audit_event,
+)
+from syncd.core.event_data import AdoptionData, DestinationData, SecretData
 from syncd.core.model import ChangeKind, Scope
 
 TIME = "2026-11-23T20:40:28.333Z"
@@ -87,6 +92,24 @@ def test_the_outcome_of_a_verification(outcome: str, *, adopted: bool) -> None:
     secret, owner = resource["entity"]
     assert secret["detail"] == [{"type": "version", "valueString": "k1:02"}]
     assert owner["name"] == "Client/my-client"
+
+
+@pytest.mark.parametrize(("reason", "outcome"), [(None, "0"), ("messages wait", "8")])
+def test_the_outcome_of_a_recreation(reason: str | None, outcome: str) -> None:
+    """Which destination has the new value of which secret, or why it has not."""
+    of = Scope("AidboxTopicDestination", "orders")
+    data = DestinationData("kafka", of, "k1:02", "aidbox", 1.5, reason, ())
+    resource = destination_audit_event(
+        data, event_id="5f0c2a91-44", source="/syncd/host", time=TIME
+    )
+    AuditEvent.model_validate(resource)
+    code = "destination-recreated" if reason is None else "destination-stale"
+    assert resource["subtype"][0]["code"] == code
+    assert (resource["outcome"], resource.get("outcomeDesc")) == (outcome, reason)
+    assert [item["name"] for item in resource["entity"]] == [
+        "kafka",
+        "AidboxTopicDestination/orders",
+    ]
 
 
 def test_a_retry_is_the_same_resource() -> None:
