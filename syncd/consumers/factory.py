@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from syncd.config.settings import Aidbox, Nats, grant
+from syncd.config.settings import Aidbox, Nats, grant, grant_of
 from syncd.core.adoption import mailbox_of
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def open_verifier(
     replicas = open_replicas(settings)
     return Verifier(
         settings.name,
-        grant(settings.scope),
+        grant(settings.scope, extra=False),
         settings.verify_timeout,
         replicas=replicas,
         session=open_session(settings, replicas),
@@ -112,7 +112,7 @@ def mailboxes(consumers: Iterable[ConsumerSettings]) -> dict[str, Grant]:
     """The mailboxes of a configuration, each with what it may hold."""
     found = {}
     for settings in consumers:
-        found[settings.name] = grant(settings.scope, settings.types)
+        found[settings.name] = grant_of(settings)
         if isinstance(settings, Aidbox) and "verify" in settings.actions:
-            found[mailbox_of(settings.name)] = grant(settings.scope)
+            found[mailbox_of(settings.name)] = grant(settings.scope, extra=False)
     return found

@@ -18,7 +18,7 @@ import anyio.to_thread
 import structlog
 
 from syncd.api.actions import TestReport
-from syncd.config.settings import Aidbox, Nats, Settings, Webhook, credential_files, grant
+from syncd.config.settings import Aidbox, Nats, Settings, Webhook, credential_files, grant_of
 from syncd.consumers.delivery import Delivery
 from syncd.consumers.factory import mailboxes, open_consumer, open_state_writer
 from syncd.core.errors import RefusedError
@@ -210,7 +210,7 @@ class Pipeline:
     def health(self) -> dict[str, tuple[Grant, ConsumerHealth]]:
         """The scope and the health of each consumer, by name."""
         return {
-            item.name: (grant(item.scope, item.types), self.deliveries[item.name].health)
+            item.name: (grant_of(item), self.deliveries[item.name].health)
             for item in self._consumers
         }
 

@@ -127,11 +127,16 @@ def test_where_to_go_on(mail: Mail) -> None:
     assert told([event]) == [("e-2", version(2), version(3))]
 
 
+INDEX = "CREATE INDEX event_time ON event (time);"
+OLD = "ALTER TABLE secret DROP COLUMN extra; PRAGMA user_version"
+
+
 @pytest.mark.parametrize(
     "older",
     [
-        "ALTER TABLE event DROP COLUMN origin; DROP TABLE received; PRAGMA user_version = 1",
-        "PRAGMA user_version = 2",
+        f"ALTER TABLE event DROP COLUMN origin; DROP TABLE received; {INDEX} {OLD} = 1",
+        f"{INDEX} {OLD} = 2",
+        f"{OLD} = 3",
     ],
 )
 def test_a_ledger_of_a_version_before_is_taken_over(tmp_path: Path, older: str) -> None:
@@ -141,8 +146,8 @@ def test_a_ledger_of_a_version_before_is_taken_over(tmp_path: Path, older: str) 
     mail.close()
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as old:
         old.executescript(
-            "CREATE INDEX event_time ON event (time); UPDATE event SET audience ="
-            ' \'{"a":[{"resource_type":"Client","id":"other"}]}\';' + older
+            'UPDATE event SET audience = \'{"a":[{"resource_type":"Client","id":"other"}]}\';'
+            + older
         )
     state = StateDir.open(str(tmp_path))
     ledger = Ledger.open(state, "boot")
