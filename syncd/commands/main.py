@@ -345,10 +345,9 @@ def _fail(error: SyncdError) -> NoReturn:
 
 
 def _crash(error: BaseException) -> NoReturn:
-    from syncd.telemetry.log import describe
+    from syncd.telemetry.unexpected import unexpected
 
-    # without the exception's text, which may quote a value
-    report(SyncdError(f"internal error: {describe(error)}", "please report it"))
+    report(unexpected(error))
     sys.exit(1)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from syncd.config.settings import RelaySettings, Settings
 from syncd.config.validation import check_section
@@ -155,8 +156,7 @@ def config_file(file: str | None, environ: Mapping[str, str] = os.environ) -> st
     return None if place is None else place.path
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(msgspec.Struct, frozen=True):
     """A configuration file.
 
     Attributes:

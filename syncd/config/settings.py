@@ -205,7 +205,23 @@ class Nats(NatsServer, frozen=True, kw_only=True, tag="nats", tag_field="kind"):
     types: EventTypes | None = None
 
 
-ConsumerSettings: TypeAlias = Webhook | Aidbox | Nats
+COMMAND_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""PATH of commands, in which their names are looked up."""
+
+
+class Exec(msgspec.Struct, frozen=True, kw_only=True, tag="exec", tag_field="kind"):
+    """A consumer that is a command: events on its standard input, its exit code is the answer."""
+
+    name: Name
+    command: tuple[str, ...]
+    timeout: Duration = Duration(30)
+    max_batch: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    max_in_flight: InFlight = 1
+    scope: tuple[ScopeSettings, ...] | None = None
+    types: EventTypes | None = None
+
+
+ConsumerSettings: TypeAlias = Webhook | Aidbox | Nats | Exec
 """A consumer of any kind."""
 
 

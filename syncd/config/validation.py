@@ -15,6 +15,7 @@ from syncd.config.settings import (
     Aidbox,
     Api,
     Credentials,
+    Exec,
     Nats,
     NatsServer,
     Provision,
@@ -263,6 +264,22 @@ def _check_webhook(webhook: Webhook, at: Path) -> list[Problem]:
     return problems
 
 
+def _check_exec(command: Exec, at: Path) -> list[Problem]:
+    words, example = command.command, "write the program and its arguments, such as [/usr/bin/true]"
+    problems = _check_positive(command, at, timeout="30s")
+    if not words or not words[0]:
+        problems.append(Problem((*at, "command"), "names no program", example))
+    elif "/" in words[0] and not words[0].startswith("/"):
+        hint = "write an absolute path, or a name that is looked up in PATH"
+        problems.append(Problem((*at, "command", 0), "is a relative path", hint))
+    problems += [
+        Problem((*at, "command", index), "holds a NUL character", "remove it")
+        for index, word in enumerate(words)
+        if "\0" in word
+    ]
+    return problems
+
+
 def _check_nats(nats: NatsServer, at: Path) -> list[Problem]:
     problems = [
         Problem((*at, "urls", index), *bad)
@@ -344,6 +361,7 @@ _CHECKS: Final[Mapping[type | UnionType, Callable[[Any, Path], list[Problem]]]] 
     Webhook: _check_webhook,
     Aidbox: _check_aidbox,
     NatsServer: _check_nats,
+    Exec: _check_exec,
     Watch: _check_watch,
     Api: _check_api,
     Provision: _check_provision,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from syncd.config.settings import Aidbox, Nats, grant, grant_of
+from syncd.config.settings import Aidbox, Exec, Nats, grant, grant_of
 from syncd.core.adoption import mailbox_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ def open_consumer(settings: ConsumerSettings, stamp: Stamp) -> Consumer:
         from syncd.consumers.nats import NatsConsumer  # noqa: PLC0415 - 7 MiB, when configured
 
         return NatsConsumer(settings, stamp)
+    if isinstance(settings, Exec):
+        from syncd.consumers.exec import ExecConsumer  # noqa: PLC0415 - only where configured
+
+        return ExecConsumer(settings, stamp)
     from syncd.consumers.webhook import WebhookConsumer  # noqa: PLC0415 - HTTP is a fifth of a start
 
     return WebhookConsumer(settings, stamp)

@@ -19,7 +19,7 @@ an empty plan.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -28,15 +28,14 @@ from syncd.core.event_data import VaultConfigData
 from syncd.core.model import Change, ChangeKind, Known, Observation, State
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from syncd.core.model import Entry
 
 _UNSEEN = Observation(State.MISSING, settled=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """The result of a comparison.
 
     Attributes:

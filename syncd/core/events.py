@@ -7,7 +7,6 @@ wire (CloudEvents 1.0.2, JSON event format 1.0.2). The data of each type is in `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any, Final
@@ -165,8 +164,7 @@ class CloudEvent(Attributes, frozen=True, gc=False):
     data: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True):
     """Events that were committed to the ledger in one transaction.
 
     Attributes:

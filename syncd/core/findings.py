@@ -44,6 +44,8 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "config-malformed": Severity.ERROR,
         "config-invalid": Severity.ERROR,
         "consumer-unreachable": Severity.ERROR,
+        "command-exposed": Severity.ERROR,
+        "command-unusable": Severity.ERROR,
         "credential-cleartext": Severity.WARNING,
         "credential-exposed": Severity.WARNING,
         "credential-unchecked": Severity.WARNING,

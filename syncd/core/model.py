@@ -8,7 +8,6 @@ dataclass's time. None of them can hold a secret's value, only its version, a ke
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -73,8 +72,7 @@ class Grant:
         return (self.extra or not entry.extra) and self.sees(entry.scopes)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One secret of the vault config, or one file of `watch.extra`.
 
     Attributes:

@@ -24,6 +24,7 @@ from syncd.core.decode import did_you_mean
 from syncd.core.errors import ConfigurationError, SyncdError
 from syncd.core.findings import finding, key_path
 from syncd.core.vault_config import lint_vault_config
+from syncd.lint.commands import check_commands
 from syncd.lint.consumers import check_addresses, check_connections
 from syncd.lint.content import check_content
 from syncd.lint.credentials import check_credentials
@@ -97,6 +98,7 @@ def run_checks(
     if runner is not None and runner.is_known:
         findings += check_places(settings, source, runner.unit)
     findings += check_credentials(settings, source, loaded)
+    findings += check_commands(settings, source)
     if runner is not None:
         findings += check_addresses(settings, source)
     if connect:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from syncd.config.settings import Exec
 from syncd.core.findings import finding, key_path
 from syncd.core.placeholders import placeholder_in
 
@@ -44,6 +45,8 @@ def _placeholders(tree: object, at: _Path) -> Iterator[tuple[_Path, str]]:
             yield at, placeholder
     elif isinstance(tree, msgspec.Struct):
         for key, item in msgspec.structs.asdict(tree).items():
+            if isinstance(tree, Exec) and key == "command":
+                continue  # `$NAME` may be the command's own: a shell replaces it
             yield from _placeholders(item, (*at, key))
     elif isinstance(tree, dict):
         for key, item in tree.items():

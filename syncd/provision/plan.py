@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
+
+import msgspec
 
 from syncd.config.auth import (
     AzureAuth,
@@ -22,6 +23,7 @@ from syncd.config.auth import (
     VaultAuth,
 )
 from syncd.config.extra import place_of
+from syncd.config.settings import Provision
 from syncd.core.address import is_plain_http
 from syncd.core.errors import RefusedError
 from syncd.core.findings import finding, key_path
@@ -38,7 +40,7 @@ from syncd.system.trusted import writable_by_others
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from syncd.config.settings import Provision, Settings
+    from syncd.config.settings import Settings
     from syncd.core.findings import Finding
     from syncd.core.model import Entry
     from syncd.provision.manifest import Manifest, Path
@@ -51,8 +53,7 @@ LARGEST_MANIFEST = 4 << 20
 _OBJECTS = ("spec", "parameters", "objects")
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """A provision entry that can be opened.
 
     Attributes:
@@ -91,7 +92,8 @@ def plan_provision(entries: Sequence[Provision]) -> tuple[tuple[Plan, ...], list
         findings += found
         if plan is not None and not any(item.is_error for item in found):
             is_taken = any(plan.name == other.name for other in plans)
-            plans.append(replace(plan, name=f"{plan.name}@{entry.target}") if is_taken else plan)
+            name = f"{plan.name}@{entry.target}" if is_taken else plan.name
+            plans.append(msgspec.structs.replace(plan, name=name))
     return tuple(plans), findings
 
 

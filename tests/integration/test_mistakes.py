@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 HOOK = {"name": "hook", "kind": "webhook", "url": "http://127.0.0.1:9000/events"}
 NATS = {"name": "bus", "kind": "nats", "urls": ["nats://127.0.0.1:4222"]}
+EXEC = {"name": "run", "kind": "exec"}
 AIDBOX = {
     "name": "aidbox",
     "kind": "aidbox",
@@ -41,6 +42,10 @@ def hook(**more: Any) -> dict[str, Any]:
 
 def nats(**more: Any) -> dict[str, Any]:
     return {"consumers": [{**NATS, **more}]}
+
+
+def command(*words: str, **more: Any) -> dict[str, Any]:
+    return {"consumers": [{**EXEC, "command": list(words), **more}]}
 
 
 def aidbox(**more: Any) -> dict[str, Any]:
@@ -104,6 +109,13 @@ CONFIGURATIONS: list[Row] = [
     ("nats by http", nats(urls=["http://h"]), ("not the URL of a NATS server",), True),
     ("nats user alone", nats(user="u"), ("password_file: is missing",), True),
     ("nats wildcard", nats(subject="a.>"), ("subject: has a wildcard",), True),
+    ("no command", command(), ("command: names no program",), True),
+    ("relative command", command("bin/x"), ("command[0]: is a relative path",), True),
+    ("command as text", {"consumers": [{**EXEC, "command": "true"}]}, ("command", "list"), True),
+    ("command is away", command("/none"), ("/none does not exist", "correct the path"), False),
+    ("unknown command", command("no-such"), ("no-such is not in /usr/local/sbin",), False),
+    ("command is data", command("/etc/passwd"), ("/etc/passwd cannot be executed",), False),
+    ("command directory", command("/usr/bin"), ("/usr/bin is not a file",), False),
     ("aidbox without actions", aidbox(actions=[]), ("actions: is empty", "drop_cache"), True),
     ("aidbox unknown action", aidbox(actions=["drop_cahce"]), ("did you mean drop_cache?",), True),
     ("aidbox url with query", aidbox(urls=["http://h/?a"]), ("has a query or a fragment",), True),

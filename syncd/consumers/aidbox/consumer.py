@@ -219,6 +219,7 @@ def _combined(errors: Sequence[SyncdError]) -> SyncdError:
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     problem = f"{first.problem}{more}"
     if not temporary:
-        return RefusedError(problem, first.remedy)
+        return RefusedError(problem, first.remedy).answered(first.status)
     waits = [error.retry_after for error in temporary if error.retry_after is not None]
-    return TemporaryError(problem, first.remedy, retry_after=max(waits, default=None))
+    error = TemporaryError(problem, first.remedy, retry_after=max(waits, default=None))
+    return error.answered(first.status)

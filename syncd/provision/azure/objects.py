@@ -10,7 +10,6 @@ dropped.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import msgspec
@@ -75,8 +74,7 @@ _CLOUD_ALIASES: Final = {
 """As `az cloud list` names them; go-autorest knows them too."""
 
 
-@dataclass(frozen=True, slots=True)
-class AzureObject:
+class AzureObject(msgspec.Struct, frozen=True):
     """One object of a vault, and the file or files that it is written to.
 
     Attributes:
@@ -107,8 +105,7 @@ class AzureObject:
         return tuple(f"{self.path}/{index}" for index in range(self.history))
 
 
-@dataclass(frozen=True, slots=True)
-class AzureClass:
+class AzureClass(msgspec.Struct, frozen=True):
     """A SecretProviderClass of Azure Key Vault.
 
     Attributes:

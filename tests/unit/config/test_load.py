@@ -331,7 +331,7 @@ class TestProblems:
             ("consumers[1].url", "is not an http or https URL"),
             ("consumers[1].client_key", "is missing"),
             ("consumers[1].timeout", "must be above zero"),
-            ("consumers[3].kind", "must be one of aidbox, nats, webhook"),
+            ("consumers[3].kind", "must be one of aidbox, exec, nats, webhook"),
             ("log.level", "must be one of debug, error, info, warning"),
             ("consumers[2].name", "is used twice"),
         ]

@@ -28,7 +28,7 @@ from syncd.system.files import read_file
 GENERATION = "..2026_11_23_20_40_28.123456789"
 _ELSEWHERE = (
     *("credential-", "grant-", "listen-", "manifest-", "provision-", "subscriber"),
-    *("address-unknown", "consumer-unreachable", "group-foreign"),
+    *("address-unknown", "command-", "consumer-unreachable", "group-foreign"),
     *("scope-unmatched", "state-unusable", "unit-unusable", "user-unknown"),
     "value-uninterpolated",
     *("aidbox-", "destination-", "entry-", "reference-", "secret-stored"),
