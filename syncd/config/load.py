@@ -135,6 +135,21 @@ def _examine(
     return (_salvage(tree) if findings else settings), findings
 
 
+def read_tree(file: str | None, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """What is written in the configuration, valid or not; empty where it cannot be read again.
+
+    The arguments are those of `load`.
+    """
+    place, tree = _locate(file, environ, DEFAULT_FILE), {}
+    if place is not None and os.path.isfile(place.path):
+        try:
+            tree = place.read()
+        except ConfigurationError:
+            return {}
+    _overlay(tree, environ, _TWINS)
+    return tree
+
+
 def config_file(file: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
     """The configuration file in use, or None for the environment alone; arguments as for `load`."""
     place = _locate(file, environ, DEFAULT_FILE)

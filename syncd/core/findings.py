@@ -51,6 +51,7 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "credential-unchecked": Severity.WARNING,
         "credential-malformed": Severity.ERROR,
         "credential-unreadable": Severity.ERROR,
+        "extra-conflict": Severity.ERROR,
         "grant-unknown": Severity.ERROR,
         "group-foreign": Severity.ERROR,
         "listen-exposed": Severity.WARNING,

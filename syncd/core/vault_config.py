@@ -86,6 +86,20 @@ LONGEST_PATH = 4095
 _FHIR_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
 
 
+def text_problem(value: str, longest: int) -> str | None:
+    """Why a text cannot be a name or a path, as the end of a sentence, or None."""
+    if not value:
+        return "is empty"
+    if len(value) > longest:
+        return f"is longer than {longest:,} characters"
+    return "has a control or invisible character" if _UNSEEN.search(value) else None
+
+
+def is_normalized(path: str) -> bool:
+    """Whether an absolute path has no `.`, `..` or `//`, and no `/` at its end."""
+    return {"", ".", ".."}.isdisjoint(path.split("/")[1:])
+
+
 def is_fhir_id(text: str) -> bool:
     """Whether a text can be the id of a resource (FHIR R4, data type `id`)."""
     return _FHIR_ID.fullmatch(text) is not None
@@ -210,7 +224,7 @@ class _Reader:
         if not value.startswith("/"):
             self.report("path-not-absolute", at, "is not absolute", "start it with /")
             return None
-        if not {"", ".", ".."}.isdisjoint(value.split("/")[1:]):
+        if not is_normalized(value):
             hint = "remove ., .., // and a / at the end"
             self.report("path-not-normalized", at, "is not normalized", hint)
             return None
@@ -301,15 +315,10 @@ class _Reader:
         self, code: str, value: str, at: Steps, hint: str, longest: int = LONGEST_NAME
     ) -> bool:
         """Checks that a string is neither empty nor too long, and its characters are visible."""
-        if not value:
-            self.report(code, at, "is empty", hint)
-        elif len(value) > longest:
-            self.report(code, at, f"is longer than {longest:,} characters", hint)
-        elif _UNSEEN.search(value):
-            self.report(code, at, "has a control or invisible character", hint)
-        else:
-            return True
-        return False
+        problem = text_problem(value, longest)
+        if problem is not None:
+            self.report(code, at, problem, hint)
+        return problem is None
 
     def mistyped(self, at: Steps, expected: str, value: object, hint: str) -> None:
         kind = _KINDS.get(type(value), "a number")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from syncd.config.settings import Aidbox, grant
+from syncd.config.settings import Aidbox, grant_of
 from syncd.consumers.aidbox.leadership import LocalLeadership
 from syncd.consumers.factory import open_recreator, open_verifier
 from syncd.core.event_data import AdoptionData, DestinationData
@@ -89,7 +89,7 @@ def outcome_audience(settings: Settings, event: Event) -> dict[str, Grant]:
     Of those of kind `aidbox`, only the one whose action it was records it.
     """
     return {
-        item.name: grant(item.scope, item.types)
+        item.name: grant_of(item)
         for item in settings.consumers
         if not isinstance(item, Aidbox) or _records(item, event)
     }

@@ -236,6 +236,19 @@ def test_what_is_no_event_is_refused(change_of: dict[str, Any], problem: str) ->
         )
 
 
+def test_a_file_outside_the_vault_config_has_no_scope() -> None:
+    """It is passed on all the same; a secret of the vault config has one."""
+    event = change("a", 2, 1)
+    data = msgspec.structs.replace(event.data, scope=[], extra=True)
+    extra = msgspec.structs.replace(event, data=data)
+    assert render("s.<resource_type>.<resource_id>", extra, "/syncd/n") == "s.~.~"
+    headers, payload = encode(extra, STAMP, "s.x", "structured")
+    assert decode(headers, payload).data == data
+    payload = payload.replace(b',"extra":true', b"")
+    with pytest.raises(BindingError, match="scope"):
+        decode(headers, payload)
+
+
 def test_an_adoption_of_another_secret_is_refused() -> None:
     """Whoever may see the subject must not be told of another secret."""
     content = msgspec.json.decode(STAMP.encode(ADOPTED))
