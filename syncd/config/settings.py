@@ -180,6 +180,7 @@ class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field=
     audit_url: str | None = None
     audit_bearer_token_file: AbsolutePath | None = None
     audit_basic_auth: BasicAuth | None = None
+    audit_group: Name | None = None
     ca_file: AbsolutePath | None = None
     client_cert: AbsolutePath | None = None
     client_key: AbsolutePath | None = None

@@ -27,8 +27,13 @@ _RECREATE: Final = "recreate_destinations"
 _CHANGED: Final[EventTypes] = ("changed",)
 
 
-def open_consumer(settings: ConsumerSettings, stamp: Stamp) -> Consumer:
+def open_consumer(settings: ConsumerSettings, stamp: Stamp, *, shared: bool = False) -> Consumer:
     """Makes a consumer; it connects at its first delivery.
+
+    Args:
+        settings: Its settings.
+        stamp: The attributes that this installation adds to its events.
+        shared: Whether other installations have the same versions.
 
     Raises:
         RefusedError: The configuration cannot be used.
@@ -36,7 +41,7 @@ def open_consumer(settings: ConsumerSettings, stamp: Stamp) -> Consumer:
     if isinstance(settings, Aidbox):
         from syncd.consumers.aidbox.consumer import AidboxConsumer  # noqa: PLC0415 - only where configured
 
-        return AidboxConsumer(settings, stamp)
+        return AidboxConsumer(settings, stamp, shared=shared)
     if isinstance(settings, Nats):
         from syncd.consumers.nats import NatsConsumer  # noqa: PLC0415 - 7 MiB, when configured
 
@@ -102,15 +107,15 @@ def open_recreator(
     *,
     stamp: Stamp,
     ledger: Ledger,
-    leadership: Leadership,
+    leadership: Callable[[], Leadership],
     inventory: Callable[[], Mapping[str, Known]],
     rng: Random,
     publish: Callable[[Event], Awaitable[None]],
 ) -> Recreator | None:
     """Makes what recreates destinations for a consumer, or None where its actions do not say so.
 
-    `consumer` is what `open_consumer` made of the same settings; the other arguments are those of
-    `Recreator`.
+    `consumer` is what `open_consumer` made of the same settings, `leadership` makes what decides
+    who acts; the other arguments are those of `Recreator`.
 
     Raises:
         RefusedError: The configuration cannot be used.
@@ -133,7 +138,7 @@ def open_recreator(
         replicas=replicas,
         session=open_session(settings, replicas),
         ledger=ledger,
-        leadership=leadership,
+        leadership=leadership(),
         inventory=inventory,
         publish=publish,
         stamp=stamp,

@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from syncd.config.settings import Aidbox, grant_of
-from syncd.consumers.aidbox.leadership import LocalLeadership
 from syncd.consumers.factory import open_recreator, open_verifier
 from syncd.core.event_data import AdoptionData, DestinationData
 
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from syncd.config.settings import ConsumerSettings, Settings
+    from syncd.consumers.aidbox.leadership import Leadership
     from syncd.consumers.aidbox.recreate import Recreator
     from syncd.consumers.aidbox.verify import Verifier
     from syncd.core.events import Event
@@ -48,7 +48,8 @@ class Actions:
         inventory: Callable[[], Mapping[str, Known]],
         publish: Callable[[Event], Awaitable[None]],
     ) -> None:
-        leadership = LocalLeadership(resources.ledger)
+        self._resources = resources
+        self._leadership: Leadership | None = None
         self.verifiers: dict[str, Verifier] = {}
         self.recreators: list[Recreator] = []
         for item in settings.consumers:
@@ -67,7 +68,7 @@ class Actions:
                 pipeline.consumers[item.name],
                 stamp=pipeline.stamp,
                 ledger=resources.ledger,
-                leadership=leadership,
+                leadership=self._lead,
                 inventory=inventory,
                 rng=pipeline.rng,
                 publish=publish,
@@ -76,6 +77,14 @@ class Actions:
                 self.verifiers[item.name] = verifier
             if recreator is not None:
                 self.recreators.append(recreator)
+
+    def _lead(self) -> Leadership:
+        """The one way to a term, for all actions."""
+        if self._leadership is None:
+            from syncd.consumers.aidbox.leadership import LocalLeadership  # noqa: PLC0415 - only where configured
+
+            self._leadership = LocalLeadership(self._resources.ledger)
+        return self._leadership
 
     @property
     def workers(self) -> tuple[Verifier | Recreator, ...]:

@@ -124,7 +124,7 @@ class Box:
         parameters = parse_qs(query, keep_blank_values=True)
         assert set(parameters) <= {"_id"}, f"the double cannot search by {query}"
         found = self.resources.get(type_, {})
-        return [found[i] for i in parameters["_id"] if i in found]
+        return [found[i] for one in parameters["_id"] for i in one.split(",") if i in found]
 
     def allowed(self, request: Resource, client_id: str) -> bool:
         for policy in self.resources.get("AccessPolicy", {}).values():

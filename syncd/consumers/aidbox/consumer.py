@@ -12,7 +12,7 @@ Whether the replicas accept the new value is `syncd.consumers.aidbox.verify`'s p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import msgspec
@@ -24,7 +24,9 @@ from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
 from syncd.core.audit_event import (
     adoption_audit_event,
     audit_event,
+    audit_event_id,
     destination_audit_event,
+    shared_audit_event_ids,
 )
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.event_data import SECRET_ADOPTED, AdoptionData, DestinationData, SecretData
@@ -64,6 +66,11 @@ def open_session(settings: Aidbox, replicas: Replicas) -> Session:
 class AidboxConsumer:
     """A consumer of kind `aidbox`.
 
+    Args:
+        settings: Its settings.
+        stamp: Makes the ids of events.
+        shared: Whether other installations have the same versions, and record the same changes.
+
     Raises:
         RefusedError: A URL cannot be used.
     """
@@ -71,12 +78,14 @@ class AidboxConsumer:
     max_batch = MAX_BATCH
     max_in_flight = 1  # one delivery makes several requests at the same time
 
-    def __init__(self, settings: Aidbox, stamp: Stamp) -> None:
+    def __init__(self, settings: Aidbox, stamp: Stamp, *, shared: bool = False) -> None:
         self.name = settings.name
         self.grant = grant_of(settings)
         self._actions = frozenset(settings.actions)
         self._parallel = settings.max_in_flight
         self._stamp = stamp
+        self._is_shared = shared
+        self._group = settings.audit_group
         self._replicas = open_replicas(settings)
         self._session = open_session(settings, self._replicas)
         self._dropped: dict[Replica, int] = {}
@@ -197,8 +206,19 @@ class AidboxConsumer:
             resource = destination_audit_event(
                 data, event_id=origin.id, source=origin.source, time=event.time
             )
-        await self._trail.create(origin.id, msgspec.json.encode(resource))
+        about = (event.type, str(data.scope), data.secret, data.version)
+        await self._create(event, origin.id, resource, *about)
         self._outcomes.add(event.sequence)
+
+    async def _create(
+        self, event: Event, event_id: str, resource: dict[str, Any], *about: str | None
+    ) -> None:
+        if self._is_shared:
+            ids = shared_audit_event_ids(event.time, self._group, *about)
+        else:
+            ids = (audit_event_id(event_id),)
+        content = msgspec.json.encode({**resource, "id": ids[0]})
+        await self._trail.create(event_id, ids, content)
 
     async def _record_one(self, event: Event) -> None:
         data = event.data
@@ -214,7 +234,8 @@ class AidboxConsumer:
             data = msgspec.structs.replace(data, previous_version=version)
         origin = self._stamp.origin(event)
         resource = audit_event(data, event_id=origin.id, source=origin.source, time=event.time)
-        await self._trail.create(origin.id, msgspec.json.encode(resource))
+        about = (event.type, data.secret, data.version, data.previous_version)
+        await self._create(event, origin.id, resource, *about)
         self._recorded[event.subject] = (event.sequence, data.version)
 
 

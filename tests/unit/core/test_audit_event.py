@@ -13,6 +13,7 @@ from syncd.core.audit_event import (
     audit_event,
     audit_event_id,
     destination_audit_event,
+    shared_audit_event_ids,
 )
 from syncd.core.event_data import AdoptionData, DestinationData, SecretData
 from syncd.core.model import ChangeKind, Scope
@@ -118,6 +119,26 @@ def test_a_retry_is_the_same_resource() -> None:
     assert first == second
     assert first["id"] == audit_event_id("5f0c2a91-42") == "syncd-5f0c2a91-42"
     assert len(audit_event_id("ffffffff-9223372036854775807")) <= 64
+
+
+def test_installations_with_one_key_make_one_resource() -> None:
+    """Whenever each of them sees a change, also around midnight; another change is another one."""
+
+    def ids(time: str, *about: str | None, group: str | None = None) -> tuple[str, ...]:
+        return shared_audit_event_ids(time, group, *(about or ("changed", "a", "k1:02", "k1:01")))
+
+    late, early = ids("2026-11-23T23:59:59.000Z"), ids("2026-11-24T00:00:01.000Z")
+    assert ids("2026-11-23T00:00:00.000Z") == late
+    assert late[0] in early
+    assert early[0] in late
+    assert ids("2026-11-26T00:00:00.000Z")[0] not in late  # the value came back
+    others = [
+        ids("2026-11-23T12:00:00.000Z", "changed", "a", "k1:02", None),
+        ids("2026-11-23T12:00:00.000Z", "changed", "b", "k1:02", "k1:01"),
+        ids("2026-11-23T12:00:00.000Z", group="test"),
+    ]
+    assert not set(late) & {id_ for other in others for id_ in other}
+    assert all(len(id_) <= 64 for id_ in late)
 
 
 @given(st.from_regex(r"[^\x00-\x1f\x7f\s]{1,80}", fullmatch=True))
