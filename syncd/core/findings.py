@@ -87,6 +87,7 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         # the vault config
         "vault-config-unreadable": Severity.ERROR,
         "vault-config-malformed": Severity.ERROR,
+        "vault-config-placeholder": Severity.WARNING,
         "vault-config-empty": Severity.WARNING,
         "key-duplicate": Severity.ERROR,
         "key-missing": Severity.ERROR,

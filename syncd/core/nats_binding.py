@@ -75,6 +75,11 @@ def subject_problem(template: str) -> str | None:
     return filter_problem(_PLACE.sub("x", template), wildcards=False)
 
 
+def without_places(template: str) -> str:
+    """A template without the parts that `render` fills in, or refuses (`subject_problem`)."""
+    return _PLACE.sub("", template)
+
+
 def filter_problem(subject: str, *, wildcards: bool = True) -> str | None:
     """The problem of a subject, as the end of a sentence, or None.
 

@@ -33,6 +33,7 @@ import msgspec
 from syncd.core.decode import did_you_mean, keys_of
 from syncd.core.findings import CODES, Finding, Severity, finding, json_path
 from syncd.core.model import Entry, Scope
+from syncd.core.placeholders import FILL_IN, correction, holds_placeholder, unfilled
 from syncd.core.tree import Node, TreeError, parse_json
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ def lint_vault_config(text: bytes, source: str) -> tuple[Mapping[str, Entry], li
     try:
         tree = parse_json(text)
     except TreeError as error:
-        reader.report("vault-config-malformed", (), str(error), "correct the JSON")
+        hint = correction(text, "correct the JSON")
+        reader.report("vault-config-malformed", (), str(error), hint)
         return MappingProxyType({}), reader.findings
     entries = reader.document(tree)
     return MappingProxyType(entries), reader.all_findings()
@@ -222,7 +224,8 @@ class _Reader:
         if not self.plain("path-invalid", value, at, hint, LONGEST_PATH):
             return None
         if not value.startswith("/"):
-            self.report("path-not-absolute", at, "is not absolute", "start it with /")
+            hint = FILL_IN if holds_placeholder(value) else "start it with /"
+            self.report("path-not-absolute", at, "is not absolute", hint)
             return None
         if not is_normalized(value):
             hint = "remove ., .., // and a / at the end"
@@ -244,7 +247,7 @@ class _Reader:
             return () if type_ is None else (Scope(type_),)
         hint = f"write the resource's id, or leave id out for every {type_ or 'resource'}"
         id_ = self.text(fields["id"], (*at, "id"), hint)
-        if id_ is not None and not is_fhir_id(id_):
+        if id_ is not None and not is_fhir_id(id_) and not holds_placeholder(id_):
             hint = "write the id alone, without its type: letters, digits, - and ., 64 at most"
             self.report("scope-id-unusual", (*at, "id"), "is not a FHIR id", hint)
         return () if type_ is None or id_ is None else (Scope(type_, id_),)
@@ -258,6 +261,7 @@ class _Reader:
             if not isinstance(item, str):
                 self.mistyped(here, "a string", item, f"one scope object per entry: {hint}")
                 continue
+            self.placeholder(item, here)
             type_, slash, id_ = item.partition("/")
             unusable = _UNSEEN.search(item) or len(item) > LONGEST_NAME
             if not type_ or unusable or (slash and not is_fhir_id(id_)):
@@ -275,7 +279,7 @@ class _Reader:
         return distinct
 
     def resource_type(self, value: str, at: Steps) -> None:
-        if value not in RESOURCE_TYPES:
+        if value not in RESOURCE_TYPES and not holds_placeholder(value):
             message = "is not a resource type that refers to secrets"
             self.unknown("resource-type-unknown", value, at, message, RESOURCE_TYPES)
 
@@ -318,7 +322,14 @@ class _Reader:
         problem = text_problem(value, longest)
         if problem is not None:
             self.report(code, at, problem, hint)
+        else:
+            self.placeholder(value, at)
         return problem is None
+
+    def placeholder(self, value: str, at: Steps) -> None:
+        problem = unfilled(value)
+        if problem is not None:
+            self.report("vault-config-placeholder", at, *problem)
 
     def mistyped(self, at: Steps, expected: str, value: object, hint: str) -> None:
         kind = _KINDS.get(type(value), "a number")

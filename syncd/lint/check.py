@@ -12,12 +12,12 @@ import importlib
 import os
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from syncd.config.extra import extra_entries, join
-from syncd.config.load import config_file, examine_any
+from syncd.config.load import config_file, examine_any, read_tree
 from syncd.config.settings import RelaySettings
 from syncd.core.content import Format
 from syncd.core.decode import did_you_mean
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
     _Loaded = Mapping[str, list[Finding]]
 
+_UNFILLED: Final = "value-uninterpolated"
 log = structlog.get_logger()
 
 
@@ -94,6 +95,7 @@ def run_checks(
     settings, findings = examine_any(file, environ)
     if settings is None:
         return findings
+    is_whole = not findings
     source = config_file(file, environ) or "environment"
     if runner is not None and runner.is_known:
         findings += check_places(settings, source, runner.unit)
@@ -104,14 +106,28 @@ def run_checks(
     if connect:
         findings += check_connections(settings, source)
     findings += check_exposure(settings, source, environ) + _subscribers(settings, source)
-    findings += check_placeholders(settings, source)
-    if isinstance(settings, RelaySettings):
-        return findings + check_scopes(settings, None, source)
     # of a configuration with mistakes, most sections are left out of the settings
-    is_whole = not any(item.code == "config-invalid" for item in findings)
-    config = config_file(file, environ)
-    own = own_files(settings, config) if is_whole else written_files(file, environ)
-    return findings + _check_mounted(settings, source, aidbox, own)
+    written = settings if is_whole else read_tree(file, environ)
+    unfilled = check_placeholders(written, source, environ)
+    if isinstance(settings, RelaySettings):
+        findings += check_scopes(settings, None, source)
+    else:
+        config = config_file(file, environ)
+        own = own_files(settings, config) if is_whole else written_files(file, environ)
+        findings += _check_mounted(settings, source, aidbox, own)
+    return _without_consequences(findings, unfilled)
+
+
+def _without_consequences(findings: list[Finding], unfilled: list[Finding]) -> list[Finding]:
+    """All findings, but of a value with a placeholder only that: the rest follows from it."""
+    said = {(item.source, item.where) for item in findings if item.code == _UNFILLED}
+    places = said | {(item.source, item.where) for item in unfilled}
+    kept = [
+        item
+        for item in findings
+        if item.code == _UNFILLED or (item.source, item.where) not in places
+    ]
+    return kept + [item for item in unfilled if (item.source, item.where) not in said]
 
 
 def _become(runner: Runner, file: str | None, environ: Mapping[str, str]) -> _Loaded:

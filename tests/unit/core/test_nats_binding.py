@@ -33,6 +33,7 @@ from syncd.core.nats_binding import (
     filter_problem,
     render,
     subject_problem,
+    without_places,
 )
 
 STAMP = Stamp("5f0c2a91", "/syncd/node-1")
@@ -289,3 +290,8 @@ def test_a_large_event_about_one_secret_is_refused(mode: ContentMode) -> None:
         else:
             with pytest.raises(BindingError, match="has more than 16 KiB about one secret"):
                 decode(headers, payload)
+
+
+def test_a_template_without_its_places() -> None:
+    """What is left is text, in which other placeholders are mistakes."""
+    assert without_places("a.<instance>.<other>.${X}") == "a...${X}"

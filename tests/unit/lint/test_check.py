@@ -470,6 +470,7 @@ def test_every_mistake_is_named_in_one_run(world: Place, monkeypatch: pytest.Mon
     world.enter(f"{plain}/\0", "nul")
     world.entries |= {"": {}, "none": None, "typo": {"path": 1, "scope": {"resourceType": "x"}}}
     world.enter(str(plain / "b"), "nobody", [""])
+    world.enter(str(plain / "${NAME}"), "unfilled")
     text = json.dumps({"secret": world.entries})
     text = text.replace('{"secret": {', '{"secret": {"same": 0, ').replace(
         '"path": 1', '"path": 1, "path": 2'
