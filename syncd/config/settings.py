@@ -87,6 +87,11 @@ EventTypes = tuple[
 ]
 """Short names of the types of events that a consumer gets."""
 
+FormatName = Literal[
+    "value", "header", "json", "jaas", "private-key", "certificate", "nats-credentials"
+]
+"""The formats that `syncd.core.content` knows."""
+
 
 AidboxAction = Literal["drop_cache", "audit_event", "verify", "recreate_destinations", "rollout"]
 """What a consumer of kind `aidbox` does."""
@@ -108,8 +113,25 @@ class ScopeSettings(msgspec.Struct, frozen=True, kw_only=True):
     id: str | None = None
 
 
+class ExtraFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A secret file outside the vault config: a TLS key, credentials of NATS, a licence.
+
+    Attributes:
+        path: The file.
+        name: Its name in events; the path if not set.
+        scope: Who sees it besides those without a scope: consumers and subscribers whose scope
+            covers it.
+        format: What its content must be; without it, only certificates and keys are judged.
+    """
+
+    path: AbsolutePath
+    name: str | None = None
+    scope: ScopeSettings | tuple[ScopeSettings, ...] | None = None
+    format: FormatName | None = None
+
+
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
-    """How the mount is watched."""
+    """How the mount is watched; a file of `extra` is an entry, or its path alone."""
 
     roots: tuple[AbsolutePath, ...] = ()
     settle: Duration = Duration(0.05)
@@ -117,6 +139,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["auto", "inotify", "poll"] = "auto"
     max_secret_size: Size = Size(1 << 20)
     remount_grace: Duration = Duration(30)
+    extra: tuple[ExtraFile | AbsolutePath, ...] = ()
 
 
 class BasicAuth(msgspec.Struct, frozen=True, kw_only=True):
@@ -388,9 +411,25 @@ def _credential_files(tree: object, at: Path) -> Iterator[tuple[str, str]]:
 _CREDENTIALS = frozenset(("client_cert", "client_key"))
 
 
-def grant(scope: tuple[ScopeSettings, ...] | None, types: EventTypes | None = None) -> Grant:
+def grant(
+    scope: tuple[ScopeSettings, ...] | None,
+    types: EventTypes | None = None,
+    *,
+    extra: bool = True,
+) -> Grant:
     """The grant of a `scope:` list and of `types`; without one of them, everything."""
     return Grant(
         None if scope is None else [Scope(item.resource_type, item.id) for item in scope],
         None if types is None else map(TYPE_NAMES.__getitem__, types),
+        extra=extra,
     )
+
+
+def grant_of(consumer: ConsumerSettings) -> Grant:
+    """What a consumer gets.
+
+    Aidbox caches secrets of the vault config alone, so that files outside of it concern only its
+    audit trail.
+    """
+    extra = not isinstance(consumer, Aidbox) or "audit_event" in consumer.actions
+    return grant(consumer.scope, consumer.types, extra=extra)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
+from syncd.config.extra import extra_file
 from syncd.config.settings import (
     Aidbox,
     Api,
@@ -29,6 +30,7 @@ from syncd.core.address import parse_host_port
 from syncd.core.decode import Path, Problem
 from syncd.core.findings import key_path
 from syncd.core.nats_binding import DEFAULT_SUBJECT, filter_problem, subject_problem
+from syncd.core.vault_config import LONGEST_NAME, LONGEST_PATH, is_normalized, text_problem
 from syncd.system.accounts import account_problem
 
 if TYPE_CHECKING:
@@ -109,7 +111,37 @@ def _check_values(settings: Settings, _at: Path) -> list[Problem]:
 
 
 def _check_watch(watch: Watch, at: Path) -> list[Problem]:
-    return _check_positive(watch, at, rescan_interval="60s")
+    return _check_positive(watch, at, rescan_interval="60s") + _check_extra(watch, at)
+
+
+def _check_extra(watch: Watch, at: Path) -> list[Problem]:
+    files = [extra_file(item) for item in watch.extra]
+    # where an entry is a path alone, the path is at fault
+    keys = [() if isinstance(item, str) else ("path",) for item in watch.extra]
+    at = (*at, "extra")
+    hint = "write the absolute path of the file, without ., .., // and a / at the end"
+    problems = [
+        Problem((*at, index, *keys[index]), problem or "is not normalized", hint)
+        for index, file in enumerate(files)
+        if (problem := text_problem(file.path, LONGEST_PATH)) or not is_normalized(file.path)
+    ]
+    problems += [
+        Problem((*at, index, *keys[index]), "is written twice", "keep one of them")
+        for index, _ in _repeated([file.path for file in files])
+    ]
+    hint = "use visible characters"
+    problems += [
+        Problem((*at, index, "name"), problem, hint)
+        for index, file in enumerate(files)
+        if file.name is not None and (problem := text_problem(file.name, LONGEST_NAME))
+    ]
+    hint = "give each file its own name"
+    names = _repeated([file.name or file.path for file in files])
+    return problems + [
+        Problem((*at, index, "name"), "is used twice", hint)
+        for index, _ in names
+        if files[index].name is not None
+    ]
 
 
 def _check_api(api: Api, at: Path) -> list[Problem]:

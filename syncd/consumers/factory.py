@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from syncd.config.settings import Aidbox, Exec, Nats, grant
+from syncd.config.settings import Aidbox, Exec, Nats, grant, grant_of
 from syncd.core.adoption import mailbox_of
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def open_verifier(
     replicas = open_replicas(settings)
     return Verifier(
         settings.name,
-        grant(settings.scope),
+        grant(settings.scope, extra=False),
         settings.verify_timeout,
         replicas=replicas,
         session=open_session(settings, replicas),
@@ -138,7 +138,7 @@ def open_recreator(
     return Recreator(
         settings,
         consumer,
-        grant(settings.scope, _CHANGED),
+        grant(settings.scope, _CHANGED, extra=False),
         replicas=replicas,
         session=open_session(settings, replicas),
         ledger=ledger,
@@ -205,11 +205,13 @@ def mailboxes(consumers: Iterable[ConsumerSettings]) -> dict[str, Grant]:
     """The mailboxes of a configuration, each with what it may hold."""
     found = {}
     for settings in consumers:
-        found[settings.name] = grant(settings.scope, settings.types)
+        found[settings.name] = grant_of(settings)
         if isinstance(settings, Aidbox) and "verify" in settings.actions:
-            found[mailbox_of(settings.name)] = grant(settings.scope)
+            found[mailbox_of(settings.name)] = grant(settings.scope, extra=False)
         if isinstance(settings, Aidbox) and _RECREATE in settings.actions:
-            found[mailbox_of(settings.name, _RECREATE)] = grant(settings.scope, _CHANGED)
+            found[mailbox_of(settings.name, _RECREATE)] = grant(
+                settings.scope, _CHANGED, extra=False
+            )
         if isinstance(settings, Aidbox) and settings.rollout is not None:
             found[mailbox_of(settings.name, _ROLLOUT)] = grant(settings.scope, _OF_ROLLOUT)
     return found

@@ -173,8 +173,11 @@ def client_of(scopes: Sequence[Scope]) -> str | None:
 def adoption_of(known: Known, adoptions: Mapping[str, Adoption]) -> Adoption | None:
     """The adoption of the version that a secret has now, by the last one of each secret.
 
-    None where it is not known yet.
+    None where it is not known yet, and for a file outside the vault config, of which no resource
+    has the value.
     """
+    if known.entry.extra:
+        return None
     if client_of(known.entry.scopes) is None:
         return NOT_VERIFIABLE
     found = adoptions.get(known.entry.name)

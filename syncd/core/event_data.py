@@ -38,13 +38,15 @@ class SecretData(msgspec.Struct, frozen=True, gc=False):
     """Data of `io.syncd.secret.changed`.
 
     Attributes:
-        secret: Name in the vault config.
+        secret: Name in the vault config, or in `watch.extra`.
         change: `added`, `modified` or `removed`, compared with `previous_version`.
         path: The file that holds the secret.
         scope: The resources that may use it; a list where the vault config has the older list form
-            with several elements.
+            with several elements, and an empty one for a file outside the vault config without a
+            scope.
         version: Version now, null when removed.
         previous_version: The version that this receiver acknowledged last, null when added.
+        extra: True for a file outside the vault config (`watch.extra`); else left out.
     """
 
     secret: str
@@ -53,6 +55,7 @@ class SecretData(msgspec.Struct, frozen=True, gc=False):
     scope: Scope | list[Scope]
     version: Version | None
     previous_version: Version | None
+    extra: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class VaultConfigData(msgspec.Struct, frozen=True):
@@ -163,6 +166,7 @@ class SecretState(msgspec.Struct, frozen=True):
         changed_at: When the version last changed (RFC 3339, UTC); null if it never did.
         problem: What is wrong, one line, or null.
         source: The installation that has the secret; only at a relay, where two may have one name.
+        extra: True for a file outside the vault config (`watch.extra`); else left out.
     """
 
     secret: str
@@ -173,6 +177,7 @@ class SecretState(msgspec.Struct, frozen=True):
     changed_at: str | None
     problem: str | None
     source: str | msgspec.UnsetType = msgspec.UNSET
+    extra: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class ResetData(msgspec.Struct, frozen=True):
@@ -182,7 +187,7 @@ class ResetData(msgspec.Struct, frozen=True):
 
     Attributes:
         secrets: Every secret within the receiver's scope and filters, by name. A secret that is
-            not listed is not in the vault config, or outside of that scope.
+            not listed is not watched, or outside of that scope.
     """
 
     secrets: tuple[SecretState, ...]
@@ -236,7 +241,7 @@ def scopes_of(data: Scope | list[Scope]) -> tuple[Scope, ...]:
 
 def known_of(time: str, source: str, data: SecretData) -> Known:
     """The secret of another installation, by the source, time and data of one of its events."""
-    entry = Entry(data.secret, data.path, scopes_of(data.scope), source)
+    entry = Entry(data.secret, data.path, scopes_of(data.scope), source, data.extra is True)
     state = State.MISSING if data.version is None else State.PRESENT
     return Known(entry, state, data.version, None, time)
 
@@ -253,6 +258,7 @@ def secret_state(known: Known) -> SecretState:
         known.changed_at,
         known.problem,
         msgspec.UNSET if entry.source is None else entry.source,
+        _extra(entry),
     )
 
 
@@ -266,4 +272,9 @@ def secret_data(change: Change) -> SecretData:
         scope_data(entry.scopes),
         change.version,
         change.previous_version,
+        _extra(entry),
     )
+
+
+def _extra(entry: Entry) -> bool | msgspec.UnsetType:
+    return True if entry.extra else msgspec.UNSET

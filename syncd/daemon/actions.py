@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from syncd.config.settings import Aidbox, grant
+from syncd.config.settings import Aidbox, grant_of
 from syncd.consumers.factory import open_recreator, open_roller, open_verifier
 from syncd.core.event_data import AdoptionData, DestinationData
 
@@ -141,7 +141,7 @@ def outcome_audience(settings: Settings, event: Event) -> dict[str, Grant]:
     Of those of kind `aidbox`, only the one whose action it was records it.
     """
     return {
-        item.name: grant(item.scope, item.types)
+        item.name: grant_of(item)
         for item in settings.consumers
         if not isinstance(item, Aidbox) or _records(item, event)
     }

@@ -11,6 +11,7 @@ import structlog
 
 from syncd.api.status import DaemonStatus, MountStatus
 from syncd.api.systemd_credentials import CredentialSource
+from syncd.config.extra import extra_entries
 from syncd.config.settings import credential_files
 from syncd.core.errors import StateError
 from syncd.core.events import Commit
@@ -115,7 +116,9 @@ class MountEngine:
         self._resources = resources
         self._reason = reason
         self.pipeline = Pipeline(settings, resources)
-        self._vault_config = VaultConfigFile(settings.vault_config, settings.watch.settle)
+        self._vault_config = VaultConfigFile(
+            settings.vault_config, settings.watch.settle, extra_entries(settings.watch)
+        )
         self._reconciler = Reconciler(
             settings.watch,
             self._vault_config,
@@ -235,8 +238,16 @@ class MountEngine:
     def _look_at_mount(self) -> list[Finding]:
         # in the thread, where a lack of descriptors is caught, and not before the first fetch
         from syncd.lint.files import check_mount  # noqa: PLC0415
+        from syncd.lint.own_files import files_of_manifest, own_files  # noqa: PLC0415
 
-        return check_mount(self._settings, self._vault_config.entries)
+        own = own_files(self._settings, self._config)
+        if self._settings.provision:
+            from syncd.provision.plan import plan_provision  # noqa: PLC0415 - only where configured
+
+            plans, _ = plan_provision(self._settings.provision)
+            own = own.union(*(files_of_manifest(plan.text) for plan in plans))
+        config = self._config or "configuration"
+        return check_mount(self._settings, self._vault_config.entries, own, config)
 
     def _look_at_consumers(self) -> dict[str, tuple[str, ...]]:
         from syncd.lint.consumers import examine_consumers  # noqa: PLC0415 - in a thread, as above

@@ -25,7 +25,7 @@ from syncd.config.settings import (
     Settings,
     Webhook,
     credential_files,
-    grant,
+    grant_of,
 )
 from syncd.consumers.delivery import Delivery
 from syncd.consumers.factory import mailboxes, open_consumer, open_state_writer
@@ -227,7 +227,7 @@ class Pipeline:
     def health(self) -> dict[str, tuple[Grant, ConsumerHealth]]:
         """The scope and the health of each consumer, by name."""
         return {
-            item.name: (grant(item.scope, item.types), self.deliveries[item.name].health)
+            item.name: (grant_of(item), self.deliveries[item.name].health)
             for item in self._consumers
         }
 

@@ -201,7 +201,7 @@ class Ledger(Intentions):
             else:
                 events = events_of(plan, known, vault_config_path, at, last_sequence(db) + 1)
             store_inventory(db, plan, known)
-            for name in plan.vault_config.rescoped:
+            for name in plan.rescoped:
                 scopes = plan.inventory[name].entry.scopes
                 self.withdrawals += withdrawal.withdraw(db, name, scopes, consumers)
             self._append(db, events, consumers)

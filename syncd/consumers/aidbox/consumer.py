@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import msgspec
 
-from syncd.config.settings import grant
+from syncd.config.settings import grant_of
 from syncd.consumers.aidbox.audit import AuditTrail
 from syncd.consumers.aidbox.session import FailedError, RejectedError, Session
 from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
@@ -80,7 +80,7 @@ class AidboxConsumer:
 
     def __init__(self, settings: Aidbox, stamp: Stamp, *, shared: bool = False) -> None:
         self.name = settings.name
-        self.grant = grant(settings.scope, settings.types)
+        self.grant = grant_of(settings)
         self._actions = frozenset(settings.actions)
         self._parallel = settings.max_in_flight
         self._stamp = stamp
@@ -107,8 +107,9 @@ class AidboxConsumer:
         changes = [event for event in events if isinstance(event.data, SecretData)]
         errors: list[SyncdError] = []
         failed: list[Undelivered] = []
-        if changes and "drop_cache" in self._actions:
-            errors += await self._drop_caches(max(changes, key=lambda event: event.sequence))
+        cached = [event for event in changes if not event.is_extra]
+        if cached and "drop_cache" in self._actions:
+            errors += await self._drop_caches(max(cached, key=lambda event: event.sequence))
         auditable = [event for event in events if isinstance(event.data, _AUDITABLE)]
         if auditable and "audit_event" in self._actions:
             errors += await self._record(auditable, failed)

@@ -114,6 +114,7 @@ class Roller:
             entries = sorted(
                 (name, known.entry.path, sorted(map(str, known.entry.scopes)))
                 for name, known in inventory.items()
+                if not known.entry.extra
             )
             wanted[VAULT_CONFIG] = _digest(entries)
         changed = {event.subject for event in events if isinstance(event.data, SecretData)}

@@ -129,7 +129,10 @@ def _unreferenced(
         if name in used or not types or not types <= live.resources.keys():
             continue  # not all resources that could refer to it were read
         message = "is not used by any resource of Aidbox"
-        hint = "refer to it from a resource, or remove the entry and the file"
+        hint = (
+            "refer to it from a resource; or remove the entry, and list the file in watch.extra if "
+            "Aidbox uses it otherwise"
+        )
         yield finding("entry-unreferenced", vault_config, json_path("secret", name), message, hint)
 
 

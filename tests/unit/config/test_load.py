@@ -334,7 +334,7 @@ class TestProblems:
             ("consumers[1].url", "is not an http or https URL"),
             ("consumers[1].client_key", "is missing"),
             ("consumers[1].timeout", "must be above zero"),
-            ("consumers[3].kind", "must be one of aidbox, nats, webhook"),
+            ("consumers[3].kind", "must be one of aidbox, exec, nats, webhook"),
             ("log.level", "must be one of debug, error, info, warning"),
             ("consumers[2].name", "is used twice"),
         ]
@@ -589,9 +589,14 @@ class TestExamine:
     "url", ["http://${HOST}/x", "http://$HOST:1", "http://{{host}}", "http://a<b>"]
 )
 def test_a_host_with_characters_that_no_host_has(url: str, tmp_path: Path) -> None:
-    """A placeholder that nobody filled in is not a host."""
+    """A placeholder that nobody filled in is not a host, and is named."""
     consumer = f"consumers: [{{name: a, kind: webhook, url: '{url}'}}]"
-    assert problems_in(consumer, tmp_path) == [("consumers[0].url", "is not an http or https URL")]
+    ((where, message),) = problems_in(consumer, tmp_path)
+    assert where == "consumers[0].url"
+    assert message.startswith("is not an http or https URL")
+    assert message.endswith(": it holds a placeholder, which syncd does not replace") is (
+        "${" not in url and "<" not in url
+    )
 
 
 def test_a_relay_is_recognised_by_its_section(tmp_path: Path) -> None:

@@ -200,6 +200,14 @@ class TestSeenBy:
         event = secret_event()
         assert event.seen_by(grant) == (event if seen else None)
 
+    def test_a_file_outside_the_vault_config(self) -> None:
+        """Not for a receiver that wants none of them, whatever its scopes."""
+        event = secret_event()
+        extra = msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, extra=True))
+        assert extra.seen_by(Grant([ALL])) is extra
+        assert extra.seen_by(Grant([ALL], extra=False)) is None
+        assert event.seen_by(Grant([ALL], extra=False)) is event
+
     def test_a_vault_config_change_names_only_what_may_be_seen(self) -> None:
         """Names outside the grant are left out; with none left there is no event."""
         assert VAULT_EVENT.seen_by(Grant()) is VAULT_EVENT
