@@ -54,6 +54,10 @@ START_LIMIT: Final = 30.0
 """Seconds that the senders of a new destination may take at all replicas; the vendor documents that
 less than one is normal."""
 
+TOGETHER: Final = 4.0
+"""Seconds for which DELETE and POST are completed although syncd stops or has lost the Lease: less
+than a Lease lasts after that, and than syncd has for a stop."""
+
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.25
 _MISSING: Final = frozenset((HTTPStatus.NOT_FOUND, HTTPStatus.GONE))
@@ -80,6 +84,11 @@ class Outcome:
     has_acted: bool = False
     reason: str | None = None
     remedy: str = _RESTART
+
+    @classmethod
+    def refused(cls, error: RefusedError) -> Outcome:
+        """The outcome where Aidbox does not allow it."""
+        return cls({}, reason=error.problem, remedy=error.remedy or _RESTART)
 
 
 class Recreation:
@@ -170,8 +179,13 @@ class Recreation:
             await self._term.end(name)
             return Outcome(before, reason=f"not delivered within the time: {waits}")
         log.info("destination.deleting", destination=id_, waits=waits, stand_in=has_stand_in)
-        await self._delete(id_)
-        await self._create(id_, body)
+        is_back = False
+        with anyio.move_on_after(TOGETHER, shield=True):  # a stop does not come in between
+            await self._delete(id_)
+            await self._create(id_, body)
+            is_back = True
+        if not is_back:
+            await self._create(id_, body)
         after, reason = await self._wait_for_senders(id_, body, rotated, before)
         await self._term.end(name)
         return Outcome(after, has_acted=True, reason=reason)
