@@ -381,8 +381,8 @@ def grant(
 def grant_of(consumer: ConsumerSettings) -> Grant:
     """What a consumer gets.
 
-    Aidbox caches secrets of the vault config alone, so that files outside of it concern only its
-    audit trail.
+    Aidbox documents its cache, and a login that proves a new value, for secrets of the vault config
+    alone: files outside of it concern only the audit trail.
     """
     extra = not isinstance(consumer, Aidbox) or "audit_event" in consumer.actions
     return grant(consumer.scope, consumer.types, extra=extra)

@@ -1,11 +1,11 @@
 """Aidbox itself as a consumer: drops its caches and records changes in its audit trail.
 
-Aidbox caches what it read from a secret's file (release 2602, "External Secrets": "with a short
-TTL"). `POST /$drop-cache` clears that cache of the replica that receives the request, and all other
-caches with it, so the request is sent once per batch of changes and replica, never per secret. A
-batch is acknowledged when every replica that existed at that time has answered 2xx and each change
-is recorded as an AuditEvent; a retry repeats only what has not succeeded. A change that cannot be
-recorded, for a reason of its own, holds up no other.
+Aidbox documents that it caches contents of secrets' files "with a short TTL" (release 2602,
+"External Secrets"), and not for how long. `POST /$drop-cache` clears that cache of the replica that
+receives the request, and all other caches with it, so the request is sent once per batch of changes
+and replica, never per secret. A batch is acknowledged when every replica that existed at that time
+has answered 2xx and each change is recorded as an AuditEvent; a retry repeats only what has not
+succeeded. A change that cannot be recorded, for a reason of its own, holds up no other.
 
 Whether the replicas accept the new value is `syncd.consumers.aidbox.verify`'s part.
 """

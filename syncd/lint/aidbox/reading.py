@@ -25,6 +25,7 @@ from syncd.core.timing import rfc3339, seconds_of
 from syncd.core.vault_config import RESOURCE_TYPES
 from syncd.lint.aidbox.references import DESTINATION, references_in
 from syncd.lint.aidbox.rules import Live, Sender
+from syncd.net.reasons import CHECK_AIDBOX
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -54,10 +55,6 @@ _NO_SENDER: Final = b"has no sender associated with it"
 "Highly available Aidbox"); a new destination has none elsewhere for up to a second."""
 _PROPAGATION: Final = 1.0
 _RELEASE: Final = re.compile(r"(?<!\d)\d\d(?:0[1-9]|1[0-2])(?!\d)")
-_START: Final = (
-    "start Aidbox, or correct the URL; the port is BOX_WEB_PORT, 8080 by default and 8888 in the "
-    "vendor's Helm guide"
-)
 
 T = TypeVar("T")
 
@@ -120,7 +117,7 @@ async def read_live(settings: Aidbox) -> tuple[Live, list[Finding]]:
 
 def unreadable(source: str, error: SyncdError) -> Finding:
     """The finding that something of Aidbox, at the URL `source`, cannot be read."""
-    hint = error.remedy or _START
+    hint = error.remedy or CHECK_AIDBOX
     return finding("aidbox-unreadable", source, "", error.problem, hint)
 
 
