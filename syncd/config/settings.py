@@ -82,7 +82,9 @@ InFlight = Annotated[
 ]
 
 
-EventTypes = tuple[Literal["changed", "vault_config", "adopted", "rejected"], ...]
+EventTypes = tuple[
+    Literal["changed", "vault_config", "adopted", "rejected", "recreated", "stale"], ...
+]
 """Short names of the types of events that a consumer gets."""
 
 FormatName = Literal[
@@ -154,8 +156,17 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, tag="webhook", tag_fiel
     types: EventTypes | None = None
 
 
+class Recreate(msgspec.Struct, frozen=True, kw_only=True):
+    """How destinations of Aidbox are recreated after their secret was rotated."""
+
+    delay: Duration = Duration(60)
+    drain_timeout: Duration = Duration(600)
+    force: bool = False
+    stand_in: bool = True
+
+
 class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field="kind"):
-    """A consumer that is Aidbox itself: drops its cache, gets AuditEvents, verifies adoption."""
+    """A consumer that is Aidbox itself: caches, AuditEvents, adoption, and optional repair."""
 
     name: Name
     urls: tuple[str, ...]
@@ -163,11 +174,13 @@ class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field=
     client_id: str
     client_secret_file: AbsolutePath
     grant_type: Literal["basic", "client_credentials"] = "basic"
-    actions: tuple[Literal["drop_cache", "audit_event", "verify"], ...]
+    actions: tuple[Literal["drop_cache", "audit_event", "verify", "recreate_destinations"], ...]
     verify_timeout: Duration = Duration(60)
+    recreate: Recreate = Recreate()
     audit_url: str | None = None
     audit_bearer_token_file: AbsolutePath | None = None
     audit_basic_auth: BasicAuth | None = None
+    audit_group: Name | None = None
     ca_file: AbsolutePath | None = None
     client_cert: AbsolutePath | None = None
     client_key: AbsolutePath | None = None

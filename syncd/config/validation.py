@@ -70,11 +70,16 @@ def _check_consumers(settings: Settings | RelaySettings, _at: Path) -> list[Prob
         if consumer.types == ()
     ]
     if isinstance(settings, RelaySettings):
-        hint = "remove verify here; configure it at the syncd that watches the secret's mount"
         problems += [
-            Problem(("consumers", index, "actions"), "verify is not possible in a relay", hint)
+            Problem(
+                ("consumers", index, "actions"),
+                f"{action} is not possible in a relay",
+                f"remove {action} here; configure it at the syncd that watches the secret's mount",
+            )
             for index, consumer in enumerate(settings.consumers)
-            if isinstance(consumer, Aidbox) and "verify" in consumer.actions
+            if isinstance(consumer, Aidbox)
+            for action in consumer.actions
+            if action in _OF_MOUNT
         ]
         hint = "remove it here; a relay reads relay.state_bucket"
         problems += [
@@ -175,7 +180,7 @@ def _check_aidbox(aidbox: Aidbox, at: Path) -> list[Problem]:
     ]
     hints = {
         "urls": "name each replica, such as http://127.0.0.1:8080 (the port is BOX_WEB_PORT)",
-        "actions": "name at least one of drop_cache, audit_event and verify",
+        "actions": "name at least one of drop_cache, audit_event, verify and recreate_destinations",
     }
     problems += [
         Problem((*at, key), "is empty", hint)
@@ -187,6 +192,7 @@ def _check_aidbox(aidbox: Aidbox, at: Path) -> list[Problem]:
             Problem((*at, "client_id"), "is not the id of a Client", "write the id alone")
         )
     problems += _check_audit(aidbox, at)
+    problems += _check_positive(aidbox.recreate, (*at, "recreate"), drain_timeout="10m")
     problems += _check_positive(aidbox, at, timeout="10s", verify_timeout="60s")
     return problems + _check_pair(aidbox, at, "client_cert", "client_key")
 
@@ -352,6 +358,8 @@ def _check_positive(section: object, at: Path, **examples: str) -> list[Problem]
 
 
 _HTTP: Final = ("http", "https")
+_OF_MOUNT: Final = ("verify", "recreate_destinations")
+"""Actions that need the mount, or the changes of one installation."""
 _HOST: Final = re.compile(r"[\w.~%-]+")
 """Characters of names; a placeholder such as `${HOST}` would pass as a name of RFC 3986."""
 _OWN_HEADERS: Final = frozenset(

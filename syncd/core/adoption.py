@@ -158,9 +158,9 @@ def judge(trials: Collection[Trial], now: float) -> AdoptionState:
 NOT_VERIFIABLE: Final = Adoption(AdoptionState.NOT_VERIFIABLE)
 
 
-def mailbox_of(consumer: str) -> str:
-    """Name of the mailbox for what a consumer has to verify; a consumer's name has no slash."""
-    return f"{consumer}/verify"
+def mailbox_of(consumer: str, action: str = "verify") -> str:
+    """Name of the mailbox of an action of a consumer; a consumer's name has no slash."""
+    return f"{consumer}/{action}"
 
 
 def client_of(scopes: Sequence[Scope]) -> str | None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SECRET_CHANGED: Final = "io.syncd.secret.changed"  # noqa: S105 - an event type
 SECRET_ADOPTED: Final = "io.syncd.secret.adopted"  # noqa: S105 - an event type
 SECRET_REJECTED: Final = "io.syncd.secret.rejected"  # noqa: S105 - an event type
+DESTINATION_RECREATED: Final = "io.syncd.destination.recreated"
+DESTINATION_STALE: Final = "io.syncd.destination.stale"
 VAULT_CONFIG_CHANGED: Final = "io.syncd.vault_config.changed"
 RESET: Final = "io.syncd.reset"
 PING: Final = "io.syncd.ping"
@@ -117,6 +119,41 @@ class AdoptionData(msgspec.Struct, frozen=True):
     replicas: tuple[ReplicaData, ...]
 
 
+class SenderData(msgspec.Struct, frozen=True):
+    """The sender of a destination at one replica of Aidbox.
+
+    Attributes:
+        address: The replica's, as in `ReplicaData`.
+        started_at: When the sender started (RFC 3339, UTC), by Aidbox's clock; null where there is
+            none, or the replica does not answer.
+    """
+
+    address: str
+    started_at: str | None
+
+
+class DestinationData(msgspec.Struct, frozen=True):
+    """Data of `io.syncd.destination.recreated` and `io.syncd.destination.stale`.
+
+    Attributes:
+        secret: Name in the vault config of the secret that was rotated.
+        scope: The destination, an AidboxTopicDestination with its id.
+        version: The version of the secret.
+        consumer: Name of the consumer that recreates it.
+        seconds: From the scan that saw the change until now.
+        reason: Why it was not recreated, one line; null if it was.
+        replicas: Its sender at each replica.
+    """
+
+    secret: str
+    scope: Scope
+    version: Version
+    consumer: str
+    seconds: float
+    reason: str | None
+    replicas: tuple[SenderData, ...]
+
+
 class SecretState(msgspec.Struct, frozen=True):
     """The current state of one secret.
 
@@ -166,11 +203,13 @@ class PingData(msgspec.Struct, frozen=True):
     consumer: str
 
 
-Data = SecretData | AdoptionData | VaultConfigData
+Data = SecretData | AdoptionData | DestinationData | VaultConfigData
 DATA_TYPES: Final[Mapping[str, type[Data]]] = {
     SECRET_CHANGED: SecretData,
     SECRET_ADOPTED: AdoptionData,
     SECRET_REJECTED: AdoptionData,
+    DESTINATION_RECREATED: DestinationData,
+    DESTINATION_STALE: DestinationData,
     VAULT_CONFIG_CHANGED: VaultConfigData,
 }
 
@@ -179,6 +218,8 @@ TYPE_NAMES: Final[Mapping[str, str]] = {
     "vault_config": VAULT_CONFIG_CHANGED,
     "adopted": SECRET_ADOPTED,
     "rejected": SECRET_REJECTED,
+    "recreated": DESTINATION_RECREATED,
+    "stale": DESTINATION_STALE,
 }
 """The short name of each type of event, for `types` of a consumer."""
 

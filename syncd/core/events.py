@@ -21,6 +21,7 @@ from syncd.core.event_data import (
     VAULT_CONFIG_CHANGED,
     AdoptionData,
     Data,
+    DestinationData,
     PingData,
     ResetData,
     SecretData,
@@ -109,6 +110,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
             return "secret:" + key
         if isinstance(self.data, AdoptionData):
             return f"adoption:{self.data.consumer}:{key}"
+        if isinstance(self.data, DestinationData):
+            return f"destination:{self.data.consumer}:{self.data.scope.id}:{key}"
         return f"event:{self.sequence}"
 
     def seen_by(self, grant: Grant) -> Event | None:

@@ -81,7 +81,10 @@ class Pipeline:
         self.grants = mailboxes(settings.consumers)
         threads = anyio.CapacityLimiter(_LEDGER_THREADS)
         self.stamp = make_stamp(resources.ledger, settings.instance)
-        self.consumers = {item.name: open_consumer(item, self.stamp) for item in settings.consumers}
+        shared = isinstance(settings, Settings) and settings.fingerprint_key_file is not None
+        self.consumers = {
+            item.name: open_consumer(item, self.stamp, shared=shared) for item in settings.consumers
+        }
         writers = [
             open_state_writer(
                 item,

@@ -11,11 +11,13 @@ from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 
 from syncd.core.changes import plan
 from syncd.core.event_data import (
+    DESTINATION_RECREATED,
     SECRET_ADOPTED,
     SECRET_CHANGED,
     SECRET_REJECTED,
     VAULT_CONFIG_CHANGED,
     AdoptionData,
+    DestinationData,
     ReplicaData,
     SecretData,
     VaultConfigData,
@@ -284,6 +286,14 @@ class TestAdoption:
             self.event(consumer="two").slot,
         ]
         assert slots == ["adoption:one:a", "adoption:one:a", "adoption:two:a"]
+
+    def test_destinations_have_slots_of_their_own(self) -> None:
+        """The newest outcome of each destination of a secret."""
+        scope = Scope("AidboxTopicDestination", "orders")
+        data = DestinationData("a", scope, "k1:00", "one", 0.2, None, ())
+        event = Event(7, AT, DESTINATION_RECREATED, "a", data)
+        assert event.slot == "destination:one:orders:a"
+        assert event.audience == {"a": (scope,)}
 
     def test_is_seen_by_whoever_may_see_the_secret(self) -> None:
         """Its audience is the secret's, and no acknowledged version changes it."""
