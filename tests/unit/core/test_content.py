@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from support.pem import altered, certificate, openssh_key, private_key
 
-from syncd.core.content import EXPIRES_SOON, Format, describe, format_of, is_mismatch, problems
+from syncd.core.content import (
+    EXPIRES_SOON,
+    Format,
+    describe,
+    format_of,
+    is_mismatch,
+    next_change,
+    problems,
+)
 
 NOW = 1.8e9
 JAAS = b'org.apache.kafka.common.security.plain.PlainLoginModule required user="a" password="b";'
@@ -83,6 +93,25 @@ def test_the_end_of_a_certificate(left: float, code: str | None, said: str) -> N
     found = list(problems(describe(chain), Format.CERTIFICATE, NOW))
     assert [item.code for item in found] == ([] if code is None else [code])
     assert "".join(item.message for item in found) == said
+
+
+@pytest.mark.parametrize(
+    "left",
+    [EXPIRES_SOON + 5, EXPIRES_SOON - 5, 259207.0, 259200.0, 7, 0.0, -7, -172800.0],
+)
+def test_when_something_else_will_be_said(left: float) -> None:
+    """At that moment, and not before it."""
+    facts = describe(certificate(not_after=NOW + left))
+
+    def said(now: float) -> list[str]:
+        return [item.message for item in problems(facts, None, now)]
+
+    then = next_change(facts, NOW)
+    assert then > NOW
+    assert said(then - 1) == said(NOW + 0.001)
+    assert said(then + 0.001) != said(NOW + 0.001)
+    assert next_change(describe(b"password"), NOW) == math.inf
+    assert next_change(describe(private_key()), NOW) == math.inf
 
 
 def test_a_pair() -> None:
