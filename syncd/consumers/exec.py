@@ -13,7 +13,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Final
 
-from syncd.config.settings import COMMAND_PATH, grant
+from syncd.config.settings import COMMAND_PATH, grant_of
 from syncd.consumers.consumer import Tested, UnusableError
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.system import errnos
@@ -33,7 +33,7 @@ class ExecConsumer:
 
     def __init__(self, settings: Exec, stamp: Stamp) -> None:
         self.name = settings.name
-        self.grant = grant(settings.scope, settings.types)
+        self.grant = grant_of(settings)
         self.max_batch = settings.max_batch
         self.max_in_flight = settings.max_in_flight
         self.address = settings.command[0]

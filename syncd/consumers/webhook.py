@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from syncd import __version__
-from syncd.config.settings import grant
+from syncd.config.settings import grant_of
 from syncd.consumers.consumer import Tested, Undelivered, UnusableError, undelivered
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.events import BATCH, STRUCTURED
@@ -57,7 +57,7 @@ class WebhookConsumer:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = settings.name
-        self.grant = grant(settings.scope, settings.types)
+        self.grant = grant_of(settings)
         self.max_batch = settings.max_batch
         self.max_in_flight = settings.max_in_flight
         self._stamp = stamp

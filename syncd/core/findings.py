@@ -51,6 +51,7 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "credential-unchecked": Severity.WARNING,
         "credential-malformed": Severity.ERROR,
         "credential-unreadable": Severity.ERROR,
+        "extra-conflict": Severity.ERROR,
         "grant-unknown": Severity.ERROR,
         "group-foreign": Severity.ERROR,
         "listen-exposed": Severity.WARNING,
@@ -86,6 +87,7 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         # the vault config
         "vault-config-unreadable": Severity.ERROR,
         "vault-config-malformed": Severity.ERROR,
+        "vault-config-placeholder": Severity.WARNING,
         "vault-config-empty": Severity.WARNING,
         "key-duplicate": Severity.ERROR,
         "key-missing": Severity.ERROR,

@@ -25,7 +25,7 @@ from syncd.config.settings import (
     Settings,
     Webhook,
     credential_files,
-    grant,
+    grant_of,
 )
 from syncd.consumers.delivery import Delivery
 from syncd.consumers.factory import mailboxes, open_consumer, open_state_writer
@@ -81,7 +81,10 @@ class Pipeline:
         self.grants = mailboxes(settings.consumers)
         threads = anyio.CapacityLimiter(_LEDGER_THREADS)
         self.stamp = make_stamp(resources.ledger, settings.instance)
-        self.consumers = {item.name: open_consumer(item, self.stamp) for item in settings.consumers}
+        shared = isinstance(settings, Settings) and settings.fingerprint_key_file is not None
+        self.consumers = {
+            item.name: open_consumer(item, self.stamp, shared=shared) for item in settings.consumers
+        }
         writers = [
             open_state_writer(
                 item,
@@ -229,7 +232,7 @@ class Pipeline:
     def health(self) -> dict[str, tuple[Grant, ConsumerHealth]]:
         """The scope and the health of each consumer, by name."""
         return {
-            item.name: (grant(item.scope, item.types), self.deliveries[item.name].health)
+            item.name: (grant_of(item), self.deliveries[item.name].health)
             for item in self._consumers
         }
 

@@ -30,7 +30,8 @@ from syncd.ledger import numbering, proof, pruning, received, records as attempt
 from syncd.ledger.connection import LedgerConnection
 from syncd.ledger.failures import is_full, state_error
 from syncd.ledger.file import open_file
-from syncd.ledger.reads import LedgerReader, Reads
+from syncd.ledger.intentions import Intentions
+from syncd.ledger.reads import LedgerReader
 from syncd.ledger.received import Receipt
 from syncd.ledger.room import Room
 from syncd.ledger.rows import (
@@ -71,7 +72,7 @@ UNKNOWN_BOOT: Final = "unknown"
 """A `boot_id` that names no run of the machine: every unclean close counts as its crash."""
 
 
-class Ledger(Reads):
+class Ledger(Intentions):
     """An open ledger.
 
     Attributes:
@@ -200,7 +201,7 @@ class Ledger(Reads):
             else:
                 events = events_of(plan, known, vault_config_path, at, last_sequence(db) + 1)
             store_inventory(db, plan, known)
-            for name in plan.vault_config.rescoped:
+            for name in plan.rescoped:
                 scopes = plan.inventory[name].entry.scopes
                 self.withdrawals += withdrawal.withdraw(db, name, scopes, consumers)
             self._append(db, events, consumers)

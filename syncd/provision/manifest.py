@@ -22,7 +22,7 @@ import msgspec
 from syncd.core.decode import Problem, Text, decode, did_you_mean, keys_of
 from syncd.core.findings import Finding, finding, key_path
 from syncd.core.payload import path_problem
-from syncd.core.placeholders import holds_placeholder
+from syncd.core.placeholders import correction, holds_placeholder
 from syncd.core.tree import Node, Scalar, TreeError, parse_first_yaml, parse_yaml
 from syncd.provision.yaml_v3 import resolve
 
@@ -150,7 +150,8 @@ def decode_manifests(text: bytes, source: str) -> tuple[tuple[Manifest, ...], li
     try:
         documents = [tree for tree in parse_yaml(text, raw=True) if not _empty(tree)]
     except TreeError as error:
-        report.error((), error.problem, "fix the YAML at that line", "manifest-malformed")
+        hint = correction(text, "fix the YAML at that line")
+        report.error((), error.problem, hint, "manifest-malformed")
         return (), report.findings
     manifests = []
     for prefix, tree in _flat(map(without_nulls, documents), "", "document"):
@@ -243,6 +244,7 @@ def _name(tree: Node, report: Report) -> str:
     if not isinstance(name, Scalar) or not isinstance(name.value, str):
         report.error(("metadata", "name"), "must be a string", "put quotes around it")
         return ""
+    report.placeholders(("metadata", "name"), name)
     if not name.isprintable():
         message = "holds a character that cannot be printed"
         report.error(("metadata", "name"), message, "write a name such as aidbox-secrets")

@@ -22,10 +22,11 @@ from syncd.config.auth import (
     ManagedIdentity,
     VaultAuth,
 )
+from syncd.config.extra import place_of
 from syncd.config.settings import Provision
 from syncd.core.address import is_plain_http
 from syncd.core.errors import RefusedError
-from syncd.core.findings import finding, json_path, key_path
+from syncd.core.findings import finding, key_path
 from syncd.provision.azure.cloud import find_cloud
 from syncd.provision.azure.objects import CLUSTER_ONLY, AzureClass, decode_azure
 from syncd.provision.manifest import Report, check_paths, decode_manifests
@@ -106,7 +107,7 @@ def check_provision(
 
     Args:
         settings: The configuration.
-        entries: The vault config's entries, by name.
+        entries: The entries of the vault config and of `watch.extra`, by name.
         plans: Its provision entries that can be opened, as `plan_provision` returns them.
     """
     findings: list[Finding] = []
@@ -117,8 +118,7 @@ def check_provision(
         findings += [
             finding(
                 "provision-unproduced",
-                settings.vault_config,
-                json_path("secret", entry.name, "path"),
+                *place_of(settings, entry),
                 f"no object of {manifest} writes {entry.path}",
                 f"add an object to {manifest}, or correct the path",
             )
@@ -131,7 +131,8 @@ def check_provision(
                 manifest,
                 "",
                 f"no entry of {settings.vault_config} uses {path}",
-                "add an entry to the vault config, or remove the object",
+                "add an entry to the vault config, or to watch.extra if Aidbox uses the file "
+                "without one, or remove the object",
             )
             for path in plan.paths
             if path not in used

@@ -71,7 +71,30 @@ CONFIGURATIONS: list[Row] = [
     ("same name twice", {"consumers": [HOOK, HOOK]}, ("is used twice", "its own name"), True),
     ("url without scheme", hook(url="host:9000/x"), ("url", "write http://host:port/path"), True),
     ("url of another scheme", hook(url="ftp://host/x"), ("not an http or https URL",), True),
-    ("placeholder in the host", hook(url="http://${EHR_HOST}/x"), ("url", "not an http"), True),
+    (
+        "placeholder in the host",
+        hook(url="http://${EHR_HOST}/x"),
+        ("url", "not an http", "it holds ${EHR_HOST}"),
+        True,
+    ),
+    (
+        "placeholder in a duration",
+        hook(timeout="${TIMEOUT}"),
+        ("timeout: is not a duration: it holds ${TIMEOUT}", "fill it in"),
+        True,
+    ),
+    (
+        "placeholder in a path",
+        {"state_dir": "${STATE}/syncd"},
+        ("state_dir", "it holds ${STATE}", "fill it in"),
+        True,
+    ),
+    (
+        "placeholder without quotes",
+        "vault_config: {{ .Values.path }}\n",
+        ("not valid YAML at line", "fill in its placeholders"),
+        True,
+    ),
     (
         "credentials in the url",
         hook(url="http://u:p@host/"),
@@ -213,6 +236,18 @@ CONFIGURATIONS: list[Row] = [
         "placeholder in a header",
         hook(headers={"X-Token": "${TOKEN}"}),
         ("${TOKEN}, which syncd does not replace",),
+        False,
+    ),
+    (
+        "placeholder of a tutorial",
+        hook(headers={"X-Token": "<ACCESS_TOKEN>"}),
+        ("<ACCESS_TOKEN>, which syncd does not replace",),
+        False,
+    ),
+    (
+        "placeholder in the port",
+        {"api": {"listen": "${HOST}:9753"}},
+        ("api.listen: holds ${HOST}", "fill it in"),
         False,
     ),
     (

@@ -269,7 +269,8 @@ def _object(tree: Any, path: Path, report: Report) -> AzureObject | None:  # noq
         message = "is not the name of an object" if fields.object_name else "is missing"
         hint = "use 1 to 127 letters, digits and -, as Key Vault does"
         report.error((*path, "objectName"), message, hint)
-    report.placeholders((*path, "objectAlias"), fields.object_alias)
+    for field in msgspec.structs.fields(_Object):
+        report.placeholders((*path, field.encode_name), getattr(fields, field.name))
     kind = fields.object_type
     if kind not in KINDS:
         message = "is not known" if kind else "is missing"

@@ -9,6 +9,7 @@ from support.pem import altered, certificate, openssh_key, private_key
 
 from syncd.core.content import (
     EXPIRES_SOON,
+    FORMAT_NAMES,
     Format,
     describe,
     format_of,
@@ -153,3 +154,27 @@ def test_a_description_holds_no_part_of_the_value() -> None:
     for content in (b"Authorization: Bearer canary", b'{"key": "canary"}', private_key()):
         assert "canary" not in repr(describe(content))
         assert content[-20:].decode() not in repr(describe(content))
+
+
+def test_credentials_of_nats() -> None:
+    """A user JWT and the seed that belongs to it, as `nsc` writes them."""
+    jwt = b"-----BEGIN NATS USER JWT-----\ne30.e30.x\n------END NATS USER JWT------\n\n"
+    seed = b"-----BEGIN USER NKEY SEED-----\nSUAB23\n------END USER NKEY SEED------\n"
+    wanted = FORMAT_NAMES["nats-credentials"]
+    assert wanted in describe(jwt + b"**** IMPORTANT ****\n" + seed).formats
+    assert wanted not in describe(jwt).formats
+    assert wanted not in describe(seed).formats
+
+
+@pytest.mark.parametrize(
+    ("content", "public"),
+    [
+        (certificate(), True),
+        (private_key(), False),
+        (certificate() + private_key(), False),
+        (b"password", False),
+    ],
+)
+def test_what_everybody_may_read(content: bytes, public: bool) -> None:
+    """A certificate, but not with its key."""
+    assert describe(content).is_public is public

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from structlog.testing import capture_logs
 from support.pem import certificate, private_key
 
+from syncd.config.settings import ExtraFile, Watch
 from syncd.core.model import Entry, Scope
-from syncd.mount.contents import Contents
+from syncd.mount.contents import Contents, formats_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,3 +109,18 @@ def test_it_is_judged_when_something_is_new() -> None:
     contents.judge(known, now)
     assert contents.not_after == {}
     assert not contents.is_due(known, now * 2)
+
+
+def test_problems_of_files_outside_the_vault_config() -> None:
+    """A pair lies in one directory; a format that the configuration names is judged."""
+    files = (ExtraFile(path="/t/crt"), "/t/key", ExtraFile(path="/n", name="n", format="json"))
+    contents = Contents(formats_of(Watch(extra=files)))
+    contents.see("/t/crt", "k1:1", certificate(0))
+    contents.see("/t/key", "k1:1", private_key(1))
+    contents.see("n", "k1:1", b"{")
+    paths = {"/t/crt": "/t/crt", "/t/key": "/t/key", "n": "/n"}
+    known = {name: Entry(name, path, (), extra=True) for name, path in paths.items()}
+    assert wrong(contents, known) == {
+        "/t/crt": "does not belong to the private key /t/key",
+        "n": "is not a JSON object",
+    }
