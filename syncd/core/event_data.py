@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SECRET_CHANGED: Final = "io.syncd.secret.changed"  # noqa: S105 - an event type
 SECRET_ADOPTED: Final = "io.syncd.secret.adopted"  # noqa: S105 - an event type
 SECRET_REJECTED: Final = "io.syncd.secret.rejected"  # noqa: S105 - an event type
+DESTINATION_RECREATED: Final = "io.syncd.destination.recreated"
+DESTINATION_STALE: Final = "io.syncd.destination.stale"
 VAULT_CONFIG_CHANGED: Final = "io.syncd.vault_config.changed"
 RESET: Final = "io.syncd.reset"
 PING: Final = "io.syncd.ping"
@@ -36,13 +38,15 @@ class SecretData(msgspec.Struct, frozen=True, gc=False):
     """Data of `io.syncd.secret.changed`.
 
     Attributes:
-        secret: Name in the vault config.
+        secret: Name in the vault config, or in `watch.extra`.
         change: `added`, `modified` or `removed`, compared with `previous_version`.
         path: The file that holds the secret.
         scope: The resources that may use it; a list where the vault config has the older list form
-            with several elements.
+            with several elements, and an empty one for a file outside the vault config without a
+            scope.
         version: Version now, null when removed.
         previous_version: The version that this receiver acknowledged last, null when added.
+        extra: True for a file outside the vault config (`watch.extra`); else left out.
     """
 
     secret: str
@@ -51,6 +55,7 @@ class SecretData(msgspec.Struct, frozen=True, gc=False):
     scope: Scope | list[Scope]
     version: Version | None
     previous_version: Version | None
+    extra: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class VaultConfigData(msgspec.Struct, frozen=True):
@@ -114,6 +119,41 @@ class AdoptionData(msgspec.Struct, frozen=True):
     replicas: tuple[ReplicaData, ...]
 
 
+class SenderData(msgspec.Struct, frozen=True):
+    """The sender of a destination at one replica of Aidbox.
+
+    Attributes:
+        address: The replica's, as in `ReplicaData`.
+        started_at: When the sender started (RFC 3339, UTC), by Aidbox's clock; null where there is
+            none, or the replica does not answer.
+    """
+
+    address: str
+    started_at: str | None
+
+
+class DestinationData(msgspec.Struct, frozen=True):
+    """Data of `io.syncd.destination.recreated` and `io.syncd.destination.stale`.
+
+    Attributes:
+        secret: Name in the vault config of the secret that was rotated.
+        scope: The destination, an AidboxTopicDestination with its id.
+        version: The version of the secret.
+        consumer: Name of the consumer that recreates it.
+        seconds: From the scan that saw the change until now.
+        reason: Why it was not recreated, one line; null if it was.
+        replicas: Its sender at each replica.
+    """
+
+    secret: str
+    scope: Scope
+    version: Version
+    consumer: str
+    seconds: float
+    reason: str | None
+    replicas: tuple[SenderData, ...]
+
+
 class SecretState(msgspec.Struct, frozen=True):
     """The current state of one secret.
 
@@ -126,6 +166,7 @@ class SecretState(msgspec.Struct, frozen=True):
         changed_at: When the version last changed (RFC 3339, UTC); null if it never did.
         problem: What is wrong, one line, or null.
         source: The installation that has the secret; only at a relay, where two may have one name.
+        extra: True for a file outside the vault config (`watch.extra`); else left out.
     """
 
     secret: str
@@ -136,6 +177,7 @@ class SecretState(msgspec.Struct, frozen=True):
     changed_at: str | None
     problem: str | None
     source: str | msgspec.UnsetType = msgspec.UNSET
+    extra: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class ResetData(msgspec.Struct, frozen=True):
@@ -145,7 +187,7 @@ class ResetData(msgspec.Struct, frozen=True):
 
     Attributes:
         secrets: Every secret within the receiver's scope and filters, by name. A secret that is
-            not listed is not in the vault config, or outside of that scope.
+            not listed is not watched, or outside of that scope.
     """
 
     secrets: tuple[SecretState, ...]
@@ -161,11 +203,13 @@ class PingData(msgspec.Struct, frozen=True):
     consumer: str
 
 
-Data = SecretData | AdoptionData | VaultConfigData
+Data = SecretData | AdoptionData | DestinationData | VaultConfigData
 DATA_TYPES: Final[Mapping[str, type[Data]]] = {
     SECRET_CHANGED: SecretData,
     SECRET_ADOPTED: AdoptionData,
     SECRET_REJECTED: AdoptionData,
+    DESTINATION_RECREATED: DestinationData,
+    DESTINATION_STALE: DestinationData,
     VAULT_CONFIG_CHANGED: VaultConfigData,
 }
 
@@ -174,6 +218,8 @@ TYPE_NAMES: Final[Mapping[str, str]] = {
     "vault_config": VAULT_CONFIG_CHANGED,
     "adopted": SECRET_ADOPTED,
     "rejected": SECRET_REJECTED,
+    "recreated": DESTINATION_RECREATED,
+    "stale": DESTINATION_STALE,
 }
 """The short name of each type of event, for `types` of a consumer."""
 
@@ -195,7 +241,7 @@ def scopes_of(data: Scope | list[Scope]) -> tuple[Scope, ...]:
 
 def known_of(time: str, source: str, data: SecretData) -> Known:
     """The secret of another installation, by the source, time and data of one of its events."""
-    entry = Entry(data.secret, data.path, scopes_of(data.scope), source)
+    entry = Entry(data.secret, data.path, scopes_of(data.scope), source, data.extra is True)
     state = State.MISSING if data.version is None else State.PRESENT
     return Known(entry, state, data.version, None, time)
 
@@ -212,6 +258,7 @@ def secret_state(known: Known) -> SecretState:
         known.changed_at,
         known.problem,
         msgspec.UNSET if entry.source is None else entry.source,
+        _extra(entry),
     )
 
 
@@ -225,4 +272,9 @@ def secret_data(change: Change) -> SecretData:
         scope_data(entry.scopes),
         change.version,
         change.previous_version,
+        _extra(entry),
     )
+
+
+def _extra(entry: Entry) -> bool | msgspec.UnsetType:
+    return True if entry.extra else msgspec.UNSET

@@ -26,11 +26,12 @@ import msgspec
 from syncd.core.errors import StateError
 from syncd.core.event_data import SecretData
 from syncd.core.events import events_of
-from syncd.ledger import numbering, proof, received, withdrawal
+from syncd.ledger import numbering, proof, pruning, received, records as attempts, withdrawal
 from syncd.ledger.connection import LedgerConnection
 from syncd.ledger.failures import is_full, state_error
 from syncd.ledger.file import open_file
-from syncd.ledger.reads import LedgerReader, Reads
+from syncd.ledger.intentions import Intentions
+from syncd.ledger.reads import LedgerReader
 from syncd.ledger.received import Receipt
 from syncd.ledger.room import Room
 from syncd.ledger.rows import (
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from syncd.core.changes import Plan
     from syncd.core.events import Event
     from syncd.core.model import Grant, Known
+    from syncd.core.record import Record
     from syncd.ledger.numbering import Base
     from syncd.ledger.received import Arrival
     from syncd.ledger.state_dir import StateDir
@@ -70,7 +72,7 @@ UNKNOWN_BOOT: Final = "unknown"
 """A `boot_id` that names no run of the machine: every unclean close counts as its crash."""
 
 
-class Ledger(Reads):
+class Ledger(Intentions):
     """An open ledger.
 
     Attributes:
@@ -199,7 +201,7 @@ class Ledger(Reads):
             else:
                 events = events_of(plan, known, vault_config_path, at, last_sequence(db) + 1)
             store_inventory(db, plan, known)
-            for name in plan.vault_config.rescoped:
+            for name in plan.rescoped:
                 scopes = plan.inventory[name].entry.scopes
                 self.withdrawals += withdrawal.withdraw(db, name, scopes, consumers)
             self._append(db, events, consumers)
@@ -347,10 +349,20 @@ class Ledger(Reads):
         return events
 
     def acknowledge(
-        self, consumer: str, events: Iterable[Event], *, delivered: bool = True
+        self,
+        consumer: str,
+        events: Iterable[Event],
+        records: Sequence[Record] = (),
+        *,
+        delivered: bool = True,
     ) -> None:
-        """Removes events from a mailbox, because they were delivered or may not be."""
+        """Removes events from a mailbox, because they were delivered or may not be.
+
+        With the same commit, `records` of attempts are written.
+        """
         with self._file.transaction() as db:
+            if records and not self._room.is_full:
+                attempts.store(db, consumer, records)
             if delivered and consumer in self._unproven:
                 proof.mark(db, consumer, self._unproven[consumer])
             for event in events:
@@ -425,25 +437,5 @@ class Ledger(Reads):
         return gone
 
     def _prune(self, max_events: int, older_than: str, most: int = -1) -> int:
-        doomed = "FROM event WHERE sequence <= ? AND sequence NOT IN (SELECT sequence FROM pending)"
         with self._file.transaction() as db:
-            last = last_sequence(db)
-            # Times grow with sequences unless the clock was set back. Everything before the first
-            # young event goes, so an old time among younger ones waits for its turn.
-            young = db.execute(
-                "SELECT sequence FROM event WHERE time >= ? ORDER BY sequence LIMIT 1",
-                (older_than,),
-            ).fetchone()
-            limit = max(last - max_events, last if young is None else young[0] - 1)
-            (newest,) = db.execute(
-                f"SELECT max(sequence) FROM (SELECT sequence {doomed} ORDER BY sequence LIMIT ?)",  # noqa: S608 - constant
-                (limit, most),
-            ).fetchone()
-            if newest is None:
-                return 0
-            numbering.move(db, newest)
-            # Not `RETURNING`: the rows of a busy minute would take tens of MiB.
-            gone = db.execute(f"DELETE {doomed}", (newest,)).rowcount
-            pruned = max(int(meta(db, "pruned") or 0), newest)
-            set_meta(db, pruned=str(pruned))
-        return gone
+            return pruning.prune(db, max_events, older_than, most)

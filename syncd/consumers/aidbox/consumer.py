@@ -12,18 +12,24 @@ Whether the replicas accept the new value is `syncd.consumers.aidbox.verify`'s p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import msgspec
 
-from syncd.config.settings import grant
+from syncd.config.settings import grant_of
 from syncd.consumers.aidbox.audit import AuditTrail
 from syncd.consumers.aidbox.session import FailedError, RejectedError, Session
 from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
-from syncd.core.audit_event import adoption_audit_event, audit_event
+from syncd.core.audit_event import (
+    adoption_audit_event,
+    audit_event,
+    audit_event_id,
+    destination_audit_event,
+    shared_audit_event_ids,
+)
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
-from syncd.core.event_data import SECRET_ADOPTED, AdoptionData, SecretData
+from syncd.core.event_data import SECRET_ADOPTED, AdoptionData, DestinationData, SecretData
 from syncd.net.replicas import Replicas
 from syncd.net.tls import Trust
 
@@ -37,6 +43,7 @@ if TYPE_CHECKING:
 MAX_BATCH: Final = 10_000
 """Events in a batch: the largest number of secrets that one mount is made for."""
 
+_AUDITABLE: Final = SecretData | AdoptionData | DestinationData
 _OF_CLIENT: Final = frozenset((401, 403, 404))
 
 
@@ -59,6 +66,11 @@ def open_session(settings: Aidbox, replicas: Replicas) -> Session:
 class AidboxConsumer:
     """A consumer of kind `aidbox`.
 
+    Args:
+        settings: Its settings.
+        stamp: Makes the ids of events.
+        shared: Whether other installations have the same versions, and record the same changes.
+
     Raises:
         RefusedError: A URL cannot be used.
     """
@@ -66,18 +78,20 @@ class AidboxConsumer:
     max_batch = MAX_BATCH
     max_in_flight = 1  # one delivery makes several requests at the same time
 
-    def __init__(self, settings: Aidbox, stamp: Stamp) -> None:
+    def __init__(self, settings: Aidbox, stamp: Stamp, *, shared: bool = False) -> None:
         self.name = settings.name
-        self.grant = grant(settings.scope, settings.types)
+        self.grant = grant_of(settings)
         self._actions = frozenset(settings.actions)
         self._parallel = settings.max_in_flight
         self._stamp = stamp
+        self._is_shared = shared
+        self._group = settings.audit_group
         self._replicas = open_replicas(settings)
         self._session = open_session(settings, self._replicas)
         self._dropped: dict[Replica, int] = {}
         self._trail = AuditTrail(settings, self._session, self._replicas)
         self._recorded: dict[str, tuple[int, str | None]] = {}
-        self._outcomes: dict[str, int] = {}
+        self._outcomes: set[int] = set()
 
     def __repr__(self) -> str:
         return f"AidboxConsumer({self.name!r})"
@@ -93,9 +107,10 @@ class AidboxConsumer:
         changes = [event for event in events if isinstance(event.data, SecretData)]
         errors: list[SyncdError] = []
         failed: list[Undelivered] = []
-        if changes and "drop_cache" in self._actions:
-            errors += await self._drop_caches(max(changes, key=lambda event: event.sequence))
-        auditable = [event for event in events if isinstance(event.data, SecretData | AdoptionData)]
+        cached = [event for event in changes if not event.is_extra]
+        if cached and "drop_cache" in self._actions:
+            errors += await self._drop_caches(max(cached, key=lambda event: event.sequence))
+        auditable = [event for event in events if isinstance(event.data, _AUDITABLE)]
         if auditable and "audit_event" in self._actions:
             errors += await self._record(auditable, failed)
         if errors:
@@ -175,20 +190,39 @@ class AidboxConsumer:
                 tasks.start_soon(record)
         return errors
 
-    async def _record_outcome(self, event: Event, data: AdoptionData) -> None:
-        if self._outcomes.get(event.subject) == event.sequence:
+    async def _record_outcome(self, event: Event, data: AdoptionData | DestinationData) -> None:
+        if event.sequence in self._outcomes:
             return
         origin = self._stamp.origin(event)
-        adopted = event.type == SECRET_ADOPTED
-        resource = adoption_audit_event(
-            data, adopted=adopted, event_id=origin.id, source=origin.source, time=event.time
-        )
-        await self._trail.create(origin.id, msgspec.json.encode(resource))
-        self._outcomes[event.subject] = event.sequence
+        if isinstance(data, AdoptionData):
+            resource = adoption_audit_event(
+                data,
+                adopted=event.type == SECRET_ADOPTED,
+                event_id=origin.id,
+                source=origin.source,
+                time=event.time,
+            )
+        else:
+            resource = destination_audit_event(
+                data, event_id=origin.id, source=origin.source, time=event.time
+            )
+        about = (event.type, str(data.scope), data.secret, data.version)
+        await self._create(event, origin.id, resource, *about)
+        self._outcomes.add(event.sequence)
+
+    async def _create(
+        self, event: Event, event_id: str, resource: dict[str, Any], *about: str | None
+    ) -> None:
+        if self._is_shared:
+            ids = shared_audit_event_ids(event.time, self._group, *about)
+        else:
+            ids = (audit_event_id(event_id),)
+        content = msgspec.json.encode({**resource, "id": ids[0]})
+        await self._trail.create(event_id, ids, content)
 
     async def _record_one(self, event: Event) -> None:
         data = event.data
-        if isinstance(data, AdoptionData):
+        if isinstance(data, AdoptionData | DestinationData):
             await self._record_outcome(event, data)
             return
         assert isinstance(data, SecretData)
@@ -200,7 +234,8 @@ class AidboxConsumer:
             data = msgspec.structs.replace(data, previous_version=version)
         origin = self._stamp.origin(event)
         resource = audit_event(data, event_id=origin.id, source=origin.source, time=event.time)
-        await self._trail.create(origin.id, msgspec.json.encode(resource))
+        about = (event.type, data.secret, data.version, data.previous_version)
+        await self._create(event, origin.id, resource, *about)
         self._recorded[event.subject] = (event.sequence, data.version)
 
 
@@ -218,6 +253,7 @@ def _combined(errors: Sequence[SyncdError]) -> SyncdError:
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     problem = f"{first.problem}{more}"
     if not temporary:
-        return RefusedError(problem, first.remedy)
+        return RefusedError(problem, first.remedy).answered(first.status)
     waits = [error.retry_after for error in temporary if error.retry_after is not None]
-    return TemporaryError(problem, first.remedy, retry_after=max(waits, default=None))
+    error = TemporaryError(problem, first.remedy, retry_after=max(waits, default=None))
+    return error.answered(first.status)
