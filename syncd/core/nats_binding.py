@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from syncd.core.event_data import DECODERS, AdoptionData, SecretData
+from syncd.core.event_data import DECODERS, SecretData, VaultConfigData
 from syncd.core.events import STRUCTURED, Attributes, Event, Origin
 from syncd.core.model import Scope
 
@@ -107,7 +107,7 @@ def render(template: str, event: Event, source: str) -> str:
     """
     values = dict.fromkeys(_PLACES, _NONE) | {"instance": escape(source.removeprefix("/syncd/"))}
     data = event.data
-    if not isinstance(data, SecretData | AdoptionData):
+    if isinstance(data, VaultConfigData):
         values["resource_type"] = _VAULT_CONFIG
     else:
         values["secret"] = escape(data.secret)
@@ -166,7 +166,7 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
         raise BindingError(f"has more than {LARGEST_SECRET >> 10} KiB about one secret")
     if not _is_time(envelope.time):
         raise BindingError("has no valid time")
-    if isinstance(data, SecretData | AdoptionData) and (
+    if not isinstance(data, VaultConfigData) and (
         data.secret != envelope.subject or not data.scope
     ):
         raise BindingError("has a subject or scope that contradicts its data")

@@ -24,9 +24,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncd.core.errors import StateError
-from syncd.core.event_data import SecretData
 from syncd.core.events import events_of
-from syncd.ledger import numbering, proof, received, withdrawal
+from syncd.ledger import numbering, proof, pruning, received, standings, withdrawal
 from syncd.ledger.connection import LedgerConnection
 from syncd.ledger.failures import is_full, state_error
 from syncd.ledger.file import open_file
@@ -49,6 +48,7 @@ from syncd.ledger.schema import FILE_NAME
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from syncd.core.announcements import Standing
     from syncd.core.changes import Plan
     from syncd.core.events import Event
     from syncd.core.model import Grant, Known
@@ -213,6 +213,26 @@ class Ledger(Reads):
             self._append(db, [event], consumers)
         return event
 
+    def announce(
+        self,
+        events: Iterable[Event],
+        changed: Mapping[str, Standing | None],
+        life: str | None,
+        consumers: Mapping[str, Grant],
+    ) -> list[Event]:
+        """Commits events of a relay's own, and what they follow from; see `standings.store`.
+
+        Returns them at the next sequences.
+        """
+        with self._file.transaction() as db:
+            standings.store(db, changed, life)
+            events = [
+                msgspec.structs.replace(event, sequence=sequence)
+                for sequence, event in enumerate(events, last_sequence(db) + 1)
+            ]
+            self._append(db, events, consumers)
+        return events
+
     def resend(self, consumer: str, grant: Grant, secret: str | None, at: str) -> tuple[str, ...]:
         """Puts the present state of secrets into one mailbox, as if nothing was acknowledged.
 
@@ -361,7 +381,7 @@ class Ledger(Reads):
                 if done.rowcount == 0:
                     # A newer event took the place of this one during its delivery. It stays
                     # pending, as a change from the version that the consumer now knows.
-                    version = event.data.version if isinstance(event.data, SecretData) else None
+                    version = None if event.succession is None else event.succession.version
                     db.execute(
                         "UPDATE pending SET acknowledged = ? WHERE consumer = ? AND slot = ?",
                         (version, consumer, event.slot),
@@ -413,37 +433,16 @@ class Ledger(Reads):
         """
         if not self._room.is_full:
             try:
-                return self._prune(max_events, older_than)
+                with self._file.transaction() as db:
+                    return pruning.prune(db, max_events, older_than)
             except StateError:
                 if not self._room.is_full:
                     raise
-        gone = 0
+        gone, step = 0, _STEP
         with self._file.in_last_room():
-            while step := self._prune(max_events, older_than, most=_STEP):
+            while step:
+                with self._file.transaction() as db:
+                    step = pruning.prune(db, max_events, older_than, most=_STEP)
                 gone += step
                 self._file.give_back()
-        return gone
-
-    def _prune(self, max_events: int, older_than: str, most: int = -1) -> int:
-        doomed = "FROM event WHERE sequence <= ? AND sequence NOT IN (SELECT sequence FROM pending)"
-        with self._file.transaction() as db:
-            last = last_sequence(db)
-            # Times grow with sequences unless the clock was set back. Everything before the first
-            # young event goes, so an old time among younger ones waits for its turn.
-            young = db.execute(
-                "SELECT sequence FROM event WHERE time >= ? ORDER BY sequence LIMIT 1",
-                (older_than,),
-            ).fetchone()
-            limit = max(last - max_events, last if young is None else young[0] - 1)
-            (newest,) = db.execute(
-                f"SELECT max(sequence) FROM (SELECT sequence {doomed} ORDER BY sequence LIMIT ?)",  # noqa: S608 - constant
-                (limit, most),
-            ).fetchone()
-            if newest is None:
-                return 0
-            numbering.move(db, newest)
-            # Not `RETURNING`: the rows of a busy minute would take tens of MiB.
-            gone = db.execute(f"DELETE {doomed}", (newest,)).rowcount
-            pruned = max(int(meta(db, "pruned") or 0), newest)
-            set_meta(db, pruned=str(pruned))
         return gone

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from syncd.ledger import numbering, received
+from syncd.ledger import numbering, received, standings
 from syncd.ledger.connection import ReadConnection
 from syncd.ledger.failures import state_error
 from syncd.ledger.rows import (
@@ -27,6 +27,7 @@ from syncd.ledger.rows import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from syncd.core.announcements import Standing
     from syncd.core.events import Event
     from syncd.core.model import Grant, Known
     from syncd.ledger.numbering import Base
@@ -62,6 +63,11 @@ class Reads:
         """What is known of other installations' secrets, by `Entry.key`."""
         with self._file.held() as db:
             return received.received_secrets(db)
+
+    def standings(self) -> tuple[dict[str, Standing], str | None]:
+        """What a relay knows of the convergence of each secret, and the bucket that it is from."""
+        with self._file.held() as db:
+            return standings.load(db)
 
     def pending(self) -> dict[str, dict[str, Pending]]:
         """Per consumer, what is pending, by secret name (other events by their slot)."""

@@ -21,9 +21,15 @@ from syncd.config.settings import grant
 from syncd.consumers.aidbox.audit import AuditTrail
 from syncd.consumers.aidbox.session import FailedError, RejectedError, Session
 from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
-from syncd.core.audit_event import adoption_audit_event, audit_event
+from syncd.core.audit_event import adoption_audit_event, audit_event, fleet_audit_event
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
-from syncd.core.event_data import SECRET_ADOPTED, AdoptionData, SecretData
+from syncd.core.event_data import (
+    SECRET_ADOPTED,
+    SECRET_CONVERGED,
+    AdoptionData,
+    FleetData,
+    SecretData,
+)
 from syncd.net.replicas import Replicas
 from syncd.net.tls import Trust
 
@@ -95,7 +101,7 @@ class AidboxConsumer:
         failed: list[Undelivered] = []
         if changes and "drop_cache" in self._actions:
             errors += await self._drop_caches(max(changes, key=lambda event: event.sequence))
-        auditable = [event for event in events if isinstance(event.data, SecretData | AdoptionData)]
+        auditable = list(filter(_is_auditable, events))
         if auditable and "audit_event" in self._actions:
             errors += await self._record(auditable, failed)
         if errors:
@@ -175,20 +181,22 @@ class AidboxConsumer:
                 tasks.start_soon(record)
         return errors
 
-    async def _record_outcome(self, event: Event, data: AdoptionData) -> None:
+    async def _record_outcome(self, event: Event, data: AdoptionData | FleetData) -> None:
         if self._outcomes.get(event.subject) == event.sequence:
             return
         origin = self._stamp.origin(event)
-        adopted = event.type == SECRET_ADOPTED
-        resource = adoption_audit_event(
-            data, adopted=adopted, event_id=origin.id, source=origin.source, time=event.time
-        )
+        about = {"event_id": origin.id, "source": origin.source, "time": event.time}
+        if isinstance(data, FleetData):
+            resource = fleet_audit_event(data, **about)
+        else:
+            adopted = event.type == SECRET_ADOPTED
+            resource = adoption_audit_event(data, adopted=adopted, **about)
         await self._trail.create(origin.id, msgspec.json.encode(resource))
         self._outcomes[event.subject] = event.sequence
 
     async def _record_one(self, event: Event) -> None:
         data = event.data
-        if isinstance(data, AdoptionData):
+        if isinstance(data, AdoptionData | FleetData):
             await self._record_outcome(event, data)
             return
         assert isinstance(data, SecretData)
@@ -202,6 +210,17 @@ class AidboxConsumer:
         resource = audit_event(data, event_id=origin.id, source=origin.source, time=event.time)
         await self._trail.create(origin.id, msgspec.json.encode(resource))
         self._recorded[event.subject] = (event.sequence, data.version)
+
+
+def _is_auditable(event: Event) -> bool:
+    """Changes, outcomes of verifications, and rotations of a fleet, each once.
+
+    A version that has converged before, and was announced again when a divergence ended, is none.
+    """
+    data = event.data
+    if isinstance(data, FleetData):
+        return event.type == SECRET_CONVERGED and data.version != data.previous_version
+    return isinstance(data, SecretData | AdoptionData)
 
 
 def _is_about_change(error: SyncdError) -> bool:
