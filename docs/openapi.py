@@ -19,6 +19,7 @@ from syncd.api.report import (
     SecretsReport,
     StatusReport,
 )
+from syncd.api.rotations import DEFAULT, MOST, HistoryReport
 from syncd.api.subscribers import MOST_FILTERS
 from syncd.core.events import WIRE_DATA, WIRE_TYPES
 
@@ -68,6 +69,7 @@ def document() -> dict[str, Any]:
         *(
             SecretsReport,
             StatusReport,
+            HistoryReport,
             RefreshReport,
             RetryReport,
             ResendReport,
@@ -99,6 +101,7 @@ def document() -> dict[str, Any]:
                 "get": _operation("status", "Health of the daemon", StatusReport.__name__, 503)
             },
             "/v1/events": {"get": _events()},
+            "/v1/history": {"get": _history()},
             "/v1/refresh": {"post": _refresh()},
             "/v1/consumers/{name}/retry": {"post": _retry()},
             "/v1/consumers/{name}/resend": {"post": _resend()},
@@ -145,6 +148,27 @@ def _events() -> dict[str, Any]:
             "description": "As `after`, and goes before it: what an EventSource sends by itself.",
             "schema": text,
         },
+    ]
+    return operation
+
+
+def _history() -> dict[str, Any]:
+    text = {"type": "string", "minLength": 1}
+    several = {"type": "array", "items": text, "maxItems": MOST_FILTERS}
+    operation = _operation("history", "What became of rotations", HistoryReport.__name__, 503)
+    operation["parameters"] = [
+        _parameter("secret", "Only rotations of these secrets.", several),
+        _parameter(
+            "resource",
+            "Only rotations of secrets that these resources, `Type` or `Type/id`, may use.",
+            {**several, "items": {"type": "string", "pattern": "^[^/]+(/[\\s\\S]+)?$"}},
+        ),
+        _parameter("consumer", "Only what concerns this consumer.", {"type": "string"}),
+        _parameter(
+            "limit",
+            "How many rotations, the newest.",
+            {"type": "integer", "minimum": 1, "maximum": MOST, "default": DEFAULT},
+        ),
     ]
     return operation
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from syncd.core.model import Grant
+    from syncd.core.record import Record
 
 
 class RetryReport(msgspec.Struct, frozen=True):
@@ -68,6 +69,9 @@ class Actions(Protocol):
     @property
     def grants(self) -> Mapping[str, Grant]:
         """What each consumer may see, by name."""
+
+    def unwritten(self) -> Mapping[str, Sequence[Record]]:
+        """Attempts to deliver that are not in the ledger yet, by consumer."""
 
     def retry(self, consumer: str) -> int:
         """Tries what waits now, regardless of the backoff; returns how many events are pending."""

@@ -5,11 +5,11 @@ Pure, and slow with many secrets: call it in a worker thread.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from syncd.api.status import MountStatus, RelayStatus
 from syncd.core.model import State

@@ -257,7 +257,7 @@ def secrets_report(
     for known in visible(status.inventory, view):
         positions = {}
         for consumer, (grant, _) in status.consumers.items():
-            if not (grant.takes(SECRET_CHANGED) and grant.sees(known.entry.scopes)):
+            if not (grant.takes(SECRET_CHANGED) and grant.shows(known.entry)):
                 continue
             waiting = pending.get(consumer, {}).get(known.entry.key)
             version = known.version if waiting is None else waiting.acknowledged_version

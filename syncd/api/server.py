@@ -14,22 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
-from email.utils import formatdate
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import h11
 import structlog
-
-if "uvicorn" not in sys.modules:
-    # its command line imports multiprocessing, and watchfiles if installed: 0.7 MiB of a sidecar's
-    # memory for what is never called here
-    _stub = ModuleType("uvicorn.main")
-    vars(_stub).update(Server=None, main=None, run=None)
-    sys.modules["uvicorn.main"] = _stub
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -191,7 +181,9 @@ class _State(ServerState):
         """`Date` (RFC 9110 section 6.6.1)."""
         now = int(time.time())
         if now != self._date[0]:
-            self._date = (now, formatdate(now, usegmt=True).encode())
+            # no locale is set in this process, so the names are the English ones that HTTP has
+            text = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now))
+            self._date = (now, text.encode())
         return [(b"date", self._date[1])]
 
     @default_headers.setter

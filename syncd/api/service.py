@@ -29,6 +29,7 @@ from syncd.config.settings import Api as ApiSettings, grant
 from syncd.core.errors import StateError
 from syncd.ledger.numbering import Base, grant_key
 from syncd.system.accounts import unmapped_uid
+from syncd.system.lean_import import import_http_server
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -252,6 +253,7 @@ class Service:
         await self._credentials.switch(None, self._serve_credentials)
 
     async def _serve_api(self, settings: ApiSettings, listener: Listener) -> Stop:
+        import_http_server()
         from syncd.api.app import Api  # noqa: PLC0415 - see the module's docstring
         from syncd.api.server import Server  # noqa: PLC0415
 
@@ -301,6 +303,7 @@ class Service:
         }
 
     async def _serve_probes(self, settings: ApiSettings, listener: Listener) -> Stop:
+        import_http_server()
         from syncd.api.app import probes_app  # noqa: PLC0415 - see the module's docstring
         from syncd.api.hosts import AllowedHosts  # noqa: PLC0415
         from syncd.api.server import Server  # noqa: PLC0415

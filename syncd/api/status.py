@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from syncd.api.actions import Actions
-    from syncd.core.adoption import Adoption
-    from syncd.core.health import ConsumerHealth, ProviderHealth
-    from syncd.core.model import Grant, Known
+from syncd.api.actions import Actions
+from syncd.core.adoption import Adoption
+from syncd.core.health import ConsumerHealth, ProviderHealth
+from syncd.core.model import Grant, Known
 
 
 class MountStatus(msgspec.Struct, frozen=True):
@@ -73,8 +68,7 @@ class RelayStatus(msgspec.Struct, frozen=True):
     fleet: FleetStatus | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DaemonStatus:
+class DaemonStatus(msgspec.Struct, frozen=True):
     """The state of the daemon at one moment of its event loop.
 
     Attributes:
@@ -98,10 +92,10 @@ class DaemonStatus:
     source: MountStatus | RelayStatus
     failure: str | None
     consumers: Mapping[str, tuple[Grant, ConsumerHealth]]
-    providers: Mapping[str, ProviderHealth] = field(default_factory=dict)
+    providers: Mapping[str, ProviderHealth] = msgspec.field(default_factory=dict)
     refresh: Callable[[], object] | None = None
-    adoptions: Mapping[str, Mapping[str, Adoption]] = field(default_factory=dict)
-    not_after: Mapping[str, float] = field(default_factory=dict)
-    content_problems: Mapping[str, str] = field(default_factory=dict)
+    adoptions: Mapping[str, Mapping[str, Adoption]] = msgspec.field(default_factory=dict)
+    not_after: Mapping[str, float] = msgspec.field(default_factory=dict)
+    content_problems: Mapping[str, str] = msgspec.field(default_factory=dict)
     reload_problems: tuple[str, ...] = ()
     actions: Actions | None = None

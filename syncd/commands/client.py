@@ -76,14 +76,16 @@ class Client:
     def __exit__(self, *_: object) -> None:
         """Nothing is open between two requests."""
 
-    def get(self, path: str, type_: type[T]) -> T:
+    def get(
+        self, path: str, type_: type[T], parameters: Mapping[str, str | list[str]] | None = None
+    ) -> T:
         """Sends a GET request, and decodes the answer as `type_`.
 
         Raises:
             UnreachableError: The daemon cannot be reached.
             DeniedError: It refused, or answered what this version cannot read.
         """
-        return self._ask("GET", path, type_)
+        return self._ask("GET", _target(path, parameters or {}), type_)
 
     def post(self, path: str, type_: type[T], parameters: Mapping[str, str] | None = None) -> T:
         """Sends a POST request without a body; as `get`."""

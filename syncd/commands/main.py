@@ -28,6 +28,7 @@ from syncd.commands.options import (
 from syncd.commands.queries import COMMANDS
 from syncd.core.errors import ConfigurationError, SyncdError
 from syncd.core.text import visible
+from syncd.system.lean_import import import_daemon_libraries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,8 @@ def cli() -> None:
 )
 def run(config: str | None, *, once: bool, timeout: float) -> None:
     """Runs the daemon until SIGTERM or SIGINT."""
+    import_daemon_libraries()
+
     from syncd.config.load import config_file, load
 
     reload = partial(load, config)
@@ -120,6 +123,8 @@ def _set_up(load: Callable[[], _S], *, listens: bool = True) -> _S:
 @click.option("--credentials-file", metavar="FILE", help="A .creds file for the login.")
 def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> None:
     """Delivers events from NATS to the configured consumers until SIGTERM or SIGINT."""
+    import_daemon_libraries()
+
     from syncd.config.load import load_relay
 
     given: dict[str, object] = {name: value for name, value in options.items() if value is not None}
@@ -345,10 +350,9 @@ def _fail(error: SyncdError) -> NoReturn:
 
 
 def _crash(error: BaseException) -> NoReturn:
-    from syncd.telemetry.log import describe
+    from syncd.telemetry.unexpected import unexpected
 
-    # without the exception's text, which may quote a value
-    report(SyncdError(f"internal error: {describe(error)}", "please report it"))
+    report(unexpected(error))
     sys.exit(1)
 
 

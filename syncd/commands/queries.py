@@ -1,4 +1,4 @@
-"""The commands that ask a running daemon: `status`, `events`, `test`, `retry`, `resend`, `ui`."""
+"""The commands that ask a running daemon: its state, its events and history, its consumers."""
 
 from __future__ import annotations
 
@@ -136,6 +136,42 @@ def events(
 
 
 @click.command(cls=Command)
+@socket_option
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    type=TEXT,
+    metavar="NAME",
+    help="Only rotations of this secret; may be repeated.",
+)
+@click.option("--consumer", type=TEXT, metavar="NAME", help="Only what concerns this consumer.")
+@click.option(
+    "--limit",
+    "most",
+    type=click.IntRange(1, 1000),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="The newest N rotations.",
+)
+@format_option
+def history(
+    socket: str | None, secrets: tuple[str, ...], consumer: str | None, most: int, format_: str
+) -> None:
+    """Shows what became of rotations: seen, each attempt to deliver, delivered, adopted."""
+    harden_command()
+
+    from syncd.commands.client import socket_path
+    from syncd.commands.history import as_json, as_text, query
+    from syncd.commands.table import Screen
+
+    with querying():
+        found = query(socket_path(socket), secrets, consumer, most)
+    print_text(as_json(found) if format_ == "json" else as_text(found, Screen.of(sys.stdout)))
+
+
+@click.command(cls=Command)
 @click.argument("consumer", required=False, type=TEXT)
 @socket_option
 def retry(consumer: str | None, socket: str | None) -> None:
@@ -248,4 +284,4 @@ def querying() -> Iterator[None]:
         sys.exit(UNREACHABLE)
 
 
-COMMANDS: Final = (status, events, test, retry, resend, ui)
+COMMANDS: Final = (status, events, history, test, retry, resend, ui)

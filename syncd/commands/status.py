@@ -122,6 +122,7 @@ def as_details(status: Status, now: datetime, screen: Screen) -> str:
     for item in status.secrets:
         fields = {
             "scope": scope_text(item.scope),
+            **({"extra": "outside the vault config"} if item.extra is True else {}),
             "path": item.path,
             "state": screen.state(item.state.value),
             "version": item.version or "-",

@@ -13,9 +13,9 @@ _NAMED: Final = 10
 
 
 def scope_text(scope: Scope | list[Scope]) -> str:
-    """`Type` or `Type/id`, or several of them."""
+    """`Type` or `Type/id`, or several of them; `-` for none."""
     several = scope if isinstance(scope, list) else [scope]
-    return ", ".join(s.resource_type + (f"/{s.id}" if s.id else "") for s in several)
+    return ", ".join(s.resource_type + (f"/{s.id}" if s.id else "") for s in several) or "-"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -44,10 +44,13 @@ class Consumer(Protocol):
     def max_in_flight(self) -> int:
         """Deliveries that it takes at the same time, at most."""
 
-    async def deliver(self, events: Sequence[Event]) -> None:
+    async def deliver(self, events: Sequence[Event]) -> int | None:
         """Hands over events, oldest first; returns when the consumer has acknowledged them all.
 
         No two of the events concern one secret.
+
+        Returns:
+            The status of the answer, or None where there is none; errors have one, too.
 
         Raises:
             TemporaryError: The receiver accepts nothing now.
@@ -95,7 +98,7 @@ class UnusableError(RefusedError):
     @classmethod
     def of(cls, error: RefusedError) -> UnusableError:
         """The same error, as one that is not about the events."""
-        return cls(error.problem, error.remedy)
+        return cls(error.problem, error.remedy).answered(error.status)
 
 
 class Undelivered(msgspec.Struct, frozen=True):
@@ -135,4 +138,4 @@ def undelivered(groups: Sequence[Undelivered]) -> UndeliveredError:
     kind = _RetriedError if isinstance(first.error, TemporaryError) else _RejectedError
     error = kind(f"{first.error.problem}{more}", first.error.remedy)
     error.groups = tuple(groups)
-    return error
+    return error.answered(first.error.status)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from syncd.config.settings import grant
+from syncd.config.settings import grant_of
 from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.nats_binding import MESSAGE_ID, encode, render
@@ -31,7 +31,7 @@ class NatsConsumer:
 
     def __init__(self, settings: Nats, stamp: Stamp) -> None:
         self.name = settings.name
-        self.grant = grant(settings.scope, settings.types)
+        self.grant = grant_of(settings)
         self.max_batch = settings.max_in_flight
         self.max_in_flight = 1
         self._subject = settings.subject

@@ -7,7 +7,6 @@ wire (CloudEvents 1.0.2, JSON event format 1.0.2). The data of each type is in `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +22,7 @@ from syncd.core.event_data import (
     VAULT_CONFIG_CHANGED,
     AdoptionData,
     Data,
+    DestinationData,
     FleetData,
     PingData,
     ResetData,
@@ -96,6 +96,11 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         return secret_key(self.subject, self.origin.source if self.origin else None)
 
     @property
+    def is_extra(self) -> bool:
+        """Whether it is about a file outside the vault config."""
+        return isinstance(self.data, SecretData) and self.data.extra is True
+
+    @property
     def slot(self) -> str:
         """Key by which a newer event supersedes a pending one in a mailbox.
 
@@ -109,6 +114,8 @@ class Event(msgspec.Struct, frozen=True, gc=False):
             return f"adoption:{self.data.consumer}:{key}"
         if isinstance(self.data, FleetData):
             return f"{self.type.rpartition('.')[2]}:{key}"
+        if isinstance(self.data, DestinationData):
+            return f"destination:{self.data.consumer}:{self.data.scope.id}:{key}"
         return f"event:{self.sequence}"
 
     @property
@@ -120,7 +127,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
     def seen_by(self, grant: Grant) -> Event | None:
         """The event as far as a grant allows to see it, or None."""
-        if not grant.takes(self.type):
+        if not grant.takes(self.type) or (self.is_extra and not grant.extra):
             return None
         if grant.scopes is None:
             return self
@@ -174,8 +181,7 @@ class CloudEvent(Attributes, frozen=True, gc=False):
     data: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True):
     """Events that were committed to the ledger in one transaction.
 
     Attributes:

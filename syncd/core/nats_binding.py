@@ -22,13 +22,14 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from syncd.core.event_data import DECODERS, SecretData, VaultConfigData
+from syncd.core.event_data import DECODERS, FleetData, SecretData, VaultConfigData
 from syncd.core.events import STRUCTURED, Attributes, Event, Origin
 from syncd.core.model import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from syncd.core.event_data import Data
     from syncd.core.events import Stamp
 
 ContentMode = Literal["structured", "binary"]
@@ -75,6 +76,11 @@ def subject_problem(template: str) -> str | None:
     return filter_problem(_PLACE.sub("x", template), wildcards=False)
 
 
+def without_places(template: str) -> str:
+    """A template without the parts that `render` fills in, or refuses (`subject_problem`)."""
+    return _PLACE.sub("", template)
+
+
 def filter_problem(subject: str, *, wildcards: bool = True) -> str | None:
     """The problem of a subject, as the end of a sentence, or None.
 
@@ -101,9 +107,9 @@ def render(template: str, event: Event, source: str) -> str:
     """The subject of an event.
 
     `<instance>` is the last part of the source (`/syncd/INSTANCE`). `<resource_type>` and
-    `<resource_id>` are those of the secret's scope: `~` where it has no id, or several scopes in
-    the older list form. A change of the vault config has `~vault_config` as resource type, and `~`
-    as id and secret.
+    `<resource_id>` are those of the secret's scope: `~` where it has no id, has several scopes in
+    the older list form, or is a file outside the vault config without one. A change of the vault
+    config has `~vault_config` as resource type, and `~` as id and secret.
     """
     values = dict.fromkeys(_PLACES, _NONE) | {"instance": escape(source.removeprefix("/syncd/"))}
     data = event.data
@@ -167,7 +173,7 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
     if not _is_time(envelope.time):
         raise BindingError("has no valid time")
     if not isinstance(data, VaultConfigData) and (
-        data.secret != envelope.subject or not data.scope
+        data.secret != envelope.subject or not (data.scope or _is_extra(data))
     ):
         raise BindingError("has a subject or scope that contradicts its data")
     return Event(
@@ -178,6 +184,11 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
         data,
         origin=Origin(envelope.id, envelope.source),
     )
+
+
+def _is_extra(data: Data) -> bool:
+    """Whether it may be of a file outside the vault config, which may be without a scope."""
+    return isinstance(data, FleetData) or (isinstance(data, SecretData) and data.extra is True)
 
 
 def _envelope(headers: Mapping[str, str], payload: bytes) -> _Envelope:

@@ -25,11 +25,21 @@ import msgspec
 
 from syncd.core.errors import StateError
 from syncd.core.events import events_of
-from syncd.ledger import numbering, proof, pruning, received, standings, withdrawal
+from syncd.ledger import (
+    mailboxes,
+    numbering,
+    proof,
+    pruning,
+    received,
+    records as attempts,
+    standings,
+    withdrawal,
+)
 from syncd.ledger.connection import LedgerConnection
 from syncd.ledger.failures import is_full, state_error
 from syncd.ledger.file import open_file
-from syncd.ledger.reads import LedgerReader, Reads
+from syncd.ledger.intentions import Intentions
+from syncd.ledger.reads import LedgerReader
 from syncd.ledger.received import Receipt
 from syncd.ledger.room import Room
 from syncd.ledger.rows import (
@@ -38,7 +48,6 @@ from syncd.ledger.rows import (
     insert_events,
     last_sequence,
     meta,
-    previous_version,
     set_meta,
     state_events,
     store_inventory,
@@ -52,6 +61,7 @@ if TYPE_CHECKING:
     from syncd.core.changes import Plan
     from syncd.core.events import Event
     from syncd.core.model import Grant, Known
+    from syncd.core.record import Record
     from syncd.ledger.numbering import Base
     from syncd.ledger.received import Arrival
     from syncd.ledger.state_dir import StateDir
@@ -70,7 +80,7 @@ UNKNOWN_BOOT: Final = "unknown"
 """A `boot_id` that names no run of the machine: every unclean close counts as its crash."""
 
 
-class Ledger(Reads):
+class Ledger(Intentions):
     """An open ledger.
 
     Attributes:
@@ -199,7 +209,7 @@ class Ledger(Reads):
             else:
                 events = events_of(plan, known, vault_config_path, at, last_sequence(db) + 1)
             store_inventory(db, plan, known)
-            for name in plan.vault_config.rescoped:
+            for name in plan.rescoped:
                 scopes = plan.inventory[name].entry.scopes
                 self.withdrawals += withdrawal.withdraw(db, name, scopes, consumers)
             self._append(db, events, consumers)
@@ -220,10 +230,7 @@ class Ledger(Reads):
         life: str | None,
         consumers: Mapping[str, Grant],
     ) -> list[Event]:
-        """Commits events of a relay's own, and what they follow from; see `standings.store`.
-
-        Returns them at the next sequences.
-        """
+        """Commits events of a relay's own, at the next sequences; see `standings.store`."""
         with self._file.transaction() as db:
             standings.store(db, changed, life)
             events = [
@@ -300,24 +307,7 @@ class Ledger(Reads):
         self, db: sqlite3.Connection, events: Sequence[Event], consumers: Mapping[str, Grant]
     ) -> None:
         insert_events(db, events)
-        for consumer, grant in consumers.items():
-            wanted = [event for event in events if grant.takes(event.type)]
-            seen = [event for event in wanted if event.seen_by(grant) is not None]
-            if len(seen) < len(wanted) and withdrawal.has_pending(db, consumer):
-                # where the scope of a secret changed, an older event may be pending
-                hidden = {event.slot for event in wanted} - {event.slot for event in seen}
-                withdrawn = db.executemany(
-                    "DELETE FROM pending WHERE consumer = ? AND slot = ?",
-                    [(consumer, slot) for slot in hidden],
-                )
-                self.withdrawals += withdrawn.rowcount
-            # On a conflict an older event of the slot is pending: the newer one takes its place and
-            # keeps `acknowledged`, which is still what the consumer knows.
-            db.executemany(
-                "INSERT INTO pending VALUES (?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET sequence = excluded.sequence",
-                [(consumer, event.slot, event.sequence, previous_version(event)) for event in seen],
-            )
+        self.withdrawals += mailboxes.put(db, events, consumers)
 
     def take(self, consumer: str, grant: Grant, limit: int, after: int = 0) -> list[Event]:
         """The oldest events of a mailbox, each as a change from what its consumer acknowledged.
@@ -367,10 +357,20 @@ class Ledger(Reads):
         return events
 
     def acknowledge(
-        self, consumer: str, events: Iterable[Event], *, delivered: bool = True
+        self,
+        consumer: str,
+        events: Iterable[Event],
+        records: Sequence[Record] = (),
+        *,
+        delivered: bool = True,
     ) -> None:
-        """Removes events from a mailbox, because they were delivered or may not be."""
+        """Removes events from a mailbox, because they were delivered or may not be.
+
+        With the same commit, `records` of attempts are written.
+        """
         with self._file.transaction() as db:
+            if records and not self._room.is_full:
+                attempts.store(db, consumer, records)
             if delivered and consumer in self._unproven:
                 proof.mark(db, consumer, self._unproven[consumer])
             for event in events:
@@ -434,7 +434,7 @@ class Ledger(Reads):
         if not self._room.is_full:
             try:
                 with self._file.transaction() as db:
-                    return pruning.prune(db, max_events, older_than)
+                    return pruning.prune(db, max_events, older_than, most=-1)
             except StateError:
                 if not self._room.is_full:
                     raise

@@ -1,24 +1,24 @@
-"""Bounds the event log: old events go, unless they are pending in a mailbox."""
+"""Which events leave the log, and what leaves with them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from syncd.ledger import numbering
+from syncd.ledger import numbering, records
 from syncd.ledger.rows import last_sequence, meta, set_meta
 
 if TYPE_CHECKING:
     import sqlite3
 
 
-def prune(db: sqlite3.Connection, max_events: int, older_than: str, most: int = -1) -> int:
-    """Deletes events; returns how many.
+def prune(db: sqlite3.Connection, max_events: int, older_than: str, most: int) -> int:
+    """Deletes events beyond the bounds, but none that is pending; returns how many.
 
     Args:
         db: In a transaction.
         max_events: Number of events to keep at most.
         older_than: Time (RFC 3339, UTC) before which events are deleted.
-        most: Events to delete at most; -1 for all.
+        most: How many to delete at most; -1 for all.
     """
     doomed = "FROM event WHERE sequence <= ? AND sequence NOT IN (SELECT sequence FROM pending)"
     last = last_sequence(db)
@@ -37,6 +37,7 @@ def prune(db: sqlite3.Connection, max_events: int, older_than: str, most: int = 
     numbering.move(db, newest)
     # Not `RETURNING`: the rows of a busy minute would take tens of MiB.
     gone = db.execute(f"DELETE {doomed}", (newest,)).rowcount
+    records.prune(db, newest)
     pruned = max(int(meta(db, "pruned") or 0), newest)
     set_meta(db, pruned=str(pruned))
     return gone

@@ -14,9 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from syncd.config.settings import RelaySettings, Webhook
+from syncd.config.settings import Exec, RelaySettings, Webhook
 from syncd.core.errors import SyncdError
 from syncd.core.findings import finding, key_path
+from syncd.lint.commands import check_commands
 from syncd.lint.credentials import check_credentials
 from syncd.lint.placeholders import check_placeholders
 from syncd.lint.scopes import check_scopes
@@ -59,6 +60,7 @@ def examine_consumers(
     for item in (
         *check_credentials(settings, "", {}),
         *check_addresses(settings, ""),
+        *check_commands(settings, ""),
         *check_scopes(settings, entries, ""),
         *check_placeholders(settings, ""),
     ):
@@ -116,6 +118,7 @@ def check_connections(settings: Settings | RelaySettings, source: str) -> list[F
 def _connect(
     consumer: ConsumerSettings, url: str, path: str | None
 ) -> tuple[str, str | None] | None:
+    assert not isinstance(consumer, Exec)  # it has no address
     parts = urlsplit(url)
     host = parts.hostname or ""
     default = {"https": 443, "http": 80}.get(parts.scheme, 4222)
@@ -141,6 +144,8 @@ def _connect(
 def _addresses(consumer: ConsumerSettings) -> Iterator[tuple[_Path, str, str | None]]:
     if isinstance(consumer, Webhook):
         yield ("url" if consumer.socket is None else "socket",), consumer.url, consumer.socket
+        return
+    if isinstance(consumer, Exec):
         return
     for index, url in enumerate(consumer.urls):
         yield ("urls", index), url, None

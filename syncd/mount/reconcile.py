@@ -28,7 +28,7 @@ import structlog
 from syncd.core.errors import StateError
 from syncd.core.model import State
 from syncd.core.timing import rfc3339
-from syncd.mount.contents import Contents
+from syncd.mount.contents import Contents, formats_of
 from syncd.mount.lane import Follower, Lane, Probe
 from syncd.mount.ledger_use import LedgerUse
 from syncd.mount.read import LIMIT, OUTSIDE, Reader, await_all, unanswered
@@ -105,7 +105,7 @@ class Reconciler:
         self._ledger = ledger
         self._on_commit = on_commit
         self.watcher = Watcher(settings.mode)
-        self.contents = Contents()
+        self.contents = Contents(formats_of(settings))
         self._reader = Reader.configured(key, settings, self.contents)
         self._recorder = Recorder(ledger, vault_config.path, consumers)
         self._reporter = Reporter(metrics, self.watcher, self.contents)

@@ -4,7 +4,7 @@ The exceptions of HTTP clients, SDKs and nats-py wrap each other in many ways, a
 hold what was sent or received. So an exception and its causes are only searched for a cause that
 is known here: its class and error number become the reason, its text is dropped.
 
-This module imports no client: a sidecar that fetches nothing must not pay for one.
+This module imports no client, nor ssl: a sidecar that fetches nothing must not pay for one.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import ssl
-from email.utils import parsedate_to_datetime
-from typing import Final
+import sys
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from syncd.system import errnos
+
+if TYPE_CHECKING:
+    import ssl
 
 CHECK_SERVER: Final = "check that the server is up and reachable"
 """The remedy where nothing better is known."""
@@ -82,10 +84,11 @@ def reason_of(
         timeouts: Exceptions of the client that stand for a time limit, besides `TimeoutError`.
     """
     found = causes(error)
+    tls = sys.modules.get("ssl")  # where it is not loaded, nothing can have failed in it
     for cause in found:
-        if isinstance(cause, ssl.SSLCertVerificationError):
+        if tls is not None and isinstance(cause, tls.SSLCertVerificationError):
             return _certificate_reason(cause, ca, address, server_name)
-        if isinstance(cause, ssl.SSLError):
+        if tls is not None and isinstance(cause, tls.SSLError):
             return _tls_reason(cause, address)
         if isinstance(cause, _OF_NAME) and not isinstance(cause, UnicodeDecodeError):
             return _resolver_reason(cause, address)
@@ -192,6 +195,8 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
     value = value.strip()
     if value.isascii() and value.isdigit():
         return float(value[:15])
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - half a MiB, seldom used
+
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - now)
     except (ValueError, OverflowError):

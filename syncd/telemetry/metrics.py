@@ -13,16 +13,13 @@ from __future__ import annotations
 from collections import Counter as Tally
 from typing import TYPE_CHECKING, Final
 
+import prometheus_client
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+
 from syncd import __version__
 from syncd.core.model import ChangeKind, State
-from syncd.system.lean_import import import_prometheus_client
-
-import_prometheus_client()
-import prometheus_client  # noqa: E402 - see lean_import
-from prometheus_client import Counter, Gauge, Histogram  # noqa: E402
-from prometheus_client.exposition import choose_encoder  # noqa: E402
-
-from syncd.core.text import visible  # noqa: E402
+from syncd.core.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -12,7 +12,8 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.documents import commands
+import yaml
+from support.documents import blocks_of, commands, document
 from support.machine import Machine, scratch, step
 
 if TYPE_CHECKING:
@@ -70,6 +71,11 @@ listener.bind("/run/leaver.sock")
 listener.listen()
 select.select([listener], [], [])
 listener.close()
+"""
+
+MY_APP = """
+[Service]
+ExecStart=/usr/bin/sleep infinity
 """
 
 CONNECT = """
@@ -399,6 +405,42 @@ def test_files_for_another_owner(machine: Machine) -> None:
         assert found == "aidbox 600\n"
     machine.wait(lambda: settled(machine), "the events")
     machine.shell("rm -r /etc/systemd/system/syncd.service.d; systemctl daemon-reload")
+
+
+def test_a_unit_that_is_restarted(machine: Machine) -> None:
+    """By the recipe of the guide: syncd leaves a file, and systemd restarts the unit."""
+    machine.write("/run/systemd/system/my-app.service", MY_APP)
+    machine.shell("rm -f /etc/systemd/system/my-app.service; systemctl daemon-reload")
+    machine.run("systemctl", "restart", "my-app.service")
+    (consumer,) = yaml.safe_load(blocks_of(document("docs/exec.md"), "yaml")[0])["consumers"]
+    configure(machine, consumers=[{**consumer, "scope": [{"resource_type": "Client"}]}])
+    publish(machine, 50)
+    asked = "/var/lib/syncd-restart/my-app"
+    (recipe,) = commands("docs/exec.md", "restart")
+    follow(machine, recipe)
+    assert show(machine, "NoNewPrivileges") == "yes"
+
+    def started() -> str:
+        value = "ExecMainStartTimestampMonotonic"
+        return machine.run("systemctl", "show", "-P", value, "my-app.service").stdout.strip()
+
+    for number in (51, 52):
+        before = started()
+        publish(machine, number)
+        machine.wait(lambda b=before: started() not in {b, "0"}, "the restart")  # type: ignore[misc]
+    # what is asked for while systemd does not look is not lost
+    machine.run("systemctl", "stop", "syncd-restart@my-app.path")
+    machine.wait(lambda: machine.run("ls", asked, check=False).returncode != 0, "the end")
+    before = started()
+    publish(machine, 53)
+    machine.wait(lambda: machine.run("ls", asked, check=False).returncode == 0, "the request")
+    assert started() == before
+    machine.run("systemctl", "start", "syncd-restart@my-app.path")
+    machine.wait(lambda: started() not in {before, "0"}, "the restart")
+    machine.shell(
+        "systemctl disable --now syncd-restart@my-app.path; rm /etc/systemd/system/syncd-restart@*;"
+        " rm -r /etc/systemd/system/syncd.service.d /var/lib/syncd-restart; systemctl daemon-reload"
+    )
 
 
 def test_packaging(machine: Machine) -> None:

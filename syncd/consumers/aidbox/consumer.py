@@ -12,21 +12,29 @@ Whether the replicas accept the new value is `syncd.consumers.aidbox.verify`'s p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import msgspec
 
-from syncd.config.settings import grant
+from syncd.config.settings import grant_of
 from syncd.consumers.aidbox.audit import AuditTrail
 from syncd.consumers.aidbox.session import FailedError, RejectedError, Session
 from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
-from syncd.core.audit_event import adoption_audit_event, audit_event, fleet_audit_event
+from syncd.core.audit_event import (
+    adoption_audit_event,
+    audit_event,
+    audit_event_id,
+    destination_audit_event,
+    fleet_audit_event,
+    shared_audit_event_ids,
+)
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.event_data import (
     SECRET_ADOPTED,
     SECRET_CONVERGED,
     AdoptionData,
+    DestinationData,
     FleetData,
     SecretData,
 )
@@ -43,6 +51,7 @@ if TYPE_CHECKING:
 MAX_BATCH: Final = 10_000
 """Events in a batch: the largest number of secrets that one mount is made for."""
 
+_AUDITABLE: Final = SecretData | AdoptionData | DestinationData
 _OF_CLIENT: Final = frozenset((401, 403, 404))
 
 
@@ -65,6 +74,11 @@ def open_session(settings: Aidbox, replicas: Replicas) -> Session:
 class AidboxConsumer:
     """A consumer of kind `aidbox`.
 
+    Args:
+        settings: Its settings.
+        stamp: Makes the ids of events.
+        shared: Whether other installations have the same versions, and record the same changes.
+
     Raises:
         RefusedError: A URL cannot be used.
     """
@@ -72,18 +86,20 @@ class AidboxConsumer:
     max_batch = MAX_BATCH
     max_in_flight = 1  # one delivery makes several requests at the same time
 
-    def __init__(self, settings: Aidbox, stamp: Stamp) -> None:
+    def __init__(self, settings: Aidbox, stamp: Stamp, *, shared: bool = False) -> None:
         self.name = settings.name
-        self.grant = grant(settings.scope, settings.types)
+        self.grant = grant_of(settings)
         self._actions = frozenset(settings.actions)
         self._parallel = settings.max_in_flight
         self._stamp = stamp
+        self._is_shared = shared
+        self._group = settings.audit_group
         self._replicas = open_replicas(settings)
         self._session = open_session(settings, self._replicas)
         self._dropped: dict[Replica, int] = {}
         self._trail = AuditTrail(settings, self._session, self._replicas)
         self._recorded: dict[str, tuple[int, str | None]] = {}
-        self._outcomes: dict[str, int] = {}
+        self._outcomes: set[int] = set()
 
     def __repr__(self) -> str:
         return f"AidboxConsumer({self.name!r})"
@@ -99,8 +115,9 @@ class AidboxConsumer:
         changes = [event for event in events if isinstance(event.data, SecretData)]
         errors: list[SyncdError] = []
         failed: list[Undelivered] = []
-        if changes and "drop_cache" in self._actions:
-            errors += await self._drop_caches(max(changes, key=lambda event: event.sequence))
+        cached = [event for event in changes if not event.is_extra]
+        if cached and "drop_cache" in self._actions:
+            errors += await self._drop_caches(max(cached, key=lambda event: event.sequence))
         auditable = list(filter(_is_auditable, events))
         if auditable and "audit_event" in self._actions:
             errors += await self._record(auditable, failed)
@@ -181,22 +198,37 @@ class AidboxConsumer:
                 tasks.start_soon(record)
         return errors
 
-    async def _record_outcome(self, event: Event, data: AdoptionData | FleetData) -> None:
-        if self._outcomes.get(event.subject) == event.sequence:
+    async def _record_outcome(
+        self, event: Event, data: AdoptionData | DestinationData | FleetData
+    ) -> None:
+        if event.sequence in self._outcomes:
             return
         origin = self._stamp.origin(event)
-        about = {"event_id": origin.id, "source": origin.source, "time": event.time}
+        by = {"event_id": origin.id, "source": origin.source, "time": event.time}
         if isinstance(data, FleetData):
-            resource = fleet_audit_event(data, **about)
+            resource = fleet_audit_event(data, **by)
+        elif isinstance(data, DestinationData):
+            resource = destination_audit_event(data, **by)
         else:
             adopted = event.type == SECRET_ADOPTED
-            resource = adoption_audit_event(data, adopted=adopted, **about)
-        await self._trail.create(origin.id, msgspec.json.encode(resource))
-        self._outcomes[event.subject] = event.sequence
+            resource = adoption_audit_event(data, adopted=adopted, **by)
+        about = (event.type, str(data.scope), data.secret, data.version)
+        await self._create(event, origin.id, resource, *about)
+        self._outcomes.add(event.sequence)
+
+    async def _create(
+        self, event: Event, event_id: str, resource: dict[str, Any], *about: str | None
+    ) -> None:
+        if self._is_shared:
+            ids = shared_audit_event_ids(event.time, self._group, *about)
+        else:
+            ids = (audit_event_id(event_id),)
+        content = msgspec.json.encode({**resource, "id": ids[0]})
+        await self._trail.create(event_id, ids, content)
 
     async def _record_one(self, event: Event) -> None:
         data = event.data
-        if isinstance(data, AdoptionData | FleetData):
+        if isinstance(data, AdoptionData | DestinationData | FleetData):
             await self._record_outcome(event, data)
             return
         assert isinstance(data, SecretData)
@@ -208,7 +240,8 @@ class AidboxConsumer:
             data = msgspec.structs.replace(data, previous_version=version)
         origin = self._stamp.origin(event)
         resource = audit_event(data, event_id=origin.id, source=origin.source, time=event.time)
-        await self._trail.create(origin.id, msgspec.json.encode(resource))
+        about = (event.type, data.secret, data.version, data.previous_version)
+        await self._create(event, origin.id, resource, *about)
         self._recorded[event.subject] = (event.sequence, data.version)
 
 
@@ -220,7 +253,7 @@ def _is_auditable(event: Event) -> bool:
     data = event.data
     if isinstance(data, FleetData):
         return event.type == SECRET_CONVERGED and data.version != data.previous_version
-    return isinstance(data, SecretData | AdoptionData)
+    return isinstance(data, _AUDITABLE)
 
 
 def _is_about_change(error: SyncdError) -> bool:
@@ -237,6 +270,7 @@ def _combined(errors: Sequence[SyncdError]) -> SyncdError:
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     problem = f"{first.problem}{more}"
     if not temporary:
-        return RefusedError(problem, first.remedy)
+        return RefusedError(problem, first.remedy).answered(first.status)
     waits = [error.retry_after for error in temporary if error.retry_after is not None]
-    return TemporaryError(problem, first.remedy, retry_after=max(waits, default=None))
+    error = TemporaryError(problem, first.remedy, retry_after=max(waits, default=None))
+    return error.answered(first.status)

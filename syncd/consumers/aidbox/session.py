@@ -225,7 +225,7 @@ class Session:
         problem = f"{failed}: it answered {status}"
         if answer.is_temporary:
             kind = TemporaryError if answer.is_about_server else FailedError
-            raise kind(problem, retry_after=answer.wait)
+            raise kind(problem, retry_after=answer.wait).answered(status)
         client = f"Client/{self._client_id}"
         if status == HTTPStatus.UNAUTHORIZED:
             age = await anyio.to_thread.run_sync(_age, self._secret_file)
@@ -234,7 +234,7 @@ class Session:
                     f"{problem}, and may still have the old secret of {client} in its cache "
                     f"({self._secret_file} changed {age:.0f} s ago)",
                     "wait for Aidbox's cache to expire",
-                )
+                ).answered(status)
             remedy = (
                 f"write the secret of {client} into {self._secret_file}, and allow its grant type"
             )

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 from support.pem import altered, certificate, openssh_key, private_key
 
-from syncd.core.content import EXPIRES_SOON, Format, describe, format_of, is_mismatch, problems
+from syncd.core.content import (
+    EXPIRES_SOON,
+    FORMAT_NAMES,
+    Format,
+    describe,
+    format_of,
+    is_mismatch,
+    problems,
+)
 
 NOW = 1.8e9
 JAAS = b'org.apache.kafka.common.security.plain.PlainLoginModule required user="a" password="b";'
@@ -124,3 +132,27 @@ def test_a_description_holds_no_part_of_the_value() -> None:
     for content in (b"Authorization: Bearer canary", b'{"key": "canary"}', private_key()):
         assert "canary" not in repr(describe(content))
         assert content[-20:].decode() not in repr(describe(content))
+
+
+def test_credentials_of_nats() -> None:
+    """A user JWT and the seed that belongs to it, as `nsc` writes them."""
+    jwt = b"-----BEGIN NATS USER JWT-----\ne30.e30.x\n------END NATS USER JWT------\n\n"
+    seed = b"-----BEGIN USER NKEY SEED-----\nSUAB23\n------END USER NKEY SEED------\n"
+    wanted = FORMAT_NAMES["nats-credentials"]
+    assert wanted in describe(jwt + b"**** IMPORTANT ****\n" + seed).formats
+    assert wanted not in describe(jwt).formats
+    assert wanted not in describe(seed).formats
+
+
+@pytest.mark.parametrize(
+    ("content", "public"),
+    [
+        (certificate(), True),
+        (private_key(), False),
+        (certificate() + private_key(), False),
+        (b"password", False),
+    ],
+)
+def test_what_everybody_may_read(content: bytes, public: bool) -> None:
+    """A certificate, but not with its key."""
+    assert describe(content).is_public is public

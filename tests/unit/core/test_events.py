@@ -12,6 +12,7 @@ from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 
 from syncd.core.changes import plan
 from syncd.core.event_data import (
+    DESTINATION_RECREATED,
     SECRET_ADOPTED,
     SECRET_CHANGED,
     SECRET_CONVERGED,
@@ -19,6 +20,7 @@ from syncd.core.event_data import (
     SECRET_REJECTED,
     VAULT_CONFIG_CHANGED,
     AdoptionData,
+    DestinationData,
     FleetData,
     ReplicaData,
     SecretData,
@@ -202,6 +204,14 @@ class TestSeenBy:
         event = secret_event()
         assert event.seen_by(grant) == (event if seen else None)
 
+    def test_a_file_outside_the_vault_config(self) -> None:
+        """Not for a receiver that wants none of them, whatever its scopes."""
+        event = secret_event()
+        extra = msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, extra=True))
+        assert extra.seen_by(Grant([ALL])) is extra
+        assert extra.seen_by(Grant([ALL], extra=False)) is None
+        assert event.seen_by(Grant([ALL], extra=False)) is event
+
     def test_a_vault_config_change_names_only_what_may_be_seen(self) -> None:
         """Names outside the grant are left out; with none left there is no event."""
         assert VAULT_EVENT.seen_by(Grant()) is VAULT_EVENT
@@ -280,6 +290,14 @@ class TestAdoption:
             self.event(consumer="two").slot,
         ]
         assert slots == ["adoption:one:a", "adoption:one:a", "adoption:two:a"]
+
+    def test_destinations_have_slots_of_their_own(self) -> None:
+        """The newest outcome of each destination of a secret."""
+        scope = Scope("AidboxTopicDestination", "orders")
+        data = DestinationData("a", scope, "k1:00", "one", 0.2, None, ())
+        event = Event(7, AT, DESTINATION_RECREATED, "a", data)
+        assert event.slot == "destination:one:orders:a"
+        assert event.audience == {"a": (scope,)}
 
     def test_is_seen_by_whoever_may_see_the_secret(self) -> None:
         """Its audience is the secret's, and no acknowledged version changes it."""

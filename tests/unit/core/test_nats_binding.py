@@ -33,6 +33,7 @@ from syncd.core.nats_binding import (
     filter_problem,
     render,
     subject_problem,
+    without_places,
 )
 
 STAMP = Stamp("5f0c2a91", "/syncd/node-1")
@@ -236,6 +237,19 @@ def test_what_is_no_event_is_refused(change_of: dict[str, Any], problem: str) ->
         )
 
 
+def test_a_file_outside_the_vault_config_has_no_scope() -> None:
+    """It is passed on all the same; a secret of the vault config has one."""
+    event = change("a", 2, 1)
+    data = msgspec.structs.replace(event.data, scope=[], extra=True)
+    extra = msgspec.structs.replace(event, data=data)
+    assert render("s.<resource_type>.<resource_id>", extra, "/syncd/n") == "s.~.~"
+    headers, payload = encode(extra, STAMP, "s.x", "structured")
+    assert decode(headers, payload).data == data
+    payload = payload.replace(b',"extra":true', b"")
+    with pytest.raises(BindingError, match="scope"):
+        decode(headers, payload)
+
+
 def test_an_adoption_of_another_secret_is_refused() -> None:
     """Whoever may see the subject must not be told of another secret."""
     content = msgspec.json.decode(STAMP.encode(ADOPTED))
@@ -276,3 +290,8 @@ def test_a_large_event_about_one_secret_is_refused(mode: ContentMode) -> None:
         else:
             with pytest.raises(BindingError, match="has more than 16 KiB about one secret"):
                 decode(headers, payload)
+
+
+def test_a_template_without_its_places() -> None:
+    """What is left is text, in which other placeholders are mistakes."""
+    assert without_places("a.<instance>.<other>.${X}") == "a...${X}"

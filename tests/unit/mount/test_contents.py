@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from structlog.testing import capture_logs
 from support.pem import certificate, private_key
 
+from syncd.config.settings import ExtraFile, Watch
 from syncd.core.model import Entry, Known, Scope, State
-from syncd.mount.contents import Contents
+from syncd.mount.contents import Contents, formats_of
 
 if TYPE_CHECKING:
     import pytest
@@ -81,3 +82,21 @@ def test_problems_of_an_inventory() -> None:
     contents.see("more", "k1:1", certificate(1))
     known |= inventory("more")
     assert contents.problems(known, 1.8e9).keys() == {"old"}  # which of the two belongs is unknown
+
+
+def test_problems_of_files_outside_the_vault_config() -> None:
+    """A pair lies in one directory; a format that the configuration names is judged."""
+    files = (ExtraFile(path="/t/crt"), "/t/key", ExtraFile(path="/n", name="n", format="json"))
+    contents = Contents(formats_of(Watch(extra=files)))
+    contents.see("/t/crt", "k1:1", certificate(0))
+    contents.see("/t/key", "k1:1", private_key(1))
+    contents.see("n", "k1:1", b"{")
+    paths = {"/t/crt": "/t/crt", "/t/key": "/t/key", "n": "/n"}
+    known = {
+        name: Known(Entry(name, path, (), extra=True), State.PRESENT, "k1:1", None, None)
+        for name, path in paths.items()
+    }
+    assert contents.problems(known, 1.8e9) == {
+        "/t/crt": "does not belong to the private key /t/key",
+        "n": "is not a JSON object",
+    }

@@ -190,6 +190,24 @@ async def test_a_remount_is_no_removal(bench: Bench) -> None:
         assert await bench.wait(2) == [("b", "modified"), ("a", "modified")]
 
 
+async def test_a_mount_that_is_replaced_between_two_swaps_is_followed(bench: Bench) -> None:
+    """A swap alone is read under the watches that are there; another directory gets new ones."""
+    await bench.swap(a=b"1")
+    bench.map("a")
+    elsewhere = World(Path(bench.mount).parent / "elsewhere")
+    os.mkdir(elsewhere.directory)
+    async with bench.running():
+        for number in (1, 2):
+            await bench.swap(a=b"swapped %d" % number)
+            await bench.wait(number)
+        elsewhere.publish(a=b"another directory")
+        os.rename(bench.mount, f"{bench.mount}.old")
+        os.rename(elsewhere.mount, bench.mount)
+        await bench.wait(3)
+        await bench.swap(a=b"swapped there")
+        assert await bench.wait(4) == [("a", "modified")] * 4
+
+
 async def test_a_mount_that_appears_above_nested_files_is_found(bench: Bench) -> None:
     """Derived roots follow the file system: generations stay whole though the mount came late."""
     bench.map("db/user", "db/password")

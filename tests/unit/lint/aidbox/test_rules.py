@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from support.aidbox import client, reference
 
+from syncd.consumers.aidbox.resources import Sender
 from syncd.core.model import Entry, Scope
 from syncd.lint.aidbox.rotations import Evidence, Verdict
-from syncd.lint.aidbox.rules import Live, Sender, check_live
+from syncd.lint.aidbox.rules import Live, check_live
 
 URL = "http://127.0.0.1:8080"
 ENTRIES = {
