@@ -18,10 +18,12 @@ from syncd.core.event_data import (
     PING,
     RESET,
     SECRET_CHANGED,
+    SECRET_CONVERGED,
     VAULT_CONFIG_CHANGED,
     AdoptionData,
     Data,
     DestinationData,
+    FleetData,
     PingData,
     ResetData,
     SecretData,
@@ -110,9 +112,18 @@ class Event(msgspec.Struct, frozen=True, gc=False):
             return "secret:" + key
         if isinstance(self.data, AdoptionData):
             return f"adoption:{self.data.consumer}:{key}"
+        if isinstance(self.data, FleetData):
+            return f"{self.type.rpartition('.')[2]}:{key}"
         if isinstance(self.data, DestinationData):
             return f"destination:{self.data.consumer}:{self.data.scope.id}:{key}"
         return f"event:{self.sequence}"
+
+    @property
+    def succession(self) -> SecretData | FleetData | None:
+        """The data, where its version takes the place of the one that a receiver knows; or None."""
+        data = self.data
+        follows = isinstance(data, SecretData) or self.type == SECRET_CONVERGED
+        return data if isinstance(data, SecretData | FleetData) and follows else None
 
     def seen_by(self, grant: Grant) -> Event | None:
         """The event as far as a grant allows to see it, or None."""
@@ -136,9 +147,12 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         A receiver that was away gets the newest state instead of the history, so `change` and
         `previous_version` depend on what that receiver knows.
         """
-        data = self.data
-        if not isinstance(data, SecretData) or data.previous_version == acknowledged:
+        data = self.succession
+        if data is None or data.previous_version == acknowledged:
             return self
+        if isinstance(data, FleetData):
+            data = msgspec.structs.replace(data, previous_version=acknowledged)
+            return msgspec.structs.replace(self, data=data)
         if data.version is None:
             change = ChangeKind.REMOVED
         elif acknowledged is None:

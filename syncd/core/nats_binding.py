@@ -22,13 +22,14 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from syncd.core.event_data import DECODERS, PING, AdoptionData, SecretData
+from syncd.core.event_data import DECODERS, PING, FleetData, SecretData, VaultConfigData
 from syncd.core.events import STRUCTURED, Attributes, CloudEvent, Event, Origin, encode_event
 from syncd.core.model import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from syncd.core.event_data import Data
     from syncd.core.events import Stamp
 
 ContentMode = Literal["structured", "binary"]
@@ -117,7 +118,7 @@ def render(template: str, event: Event, source: str) -> str:
     """
     values = _places(source)
     data = event.data
-    if not isinstance(data, SecretData | AdoptionData):
+    if isinstance(data, VaultConfigData):
         values["resource_type"] = _VAULT_CONFIG
     else:
         values["secret"] = escape(data.secret)
@@ -203,7 +204,7 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
         raise BindingError(f"has more than {LARGEST_SECRET >> 10} KiB about one secret")
     if not _is_time(envelope.time):
         raise BindingError("has no valid time")
-    if isinstance(data, SecretData | AdoptionData) and (
+    if not isinstance(data, VaultConfigData) and (
         data.secret != envelope.subject or not (data.scope or _is_extra(data))
     ):
         raise BindingError("has a subject or scope that contradicts its data")
@@ -217,9 +218,9 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
     )
 
 
-def _is_extra(data: SecretData | AdoptionData) -> bool:
-    """Whether it is of a file outside the vault config, which may be without a scope."""
-    return isinstance(data, SecretData) and data.extra is True
+def _is_extra(data: Data) -> bool:
+    """Whether it may be of a file outside the vault config, which may be without a scope."""
+    return isinstance(data, FleetData) or (isinstance(data, SecretData) and data.extra is True)
 
 
 def _envelope(headers: Mapping[str, str], payload: bytes) -> _Envelope:

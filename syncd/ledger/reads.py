@@ -19,7 +19,7 @@ from syncd.core.event_data import (
     SECRET_CHANGED,
     SECRET_REJECTED,
 )
-from syncd.ledger import numbering, received, records
+from syncd.ledger import numbering, received, records, standings
 from syncd.ledger.connection import ReadConnection
 from syncd.ledger.failures import state_error
 from syncd.ledger.rows import (
@@ -34,6 +34,7 @@ from syncd.ledger.rows import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from syncd.core.announcements import Standing
     from syncd.core.events import Event
     from syncd.core.model import Grant, Known
     from syncd.core.record import Record
@@ -71,6 +72,11 @@ class Reads:
         """What is known of other installations' secrets, by `Entry.key`."""
         with self._file.held() as db:
             return received.received_secrets(db)
+
+    def standings(self) -> tuple[dict[str, Standing], str | None]:
+        """What a relay knows of the convergence of each secret, and the bucket that it is from."""
+        with self._file.held() as db:
+            return standings.load(db)
 
     def pending(self) -> dict[str, dict[str, Pending]]:
         """Per consumer, what is pending, by secret name (other events by their slot)."""

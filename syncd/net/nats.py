@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
     from nats.js import JetStreamContext
 
     from syncd.config.settings import NatsServer
@@ -212,7 +213,11 @@ class Connection:
             TemporaryError: No server answers, or a file with credentials is missing.
             RefusedError: Credentials are not accepted, or cannot be used.
         """
-        return (await self._connected_client()).jetstream(timeout=self.timeout)
+        return (await self.client()).jetstream(timeout=self.timeout)
+
+    async def client(self) -> Client:
+        """The library's client, connected; raises as `jetstream`."""
+        return await self._connected_client()
 
     async def _connected_client(self) -> _Client:
         with anyio.move_on_after(self.timeout):
@@ -329,7 +334,9 @@ class Connection:
         if not self.is_connected or isinstance(self._last_error, RefusedError):
             raise self._last_error or self.errors.lost()
 
-    async def unsubscribe(self, subscription: JetStreamContext.PullSubscription) -> None:
+    async def unsubscribe(
+        self, subscription: JetStreamContext.PullSubscription | Subscription
+    ) -> None:
         """Ends a subscription, as far as there is a connection to end it on."""
         with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True), contextlib.suppress(Exception):
             await subscription.unsubscribe()

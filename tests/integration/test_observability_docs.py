@@ -29,6 +29,7 @@ def exposed() -> set[str]:
     metrics.consumer("c").delivered(0.1)
     metrics.adoption("c").adopted(0.1)
     metrics.provider("p").succeeded()
+    metrics.fleet().set({"live": 1}, {"converged": 1})
     names = re.findall(r"^(syncd_\w+)", metrics.exposition()[0].decode(), re.MULTILINE)
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
 

@@ -27,10 +27,18 @@ from syncd.core.audit_event import (
     audit_event,
     audit_event_id,
     destination_audit_event,
+    fleet_audit_event,
     shared_audit_event_ids,
 )
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
-from syncd.core.event_data import SECRET_ADOPTED, AdoptionData, DestinationData, SecretData
+from syncd.core.event_data import (
+    SECRET_ADOPTED,
+    SECRET_CONVERGED,
+    AdoptionData,
+    DestinationData,
+    FleetData,
+    SecretData,
+)
 from syncd.net.replicas import Replicas
 from syncd.net.tls import Trust
 
@@ -111,7 +119,7 @@ class AidboxConsumer:
         cached = [event for event in changes if not event.is_extra]
         if cached and "drop_cache" in self._actions:
             errors += await self._drop_caches(max(cached, key=lambda event: event.sequence))
-        auditable = [event for event in events if isinstance(event.data, _AUDITABLE)]
+        auditable = list(filter(_is_auditable, events))
         if auditable and "audit_event" in self._actions:
             errors += await self._record(auditable, failed)
         if errors:
@@ -232,22 +240,20 @@ class AidboxConsumer:
                 tasks.start_soon(record)
         return errors
 
-    async def _record_outcome(self, event: Event, data: AdoptionData | DestinationData) -> None:
+    async def _record_outcome(
+        self, event: Event, data: AdoptionData | DestinationData | FleetData
+    ) -> None:
         if event.sequence in self._outcomes:
             return
         origin = self._stamp.origin(event)
-        if isinstance(data, AdoptionData):
-            resource = adoption_audit_event(
-                data,
-                adopted=event.type == SECRET_ADOPTED,
-                event_id=origin.id,
-                source=origin.source,
-                time=event.time,
-            )
+        by = {"event_id": origin.id, "source": origin.source, "time": event.time}
+        if isinstance(data, FleetData):
+            resource = fleet_audit_event(data, **by)
+        elif isinstance(data, DestinationData):
+            resource = destination_audit_event(data, **by)
         else:
-            resource = destination_audit_event(
-                data, event_id=origin.id, source=origin.source, time=event.time
-            )
+            adopted = event.type == SECRET_ADOPTED
+            resource = adoption_audit_event(data, adopted=adopted, **by)
         about = (event.type, str(data.scope), data.secret, data.version)
         await self._create(event, origin.id, resource, *about)
         self._outcomes.add(event.sequence)
@@ -264,7 +270,7 @@ class AidboxConsumer:
 
     async def _record_one(self, event: Event) -> None:
         data = event.data
-        if isinstance(data, AdoptionData | DestinationData):
+        if isinstance(data, AdoptionData | DestinationData | FleetData):
             await self._record_outcome(event, data)
             return
         assert isinstance(data, SecretData)
@@ -279,6 +285,17 @@ class AidboxConsumer:
         about = (event.type, data.secret, data.version, data.previous_version)
         await self._create(event, origin.id, resource, *about)
         self._recorded[event.subject] = (event.sequence, data.version)
+
+
+def _is_auditable(event: Event) -> bool:
+    """Changes, outcomes of verifications, and rotations of a fleet, each once.
+
+    A version that has converged before, and was announced again when a divergence ended, is none.
+    """
+    data = event.data
+    if isinstance(data, FleetData):
+        return event.type == SECRET_CONVERGED and data.version != data.previous_version
+    return isinstance(data, _AUDITABLE)
 
 
 def _is_about_change(error: SyncdError) -> bool:
