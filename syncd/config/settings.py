@@ -83,7 +83,17 @@ InFlight = Annotated[
 
 
 EventTypes = tuple[
-    Literal["changed", "vault_config", "adopted", "rejected", "recreated", "stale"], ...
+    Literal[
+        "changed",
+        "vault_config",
+        "adopted",
+        "rejected",
+        "recreated",
+        "stale",
+        "converged",
+        "diverged",
+    ],
+    ...,
 ]
 """Short names of the types of events that a consumer gets."""
 
@@ -375,6 +385,7 @@ class RelaySource(NatsServer, frozen=True, kw_only=True):
     durable: DurableName | None = None
     max_secrets: Annotated[int, msgspec.Meta(ge=1)] = 100_000
     state_bucket: BucketName | None = None
+    converge_within: Duration = Duration(600)
 
 
 class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -428,8 +439,8 @@ def grant(
 def grant_of(consumer: ConsumerSettings) -> Grant:
     """What a consumer gets.
 
-    Aidbox caches secrets of the vault config alone, so that files outside of it concern only its
-    audit trail.
+    Aidbox documents its cache, and a login that proves a new value, for secrets of the vault config
+    alone: files outside of it concern only the audit trail.
     """
     extra = not isinstance(consumer, Aidbox) or "audit_event" in consumer.actions
     return grant(consumer.scope, consumer.types, extra=extra)

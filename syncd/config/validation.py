@@ -180,7 +180,7 @@ def _check_aidbox(aidbox: Aidbox, at: Path) -> list[Problem]:
         for index, _ in _repeated(aidbox.urls)
     ]
     hints = {
-        "urls": "name each replica, such as http://127.0.0.1:8080",
+        "urls": "name each replica, such as http://127.0.0.1:8080 (the port is BOX_WEB_PORT)",
         "actions": "name at least one, such as drop_cache, audit_event or verify",
     }
     problems += [

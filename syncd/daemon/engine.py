@@ -364,8 +364,8 @@ class MountEngine:
             providers={item.provider.name: item.health for item in self.refreshers},
             refresh=self.refresh if self.refreshers else None,
             adoptions={name: item.adoptions for name, item in self.verifiers.items()},
-            not_after=reconciler.contents.not_after(inventory),
-            content_problems=reconciler.contents.problems(inventory, time.time()),
+            not_after=reconciler.contents.not_after,
+            content_problems=reconciler.contents.problems,
         )
 
     def refresh(self) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 BIN = os.path.dirname(sys.executable)
-CUSTOM = {"PodMonitor", "SecretProviderClass"}
+CUSTOM = {"ExternalSecret", "PodMonitor", "SecretProviderClass"}
 """Kinds whose schemas are not Kubernetes' own."""
 
 CHART = {
@@ -131,6 +131,19 @@ def test_an_overlay(overlay: str, tmp_path: Path) -> None:
     selected = of(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
     assert selected.items() <= labels.items()
     check_configuration(objects)
+
+
+def test_external_secrets(tmp_path: Path) -> None:
+    """The volume is the Secret that the operator writes, in the place of the CSI driver's."""
+    (command,) = (c for c in commands("docs/install.md", "kubernetes") if "external-secrets" in c)
+    step(command.strip())
+    objects = validate(run(command.replace(" | kubectl apply -f -", "")), tmp_path)
+    spec = of(objects, "Deployment")["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    check_pod(spec, set(volumes))
+    target = of(objects, "ExternalSecret")["spec"]["target"]["name"]
+    assert volumes["vault-secrets"] == {"name": "vault-secrets", "secret": {"secretName": target}}
+    assert all(item["kind"] != "SecretProviderClass" for item in objects)
 
 
 def check_configuration(objects: list[dict[str, Any]]) -> None:
