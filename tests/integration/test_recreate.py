@@ -104,6 +104,25 @@ def test_messages_that_wait_keep_a_destination_as_it_is(world: World) -> None:
     assert [how for how, _ in outcomes(world)] == ["stale"]
 
 
+def test_a_replica_that_cannot_read_the_secret(world: World) -> None:
+    """The stand-in shows that a new sender would not start: an old one is better than none."""
+    prepare(world, count=1)
+    with serve(world, destination(0)) as aidbox:
+        world.configure(consumers=[recreating(world, aidbox, "drop_cache")])
+        with world.daemon() as daemon:
+            aidbox.hide(2, "d0")
+            world.publish(d0=value(1))
+            problem = daemon.wait_for("destination.stale", destination="d0")["problem"]
+            assert problem == f"a new sender does not start at {aidbox.urls[2]}"
+            assert list(stored(aidbox)) == ["d0"]
+            assert sent(aidbox, "d0") == []
+            aidbox.hide(2)
+            daemon.wait_for("destination.recreated", destination="d0")
+        wait_for_values(aidbox, ["d0"], value(1))
+        assert aidbox.lost == 0
+    assert [how for how, _ in outcomes(world)] == ["stale", "recreated"]
+
+
 def test_force(world: World) -> None:
     """Then what waits is dropped after the time, and not before."""
     prepare(world, count=1)
