@@ -180,7 +180,7 @@ def test_a_bucket_that_is_missing(fleet: Watched, nats: NatsServer) -> None:
     probes = free_port()
     nats.ask(lambda js: js.delete_stream(f"KV_{fleet.bucket}"))
     source = {"urls": [nats.url], "subject": f"{fleet.bucket}.>", "state_bucket": fleet.bucket}
-    settings = {"relay": source, "api": {"listen": f"127.0.0.1:{probes}"}}
+    settings: dict[str, Any] = {"relay": source, "api": {"listen": f"127.0.0.1:{probes}"}}
     with fleet.world.relay(**settings) as relay:
         reason = relay.wait_for("fleet.failing")["reason"]
         assert f"there is no bucket {fleet.bucket}" in reason
