@@ -180,9 +180,9 @@ def _retry() -> dict[str, Any]:
 
 
 def _test() -> dict[str, Any]:
-    operation = _of_consumer("test", "Send a signed io.syncd.ping event now")
+    operation = _of_consumer("test", "Test the way to a consumer now")
     operation["responses"] |= {
-        "200": _answer("It was sent, and acknowledged or not.", TestReport.__name__),
+        "200": _answer("It was tried, and acknowledged or not.", TestReport.__name__),
         "409": _answer("This kind of consumer takes no ping.", Refusal.__name__),
     }
     return operation

@@ -103,6 +103,19 @@ FormatName = Literal[
 """The formats that `syncd.core.content` knows."""
 
 
+AidboxAction = Literal["drop_cache", "audit_event", "verify", "recreate_destinations", "rollout"]
+"""What a consumer of kind `aidbox` does."""
+
+ObjectName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$(?!\n)",
+        description="the name of an object in Kubernetes",
+        examples=["aidbox"],
+    ),
+]
+
+
 class ScopeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A scope as in the vault config: one resource by type and id, or all resources of a type."""
 
@@ -175,6 +188,15 @@ class Recreate(msgspec.Struct, frozen=True, kw_only=True):
     stand_in: bool = True
 
 
+class Rollout(msgspec.Struct, frozen=True, kw_only=True):
+    """The workload of Kubernetes that runs Aidbox, and what it reads only at its start."""
+
+    kind: Literal["Deployment", "StatefulSet"] = "Deployment"
+    name: ObjectName
+    namespace: ObjectName | None = None
+    secrets: tuple[str, ...] = ()
+
+
 class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field="kind"):
     """A consumer that is Aidbox itself: caches, AuditEvents, adoption, and optional repair."""
 
@@ -184,9 +206,10 @@ class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field=
     client_id: str
     client_secret_file: AbsolutePath
     grant_type: Literal["basic", "client_credentials"] = "basic"
-    actions: tuple[Literal["drop_cache", "audit_event", "verify", "recreate_destinations"], ...]
+    actions: tuple[AidboxAction, ...]
     verify_timeout: Duration = Duration(60)
     recreate: Recreate = Recreate()
+    rollout: Rollout | None = None
     audit_url: str | None = None
     audit_bearer_token_file: AbsolutePath | None = None
     audit_basic_auth: BasicAuth | None = None
@@ -327,6 +350,16 @@ class EventLog(msgspec.Struct, frozen=True, kw_only=True):
     prune_interval: Duration = Duration(60)
 
 
+class Kubernetes(msgspec.Struct, frozen=True, kw_only=True):
+    """The API server, where it is not that of the pod, and the Lease of what one pod does."""
+
+    server: str | None = None
+    token_file: AbsolutePath | None = None
+    ca_file: AbsolutePath | None = None
+    namespace: ObjectName | None = None
+    lease: ObjectName = "syncd"
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The whole configuration."""
 
@@ -339,6 +372,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api: Api = Api()
     credentials: Credentials = Credentials()
     provision: tuple[Provision, ...] = ()
+    kubernetes: Kubernetes = Kubernetes()
     event_log: EventLog = EventLog()
     log: Log = Log()
 
@@ -405,8 +439,8 @@ def grant(
 def grant_of(consumer: ConsumerSettings) -> Grant:
     """What a consumer gets.
 
-    Aidbox caches secrets of the vault config alone, so that files outside of it concern only its
-    audit trail.
+    Aidbox documents its cache, and a login that proves a new value, for secrets of the vault config
+    alone: files outside of it concern only the audit trail.
     """
     extra = not isinstance(consumer, Aidbox) or "audit_event" in consumer.actions
     return grant(consumer.scope, consumer.types, extra=extra)

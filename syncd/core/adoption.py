@@ -187,8 +187,9 @@ def adoption_of(known: Known, adoptions: Mapping[str, Adoption]) -> Adoption | N
 def accepts(status: int) -> bool | None:
     """Whether a response proves that the credentials were accepted.
 
-    Aidbox evaluates AccessPolicies after the credentials, so that a 403 proves these. A redirect, a
-    server that is busy or broken, and the response of a proxy in its place prove nothing.
+    A 403 is documented for a Client that no AccessPolicy permits the request, so it proves the
+    credentials; a box that answers 401 for it cannot be told from one with other credentials.
+    A redirect, a server that is busy or broken, and the response of a proxy prove nothing.
 
     Returns:
         None where the response proves neither.

@@ -225,10 +225,18 @@ class Stamp(msgspec.Struct, frozen=True):
         origin = Origin(self.id(sequence), self.source)
         return _encode(_wire_form(origin, RESET, "secrets", at, ResetData(secrets)))
 
+    def ping(self, consumer: str, ident: str, at: str) -> CloudEvent:
+        """The wire form of an `io.syncd.ping` event; its id is no position."""
+        origin = Origin(self.ping_id(ident), self.source)
+        return _wire_form(origin, PING, consumer, at, PingData(consumer))
+
+    def ping_id(self, ident: str) -> str:
+        """The id of a ping: `<epoch>-ping-<ident>`."""
+        return f"{self.epoch}-ping-{ident}"
+
     def encode_ping(self, consumer: str, ident: str, at: str) -> bytes:
-        """An `io.syncd.ping` event as JSON; its id is `<epoch>-ping-<ident>`, no position."""
-        origin = Origin(f"{self.epoch}-ping-{ident}", self.source)
-        return _encode(_wire_form(origin, PING, consumer, at, PingData(consumer)))
+        """An `io.syncd.ping` event as JSON."""
+        return _encode(self.ping(consumer, ident, at))
 
     def encode(self, event: Event) -> bytes:
         """The event as JSON, in structured content mode."""
@@ -240,6 +248,11 @@ class Stamp(msgspec.Struct, frozen=True):
 
 
 _encoder = msgspec.json.Encoder()
+
+
+def encode_event(event: CloudEvent) -> bytes:
+    """An event as JSON, in structured content mode."""
+    return _encode(event)
 
 
 def _encode(events: CloudEvent | list[CloudEvent]) -> bytes:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from syncd.core.event_data import SECRET_ADOPTED, SECRET_CHANGED, SECRET_REJECTED
+from syncd.core.event_data import (
+    DESTINATION_RECREATED,
+    DESTINATION_STALE,
+    SECRET_ADOPTED,
+    SECRET_CHANGED,
+    SECRET_REJECTED,
+)
 from syncd.ledger import numbering, received, records, standings
 from syncd.ledger.connection import ReadConnection
 from syncd.ledger.failures import state_error
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
     from syncd.core.record import Record
     from syncd.ledger.numbering import Base
 
+_OUTCOMES: Final = (SECRET_ADOPTED, SECRET_REJECTED, DESTINATION_RECREATED, DESTINATION_STALE)
 _CACHE: Final = 256
 """KiB of pages that a reader keeps: it reads once and forgets."""
 
@@ -116,13 +123,13 @@ class Reads:
         )
         return list(map(event_of, reversed(rows)))
 
-    def verifications(self, names: Iterable[str], after: int) -> list[Event]:
-        """The results of verifications of some secrets, after a sequence, oldest first."""
+    def outcomes(self, names: Iterable[str], after: int) -> list[Event]:
+        """What actions made of changes of some secrets, after a sequence, oldest first."""
         only, parameters = _among(names)
         rows = self._file.read(
-            f"SELECT {EVENT_COLUMNS} FROM event WHERE sequence > ? AND type IN (?, ?){only}"  # noqa: S608 - constant
+            f"SELECT {EVENT_COLUMNS} FROM event WHERE sequence > ? AND type IN (?, ?, ?, ?){only}"  # noqa: S608 - constant
             " ORDER BY sequence",
-            (after, SECRET_ADOPTED, SECRET_REJECTED, *parameters),
+            (after, *_OUTCOMES, *parameters),
         )
         return list(map(event_of, rows))
 

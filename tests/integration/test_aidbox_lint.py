@@ -407,6 +407,7 @@ def test_aidbox_cannot_be_read(world: World) -> None:
     (finding,) = gone["findings"]
     assert finding["code"] == "aidbox-unreadable"
     assert finding["source"] == f"{aidbox.urls[0]}/health"
+    assert "BOX_WEB_PORT, 8080 by default and 8888" in finding["hint"]
     only_clients = allow("syncd", request_method="get", uri="/fhir/Client")
     known = bundle(client("syncd", OWN), client("a", reference("a")), only_clients)
     with Aidbox(world.vault_config, known) as aidbox:

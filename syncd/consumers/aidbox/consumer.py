@@ -1,17 +1,18 @@
 """Aidbox itself as a consumer: drops its caches and records changes in its audit trail.
 
-Aidbox caches what it read from a secret's file (release 2602, "External Secrets": "with a short
-TTL"). `POST /$drop-cache` clears that cache of the replica that receives the request, and all other
-caches with it, so the request is sent once per batch of changes and replica, never per secret. A
-batch is acknowledged when every replica that existed at that time has answered 2xx and each change
-is recorded as an AuditEvent; a retry repeats only what has not succeeded. A change that cannot be
-recorded, for a reason of its own, holds up no other.
+Aidbox documents that it caches contents of secrets' files "with a short TTL" (release 2602,
+"External Secrets"), and not for how long. `POST /$drop-cache` clears that cache of the replica that
+receives the request, and all other caches with it, so the request is sent once per batch of changes
+and replica, never per secret. A batch is acknowledged when every replica that existed at that time
+has answered 2xx and each change is recorded as an AuditEvent; a retry repeats only what has not
+succeeded. A change that cannot be recorded, for a reason of its own, holds up no other.
 
 Whether the replicas accept the new value is `syncd.consumers.aidbox.verify`'s part.
 """
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -19,8 +20,8 @@ import msgspec
 
 from syncd.config.settings import grant_of
 from syncd.consumers.aidbox.audit import AuditTrail
-from syncd.consumers.aidbox.session import FailedError, RejectedError, Session
-from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
+from syncd.consumers.aidbox.session import PROBE, FailedError, RejectedError, Session
+from syncd.consumers.consumer import Target, Tested, Undelivered, UnusableError, undelivered
 from syncd.core.audit_event import (
     adoption_audit_event,
     audit_event,
@@ -128,6 +129,47 @@ class AidboxConsumer:
         self._outcomes.clear()
         if failed:
             raise undelivered(failed)
+
+    async def ping(self, ident: str, at: str) -> Tested:  # noqa: ARG002 - no event is sent
+        """Reads something of every replica as the Client, which changes nothing; see `Testable`.
+
+        It shows that the replicas answer and accept the credentials. Whether the Client may drop
+        caches and write AuditEvents is another question, so that it is no proof.
+        """
+        event_id = self._stamp.ping_id(ident)
+        try:
+            replicas = await self._replicas.current()
+        except SyncdError as error:
+            return Tested(self.name, self._replicas.has_tls, None, error, is_proof=False)
+        targets: dict[Replica, Target] = {}
+
+        async def ask(replica: Replica) -> None:
+            status, problem = None, None
+            try:
+                answer = await self._session.request(
+                    *("cannot read", replica, "GET", PROBE),
+                    accept=(HTTPStatus.FORBIDDEN,),  # judged after the credentials
+                    event_id=event_id,
+                )
+                status = answer.status
+            except SyncdError as error:
+                status, problem = error.status, error
+            targets[replica] = Target(str(replica), status, problem)
+
+        async with anyio.create_task_group() as tasks:
+            for replica in replicas:
+                tasks.start_soon(ask, replica)
+        found = tuple(targets[replica] for replica in replicas)
+        errors = [target.error for target in found if target.error is not None]
+        worst = next((target for target in found if target.error is not None), found[0])
+        return Tested(
+            ", ".join(target.address for target in found),
+            self._replicas.has_tls,
+            worst.status,
+            _combined(errors) if errors else None,
+            targets=found,
+            is_proof=False,
+        )
 
     async def aclose(self) -> None:
         """Closes the connections."""

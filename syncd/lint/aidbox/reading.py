@@ -20,6 +20,7 @@ from syncd.core.findings import finding
 from syncd.core.model import Scope
 from syncd.core.vault_config import RESOURCE_TYPES
 from syncd.lint.aidbox.rules import Live
+from syncd.net.reasons import CHECK_AIDBOX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,10 +37,6 @@ _PARALLEL: Final = 8
 
 
 _RELEASE: Final = re.compile(r"(?<!\d)\d\d(?:0[1-9]|1[0-2])(?!\d)")
-_START: Final = (
-    "start Aidbox, or correct the URL; the port is BOX_WEB_PORT, 8080 by default and 8888 in the "
-    "vendor's Helm guide"
-)
 
 
 class _Uptime(msgspec.Struct, rename="camel"):
@@ -76,7 +73,7 @@ async def read_live(settings: Aidbox) -> tuple[Live, list[Finding]]:
 
 def unreadable(source: str, error: SyncdError) -> Finding:
     """The finding that something of Aidbox, at the URL `source`, cannot be read."""
-    hint = error.remedy or _START
+    hint = error.remedy or CHECK_AIDBOX
     return finding("aidbox-unreadable", source, "", error.problem, hint)
 
 
