@@ -255,7 +255,10 @@ def test_each_planted_fault_is_found_and_nothing_else(world: World) -> None:
 
 
 def test_rotations_are_told_by_content_where_the_daemon_saw_them(world: World) -> None:
-    """A new generation makes every file new; only what has changed in it was rotated."""
+    """A new generation makes every file new; only what has changed in it was rotated.
+
+    A secret that was away for a time, and came back as it was, was not.
+    """
     found = Estate()
     for id_ in ("destination-rotated", "destination-same"):
         header = {"name": "header", "_valueString": found.entry(id_, "AidboxTopicDestination")}
@@ -266,6 +269,11 @@ def test_rotations_are_told_by_content_where_the_daemon_saw_them(world: World) -
         with world.daemon() as daemon:
             world.publish({"destination-rotated": content("destination-rotated", 2)})
             daemon.wait_for("secret.changed", secret="destination-rotated")
+            same = world.values["destination-same"]
+            world.withdraw("destination-same")
+            daemon.wait_for("secret.changed", secret="destination-same")
+            world.publish({"destination-same": same})
+            daemon.wait_for("secret.changed", 2, secret="destination-same")
             running = check(world, aidbox)
         stopped = check(world, aidbox)
     for document in (running, stopped):

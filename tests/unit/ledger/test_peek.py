@@ -35,7 +35,13 @@ def test_an_open_and_a_closed_ledger(tmp_path: Path) -> None:
     ledger = Ledger.open(state, "boot")
     record(ledger, 100.0, same="1", changed="1")
     record(ledger, 200.0, same="1", changed="2")
-    expected = Rotations(100.0, {"same": 100.0, "changed": 200.0}, 100.0)
+    expected = Rotations(
+        100.0,
+        {"same": 100.0, "changed": 200.0},
+        100.0,
+        versions={"changed": "k1:2"},
+        replaced={"changed": ((200.0, "k1:1"),)},
+    )
     assert read_rotations(str(tmp_path)) == expected
     ledger.close()
     state.close()
