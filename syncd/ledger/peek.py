@@ -14,6 +14,7 @@ import msgspec
 
 from syncd.core.event_data import SECRET_CHANGED, VAULT_CONFIG_CHANGED
 from syncd.core.timing import seconds_of
+from syncd.ledger import absence
 from syncd.ledger.rows import meta
 from syncd.ledger.schema import FILE_NAME
 
@@ -35,6 +36,8 @@ class Rotations:
         versions: The last version of each secret that changed, by name.
         replaced: When each secret changed, and the version before, in order, by name; none before
             `config_since`.
+        late: Since when that may have changed which the daemon found at a time, because it did not
+            run before; by that time.
     """
 
     baseline: float = math.inf
@@ -43,6 +46,7 @@ class Rotations:
     config_changed: float | None = None
     versions: Mapping[str, str | None] = field(default_factory=dict)
     replaced: Mapping[str, tuple[tuple[float, str | None], ...]] = field(default_factory=dict)
+    late: Mapping[float, float] = field(default_factory=dict)
 
 
 class _Replaced(msgspec.Struct):
@@ -79,6 +83,7 @@ def read_rotations(state_dir: str) -> Rotations:
                 since = db.execute("SELECT min(time) FROM event").fetchone()[0]
             statement = "SELECT max(time) FROM event WHERE type = ?"
             config_changed = db.execute(statement, (VAULT_CONFIG_CHANGED,)).fetchone()[0]
+            late = {seconds_of(at): seconds_of(since) for at, since in absence.late(db).items()}
     except (sqlite3.Error, msgspec.MsgspecError):
         return Rotations()
     return Rotations(
@@ -88,6 +93,7 @@ def read_rotations(state_dir: str) -> Rotations:
         seconds_of(config_changed) if config_changed else None,
         {name: version for name, version in versions.items() if name in replaced},
         {name: tuple(changes) for name, changes in replaced.items()},
+        late,
     )
 
 

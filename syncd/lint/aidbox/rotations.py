@@ -41,6 +41,7 @@ class Evidence:
         replaced: When it changed, and the version before, in order, without a gap from `complete`
             on.
         complete: Since when.
+        after: Since when it may have changed, where the daemon did not run then; else None.
     """
 
     changed: float | None = None
@@ -49,12 +50,14 @@ class Evidence:
     version: str | None = None
     replaced: tuple[tuple[float, str | None], ...] = ()
     complete: float = math.inf
+    after: float | None = None
 
     def judge(self, started: float) -> Verdict:
         """What a process has that read the file at `started`."""
         if self.changed is not None and self.changed > started:
             if not self._has_come_back(started):
-                return Verdict.OLD
+                is_certain = self.after is None or self.after >= started
+                return Verdict.OLD if is_certain else Verdict.UNKNOWN
             return Verdict.CURRENT if started >= self.complete else Verdict.UNKNOWN
         if started >= min(self.since, self.written):
             return Verdict.CURRENT
@@ -86,6 +89,7 @@ def secret_evidence(state_dir: str, entries: Iterable[Entry]) -> dict[str, Evide
                 ledger.versions.get(entry.name),
                 ledger.replaced.get(entry.name, ()),
                 ledger.config_since,
+                ledger.late.get(changed),
             )
     return found
 
@@ -93,7 +97,9 @@ def secret_evidence(state_dir: str, entries: Iterable[Entry]) -> dict[str, Evide
 def vault_config_evidence(state_dir: str, path: str) -> Evidence:
     """What is known of the vault config."""
     ledger = read_rotations(state_dir)
-    return Evidence(ledger.config_changed, ledger.config_since, _written(path))
+    changed = ledger.config_changed
+    after = None if changed is None else ledger.late.get(changed)
+    return Evidence(changed, ledger.config_since, _written(path), after=after)
 
 
 def _written(path: str) -> float:
