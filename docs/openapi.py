@@ -34,7 +34,8 @@ _TOO_LARGE: Final = "The request has a body, and a large one."
 _STREAM: Final = (
     "Server-Sent Events (WHATWG HTML section 9.2). Each event's `id` is its CloudEvents id, "
     "`event` its CloudEvents type and `data` the CloudEvent: a `SecretChanged`, "
-    "`SecretAdopted`, `SecretRejected`, `VaultConfigChanged` or `Reset`. A block without data only "
+    "`SecretAdopted`, `SecretRejected`, `SecretConverged`, `SecretDiverged`, "
+    "`VaultConfigChanged` or `Reset`. A block without data only "
     "moves the position that a client resumes from. A comment comes every 15 seconds. A subscriber "
     "that does not read is disconnected."
 )
@@ -179,9 +180,9 @@ def _retry() -> dict[str, Any]:
 
 
 def _test() -> dict[str, Any]:
-    operation = _of_consumer("test", "Send a signed io.syncd.ping event now")
+    operation = _of_consumer("test", "Test the way to a consumer now")
     operation["responses"] |= {
-        "200": _answer("It was sent, and acknowledged or not.", TestReport.__name__),
+        "200": _answer("It was tried, and acknowledged or not.", TestReport.__name__),
         "409": _answer("This kind of consumer takes no ping.", Refusal.__name__),
     }
     return operation

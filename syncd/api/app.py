@@ -148,7 +148,8 @@ class Api:
     async def _history(self, request: Request) -> Answer:
         parameters = _parameters(request, ("consumer", "limit", "resource", "secret"))
         consumer, most = _single(parameters, "consumer"), _limit(parameters)
-        view = View(_caller(request).grant, _secrets(parameters), _resources(parameters))
+        named, resources = _secrets(parameters), _resources(parameters)
+        view = View(_caller(request).grant, named, resources)
         await self._settled.wait()
 
         def make(caller: Caller, view: View) -> Callable[[], bytes]:
@@ -157,8 +158,10 @@ class Api:
             stamp = self._broadcast.positions(Grant()).stamp
 
             def encode() -> bytes:
-                names = None
-                if not view.shows_all:
+                names: Sequence[str] | None = None
+                if named and not (limited or resources):
+                    names = named  # also those that left the vault config
+                elif not view.shows_all:
                     names = sorted({item.entry.name for item in visible(status.inventory, view)})
                 return _encode(
                     history_report(

@@ -1,4 +1,4 @@
-"""The history of rotations: when a change was seen, each attempt to deliver it, and adoption.
+"""The history of rotations: when a change was seen, each attempt to deliver it, what Aidbox does.
 
 Pure, and slow with many events: call it in a worker thread.
 """
@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 
-from syncd.core.event_data import SECRET_ADOPTED, AdoptionData, SecretData, Version
+from syncd.core.event_data import (
+    DESTINATION_RECREATED,
+    DESTINATION_STALE,
+    SECRET_ADOPTED,
+    SECRET_REJECTED,
+    AdoptionData,
+    DestinationData,
+    SecretData,
+    Version,
+)
 from syncd.core.model import ChangeKind
 from syncd.core.timing import rfc3339
 
@@ -27,6 +36,12 @@ MOST: Final = 1000
 DEFAULT: Final = 100
 """Rotations in an answer by default."""
 
+_OUTCOMES: Final[Mapping[str, Literal["adopted", "not_adopted", "recreated", "stale"]]] = {
+    SECRET_ADOPTED: "adopted",
+    SECRET_REJECTED: "not_adopted",
+    DESTINATION_RECREATED: "recreated",
+    DESTINATION_STALE: "stale",
+}
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -41,8 +56,8 @@ class HistoryEntry(msgspec.Struct, frozen=True):
         until: When the last of them ended.
         consumer: The consumer.
         outcome: `delivered`, which is acknowledged; `retried`, which may heal by itself;
-            `rejected`, which a person must change; for a consumer that verifies adoption `adopted`
-            or `not_adopted`.
+            `rejected`, which a person must change; for Aidbox, where it is configured, `adopted` or
+            `not_adopted`, and for a destination of its `recreated` or `stale`.
         attempts: Attempts in a row that failed alike.
         status: The status of the answer, or a command's exit code; null where there was none, and
             for a caller with a limited scope.
@@ -52,7 +67,9 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     at: str
     until: str
     consumer: str
-    outcome: Literal["delivered", "retried", "rejected", "adopted", "not_adopted"]
+    outcome: Literal[
+        "delivered", "retried", "rejected", "adopted", "not_adopted", "recreated", "stale"
+    ]
     attempts: _Positive
     status: int | None
     reason: str | None
@@ -118,7 +135,7 @@ def history_report(
         StateError: The ledger cannot be used.
     """
     changes = [event for event in ledger.changes(names, most) if view.see(event) is not None]
-    adoptions = _adoptions(ledger, changes)
+    outcomes = _outcomes(ledger, changes)
     records = ledger.attempts([event.sequence for event in changes])
     for name, items in unwritten.items():
         for item in items:
@@ -138,7 +155,7 @@ def history_report(
             # how often, and why not, also depends on other secrets
             if not limited or item.outcome == "delivered"
         ]
-        entries += [_adoption(item, limited=limited) for item in adoptions.get(event.sequence, ())]
+        entries += [_outcome(item, limited=limited) for item in outcomes.get(event.sequence, ())]
         pending_for = sorted(waiting.get(event.sequence, ()))
         if consumer is not None:
             entries = [entry for entry in entries if entry.consumer == consumer]
@@ -150,17 +167,17 @@ def history_report(
     return HistoryReport(tuple(rotations))
 
 
-def _adoptions(ledger: Reads, changes: Sequence[Event]) -> dict[int, list[Event]]:
-    """The results of verifications, by the sequence of the change that they are about."""
+def _outcomes(ledger: Reads, changes: Sequence[Event]) -> dict[int, list[Event]]:
+    """What actions made of changes, by the sequence of the change."""
     if not changes:
         return {}
     newest: dict[tuple[str | None, str | None], int] = {}
     about: dict[int, list[Event]] = {}
-    results = ledger.verifications({event.subject for event in changes}, changes[0].sequence)
+    results = ledger.outcomes({event.subject for event in changes}, changes[0].sequence)
     for event in sorted([*changes, *results], key=lambda item: item.sequence):
         if isinstance(event.data, SecretData):
             newest[event.secret, event.data.version] = event.sequence
-        elif isinstance(event.data, AdoptionData):
+        elif isinstance(event.data, AdoptionData | DestinationData):
             sequence = newest.get((event.secret, event.data.version))
             if sequence is not None:
                 about.setdefault(sequence, []).append(event)
@@ -202,11 +219,15 @@ def _entry(consumer: str, record: Record, *, limited: bool) -> HistoryEntry:
     )
 
 
-def _adoption(event: Event, *, limited: bool) -> HistoryEntry:
+def _outcome(event: Event, *, limited: bool) -> HistoryEntry:
     data = event.data
-    assert isinstance(data, AdoptionData)
-    adopted = event.type == SECRET_ADOPTED
-    failed = [f"{item.address}: {item.reason}" for item in data.replicas if not item.adopted]
-    reason = None if adopted or limited else "; ".join(failed) or None
-    outcome: Literal["adopted", "not_adopted"] = "adopted" if adopted else "not_adopted"
-    return HistoryEntry(event.time, event.time, data.consumer, outcome, 1, None, reason)
+    assert isinstance(data, AdoptionData | DestinationData)
+    if isinstance(data, DestinationData):
+        reason = None if data.reason is None else f"{data.scope}: {data.reason}"
+    else:
+        failed = [f"{item.address}: {item.reason}" for item in data.replicas if not item.adopted]
+        reason = "; ".join(failed) or None
+    outcome = _OUTCOMES[event.type]
+    is_good = outcome in ("adopted", "recreated")
+    shown = None if is_good or limited else reason
+    return HistoryEntry(event.time, event.time, data.consumer, outcome, 1, None, shown)

@@ -34,6 +34,24 @@ class MountStatus(msgspec.Struct, frozen=True):
     unreadable: Mapping[str, str] = {}
 
 
+class FleetStatus(msgspec.Struct, frozen=True):
+    """The state of a fleet, as a relay knows it.
+
+    Attributes:
+        bucket: The bucket with the state of the installations.
+        failure: Why it cannot be read now, one line, or None.
+        instances: How many installations are `live`, `silent` and `unreadable`.
+        secrets: How many secrets have `converged`, are `spreading`, and have `diverged`.
+        diverged: For each secret that has diverged, who is behind, one line.
+    """
+
+    bucket: str
+    failure: str | None
+    instances: Mapping[str, int]
+    secrets: Mapping[str, int]
+    diverged: Mapping[str, str]
+
+
 class RelayStatus(msgspec.Struct, frozen=True):
     """The state of a relay.
 
@@ -41,11 +59,13 @@ class RelayStatus(msgspec.Struct, frozen=True):
         heard_at: When the stream last answered (RFC 3339, UTC), or None.
         subject: The NATS subject whose events are relayed.
         max_silence: Seconds between two answers of the stream, at most.
+        fleet: The state of the fleet; None where the relay reads no bucket.
     """
 
     heard_at: str | None
     subject: str
     max_silence: float
+    fleet: FleetStatus | None = None
 
 
 class DaemonStatus(msgspec.Struct, frozen=True):

@@ -87,13 +87,23 @@ class Client:
         """
         return self._ask("GET", _target(path, parameters or {}), type_)
 
-    def post(self, path: str, type_: type[T], parameters: Mapping[str, str] | None = None) -> T:
-        """Sends a POST request without a body; as `get`."""
-        return self._ask("POST", _target(path, parameters or {}), type_)
+    def post(
+        self,
+        path: str,
+        type_: type[T],
+        parameters: Mapping[str, str] | None = None,
+        *,
+        limit: float = _ANSWER,
+    ) -> T:
+        """Sends a POST request without a body; as `get`.
 
-    def _ask(self, method: str, target: str, type_: type[T]) -> T:
+        The answer may take so many seconds.
+        """
+        return self._ask("POST", _target(path, parameters or {}), type_, limit)
+
+    def _ask(self, method: str, target: str, type_: type[T], limit: float = _ANSWER) -> T:
         headers = {} if method == "GET" else {"content-length": "0"}
-        with self._request(method, target, headers, _ANSWER) as (status, chunks):
+        with self._request(method, target, headers, limit) as (status, chunks):
             content = b"".join(chunks)
         self._check(status, content)
         try:

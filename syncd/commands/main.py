@@ -290,7 +290,7 @@ def check(
 
 
 @cli.command()
-@click.argument("what", type=click.Choice(["vault-config", "config", "event"]))
+@click.argument("what", type=click.Choice(["vault-config", "config", "relay", "event"]))
 def schema(what: str) -> None:
     """Prints a JSON Schema (2020-12)."""
     import msgspec

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 UNREACHABLE: Final = 2
+_TEST_LIMIT: Final = 3600.0
+"""Seconds that a test may take: that of a command has the command's timeout."""
+
 _CLEAR: Final = "\x1b[H\x1b[2J"
 
 
@@ -218,9 +221,10 @@ def resend(consumer: str, secret: str | None, socket: str | None) -> None:
 @socket_option
 @format_option
 def test(consumer: str, socket: str | None, format_: str) -> None:
-    """Sends a webhook a signed io.syncd.ping event now, and shows the answer.
+    """Sends a consumer an io.syncd.ping event now, and shows the answer.
 
-    Exits with 1 when it is not acknowledged.
+    Of Aidbox it reads something, as every replica's Client. Exits with 1 when it is not
+    acknowledged.
     """
     harden_command()
 
@@ -233,16 +237,24 @@ def test(consumer: str, socket: str | None, format_: str) -> None:
     from syncd.core.text import escape_json
 
     with querying(), Client(socket_path(socket)) as client:
-        found = client.post(f"/v1/consumers/{quote(consumer, safe='')}/test", TestReport)
+        path = f"/v1/consumers/{quote(consumer, safe='')}/test"
+        found = client.post(path, TestReport, limit=_TEST_LIMIT)
     if format_ == "json":
         print_text(msgspec.json.format(escape_json(msgspec.json.encode(found)), indent=2).decode())
     else:
         outcome = "acknowledged" if found.acknowledged else "not acknowledged"
         print_text(f"{visible(found.consumer)}: {outcome}")
-        print_text(f"  event    io.syncd.ping {found.event}")
+        what = "requests" if found.targets else "event    io.syncd.ping"
+        print_text(f"  {what} {found.event}")
         print_text(f"  address  {visible(found.address)}")
         print_text(f"  TLS      {'verified' if found.tls else 'none'}")
-        print_text(f"  status   {found.status if found.status is not None else 'no answer'}")
+        if found.answer is not None:
+            print_text(f"  answer   {visible(found.answer)}")
+        elif not found.targets:
+            print_text(f"  status   {found.status if found.status is not None else 'no answer'}")
+        for target in found.targets:
+            answer = target.status if target.status is not None else "no answer"
+            print_text(f"  status   {answer}  {visible(target.address)}")
         print_text(f"  time     {found.seconds * 1000:.1f} ms")
         if found.problem is not None:
             print_text(f"  problem  {visible(found.problem)}")

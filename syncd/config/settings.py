@@ -83,7 +83,17 @@ InFlight = Annotated[
 
 
 EventTypes = tuple[
-    Literal["changed", "vault_config", "adopted", "rejected", "recreated", "stale"], ...
+    Literal[
+        "changed",
+        "vault_config",
+        "adopted",
+        "rejected",
+        "recreated",
+        "stale",
+        "converged",
+        "diverged",
+    ],
+    ...,
 ]
 """Short names of the types of events that a consumer gets."""
 
@@ -91,6 +101,19 @@ FormatName = Literal[
     "value", "header", "json", "jaas", "private-key", "certificate", "nats-credentials"
 ]
 """The formats that `syncd.core.content` knows."""
+
+
+AidboxAction = Literal["drop_cache", "audit_event", "verify", "recreate_destinations", "rollout"]
+"""What a consumer of kind `aidbox` does."""
+
+ObjectName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$(?!\n)",
+        description="the name of an object in Kubernetes",
+        examples=["aidbox"],
+    ),
+]
 
 
 class ScopeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,6 +188,15 @@ class Recreate(msgspec.Struct, frozen=True, kw_only=True):
     stand_in: bool = True
 
 
+class Rollout(msgspec.Struct, frozen=True, kw_only=True):
+    """The workload of Kubernetes that runs Aidbox, and what it reads only at its start."""
+
+    kind: Literal["Deployment", "StatefulSet"] = "Deployment"
+    name: ObjectName
+    namespace: ObjectName | None = None
+    secrets: tuple[str, ...] = ()
+
+
 class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field="kind"):
     """A consumer that is Aidbox itself: caches, AuditEvents, adoption, and optional repair."""
 
@@ -174,9 +206,10 @@ class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field=
     client_id: str
     client_secret_file: AbsolutePath
     grant_type: Literal["basic", "client_credentials"] = "basic"
-    actions: tuple[Literal["drop_cache", "audit_event", "verify", "recreate_destinations"], ...]
+    actions: tuple[AidboxAction, ...]
     verify_timeout: Duration = Duration(60)
     recreate: Recreate = Recreate()
+    rollout: Rollout | None = None
     audit_url: str | None = None
     audit_bearer_token_file: AbsolutePath | None = None
     audit_basic_auth: BasicAuth | None = None
@@ -317,6 +350,16 @@ class EventLog(msgspec.Struct, frozen=True, kw_only=True):
     prune_interval: Duration = Duration(60)
 
 
+class Kubernetes(msgspec.Struct, frozen=True, kw_only=True):
+    """The API server, where it is not that of the pod, and the Lease of what one pod does."""
+
+    server: str | None = None
+    token_file: AbsolutePath | None = None
+    ca_file: AbsolutePath | None = None
+    namespace: ObjectName | None = None
+    lease: ObjectName = "syncd"
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The whole configuration."""
 
@@ -329,6 +372,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api: Api = Api()
     credentials: Credentials = Credentials()
     provision: tuple[Provision, ...] = ()
+    kubernetes: Kubernetes = Kubernetes()
     event_log: EventLog = EventLog()
     log: Log = Log()
 
@@ -341,6 +385,7 @@ class RelaySource(NatsServer, frozen=True, kw_only=True):
     durable: DurableName | None = None
     max_secrets: Annotated[int, msgspec.Meta(ge=1)] = 100_000
     state_bucket: BucketName | None = None
+    converge_within: Duration = Duration(600)
 
 
 class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):

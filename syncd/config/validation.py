@@ -16,6 +16,7 @@ from syncd.config.settings import (
     Api,
     Credentials,
     Exec,
+    Kubernetes,
     Nats,
     NatsServer,
     Provision,
@@ -180,7 +181,7 @@ def _check_aidbox(aidbox: Aidbox, at: Path) -> list[Problem]:
     ]
     hints = {
         "urls": "name each replica, such as http://127.0.0.1:8080 (the port is BOX_WEB_PORT)",
-        "actions": "name at least one of drop_cache, audit_event, verify and recreate_destinations",
+        "actions": "name at least one, such as drop_cache, audit_event or verify",
     }
     problems += [
         Problem((*at, key), "is empty", hint)
@@ -191,10 +192,46 @@ def _check_aidbox(aidbox: Aidbox, at: Path) -> list[Problem]:
         problems.append(
             Problem((*at, "client_id"), "is not the id of a Client", "write the id alone")
         )
-    problems += _check_audit(aidbox, at)
+    problems += _check_audit(aidbox, at) + _check_rollout(aidbox, at)
     problems += _check_positive(aidbox.recreate, (*at, "recreate"), drain_timeout="10m")
     problems += _check_positive(aidbox, at, timeout="10s", verify_timeout="60s")
     return problems + _check_pair(aidbox, at, "client_cert", "client_key")
+
+
+def _check_rollout(aidbox: Aidbox, at: Path) -> list[Problem]:
+    if ("rollout" in aidbox.actions) == (aidbox.rollout is not None):
+        return []
+    if aidbox.rollout is None:
+        hint = "name the workload, such as {kind: Deployment, name: aidbox}"
+        return [Problem((*at, "rollout"), "is missing, and actions has rollout", hint)]
+    hint = "add rollout to actions, or remove it here"
+    return [Problem((*at, "rollout"), "is not used by any of actions", hint)]
+
+
+def _check_shared_versions(settings: Settings, _at: Path) -> list[Problem]:
+    """Installations that write what they know of a version must all write the same."""
+    if settings.fingerprint_key_file is not None:
+        return []
+    hint = "let all installations share a fingerprint_key_file, or remove secrets"
+    return [
+        Problem(
+            ("consumers", index, "rollout", "secrets"),
+            "needs fingerprint_key_file: without it each installation has versions of its own, and "
+            "each would begin a rollout",
+            hint,
+        )
+        for index, consumer in enumerate(settings.consumers)
+        if isinstance(consumer, Aidbox)
+        and consumer.rollout is not None
+        and consumer.rollout.secrets
+    ]
+
+
+def _check_kubernetes(kubernetes: Kubernetes, at: Path) -> list[Problem]:
+    if kubernetes.server is None:
+        return []
+    problem = check_base_url(kubernetes.server, (*at, "server"), "token_file")
+    return [] if problem is None else [problem]
 
 
 def _check_audit(aidbox: Aidbox, at: Path) -> list[Problem]:
@@ -358,7 +395,7 @@ def _check_positive(section: object, at: Path, **examples: str) -> list[Problem]
 
 
 _HTTP: Final = ("http", "https")
-_OF_MOUNT: Final = ("verify", "recreate_destinations")
+_OF_MOUNT: Final = ("verify", "recreate_destinations", "rollout")
 """Actions that need the mount, or the changes of one installation."""
 _HOST: Final = re.compile(r"[\w.~%-]+")
 """Characters of names; a placeholder such as `${HOST}` would pass as a name of RFC 3986."""
@@ -375,5 +412,9 @@ _CHECKS: Final[Mapping[type | UnionType, Callable[[Any, Path], list[Problem]]]] 
     Provision: _check_provision,
     Credentials: _check_grants,
     Settings | RelaySettings: _check_consumers,
-    Settings: _check_values,
+    Settings: lambda settings, at: [
+        *_check_values(settings, at),
+        *_check_shared_versions(settings, at),
+    ],
+    Kubernetes: _check_kubernetes,
 }

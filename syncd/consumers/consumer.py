@@ -63,6 +63,20 @@ class Consumer(Protocol):
         """Closes its connections."""
 
 
+class Target(msgspec.Struct, frozen=True):
+    """One of several servers that were asked.
+
+    Attributes:
+        address: The server.
+        status: The status of its answer, or None where there was none.
+        error: What is wrong with it, or None.
+    """
+
+    address: str
+    status: int | None
+    error: SyncdError | None
+
+
 class Tested(msgspec.Struct, frozen=True):
     """The outcome of a ping.
 
@@ -71,12 +85,18 @@ class Tested(msgspec.Struct, frozen=True):
         tls: Whether over TLS, which is always verified.
         status: The status of the answer, or None where there was none.
         error: Why it was not acknowledged, or None.
+        answer: What the server answered, for people, or None where the status says it.
+        targets: Of a consumer of several servers, each.
+        is_proof: Whether an acknowledgement proves that events are accepted, too.
     """
 
     address: str
     tls: bool
     status: int | None
     error: SyncdError | None
+    answer: str | None = None
+    targets: tuple[Target, ...] = ()
+    is_proof: bool = True
 
 
 @runtime_checkable

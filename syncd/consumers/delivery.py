@@ -175,7 +175,7 @@ class Delivery:
         return self._report.pending
 
     async def ping(self, ident: str) -> Tested:
-        """Sends a ping, past the mailbox; one that is acknowledged proves the consumer.
+        """Sends a ping, past the mailbox; one that is acknowledged can prove the consumer.
 
         Raises:
             RefusedError: The consumer takes none.
@@ -183,12 +183,9 @@ class Delivery:
         """
         name = self._consumer.name
         if not isinstance(self._consumer, Testable):
-            raise RefusedError(
-                f"{name} takes no ping: only consumers of kind webhook do",
-                "see syncd status, and for Aidbox syncd check --aidbox URL",
-            )
+            raise RefusedError(f"{name} takes no ping", "see syncd status")
         tested = await self._consumer.ping(ident, rfc3339(self._clock()))
-        if tested.error is None:
+        if tested.error is None and tested.is_proof:
             await anyio.to_thread.run_sync(self._ledger.acknowledge, name, ())
             self._report.is_proven = True
             self._report.findings = ()

@@ -14,16 +14,20 @@ if TYPE_CHECKING:
     from syncd.config.settings import ConsumerSettings, EventTypes
     from syncd.consumers.aidbox.leadership import Leadership
     from syncd.consumers.aidbox.recreate import Recreator
+    from syncd.consumers.aidbox.rollout import Roller
     from syncd.consumers.aidbox.verify import Verifier
     from syncd.consumers.delivery import Consumer
     from syncd.consumers.state import StateWriter
     from syncd.core.events import Event, Stamp
     from syncd.core.model import Grant, Known
     from syncd.ledger.ledger import Ledger
+    from syncd.net.kubernetes import Cluster
     from syncd.telemetry.metrics import Metrics
 
 
 _RECREATE: Final = "recreate_destinations"
+_ROLLOUT: Final = "rollout"
+_OF_ROLLOUT: Final[EventTypes] = ("changed", "vault_config")
 _CHANGED: Final[EventTypes] = ("changed",)
 
 
@@ -146,6 +150,35 @@ def open_recreator(
     )
 
 
+def open_roller(
+    settings: ConsumerSettings,
+    *,
+    cluster: Callable[[], Cluster],
+    leadership: Callable[[], Leadership],
+    inventory: Callable[[], Mapping[str, Known]],
+    ledger: Ledger,
+    rng: Random,
+) -> Roller | None:
+    """Makes what rolls a workload for a consumer, or None where its actions do not say so.
+
+    The arguments are those of `Roller`.
+    """
+    if not isinstance(settings, Aidbox) or settings.rollout is None:
+        return None
+    from syncd.consumers.aidbox.rollout import Roller  # noqa: PLC0415 - only where configured
+
+    return Roller(
+        settings.name,
+        settings.rollout,
+        grant(settings.scope, _OF_ROLLOUT),
+        cluster=cluster,
+        leadership=leadership,
+        inventory=inventory,
+        ledger=ledger,
+        rng=rng,
+    )
+
+
 def open_state_writer(
     settings: ConsumerSettings,
     *,
@@ -179,4 +212,6 @@ def mailboxes(consumers: Iterable[ConsumerSettings]) -> dict[str, Grant]:
             found[mailbox_of(settings.name, _RECREATE)] = grant(
                 settings.scope, _CHANGED, extra=False
             )
+        if isinstance(settings, Aidbox) and settings.rollout is not None:
+            found[mailbox_of(settings.name, _ROLLOUT)] = grant(settings.scope, _OF_ROLLOUT)
     return found

@@ -123,7 +123,7 @@ class WebhookConsumer:
         body = self._stamp.encode_ping(self.name, ident, at)
         if self.max_batch > 1:
             body = b"[" + body + b"]"
-        message_id = f"{self._stamp.epoch}-ping-{ident}"
+        message_id = self._stamp.ping_id(ident)
         tls = self._url.scheme == "https"
         try:
             answer = await self._post(message_id, body, reread=True)

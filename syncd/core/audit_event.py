@@ -22,7 +22,7 @@ from syncd.core.timing import seconds_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from syncd.core.event_data import AdoptionData, DestinationData, SecretData
+    from syncd.core.event_data import AdoptionData, DestinationData, FleetData, SecretData
     from syncd.core.model import Scope
 
 TYPE_SYSTEM: Final = "urn:syncd:audit-event-type"
@@ -36,6 +36,7 @@ _DAY: Final = 86400
 _SUCCESS: Final = "0"
 _FAILURE: Final = "8"
 _EXECUTE: Final = "E"
+_CONVERGED: Final = "converged"
 _HL7: Final = "http://terminology.hl7.org/CodeSystem"
 
 
@@ -104,6 +105,24 @@ def adoption_audit_event(
             _secret(data.secret, {"version": data.version}, event_id),
             _resource(data.scope),
         ],
+    }
+
+
+def fleet_audit_event(data: FleetData, *, event_id: str, source: str, time: str) -> dict[str, Any]:
+    """The resource for a version that the whole fleet has, from its event."""
+    versions = {
+        "version": data.version,
+        "previous_version": data.previous_version,
+        "instances": str(data.instances),
+        "first_at": data.first_at,
+        "last_at": data.last_at,
+    }
+    scopes = data.scope if isinstance(data.scope, list) else [data.scope]
+    return {
+        **_resource_of(f"secret-{_CONVERGED}", event_id=event_id, source=source, time=time),
+        "action": _EXECUTE,
+        "outcome": _SUCCESS,
+        "entity": [_secret(data.secret, versions, event_id), *map(_resource, scopes)],
     }
 
 

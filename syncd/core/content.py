@@ -216,6 +216,22 @@ def problems(facts: Facts, expected: Format | None, now: float) -> Iterator[Prob
         yield Problem("certificate-expiring", message, "issue a new certificate in time")
 
 
+def next_change(facts: Facts, now: float) -> float:
+    """When `problems` will say something else; infinite where time changes nothing.
+
+    Times are seconds since the epoch.
+    """
+    end = None if facts.pem is None else facts.pem.not_after
+    if end is None:
+        return math.inf
+    left = end - now
+    if left >= EXPIRES_SOON:
+        return end - EXPIRES_SOON
+    # the message counts whole days, of what is left and of what has passed
+    days = math.ceil(left / 86400) - 1 if left > 0 else -int(-left // 86400) - 1
+    return end - days * 86400
+
+
 def _days(number: int) -> str:
     return f"{number} day{'s' * (number != 1)}"
 

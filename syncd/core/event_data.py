@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SECRET_CHANGED: Final = "io.syncd.secret.changed"  # noqa: S105 - an event type
 SECRET_ADOPTED: Final = "io.syncd.secret.adopted"  # noqa: S105 - an event type
 SECRET_REJECTED: Final = "io.syncd.secret.rejected"  # noqa: S105 - an event type
+SECRET_CONVERGED: Final = "io.syncd.secret.converged"  # noqa: S105 - an event type
+SECRET_DIVERGED: Final = "io.syncd.secret.diverged"  # noqa: S105 - an event type
 DESTINATION_RECREATED: Final = "io.syncd.destination.recreated"
 DESTINATION_STALE: Final = "io.syncd.destination.stale"
 VAULT_CONFIG_CHANGED: Final = "io.syncd.vault_config.changed"
@@ -119,6 +121,45 @@ class AdoptionData(msgspec.Struct, frozen=True):
     replicas: tuple[ReplicaData, ...]
 
 
+class FleetData(msgspec.Struct, frozen=True):
+    """Data of `io.syncd.secret.converged` and `io.syncd.secret.diverged`, events of a relay.
+
+    Attributes:
+        secret: Name in the vault configs.
+        scope: The resources that may use it, as in `SecretData`.
+        version: The newest version; comparable between installations with one fingerprint key.
+        previous_version: The version that had converged before; equal to `version` where this one
+            had, and some installations did not have it since.
+        instances: How many installations have the secret in their vault config.
+        have: How many of them are known to have the version.
+        adopted: How many of these have proven that their replicas accept it.
+        lagging: The others, sorted: those with another version or none, and those of the lists
+            below. 1,000 names at most, as in each list.
+        silent: Installations that have not written their state in time, so nothing is known.
+        incomparable: Installations with another fingerprint key.
+        unreadable: Installations whose document cannot be read; they may have any secret.
+        first_at: When the version arrived first (RFC 3339, UTC); null if it was there from the
+            start.
+        last_at: When it arrived last.
+        seconds: Between these two.
+    """
+
+    secret: str
+    scope: Scope | list[Scope]
+    version: Version | None
+    previous_version: Version | None
+    instances: int
+    have: int
+    adopted: int
+    lagging: tuple[str, ...]
+    silent: tuple[str, ...]
+    incomparable: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    first_at: str | None
+    last_at: str | None
+    seconds: float | None
+
+
 class SenderData(msgspec.Struct, frozen=True):
     """The sender of a destination at one replica of Aidbox.
 
@@ -203,11 +244,13 @@ class PingData(msgspec.Struct, frozen=True):
     consumer: str
 
 
-Data = SecretData | AdoptionData | DestinationData | VaultConfigData
+Data = SecretData | AdoptionData | DestinationData | FleetData | VaultConfigData
 DATA_TYPES: Final[Mapping[str, type[Data]]] = {
     SECRET_CHANGED: SecretData,
     SECRET_ADOPTED: AdoptionData,
     SECRET_REJECTED: AdoptionData,
+    SECRET_CONVERGED: FleetData,
+    SECRET_DIVERGED: FleetData,
     DESTINATION_RECREATED: DestinationData,
     DESTINATION_STALE: DestinationData,
     VAULT_CONFIG_CHANGED: VaultConfigData,
@@ -218,6 +261,8 @@ TYPE_NAMES: Final[Mapping[str, str]] = {
     "vault_config": VAULT_CONFIG_CHANGED,
     "adopted": SECRET_ADOPTED,
     "rejected": SECRET_REJECTED,
+    "converged": SECRET_CONVERGED,
+    "diverged": SECRET_DIVERGED,
     "recreated": DESTINATION_RECREATED,
     "stale": DESTINATION_STALE,
 }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from functools import partial
 from typing import TYPE_CHECKING
 
+import anyio
+
 from syncd.config.settings import Aidbox, grant_of
-from syncd.consumers.factory import open_recreator, open_verifier
+from syncd.consumers.factory import open_recreator, open_roller, open_verifier
 from syncd.core.event_data import AdoptionData, DestinationData
 
 if TYPE_CHECKING:
@@ -15,11 +19,13 @@ if TYPE_CHECKING:
     from syncd.config.settings import ConsumerSettings, Settings
     from syncd.consumers.aidbox.leadership import Leadership
     from syncd.consumers.aidbox.recreate import Recreator
+    from syncd.consumers.aidbox.rollout import Roller
     from syncd.consumers.aidbox.verify import Verifier
     from syncd.core.events import Event
     from syncd.core.model import Grant, Known
     from syncd.daemon.pipeline import Pipeline
     from syncd.daemon.resources import Resources
+    from syncd.net.kubernetes import Cluster
 
 
 class Actions:
@@ -36,6 +42,7 @@ class Actions:
     Attributes:
         verifiers: What verifies adoption, by the name of the consumer.
         recreators: What recreates destinations.
+        rollers: What rolls workloads.
     """
 
     def __init__(
@@ -49,7 +56,10 @@ class Actions:
         publish: Callable[[Event], Awaitable[None]],
     ) -> None:
         self._resources = resources
+        self._settings = settings
         self._leadership: Leadership | None = None
+        self._cluster: Cluster | None = None
+        self.rollers: list[Roller] = []
         self.verifiers: dict[str, Verifier] = {}
         self.recreators: list[Recreator] = []
         for item in settings.consumers:
@@ -73,23 +83,56 @@ class Actions:
                 rng=pipeline.rng,
                 publish=publish,
             )
+            roller = open_roller(
+                item,
+                cluster=self._cluster_of_pod,
+                leadership=self._lead,
+                inventory=inventory,
+                ledger=resources.ledger,
+                rng=pipeline.rng,
+            )
             if verifier is not None:
                 self.verifiers[item.name] = verifier
             if recreator is not None:
                 self.recreators.append(recreator)
+            if roller is not None:
+                self.rollers.append(roller)
 
     def _lead(self) -> Leadership:
-        """The one way to a term, for all actions."""
+        """The one way to a term, for all actions: the Lease of a cluster, or the ledger."""
         if self._leadership is None:
-            from syncd.consumers.aidbox.leadership import LocalLeadership  # noqa: PLC0415 - only where configured
+            from syncd.consumers.aidbox.leadership import LocalLeadership  # noqa: PLC0415 - where configured
+            from syncd.net.kubernetes import server_url  # noqa: PLC0415
+            from syncd.net.lease import Lease  # noqa: PLC0415
 
-            self._leadership = LocalLeadership(self._resources.ledger)
+            settings, ledger = self._settings, self._resources.ledger
+            if server_url(settings.kubernetes, os.environ) is None:
+                self._leadership = LocalLeadership(ledger)
+            else:
+                # one process has the ledger, so it is the same holder after a crash, and no other
+                identity = f"{settings.instance or socket.gethostname()}_{ledger.epoch}"
+                self._leadership = Lease(
+                    self._cluster_of_pod(), settings.kubernetes.lease, identity
+                )
         return self._leadership
 
+    def _cluster_of_pod(self) -> Cluster:
+        if self._cluster is None:
+            from syncd.net.kubernetes import Cluster  # noqa: PLC0415 - only where configured
+
+            self._cluster = Cluster(self._settings.kubernetes)
+        return self._cluster
+
+    async def aclose(self) -> None:
+        """Closes the connection to the cluster."""
+        if self._cluster is not None:
+            with anyio.move_on_after(1, shield=True):
+                await self._cluster.aclose()
+
     @property
-    def workers(self) -> tuple[Verifier | Recreator, ...]:
+    def workers(self) -> tuple[Verifier | Recreator | Roller, ...]:
         """Everything that has a loop."""
-        return (*self.verifiers.values(), *self.recreators)
+        return (*self.verifiers.values(), *self.recreators, *self.rollers)
 
 
 def outcome_audience(settings: Settings, event: Event) -> dict[str, Grant]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from syncd.config.settings import ConsumerSettings, Settings
     from syncd.consumers.aidbox.recreate import Recreator
+    from syncd.consumers.aidbox.rollout import Roller
     from syncd.consumers.aidbox.verify import Verifier
     from syncd.consumers.delivery import Delivery
     from syncd.consumers.state import StateWriter
@@ -221,6 +222,7 @@ class MountEngine:
                 await self._reconciler.run()
         finally:
             self._reconciler.watcher.close()
+            await self._actions.aclose()
 
     async def _log_findings(self) -> None:
         """Logs what the linter finds of the mount."""
@@ -271,6 +273,7 @@ class MountEngine:
                     tasks.cancel_scope.cancel()
         finally:
             self._reconciler.watcher.close()
+            await self._actions.aclose()
         if not scanned:
             hint = "raise --timeout, or see which mount or vault does not answer"
             log.error("run.unfinished", reason="the time is over before the scan", hint=hint)
@@ -328,7 +331,7 @@ class MountEngine:
         self.pipeline.inventory = self._reconciler.inventory
 
     @property
-    def _workers(self) -> Sequence[Delivery | Verifier | Recreator | StateWriter]:
+    def _workers(self) -> Sequence[Delivery | Verifier | Recreator | Roller | StateWriter]:
         # actions first: `run_once` drains in this order, and what they publish is delivered, too
         deliveries = self.pipeline.deliveries.values()
         return (*self._actions.workers, *deliveries, *self.pipeline.states)
@@ -361,8 +364,8 @@ class MountEngine:
             providers={item.provider.name: item.health for item in self.refreshers},
             refresh=self.refresh if self.refreshers else None,
             adoptions={name: item.adoptions for name, item in self.verifiers.items()},
-            not_after=reconciler.contents.not_after(inventory),
-            content_problems=reconciler.contents.problems(inventory, time.time()),
+            not_after=reconciler.contents.not_after,
+            content_problems=reconciler.contents.problems,
         )
 
     def refresh(self) -> int:

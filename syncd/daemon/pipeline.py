@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from syncd.api.actions import TestReport
+from syncd.api.actions import TargetReport, TestReport
 from syncd.config.settings import (
     Aidbox,
     Exec,
@@ -165,13 +165,18 @@ class Pipeline:
         log.info("consumer.tested", consumer=consumer, status=tested.status, problem=error)
         return TestReport(
             consumer,
-            f"{self._resources.ledger.epoch}-ping-{ident}",
+            self.stamp.ping_id(ident),
             error is None,
             tested.address,
             tested.tls,
             tested.status,
             seconds,
             error,
+            tested.answer,
+            tuple(
+                TargetReport(item.address, item.status, str(item.error) if item.error else None)
+                for item in tested.targets
+            ),
         )
 
     async def resend(self, consumer: str, secret: str | None) -> tuple[str, ...]:

@@ -24,15 +24,16 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncd.core.errors import StateError
-from syncd.core.event_data import SecretData
 from syncd.core.events import events_of
 from syncd.ledger import (
     absence,
+    mailboxes,
     numbering,
     proof,
     pruning,
     received,
     records as attempts,
+    standings,
     withdrawal,
 )
 from syncd.ledger.connection import LedgerConnection
@@ -48,7 +49,6 @@ from syncd.ledger.rows import (
     insert_events,
     last_sequence,
     meta,
-    previous_version,
     set_meta,
     state_events,
     store_inventory,
@@ -58,6 +58,7 @@ from syncd.ledger.schema import FILE_NAME
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from syncd.core.announcements import Standing
     from syncd.core.changes import Plan
     from syncd.core.events import Event
     from syncd.core.model import Grant, Known
@@ -230,6 +231,23 @@ class Ledger(Intentions):
             self._append(db, [event], consumers)
         return event
 
+    def announce(
+        self,
+        events: Iterable[Event],
+        changed: Mapping[str, Standing | None],
+        life: str | None,
+        consumers: Mapping[str, Grant],
+    ) -> list[Event]:
+        """Commits events of a relay's own, at the next sequences; see `standings.store`."""
+        with self._file.transaction() as db:
+            standings.store(db, changed, life)
+            events = [
+                msgspec.structs.replace(event, sequence=sequence)
+                for sequence, event in enumerate(events, last_sequence(db) + 1)
+            ]
+            self._append(db, events, consumers)
+        return events
+
     def resend(self, consumer: str, grant: Grant, secret: str | None, at: str) -> tuple[str, ...]:
         """Puts the present state of secrets into one mailbox, as if nothing was acknowledged.
 
@@ -297,24 +315,7 @@ class Ledger(Intentions):
         self, db: sqlite3.Connection, events: Sequence[Event], consumers: Mapping[str, Grant]
     ) -> None:
         insert_events(db, events)
-        for consumer, grant in consumers.items():
-            wanted = [event for event in events if grant.takes(event.type)]
-            seen = [event for event in wanted if event.seen_by(grant) is not None]
-            if len(seen) < len(wanted) and withdrawal.has_pending(db, consumer):
-                # where the scope of a secret changed, an older event may be pending
-                hidden = {event.slot for event in wanted} - {event.slot for event in seen}
-                withdrawn = db.executemany(
-                    "DELETE FROM pending WHERE consumer = ? AND slot = ?",
-                    [(consumer, slot) for slot in hidden],
-                )
-                self.withdrawals += withdrawn.rowcount
-            # On a conflict an older event of the slot is pending: the newer one takes its place and
-            # keeps `acknowledged`, which is still what the consumer knows.
-            db.executemany(
-                "INSERT INTO pending VALUES (?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET sequence = excluded.sequence",
-                [(consumer, event.slot, event.sequence, previous_version(event)) for event in seen],
-            )
+        self.withdrawals += mailboxes.put(db, events, consumers)
 
     def take(self, consumer: str, grant: Grant, limit: int, after: int = 0) -> list[Event]:
         """The oldest events of a mailbox, each as a change from what its consumer acknowledged.
@@ -388,7 +389,7 @@ class Ledger(Intentions):
                 if done.rowcount == 0:
                     # A newer event took the place of this one during its delivery. It stays
                     # pending, as a change from the version that the consumer now knows.
-                    version = event.data.version if isinstance(event.data, SecretData) else None
+                    version = None if event.succession is None else event.succession.version
                     db.execute(
                         "UPDATE pending SET acknowledged = ? WHERE consumer = ? AND slot = ?",
                         (version, consumer, event.slot),
@@ -440,17 +441,16 @@ class Ledger(Intentions):
         """
         if not self._room.is_full:
             try:
-                return self._prune(max_events, older_than)
+                with self._file.transaction() as db:
+                    return pruning.prune(db, max_events, older_than, most=-1)
             except StateError:
                 if not self._room.is_full:
                     raise
-        gone = 0
+        gone, step = 0, _STEP
         with self._file.in_last_room():
-            while step := self._prune(max_events, older_than, most=_STEP):
+            while step:
+                with self._file.transaction() as db:
+                    step = pruning.prune(db, max_events, older_than, most=_STEP)
                 gone += step
                 self._file.give_back()
         return gone
-
-    def _prune(self, max_events: int, older_than: str, most: int = -1) -> int:
-        with self._file.transaction() as db:
-            return pruning.prune(db, max_events, older_than, most)

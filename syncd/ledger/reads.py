@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from syncd.core.event_data import SECRET_ADOPTED, SECRET_CHANGED, SECRET_REJECTED
-from syncd.ledger import numbering, received, records
+from syncd.core.event_data import (
+    DESTINATION_RECREATED,
+    DESTINATION_STALE,
+    SECRET_ADOPTED,
+    SECRET_CHANGED,
+    SECRET_REJECTED,
+)
+from syncd.ledger import numbering, received, records, standings
 from syncd.ledger.connection import ReadConnection
 from syncd.ledger.failures import state_error
 from syncd.ledger.rows import (
@@ -28,11 +34,13 @@ from syncd.ledger.rows import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from syncd.core.announcements import Standing
     from syncd.core.events import Event
     from syncd.core.model import Grant, Known
     from syncd.core.record import Record
     from syncd.ledger.numbering import Base
 
+_OUTCOMES: Final = (SECRET_ADOPTED, SECRET_REJECTED, DESTINATION_RECREATED, DESTINATION_STALE)
 _CACHE: Final = 256
 """KiB of pages that a reader keeps: it reads once and forgets."""
 
@@ -64,6 +72,11 @@ class Reads:
         """What is known of other installations' secrets, by `Entry.key`."""
         with self._file.held() as db:
             return received.received_secrets(db)
+
+    def standings(self) -> tuple[dict[str, Standing], str | None]:
+        """What a relay knows of the convergence of each secret, and the bucket that it is from."""
+        with self._file.held() as db:
+            return standings.load(db)
 
     def pending(self) -> dict[str, dict[str, Pending]]:
         """Per consumer, what is pending, by secret name (other events by their slot)."""
@@ -110,13 +123,13 @@ class Reads:
         )
         return list(map(event_of, reversed(rows)))
 
-    def verifications(self, names: Iterable[str], after: int) -> list[Event]:
-        """The results of verifications of some secrets, after a sequence, oldest first."""
+    def outcomes(self, names: Iterable[str], after: int) -> list[Event]:
+        """What actions made of changes of some secrets, after a sequence, oldest first."""
         only, parameters = _among(names)
         rows = self._file.read(
-            f"SELECT {EVENT_COLUMNS} FROM event WHERE sequence > ? AND type IN (?, ?){only}"  # noqa: S608 - constant
+            f"SELECT {EVENT_COLUMNS} FROM event WHERE sequence > ? AND type IN (?, ?, ?, ?){only}"  # noqa: S608 - constant
             " ORDER BY sequence",
-            (after, SECRET_ADOPTED, SECRET_REJECTED, *parameters),
+            (after, *_OUTCOMES, *parameters),
         )
         return list(map(event_of, rows))
 

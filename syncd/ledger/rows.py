@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from syncd.core.event_data import DECODERS, SECRET_CHANGED, SecretData, secret_data
+from syncd.core.event_data import DECODERS, SECRET_CHANGED, secret_data
 from syncd.core.events import Event, Origin
 from syncd.core.model import Change, ChangeKind, Entry, Known, Scope, State
 
@@ -135,5 +135,5 @@ def state_events(
 
 
 def previous_version(event: Event) -> str | None:
-    """The version that an event replaces; None where it is not about the content of a secret."""
-    return event.data.previous_version if isinstance(event.data, SecretData) else None
+    """The version that an event replaces; None where it replaces none."""
+    return None if event.succession is None else event.succession.previous_version

@@ -24,6 +24,7 @@ from syncd.core.decode import did_you_mean
 from syncd.core.errors import ConfigurationError, SyncdError
 from syncd.core.findings import finding, key_path
 from syncd.core.vault_config import lint_vault_config
+from syncd.lint.cluster import check_cluster
 from syncd.lint.commands import check_commands
 from syncd.lint.consumers import check_addresses, check_connections
 from syncd.lint.content import check_content
@@ -112,6 +113,7 @@ def run_checks(
     if isinstance(settings, RelaySettings):
         findings += check_scopes(settings, None, source)
     else:
+        findings += check_cluster(settings, source, environ)
         config = config_file(file, environ)
         own = own_files(settings, config) if is_whole else written_files(file, environ)
         findings += _check_mounted(settings, source, aidbox, own)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from syncd.config.settings import Aidbox, Exec, RelaySettings, Webhook
 from syncd.core.errors import SyncdError
 from syncd.core.findings import finding, key_path
+from syncd.lint.cluster import check_cluster
 from syncd.lint.commands import check_commands
 from syncd.lint.credentials import check_credentials
 from syncd.lint.placeholders import check_placeholders
@@ -63,6 +64,7 @@ def examine_consumers(
         *check_commands(settings, ""),
         *check_scopes(settings, entries, ""),
         *check_placeholders(settings, ""),
+        *([] if isinstance(settings, RelaySettings) else check_cluster(settings, "", os.environ)),
     ):
         place = _OF_CONSUMER.match(item.where)
         if place is not None:

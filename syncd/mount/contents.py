@@ -5,13 +5,23 @@ A daemon keeps them for certificates and keys alone, so that other files cost a 
 
 from __future__ import annotations
 
+import math
+from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import structlog
 
 from syncd.config.extra import extra_file
-from syncd.core.content import FORMAT_NAMES, Facts, describe, is_mismatch, is_pem, problems
+from syncd.core.content import (
+    FORMAT_NAMES,
+    Facts,
+    describe,
+    is_mismatch,
+    is_pem,
+    next_change,
+    problems,
+)
 from syncd.telemetry.log import describe as describe_error
 
 if TYPE_CHECKING:
@@ -19,7 +29,7 @@ if TYPE_CHECKING:
 
     from syncd.config.settings import Watch
     from syncd.core.content import Format
-    from syncd.core.model import Entry, Known
+    from syncd.core.model import Entry
 
 log = structlog.get_logger()
 
@@ -33,14 +43,23 @@ class Contents:
 
     Attributes:
         facts: The descriptions.
+        not_after: When certificates end, seconds since the epoch, by name; as of the last `judge`.
+        problems: What is wrong with certificates and keys, one line by name; as `not_after`.
     """
 
     def __init__(
         self, formats: Mapping[str, Format] = MappingProxyType({}), *, every: bool = False
     ) -> None:
         self.facts: dict[str, Facts] = {}
+        self.not_after: Mapping[str, float] = {}
+        self.problems: Mapping[str, str] = {}
         self._formats = formats
         self._every = every
+        self._seen = 0
+        self._judged = 0
+        self._judged_for: Mapping[str, Entry] | None = None
+        self._judging = Lock()
+        self._until = math.inf
         self._versions: dict[str, str] = {}
 
     def see(self, name: str, version: str, content: bytes) -> None:
@@ -56,30 +75,39 @@ class Contents:
                 log.warning("secret.not_examined", secret=name, error=describe_error(error))
             else:
                 self._versions[name] = version
+                self._seen += 1
 
     def _forget(self, name: str) -> None:
         self.facts.pop(name, None)
         self._versions.pop(name, None)
+        self._seen += 1
 
-    def not_after(self, inventory: Mapping[str, Known]) -> dict[str, float]:
-        """When the certificates of an inventory end, seconds since the epoch, by name."""
-        return {
-            name: facts.pem.not_after
-            for name, facts in list(self.facts.items())
-            if name in inventory and facts.pem is not None and facts.pem.not_after is not None
-        }
+    def is_due(self, entries: Mapping[str, Entry], now: float) -> bool:
+        """Whether `judge` would find something else, `now` in seconds since the epoch."""
+        is_new = self._judged_for is not entries or self._judged != self._seen
+        return is_new or now >= self._until
 
-    def problems(self, inventory: Mapping[str, Known], now: float) -> dict[str, str]:
-        """What is wrong with certificates and keys, one line by name; `now` since the epoch."""
-        facts = {name: item for name, item in list(self.facts.items()) if name in inventory}
-        found = {
-            name: next(problems(item, self._formats.get(name), now), None)
-            for name, item in facts.items()
-        }
-        lines = {name: item.message for name, item in found.items() if item is not None}
-        for certificate, key in mismatches(facts, {n: inventory[n].entry for n in facts}):
-            lines.setdefault(certificate, f"does not belong to the private key {key}")
-        return lines
+    def judge(self, entries: Mapping[str, Entry], now: float) -> None:
+        """Sets `not_after` and `problems`. Slow with many certificates: call it in a thread.
+
+        Args:
+            entries: The vault config's entries, and the files outside of it.
+            now: Seconds since the epoch.
+        """
+        with self._judging:
+            self._judged, self._judged_for = self._seen, entries
+            facts = {name: item for name, item in list(self.facts.items()) if name in entries}
+            ends = {name: item.pem.not_after for name, item in facts.items() if item.pem}
+            found = {
+                name: next(problems(item, self._formats.get(name), now), None)
+                for name, item in facts.items()
+            }
+            lines = {name: item.message for name, item in found.items() if item is not None}
+            for certificate, key in mismatches(facts, {name: entries[name] for name in facts}):
+                lines.setdefault(certificate, f"does not belong to the private key {key}")
+            self.not_after = {name: end for name, end in ends.items() if end is not None}
+            self.problems = lines
+            self._until = min((next_change(item, now) for item in facts.values()), default=math.inf)
 
 
 def formats_of(watch: Watch) -> dict[str, Format]:

@@ -86,7 +86,8 @@ def test_every_example_is_linked_and_parses() -> None:
             assert not problems
     (shown,) = yaml.safe_load(blocks("yaml")[0])["consumers"]
     assert shown.items() <= example("aidbox-syncd.yaml")["consumers"][0].items()
-    assert yaml.safe_load(blocks("yaml")[1]) == example("aidbox-recreate-syncd.yaml")
+    for shown_again, name in zip(blocks("yaml")[1:], ("recreate", "rollout"), strict=True):
+        assert yaml.safe_load(shown_again) == example(f"aidbox-{name}-syncd.yaml")
 
 
 def test_the_init_bundle_is_all_the_others() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.receiver import Receiver, reply
+from support.waiting import wait_until
 from support.world import World, secret
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ def test_a_rotation_with_attempts_that_failed(world: World) -> None:
                 *("retried", "rejected", "delivered"),
             ]
             assert as_json(world, *at, "--secret", "none") == []
+            world.map("b")
+            wait_until(lambda: "a  " not in world.run("status", *at).stdout)
+            assert as_json(world, *at, "--secret", "a")[0] == found[0]  # it is still in the log
             assert world.run("history", "--limit", "0", *at).returncode == 2
     done = world.run("history", *at)
     assert (done.returncode, "cannot reach the daemon" in done.stderr) == (2, True)

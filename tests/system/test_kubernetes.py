@@ -171,6 +171,36 @@ def check_configuration(objects: list[dict[str, Any]]) -> None:
         assert {yaml.safe_load(item)["objectName"] for item in objects_} == names
 
 
+def test_the_components_for_repair(tmp_path: Path) -> None:
+    """Rights for named objects, for one ServiceAccount; a token for syncd alone."""
+    relative = os.path.relpath(f"{ROOT}/kubernetes", tmp_path)
+    components = ", ".join(f"{relative}/components/{name}" for name in ("repair", "rollout"))
+    (tmp_path / "kustomization.yaml").write_text(
+        f"namespace: hospital\nresources: [{relative}/overlays/vault]\ncomponents: [{components}]\n"
+    )
+    objects = validate(run(f"kubectl kustomize {tmp_path}"), tmp_path)
+    spec = of(objects, "Deployment")["spec"]["template"]["spec"]
+    check_pod(spec, {volume["name"] for volume in spec["volumes"]})
+    assert spec["automountServiceAccountToken"] is False
+    mounted = [
+        container["name"]
+        for container in (*spec["initContainers"], *spec["containers"])
+        for mount in container["volumeMounts"]
+        if mount["name"] == "syncd-token"
+    ]
+    assert mounted == ["syncd"]
+    roles = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Role"}
+    assert sorted(roles) == ["syncd-repair", "syncd-rollout"]
+    for role in roles.values():
+        for rule in role["rules"]:
+            assert rule["verbs"] == ["create"] or len(rule["resourceNames"]) == 1
+    for item in objects:
+        if item["kind"] == "RoleBinding":
+            (subject,) = item["subjects"]
+            assert (subject["name"], subject["namespace"]) == ("aidbox", "hospital")
+            assert item["roleRef"]["name"] in roles
+
+
 def test_the_fragments_for_the_chart(tmp_path: Path) -> None:
     """They use keys that the chart has, below one that it does not know."""
     with open(f"{ROOT}/kubernetes/helm/fragments.yaml") as file:

@@ -12,6 +12,7 @@ Whether the replicas accept the new value is `syncd.consumers.aidbox.verify`'s p
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -19,17 +20,25 @@ import msgspec
 
 from syncd.config.settings import grant_of
 from syncd.consumers.aidbox.audit import AuditTrail
-from syncd.consumers.aidbox.session import FailedError, RejectedError, Session
-from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
+from syncd.consumers.aidbox.session import PROBE, FailedError, RejectedError, Session
+from syncd.consumers.consumer import Target, Tested, Undelivered, UnusableError, undelivered
 from syncd.core.audit_event import (
     adoption_audit_event,
     audit_event,
     audit_event_id,
     destination_audit_event,
+    fleet_audit_event,
     shared_audit_event_ids,
 )
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
-from syncd.core.event_data import SECRET_ADOPTED, AdoptionData, DestinationData, SecretData
+from syncd.core.event_data import (
+    SECRET_ADOPTED,
+    SECRET_CONVERGED,
+    AdoptionData,
+    DestinationData,
+    FleetData,
+    SecretData,
+)
 from syncd.net.replicas import Replicas
 from syncd.net.tls import Trust
 
@@ -110,7 +119,7 @@ class AidboxConsumer:
         cached = [event for event in changes if not event.is_extra]
         if cached and "drop_cache" in self._actions:
             errors += await self._drop_caches(max(cached, key=lambda event: event.sequence))
-        auditable = [event for event in events if isinstance(event.data, _AUDITABLE)]
+        auditable = list(filter(_is_auditable, events))
         if auditable and "audit_event" in self._actions:
             errors += await self._record(auditable, failed)
         if errors:
@@ -120,6 +129,47 @@ class AidboxConsumer:
         self._outcomes.clear()
         if failed:
             raise undelivered(failed)
+
+    async def ping(self, ident: str, at: str) -> Tested:  # noqa: ARG002 - no event is sent
+        """Reads something of every replica as the Client, which changes nothing; see `Testable`.
+
+        It shows that the replicas answer and accept the credentials. Whether the Client may drop
+        caches and write AuditEvents is another question, so that it is no proof.
+        """
+        event_id = self._stamp.ping_id(ident)
+        try:
+            replicas = await self._replicas.current()
+        except SyncdError as error:
+            return Tested(self.name, self._replicas.has_tls, None, error, is_proof=False)
+        targets: dict[Replica, Target] = {}
+
+        async def ask(replica: Replica) -> None:
+            status, problem = None, None
+            try:
+                answer = await self._session.request(
+                    *("cannot read", replica, "GET", PROBE),
+                    accept=(HTTPStatus.FORBIDDEN,),  # judged after the credentials
+                    event_id=event_id,
+                )
+                status = answer.status
+            except SyncdError as error:
+                status, problem = error.status, error
+            targets[replica] = Target(str(replica), status, problem)
+
+        async with anyio.create_task_group() as tasks:
+            for replica in replicas:
+                tasks.start_soon(ask, replica)
+        found = tuple(targets[replica] for replica in replicas)
+        errors = [target.error for target in found if target.error is not None]
+        worst = next((target for target in found if target.error is not None), found[0])
+        return Tested(
+            ", ".join(target.address for target in found),
+            self._replicas.has_tls,
+            worst.status,
+            _combined(errors) if errors else None,
+            targets=found,
+            is_proof=False,
+        )
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -190,22 +240,20 @@ class AidboxConsumer:
                 tasks.start_soon(record)
         return errors
 
-    async def _record_outcome(self, event: Event, data: AdoptionData | DestinationData) -> None:
+    async def _record_outcome(
+        self, event: Event, data: AdoptionData | DestinationData | FleetData
+    ) -> None:
         if event.sequence in self._outcomes:
             return
         origin = self._stamp.origin(event)
-        if isinstance(data, AdoptionData):
-            resource = adoption_audit_event(
-                data,
-                adopted=event.type == SECRET_ADOPTED,
-                event_id=origin.id,
-                source=origin.source,
-                time=event.time,
-            )
+        by = {"event_id": origin.id, "source": origin.source, "time": event.time}
+        if isinstance(data, FleetData):
+            resource = fleet_audit_event(data, **by)
+        elif isinstance(data, DestinationData):
+            resource = destination_audit_event(data, **by)
         else:
-            resource = destination_audit_event(
-                data, event_id=origin.id, source=origin.source, time=event.time
-            )
+            adopted = event.type == SECRET_ADOPTED
+            resource = adoption_audit_event(data, adopted=adopted, **by)
         about = (event.type, str(data.scope), data.secret, data.version)
         await self._create(event, origin.id, resource, *about)
         self._outcomes.add(event.sequence)
@@ -222,7 +270,7 @@ class AidboxConsumer:
 
     async def _record_one(self, event: Event) -> None:
         data = event.data
-        if isinstance(data, AdoptionData | DestinationData):
+        if isinstance(data, AdoptionData | DestinationData | FleetData):
             await self._record_outcome(event, data)
             return
         assert isinstance(data, SecretData)
@@ -237,6 +285,17 @@ class AidboxConsumer:
         about = (event.type, data.secret, data.version, data.previous_version)
         await self._create(event, origin.id, resource, *about)
         self._recorded[event.subject] = (event.sequence, data.version)
+
+
+def _is_auditable(event: Event) -> bool:
+    """Changes, outcomes of verifications, and rotations of a fleet, each once.
+
+    A version that has converged before, and was announced again when a divergence ended, is none.
+    """
+    data = event.data
+    if isinstance(data, FleetData):
+        return event.type == SECRET_CONVERGED and data.version != data.previous_version
+    return isinstance(data, _AUDITABLE)
 
 
 def _is_about_change(error: SyncdError) -> bool:

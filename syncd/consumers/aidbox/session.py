@@ -43,6 +43,9 @@ STALE: Final = 300.0
 """Seconds after a change of the credential file for which a 401 is ascribed to Aidbox's cache: its
 time to live is short, but how short is not published."""
 
+PROBE: Final = "/fhir/Patient?_count=0"
+"""A request that changes nothing, and whose status shows whether credentials are accepted."""
+
 _PARALLEL: Final = 16
 _TOKEN_SIZE: Final = 64 << 10
 _EARLY: Final = 0.9
@@ -177,7 +180,7 @@ class Session:
 
         def make(_: Credentials) -> Request:
             headers = {**_ABOUT, **trace_headers(event_id), "authorization": authorization}
-            return replica.request("GET", "/fhir/Patient?_count=0", headers)
+            return replica.request("GET", PROBE, headers)
 
         failed = f"cannot verify at {replica}"
         return (await self._connection.exchange(failed, make)).status

@@ -11,11 +11,20 @@ from support.mail import NOW, TIME, Mail, change, version
 
 from syncd.api.rotations import HistoryReport, history_report
 from syncd.api.subscribers import View
-from syncd.core.event_data import SECRET_ADOPTED, SECRET_REJECTED, AdoptionData, ReplicaData
-from syncd.core.events import Event, Stamp
+from syncd.core.event_data import (
+    DESTINATION_RECREATED,
+    DESTINATION_STALE,
+    SECRET_ADOPTED,
+    SECRET_REJECTED,
+    AdoptionData,
+    DestinationData,
+    ReplicaData,
+)
+from syncd.core.events import Event, Origin, Stamp
 from syncd.core.model import Grant, Scope
 from syncd.core.record import Record
 from syncd.core.timing import rfc3339
+from syncd.ledger.received import Arrival
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,6 +125,27 @@ def test_what_became_of_each(mail: Mail) -> None:
     ]
 
 
+def test_destinations(mail: Mail) -> None:
+    """That one was recreated, or why it still uses the old secret."""
+    first = mail.ledger.append(change("a", 2, 1), {})
+    for id_, reason in (("one", None), ("two", "its senders do not start")):
+        scope = Scope("AidboxTopicDestination", id_)
+        data = DestinationData("a", scope, version(2), "aidbox", 1.0, reason, ())
+        type_ = DESTINATION_STALE if reason else DESTINATION_RECREATED
+        mail.ledger.append(Event(0, TIME, type_, "a", data, {"a": (APP,)}), {})
+    assert first.sequence == 1
+    assert lines(report(mail)) == [
+        (
+            "a",
+            [],
+            [
+                "aidbox recreated 1 None None",
+                "aidbox stale 1 None AidboxTopicDestination/two: its senders do not start",
+            ],
+        )
+    ]
+
+
 def test_what_was_asked_for(mail: Mail) -> None:
     """Some secrets, one consumer, the newest so many."""
     fill(mail)
@@ -147,6 +177,15 @@ def test_a_limited_caller(mail: Mail) -> None:
     ]
     assert {item.event for item in found.rotations} == {None}
     assert report(mail, Grant([OTHER]), names=["a"]).rotations == ()
+
+
+def test_at_a_relay(mail: Mail) -> None:
+    """The installation that has the secret, and the id of the event there."""
+    origin = Origin("k-7", "/syncd/other")
+    event = replace(change("a", 2, 1), origin=origin)
+    mail.ledger.receive([Arrival(event, 5)], mail.grants)
+    (found,) = report(mail).rotations
+    assert (found.event, found.source, found.pending) == ("k-7", "/syncd/other", ("aidbox", "hook"))
 
 
 def test_without_rotations(mail: Mail) -> None:

@@ -463,7 +463,7 @@ log: {{level: loud}}
             (
                 "actions: [restart]",
                 "actions[0]",
-                "must be one of audit_event, drop_cache, recreate_destinations, verify",
+                "must be one of audit_event, drop_cache, recreate_destinations, rollout, verify",
             ),
             ("urls: [x]", "urls[0]", "is not an http or https URL"),
             ("urls: ['http://u:hunter2@x']", "urls[0]", "holds credentials"),
@@ -482,6 +482,8 @@ log: {{level: loud}}
             ("verify_timeout: 0", "verify_timeout", "must be above zero"),
             ("recreate: {drain_timeout: 0}", "recreate.drain_timeout", "must be above zero"),
             ("recreate: {sleep: 1}", "recreate.sleep", "unknown key"),
+            ("actions: [rollout]", "rollout", "is missing, and actions has rollout"),
+            ("rollout: {name: x}", "rollout", "is not used by any of actions"),
             ("audit_url: http://x", "audit_url", "is not used by any of actions"),
             ("audit_bearer_token_file: /t", "audit_bearer_token_file", "without audit_url"),
             ("types: []", "types", "is empty"),
@@ -505,6 +507,25 @@ log: {{level: loud}}
         ((found, said),) = problems_in(f"consumers: [{{{written}}}]", tmp_path)
         assert found == f"consumers[0].{where}"
         assert message in said
+
+    def test_versions_that_installations_compare(self, tmp_path: Path) -> None:
+        """Without one key every pod would begin a rollout of its own."""
+        consumer = (
+            "{name: a, kind: aidbox, urls: ['http://x'], client_id: c, client_secret_file: /s,"
+            " actions: [rollout], rollout: {name: aidbox, secrets: [password]}}"
+        )
+        ((where, said),) = problems_in(f"consumers: [{consumer}]", tmp_path)
+        assert where == "consumers[0].rollout.secrets"
+        assert said.startswith("needs fingerprint_key_file")
+
+    @pytest.mark.parametrize(
+        ("server", "message"),
+        [("x", "is not an http or https URL"), ("https://u:p@x", "holds credentials")],
+    )
+    def test_an_api_server_that_is_none(self, tmp_path: Path, server: str, message: str) -> None:
+        """At its key."""
+        ((where, said),) = problems_in(f"kubernetes: {{server: '{server}'}}", tmp_path)
+        assert (where, said) == ("kubernetes.server", message)
 
     @pytest.mark.parametrize("action", ["verify", "recreate_destinations"])
     def test_actions_that_a_relay_cannot_do(self, action: str) -> None:

@@ -13,9 +13,10 @@ from syncd.core.audit_event import (
     audit_event,
     audit_event_id,
     destination_audit_event,
+    fleet_audit_event,
     shared_audit_event_ids,
 )
-from syncd.core.event_data import AdoptionData, DestinationData, SecretData
+from syncd.core.event_data import AdoptionData, DestinationData, FleetData, SecretData
 from syncd.core.model import ChangeKind, Scope
 
 TIME = "2026-11-23T20:40:28.333Z"
@@ -92,6 +93,24 @@ def test_the_outcome_of_a_verification(outcome: str, *, adopted: bool) -> None:
     assert resource["subtype"][0]["code"] == ("secret-adopted" if adopted else "secret-rejected")
     secret, owner = resource["entity"]
     assert secret["detail"] == [{"type": "version", "valueString": "k1:02"}]
+    assert owner["name"] == "Client/my-client"
+
+
+@pytest.mark.parametrize("scope", [APP, [APP]])
+def test_a_rotation_of_a_fleet(scope: Scope | list[Scope]) -> None:
+    """One resource for all installations: how many, and when the first and the last had it."""
+    nobody: Any = ((), (), (), (), TIME, None, None)
+    data = FleetData("client-secret", scope, "k1:02", "k1:01", 4, 4, 0, *nobody)
+    resource = fleet_audit_event(data, event_id="5f0c2a91-44", source="/syncd/relay", time=TIME)
+    AuditEvent.model_validate(resource)
+    assert resource["subtype"][0]["code"] == "secret-converged"
+    secret, owner = resource["entity"]
+    assert {item["type"]: item["valueString"] for item in secret["detail"]} == {
+        "version": "k1:02",
+        "previous_version": "k1:01",
+        "instances": "4",
+        "first_at": "2026-11-23T20:40:28.333Z",
+    }
     assert owner["name"] == "Client/my-client"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from support.pem import altered, certificate, openssh_key, private_key
 
@@ -12,6 +14,7 @@ from syncd.core.content import (
     describe,
     format_of,
     is_mismatch,
+    next_change,
     problems,
 )
 
@@ -95,6 +98,25 @@ def test_the_end_of_a_certificate(left: float, code: str | None, said: str) -> N
     found = list(problems(describe(chain), Format.CERTIFICATE, NOW))
     assert [item.code for item in found] == ([] if code is None else [code])
     assert "".join(item.message for item in found) == said
+
+
+@pytest.mark.parametrize(
+    "left",
+    [EXPIRES_SOON + 5, EXPIRES_SOON - 5, 259207.0, 259200.0, 7, 0.0, -7, -172800.0],
+)
+def test_when_something_else_will_be_said(left: float) -> None:
+    """At that moment, and not before it."""
+    facts = describe(certificate(not_after=NOW + left))
+
+    def said(now: float) -> list[str]:
+        return [item.message for item in problems(facts, None, now)]
+
+    then = next_change(facts, NOW)
+    assert then > NOW
+    assert said(then - 1) == said(NOW + 0.001)
+    assert said(then + 0.001) != said(NOW + 0.001)
+    assert next_change(describe(b"password"), NOW) == math.inf
+    assert next_change(describe(private_key()), NOW) == math.inf
 
 
 def test_a_pair() -> None:

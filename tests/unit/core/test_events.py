@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import jsonschema
 import msgspec
@@ -14,10 +15,13 @@ from syncd.core.event_data import (
     DESTINATION_RECREATED,
     SECRET_ADOPTED,
     SECRET_CHANGED,
+    SECRET_CONVERGED,
+    SECRET_DIVERGED,
     SECRET_REJECTED,
     VAULT_CONFIG_CHANGED,
     AdoptionData,
     DestinationData,
+    FleetData,
     ReplicaData,
     SecretData,
     VaultConfigData,
@@ -308,6 +312,38 @@ class TestAdoption:
         content = json.loads(STAMP.encode(self.event(type_)))
         assert content["type"] == type_
         jsonschema.validate(content, msgspec.json.schema(WIRE_TYPES))
+
+
+class TestFleet:
+    """What a relay announces of all installations together."""
+
+    @staticmethod
+    def event(type_: str, previous: str | None = "k1:11") -> Event:
+        nobody: Any = ((), (), (), (), None, None, None)
+        data = FleetData("a", MINE, "k1:22", previous, 4, 4, 0, *nobody)
+        return Event(9, AT, type_, "a", data)
+
+    def test_supersedes_what_was_said_of_the_same_kind(self) -> None:
+        """A version that converged is not lost where one diverges before it is delivered."""
+        converged, diverged = self.event(SECRET_CONVERGED), self.event(SECRET_DIVERGED)
+        assert converged.slot == self.event(SECRET_CONVERGED, None).slot
+        assert len({converged.slot, diverged.slot, secret_event().slot}) == 3
+
+    def test_a_version_that_converged_follows_what_the_receiver_knows(self) -> None:
+        """So a receiver that was away can tell a rotation from the end of a divergence."""
+        data = self.event(SECRET_CONVERGED, "k1:22").since("k1:07").data
+        assert isinstance(data, FleetData)
+        assert data.previous_version == "k1:07"
+        diverged = self.event(SECRET_DIVERGED)
+        assert diverged.since("k1:07") is diverged
+
+    def test_is_seen_by_those_who_may_see_the_secret(self) -> None:
+        """By its scope, and fits the schema."""
+        event = self.event(SECRET_CONVERGED)
+        assert event.seen_by(Grant([MINE])) is event
+        assert event.seen_by(Grant([Scope("IdentityProvider")])) is None
+        wire = json.loads(STAMP.encode(event))
+        jsonschema.validate(wire, msgspec.json.schema(WIRE_TYPES))
 
 
 class TestOfAnotherInstallation:

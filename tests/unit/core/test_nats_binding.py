@@ -27,11 +27,14 @@ from syncd.core.nats_binding import (
     MESSAGE_ID,
     BindingError,
     ContentMode,
+    PingError,
     decode,
     encode,
+    encode_ping,
     escape,
     filter_problem,
     render,
+    render_ping,
     subject_problem,
     without_places,
 )
@@ -47,6 +50,18 @@ CONFIG = Event(
     VaultConfigData(("a",), (), (), ()),
     {},
 )
+
+
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_a_test_of_the_way_is_told_apart(mode: ContentMode) -> None:
+    """A ping has a subject of its own, and a relay knows that it is about nothing."""
+    ping = STAMP.ping("bus", "1", TIME)
+    subject = render_ping(f"syncd.{EVERY}", STAMP.source)
+    assert subject == "syncd.node-1.~ping.~.~"
+    headers, payload = encode_ping(ping, subject, mode)
+    assert headers[MESSAGE_ID].endswith(f"{ping.id}/{subject}")
+    with pytest.raises(PingError):
+        decode(headers, payload)
 
 
 @given(NAMES)

@@ -58,7 +58,7 @@ def test_changes_and_what_came_of_them(mail: Mail) -> None:
     assert [event.sequence for event in ledger.changes(None, 3)] == [2, 3, 4]
     assert [event.sequence for event in ledger.changes(["a", "none"], 9)] == [1, 3]
     assert ledger.changes([], 9) == []
-    assert ledger.verifications(["a"], 0) == []
+    assert ledger.outcomes(["a"], 0) == []
 
 
 def test_a_full_volume_keeps_no_attempts(mail: Mail) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+from support.pem import certificate
 from support.waiting import DEADLINE, until
 from support.world import World
 
@@ -21,6 +22,7 @@ from syncd.core.model import Grant, State
 from syncd.ledger.ledger import Ledger
 from syncd.ledger.state_dir import StateDir
 from syncd.mount import reconcile, watch
+from syncd.mount.contents import Contents
 from syncd.mount.reconcile import Reconciler
 from syncd.mount.root_scan import RootScan
 from syncd.mount.snapshot import Snapshot
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
     from syncd.core.events import Commit, Event
+    from syncd.core.model import Entry
 
 
 class Bench(World):
@@ -507,3 +510,26 @@ async def test_a_root_and_a_ledger_that_fail_together_keep_one_thread(
         await until(
             lambda: reconciler.inventory["a"].version == reconciler._reader.fingerprint("a", b"3")
         )
+
+
+async def test_certificates_are_judged_with_the_commit(bench: Bench) -> None:
+    """In a thread, and not when someone asks: with 10,000 of them that would take long."""
+    judged: list[bool] = []
+    judge = Contents.judge
+
+    def recording(self: Contents, entries: Mapping[str, Entry], now: float) -> None:
+        judged.append(threading.current_thread() is threading.main_thread())
+        judge(self, entries, now)
+
+    bench.publish(a=certificate(not_after=4e9), b=b"one")
+    bench.map("a", "b")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Contents, "judge", recording)
+        async with bench.running() as reconciler:
+            assert reconciler.contents.not_after == {"a": 4e9}
+            await bench.swap(b=b"two")
+            await bench.wait(1)
+            await bench.swap(a=certificate(1, not_after=1e9))
+            await until(lambda: reconciler.contents.not_after == {"a": 1e9})
+            assert "expired" in reconciler.contents.problems["a"]
+    assert judged == [False, False]
