@@ -85,10 +85,10 @@ def test_the_sums() -> None:
     assert f"{secrets / hour * 600 / 1000:.0f},000 ids" in text
     assert f"{nodes / PING_INTERVAL:,.0f} pings per second" in text
     fleet, document, cost = 1_000_000, 7.7e3, 0.36e-3
-    assert f"10,000 × 0.36 ms = {10_000 * cost:.1f} s" in text
-    assert (
-        f"= {fleet / 60:,.0f} per second, of 7.7 KB each: {fleet / 60 * document / 1e6:.0f}" in text
-    )
+    assert f"0.36 ms = {10_000 * cost:.1f} s of processor" in text
+    assert f"= {fleet / 60:,.0f} per second, of 7.7 KB each" in text
+    assert f"each: {fleet / 60 * document / 1e6:.0f} MB/s" in text
+    assert f"0.11 ms = {fleet / 10 / 300 * 0.11e-3 * 100:.0f} % of a core" in text
     rate = fleet / 900
     assert f"they are {rate:,.0f} per second and {rate * document / 1e6:.1f} MB/s" in text
     assert f"after {3 * 15} minutes" in text
