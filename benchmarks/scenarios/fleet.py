@@ -28,6 +28,7 @@ class Figures(msgspec.Struct):
     Attributes:
         count: Installations.
         convergence: From the first document of a rotation to the last `converged`, seconds.
+        processor: What the relay used of a processor meanwhile, seconds.
         status: Time of `syncd fleet status`, seconds.
         memory: Resident memory of the relay afterwards, MiB.
         server: Processor of the server while heartbeats come, percent of a core.
@@ -36,6 +37,7 @@ class Figures(msgspec.Struct):
 
     count: int
     convergence: list[float]
+    processor: list[float]
     status: list[float]
     memory: list[float]
     server: list[float]
@@ -46,16 +48,21 @@ def rows(bench: Bench) -> list[Row]:
     """For each size of the fleet, and what an installation costs in the largest and smallest."""
     found = [_measure(bench, count) for count in bench.effort.fleet]
     small, large = found[0], found[-1]
-    each = "cost per installation"
     return [
         *(row for figures in found for row in _rows(figures)),
-        Row(
-            f"{each} of a rotation, {large.count:,} installations",
-            "ms",
-            [seconds / large.count * 1e3 for seconds in large.convergence],
-            [seconds / small.count * 1e3 for seconds in small.convergence],
-            against=f"with {small.count:,} installations",
-            bound=1.5,
+        *(
+            Row(
+                f"rotation, {what} per installation, {large.count:,} installations",
+                "ms",
+                [seconds / large.count * 1e3 for seconds in of_large],
+                [seconds / small.count * 1e3 for seconds in of_small],
+                against=f"with {small.count:,} installations",
+                bound=1.5,
+            )
+            for what, of_large, of_small in (
+                ("time", large.convergence, small.convergence),
+                ("processor of the relay", large.processor, small.processor),
+            )
         ),
     ]
 
@@ -78,7 +85,7 @@ def _rows(found: Figures) -> list[Row]:
 
 
 def _measure(bench: Bench, count: int) -> Figures:
-    found = Figures(count, [], [], [], [], [])
+    found = Figures(count, [], [], [], [], [], [])
     with ExitStack() as stack:
         bus = stack.enter_context(Bus(bench.disk()))
         crowd = stack.enter_context(Crowd(bus, count))
@@ -91,9 +98,10 @@ def _measure(bench: Bench, count: int) -> Figures:
             crowd.rotate()
             documents = crowd.documents()
             hook.clear()
-            began = time.perf_counter()
+            began, used = time.perf_counter(), relay.usage().seconds
             crowd.write(documents)
             found.convergence.append(hook.wait(SECRETS) - began)
+            found.processor.append(relay.usage().seconds - used)
             found.memory.append(relay.memory()[0])
             found.status.append(_status(bench.disk(), bus))
         _heartbeats(bench, crowd, bus, relay, found)

@@ -40,7 +40,7 @@ from syncd.core.installation import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from syncd.core.installation import ReadInstallation
+    from syncd.core.installation import ReadInstallation, ReadSecret
     from syncd.core.model import Scope
 
 _SPARE: Final = 1000
@@ -187,6 +187,7 @@ class Fleet:
     """
 
     def __init__(self, *, scoped: bool = False) -> None:
+        self._scoped = scoped
         self._decode = decode_secrets_and_scopes if scoped else decode_secrets
         self.members: dict[str, Member] = {}
         self.unreadable: dict[str, str] = {}
@@ -354,18 +355,12 @@ class Fleet:
             for version in [item.version for item in items]
         ]
         adopted = 0
-        for place, states in enumerate([item.adopted for item in items]):
-            if states and all(states.values()):
-                adopted |= 1 << place
-        scopes = {
-            name: bytes(item.scope)
-            for name, item in secrets.items()
-            if isinstance(item, ScopedSecret)
-        }
-        if not scopes.items() <= self._scopes.items():
-            for scope in scopes.values():
-                decode_scopes(scope)
-            self._scopes |= scopes
+        if any(states := [item.adopted for item in items]):
+            for place, of_replicas in enumerate(states):
+                if of_replicas and all(of_replicas.values()):
+                    adopted |= 1 << place
+        if self._scoped:
+            self._keep_scopes(secrets)
         layout = self._layouts.get(names)
         if layout is None:
             places = {self._text(name): place for place, name in enumerate(names)}
@@ -383,6 +378,17 @@ class Fleet:
             arrived,
             adopted,
         )
+
+    def _keep_scopes(self, secrets: Mapping[str, ReadSecret]) -> None:
+        scopes = {
+            name: bytes(item.scope)
+            for name, item in secrets.items()
+            if isinstance(item, ScopedSecret)
+        }
+        if not scopes.items() <= self._scopes.items():
+            for scope in scopes.values():
+                decode_scopes(scope)
+            self._scopes |= scopes
 
     def _text(self, text: str) -> str:
         return self._texts.setdefault(text, text)

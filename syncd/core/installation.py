@@ -83,7 +83,7 @@ class ReadSecret(msgspec.Struct, gc=False):
 
     version: str | None = None
     changed_at: _Moment | None = None
-    adopted: dict[str, bool] = {}
+    adopted: dict[str, bool] | None = None
 
 
 class ScopedSecret(ReadSecret, gc=False):
@@ -115,13 +115,13 @@ class ReadInstallation(msgspec.Struct, gc=False):
         """
         skew = self.time.timestamp() - stored
         skew = skew if abs(skew) > _SKEW else 0.0
-        times = array("d", [nan if t is None else t.timestamp() - skew for t in moments])
-        late = [place for place, time in enumerate(times) if time > stored]
-        if any(time < 0 for time in times) or any(times[i] > stored + _STEP for i in late):
+        times = [nan if t is None else t.timestamp() - skew for t in moments]
+        known = [time for time in times if time == time]  # noqa: PLR0124 - not NaN
+        if known and (min(known) < 0 or max(known) > stored + _STEP):
             raise ValueError("not between 1970 and the time of the document")
-        for place in late:
-            times[place] = stored
-        return times
+        if known and max(known) > stored:
+            times = [min(time, stored) for time in times]
+        return array("d", times)
 
 
 _decode_document: Final = msgspec.json.Decoder(ReadInstallation).decode

@@ -83,6 +83,7 @@ class FleetWatch:
         self._was_read = False
         self._held_until = 0.0
         self._failure: str | None = "the bucket is not read yet"
+        self._unrecorded: str | None = None
         self._diverged: dict[str, str] = {}
         self._instances: Counter[str] = Counter()
         self._counted_at = -_COUNT_INTERVAL
@@ -103,7 +104,7 @@ class FleetWatch:
         """The state of the fleet now."""
         return FleetStatus(
             bucket=self._name,
-            failure=self._failure,
+            failure=self._failure or self._unrecorded,
             instances=dict(self._instances),
             secrets=dict(self._tally()),
             diverged=dict(self._diverged),
@@ -159,10 +160,16 @@ class FleetWatch:
             if not self._was_read:
                 continue
             began = time.monotonic()
+            unrecorded: str | None = None
             try:
                 await self._look()
             except StateError as error:
-                log.error("fleet.not_recorded", reason=str(error))
+                unrecorded = str(error)
+            except Exception as error:  # noqa: BLE001 - a bug in it must not end the relay
+                unrecorded = f"{describe(error)}, a bug in syncd; please report it"
+            if unrecorded is not None and unrecorded != self._unrecorded:
+                log.error("fleet.not_recorded", reason=unrecorded)
+            self._unrecorded = unrecorded
             now = time.monotonic()
             # ten thousand installations that all rotate are judged now and then, not each
             await anyio.sleep(pace.rest(now, now - began))

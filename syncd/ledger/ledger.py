@@ -241,10 +241,8 @@ class Ledger(Intentions):
         """Commits events of a relay's own, at the next sequences; see `standings.store`."""
         with self._file.transaction() as db:
             standings.store(db, changed, life)
-            events = [
-                msgspec.structs.replace(event, sequence=sequence)
-                for sequence, event in enumerate(events, last_sequence(db) + 1)
-            ]
+            placed = enumerate(events, last_sequence(db) + 1)
+            events = [msgspec.structs.replace(event, sequence=at) for at, event in placed]
             self._append(db, events, consumers)
         return events
 
@@ -406,13 +404,8 @@ class Ledger(Intentions):
 
     def forget_others(self, consumers: Iterable[str]) -> dict[str, int]:
         """Drops the mailboxes of all consumers but these; returns how many events each held."""
-        kept = set(consumers)
-        rows = self._file.read("SELECT consumer, count(*) FROM pending GROUP BY consumer")
-        gone = {consumer: count for consumer, count in rows if consumer not in kept}
         with self._file.transaction() as db:
-            for consumer in gone:
-                db.execute("DELETE FROM pending WHERE consumer = ?", (consumer,))
-        return gone
+            return mailboxes.keep_only(db, frozenset(consumers))
 
     def number(self, grants: Iterable[Grant]) -> dict[str, Base]:
         """The numberings of limited grants, by `grant_key`; those of other grants end.

@@ -1,4 +1,4 @@
-"""New events in the mailboxes: per consumer and slot the newest one that it may see."""
+"""The mailboxes: per consumer and slot the newest event that it may see."""
 
 from __future__ import annotations
 
@@ -43,3 +43,12 @@ def put(db: sqlite3.Connection, events: Sequence[Event], consumers: Mapping[str,
             [(consumer, event.slot, event.sequence, previous_version(event)) for event in seen],
         )
     return withdrawals
+
+
+def keep_only(db: sqlite3.Connection, kept: frozenset[str]) -> dict[str, int]:
+    """Drops the mailboxes of all consumers but these; returns how many events each held."""
+    rows = db.execute("SELECT consumer, count(*) FROM pending GROUP BY consumer").fetchall()
+    gone = {consumer: count for consumer, count in rows if consumer not in kept}
+    for consumer in gone:
+        db.execute("DELETE FROM pending WHERE consumer = ?", (consumer,))
+    return gone

@@ -54,7 +54,7 @@ _HEARTBEAT: Final = "100"
 _TOKENS: Final = 9
 
 
-class Value(msgspec.Struct, frozen=True):
+class Value(msgspec.Struct, frozen=True, gc=False):
     """What a key has now.
 
     Attributes:
@@ -165,7 +165,7 @@ class BucketReader:
         )
 
 
-class _Arrival(msgspec.Struct, frozen=True):
+class _Arrival(msgspec.Struct, frozen=True, gc=False):
     """A value, and how many there are behind it."""
 
     value: Value

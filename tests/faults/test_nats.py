@@ -99,17 +99,15 @@ class Fleet:
         wait_until(written, "the bucket has an old document")
 
     def wait_for_convergence(self) -> None:
-        """Waits until the relay has announced the newest version of each secret, in order."""
+        """Waits until the relay knows the newest version of each secret as that of the fleet."""
 
-        def announced() -> dict[str, str]:
-            query = "SELECT data FROM event WHERE type = ? ORDER BY sequence"
+        def known() -> dict[str, str]:
             path = f"file:{self.world.directory}/relay/ledger.sqlite3?mode=ro"
             with closing(sqlite3.connect(path, uri=True)) as ledger:
-                rows = ledger.execute(query, ("io.syncd.secret.converged",)).fetchall()
-            found = [json.loads(data) for (data,) in rows]
-            return {data["secret"]: data["version"] for data in found}
+                rows = ledger.execute("SELECT key, value FROM meta WHERE key LIKE 'fleet:%'")
+                return {key[6:]: json.loads(value)["version"] for key, value in rows}
 
-        wait_until(lambda: announced() == expected(self.world), "the relay has not announced it")
+        wait_until(lambda: known() == expected(self.world), "the relay does not know it")
 
     def let_arrive(self) -> None:
         """Waits until something more has arrived: the bus works."""

@@ -84,6 +84,18 @@ def test_the_sums() -> None:
     assert f"{(weekly + secrets * message) / 1e6:.0f} MB with one breach" in text
     assert f"{secrets / hour * 600 / 1000:.0f},000 ids" in text
     assert f"{nodes / PING_INTERVAL:,.0f} pings per second" in text
+    fleet, document, cost = 1_000_000, 7.7e3, 0.36e-3
+    assert f"0.36 ms = {10_000 * cost:.1f} s of processor" in text
+    assert f"= {fleet / 60:,.0f} per second, of 7.7 KB each" in text
+    assert f"each: {fleet / 60 * document / 1e6:.0f} MB/s" in text
+    assert f"0.11 ms = {fleet / 10 / 300 * 0.11e-3 * 100:.0f} % of a core" in text
+    rate = fleet / 900
+    assert f"they are {rate:,.0f} per second and {rate * document / 1e6:.1f} MB/s" in text
+    assert f"after {3 * 15} minutes" in text
+    assert f"= {fleet * document / 1e9:.1f} GB for each replica" in text
+    assert f"= {fleet * cost:.0f} s of processor" in text
+    assert f"relay each: {fleet / 10 * cost:.0f} s, {40 + 1.4e-3 * fleet / 10:.0f} MB" in text
+    assert f"{fleet / 50_000:.0f} leaf nodes" in text
     spread = 2 * 0.1 * interval
     assert f"over {spread:.0f} s: {nodes / spread:.0f} per second" in text
     deviation = spread / math.sqrt(12) * math.sqrt(9)

@@ -176,6 +176,9 @@ class TestDocuments:
         fleet = fleet_of(a=has("k1:1", NOW), b=has("k1:2", NOW - 1))
         document = Installation("c", "1", rfc3339(NOW), "key", TTL, {"t": has("k1:3")})
         fleet.update("c", read_document(msgspec.json.encode(document)), NOW)
+        unscoped = Fleet()
+        unscoped.update("c", read_document(msgspec.json.encode(document)), NOW)
+        assert (unscoped.names, unscoped.scopes("t")) == (["t"], ())
         assert fleet.names == ["s", "t"]
         assert list(fleet.convergences("st", NOW)) == [judge(fleet), fleet.convergence("t", NOW)]
 
