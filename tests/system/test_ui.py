@@ -6,16 +6,20 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 from support.browser import ENTER, TAB, Browser
+from support.fleet import Fleet
+from support.nats import NatsServer, stream
 from support.receiver import Receiver, reply
 from support.waiting import DEADLINE
 from support.world import World, secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 OVERFLOW = "const e = document.documentElement; return e.scrollWidth > e.clientWidth"
@@ -136,6 +140,26 @@ def test_a_subscriber_with_a_scope(world: World, browser: Browser) -> None:
             {method: "POST"}).then((answer) => answer.status)"""
         assert browser.run(asked) == 404
         assert len(browser.console()) == 1  # of that answer
+
+
+def test_a_relay(browser: Browser, tmp_path: Path) -> None:
+    """The fleet: how many installations are alive, and how far secrets have spread; then each."""
+    with ExitStack() as stack:
+        server = stack.enter_context(NatsServer())
+        fleet = Fleet(server, tmp_path / "key", stack)
+        fleet.start("n1", "n2")
+        server.ask(stream(fleet.bucket, "events.>"))
+        world = stack.enter_context(World())
+        source = {"urls": [server.url], "subject": "events.>", "durable": "d"}
+        api = {"socket": f"{world.directory}/s"}
+        relay = world.relay(relay={**source, "state_bucket": fleet.bucket}, api=api)
+        stack.enter_context(relay).wait_for("fleet.following")
+        browser.open(stack.enter_context(Page(world)))
+        alive = f"{fleet.bucket}: installations 2 live"
+        browser.wait_for(alive, "#fleet-state")
+        browser.wait_for("1 converged", "#fleet-state")
+        browser.wait_for("No installation has sent an event yet.", "#fleet-table")
+        assert browser.console() == []
 
 
 def test_a_second_browser(world: World, browser: Browser) -> None:
