@@ -24,13 +24,15 @@ EXPIRES_SOON: Final = 30 * 86400.0
 
 _HEADER: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[ \t]*[\x21-\xff][\t\x20-\xff]*")
 _JAAS: Final = re.compile(
-    rb"\s*[\w.$]+\s+(required|requisite|sufficient|optional)\b[^;]*;\s*", re.IGNORECASE
+    rb"\s*[\w.$]+\s+(?:required|requisite|sufficient|optional)\b"
+    rb"(?:[^;\"']|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*')*;\s*",
+    re.IGNORECASE,
 )
+"""One login module, as Kafka demands of `sasl.jaas.config`; a value in quotes may hold anything."""
 _BEGIN: Final = b"-----BEGIN "
-_NATS: Final = re.compile(
-    rb"-----BEGIN NATS USER JWT-----\s+\S+\s+-+END NATS USER JWT-+.*"
-    rb"-----BEGIN USER NKEY SEED-----\s+SU[A-Z2-7]+\s+-+END USER NKEY SEED-+",
-    re.DOTALL,
+_NATS: Final = (
+    re.compile(rb"-----BEGIN NATS USER JWT-----\s+\S+\s+-+END NATS USER JWT-+"),
+    re.compile(rb"-----BEGIN USER NKEY SEED-----\s+SU[A-Z2-7]+\s+-+END USER NKEY SEED-+"),
 )
 """As `nsc generate creds` writes it (NATS documentation, "User credentials")."""
 _PRIVATE_KEY: Final = re.compile(rb"-----BEGIN (?:(?:DSA|EC|ENCRYPTED|RSA) )?PRIVATE KEY-----")
@@ -125,7 +127,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 def is_pem(content: bytes) -> bool:
     """Whether a content is meant as PEM."""
-    return content.lstrip().startswith(_BEGIN)
+    return _BEGIN in content and content.lstrip().startswith(_BEGIN)
 
 
 def describe(content: bytes) -> Facts:
@@ -137,7 +139,7 @@ def describe(content: bytes) -> Facts:
             formats.add(Format.PRIVATE_KEY)
         if pem.certificate:
             formats.add(Format.CERTIFICATE)
-        if _NATS.search(content):
+        if all(part.search(content) for part in _NATS):
             formats.add(Format.NATS_CREDENTIALS)
         return Facts(frozenset(formats), pem)
     formats = {Format.VALUE}

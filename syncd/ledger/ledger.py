@@ -26,6 +26,7 @@ import msgspec
 from syncd.core.errors import StateError
 from syncd.core.events import events_of
 from syncd.ledger import (
+    absence,
     mailboxes,
     numbering,
     proof,
@@ -88,6 +89,7 @@ class Ledger(Intentions):
         rebuilt: Why an existing ledger was replaced by a new one, or None.
         fresh: True until the first baseline is recorded.
         withdrawals: Events that left a mailbox because its consumer may no longer see them.
+        resumed: When the daemon was running last, before this opening (RFC 3339, UTC), or None.
     """
 
     def __init__(self, path: str, key_ids: Sequence[str], boot_id: str, room: Room) -> None:
@@ -152,6 +154,7 @@ class Ledger(Intentions):
         lost commits, which is one without a clean close during another run of the machine.
         """
         with self._file.transaction() as db:
+            self.resumed = absence.last_running(db)
             epoch, opened = meta(db, "epoch"), meta(db, "open_since_boot")
             same_boot = opened == boot_id and boot_id != UNKNOWN_BOOT
             closed_cleanly = opened == ""
@@ -185,6 +188,8 @@ class Ledger(Intentions):
         vault_config_path: str,
         at: str,
         consumers: Mapping[str, Grant],
+        *,
+        since: str | None = None,
     ) -> list[Event]:
         """Commits a plan: inventory, events and mailboxes in one transaction.
 
@@ -198,6 +203,7 @@ class Ledger(Intentions):
             vault_config_path: Subject of a vault config event.
             at: Time of the scan (RFC 3339, UTC).
             consumers: Names of the mailboxes to fill, and what each consumer may see.
+            since: When the daemon ran last, if a change may be as old as that; else None.
 
         Returns:
             The events, in order.
@@ -213,6 +219,8 @@ class Ledger(Intentions):
                 scopes = plan.inventory[name].entry.scopes
                 self.withdrawals += withdrawal.withdraw(db, name, scopes, consumers)
             self._append(db, events, consumers)
+            if since is not None and events:
+                absence.note(db, at, since)
         self.fresh = False
         return events
 

@@ -17,7 +17,8 @@ TABLES: Final = frozenset(("meta", "secret", "event", "pending"))
 
 _CORE = """
 -- What the ledger knows of itself: epoch, key_id, open_since_boot (empty after a clean close),
--- baseline (time of the first scan), pruned (newest sequence that is gone), and for a relay stream
+-- closed (when), baseline (time of the first scan), late (see `syncd.ledger.absence`), pruned
+-- (newest sequence that is gone), and for a relay stream
 -- and stream_past (see `Ledger.follow`).
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 

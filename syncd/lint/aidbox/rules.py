@@ -225,6 +225,11 @@ def _undecided(
 def _unwatched(evidence: Evidence) -> str:
     if evidence.since == math.inf:
         return "run this check with the state_dir of the daemon that watches these files"
+    if evidence.after is not None and evidence.changed is not None:
+        return (
+            f"it changed between {rfc3339(evidence.after)} and {rfc3339(evidence.changed)}, while "
+            "the daemon did not run; a restart of the replica settles it"
+        )
     return (
         f"the daemon has watched since {rfc3339(evidence.since)} only; a restart of the replica "
         "settles it"

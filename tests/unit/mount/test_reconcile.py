@@ -267,8 +267,8 @@ async def test_cancellation_in_a_pass_tells_what_was_committed(
     record, token = bench.ledger.record, anyio.lowlevel.current_token()
     async with anyio.create_task_group() as tasks:
 
-        def slow(*arguments: Any) -> list[Event]:
-            events = record(*arguments)
+        def slow(*arguments: Any, **more: Any) -> list[Event]:
+            events = record(*arguments, **more)
             anyio.from_thread.run_sync(tasks.cancel_scope.cancel, token=token)
             return events
 
@@ -289,11 +289,11 @@ async def test_a_ledger_that_fails_for_a_while_loses_nothing(
     failures: list[str | None] = []
     async with bench.running() as reconciler:
 
-        def full(*arguments: Any) -> list[Event]:
+        def full(*arguments: Any, **more: Any) -> list[Event]:
             failures.append(reconciler.failure)
             if len(failures) < 3:
                 raise StateError("cannot use the ledger: full")
-            return record(*arguments)
+            return record(*arguments, **more)
 
         monkeypatch.setattr(bench.ledger, "record", full)
         await bench.swap(a=b"2")
@@ -312,7 +312,7 @@ async def test_a_reload_while_the_ledger_fails_loses_nothing(
     await bench.swap(a=b"2")
     record = bench.ledger.record
 
-    def full(*_: Any) -> list[Event]:
+    def full(*_: Any, **__: Any) -> list[Event]:
         raise StateError("cannot use the ledger: full")
 
     monkeypatch.setattr(bench.ledger, "record", full)
@@ -375,10 +375,10 @@ async def test_a_swap_in_the_middle_of_a_pass_is_not_lost(
     async with bench.running():
         record = bench.ledger.record
 
-        def late(*arguments: Any) -> list[Event]:
+        def late(*arguments: Any, **more: Any) -> list[Event]:
             monkeypatch.setattr(bench.ledger, "record", record)
             bench.publish(a=b"3")
-            return record(*arguments)
+            return record(*arguments, **more)
 
         monkeypatch.setattr(bench.ledger, "record", late)
         await bench.swap(a=b"2")
@@ -430,9 +430,9 @@ async def test_a_ledger_that_does_not_answer_is_reported(
     held, record = threading.Event(), bench.ledger.record
     async with bench.running() as reconciler:
 
-        def hang(*arguments: Any) -> list[Event]:
+        def hang(*arguments: Any, **more: Any) -> list[Event]:
             held.wait(DEADLINE)
-            return record(*arguments)
+            return record(*arguments, **more)
 
         monkeypatch.setattr(reconcile, "LIMIT", 0.05)
         monkeypatch.setattr(bench.ledger, "record", hang)
@@ -492,7 +492,7 @@ async def test_a_root_and_a_ledger_that_fail_together_keep_one_thread(
             held.wait(DEADLINE)
             return Snapshot()
 
-        def full(*_: Any) -> list[Event]:
+        def full(*_: Any, **__: Any) -> list[Event]:
             raise StateError("cannot use the ledger: full")
 
         with monkeypatch.context() as patched:
