@@ -43,8 +43,9 @@ def main() -> None:
         commit += "-modified"
     created = datetime.fromtimestamp(int(time), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     name = f"syncd:{version}"
-    arguments = {"VERSION": version, "REVISION": commit, "CREATED": created}
-    options = [f"--build-arg={key}={value}" for key, value in arguments.items()]
+    # no build arguments: podman takes labels made of them from its cache, whatever they are now
+    labels = {"version": version, "revision": commit, "created": created}
+    options = [f"--label=org.opencontainers.image.{key}={text}" for key, text in labels.items()]
     run(DOCKER, "build", *options, "-t", name, "-t", "syncd:latest", ".")
     look = ("--entrypoint", "python3", name, "-I", "-c", _LOOK)
     found = json.loads(run(DOCKER, "run", "--rm", "--network", "none", *look))

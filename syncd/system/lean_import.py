@@ -129,7 +129,8 @@ class _StandIn(ModuleType):
 
     def __getattr__(self, attribute: str) -> object:
         name = self.__name__
-        if attribute.startswith("__"):  # the import system asks for __path__ and others
+        if attribute.startswith("__") and attribute not in self._names:
+            # the import system asks for __path__ and others
             raise AttributeError(attribute)
         if sys.modules.get(name, self) is self:
             if attribute in self._names:
