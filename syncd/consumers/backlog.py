@@ -39,7 +39,7 @@ DOUBT: Final = 16
 DOUBT_PAUSE: Final = 0.1
 """Seconds between two attempts then."""
 
-_FEW: Final = 16
+_FEW: Final = 128
 _PAGE: Final = 1024
 """Events in memory that have not been tried, at most, or as many as a batch may have."""
 
@@ -142,7 +142,7 @@ class Backlog:
         # whole batches, so that none is smaller than it could be
         batches = max(min(self._max_in_flight, _PAGE // self._max_batch), _FEW // self._max_batch)
         room = self._max_batch * max(1, batches)
-        room = room if self.more and len(self._fresh) < room else 0
+        room = room if self.more and len(self._fresh) <= room // 2 else 0
         return room, [slot for key in self._wanted for slot in sorted(self._lanes[key].slots)]
 
     def take(self, events: Sequence[Event], limit: int, newest: int) -> None:

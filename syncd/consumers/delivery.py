@@ -238,6 +238,8 @@ class Delivery:
     async def _loop(self) -> None:
         while True:
             self._news = anyio.Event()
+            if self._acknowledged and self._in_flight:
+                await anyio.lowlevel.checkpoint()  # other answers that are here share the commit
             now = self._monotonic()
             if self._withdrawals != self._ledger.withdrawals:
                 self._withdrawals = self._ledger.withdrawals
@@ -253,15 +255,18 @@ class Delivery:
 
     def _start(self) -> None:
         """Begins the deliveries that are possible now."""
-        while (
-            self._tasks is not None
-            # else the ledger took something back, perhaps what comes next here
-            and self._withdrawals == self._ledger.withdrawals
-            and (batch := self._backlog.next(self._monotonic()))
-        ):
+        while batch := self._next():
+            assert self._tasks is not None
             scope = anyio.CancelScope(shield=True)
             self._in_flight.add(scope)
             self._tasks.start_soon(self._deliver, batch, scope)
+
+    def _next(self) -> Batch | None:
+        """The batch to deliver now, or None."""
+        if self._tasks is None or self._withdrawals != self._ledger.withdrawals:
+            # at the end; or the ledger took something back, perhaps what comes next here
+            return None
+        return self._backlog.next(self._monotonic())
 
     async def _rest(self, now: float) -> None:
         """Waits for news, or until something is due."""
@@ -281,14 +286,18 @@ class Delivery:
             await self._news.wait()
             tasks.cancel_scope.cancel()
 
-    async def _deliver(self, batch: Batch, scope: anyio.CancelScope) -> None:
-        """Delivers a batch, and begins what follows without waiting for the ledger."""
+    async def _deliver(self, first: Batch, scope: anyio.CancelScope) -> None:
+        """Delivers a batch, and what follows, without waiting for the ledger in between."""
+        batch: Batch | None = first
         try:
             with scope:
-                outcome = await self._attempt(batch)
-                self._backlog.landed(batch)
-                self._judge(batch, outcome)
-                self._start()
+                while batch is not None:
+                    outcome = await self._attempt(batch)
+                    self._backlog.landed(batch)
+                    self._judge(batch, outcome)
+                    self._news.set()
+                    batch = self._next()
+                    self._start()
         finally:
             self._in_flight.discard(scope)
             self._news.set()

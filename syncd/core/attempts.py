@@ -34,10 +34,15 @@ class Attempts(msgspec.Struct):
     """The attempts at one thing so far; the attributes are those of `Health`."""
 
     backoff: Backoff = msgspec.field(default_factory=Backoff)
-    last_success_at: str | None = None
     last_error: str | None = None
     next_attempt_at: str | None = None
+    _succeeded: float | None = None
     _refusals: set[str] = msgspec.field(default_factory=set)
+
+    @property
+    def last_success_at(self) -> str | None:
+        """When the last success was (RFC 3339, UTC), or None."""
+        return None if self._succeeded is None else rfc3339(self._succeeded)
 
     @property
     def failures(self) -> int:
@@ -90,5 +95,5 @@ class Attempts(msgspec.Struct):
         """Counts a success at `now` (seconds since the epoch); returns the failures before it."""
         failures = self.failures
         self.recover()
-        self.last_success_at = rfc3339(now)
+        self._succeeded = now
         return failures

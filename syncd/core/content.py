@@ -127,7 +127,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 def is_pem(content: bytes) -> bool:
     """Whether a content is meant as PEM."""
-    return content.lstrip().startswith(_BEGIN)
+    return _BEGIN in content and content.lstrip().startswith(_BEGIN)
 
 
 def describe(content: bytes) -> Facts:

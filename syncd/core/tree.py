@@ -24,7 +24,7 @@ DEEPEST = 100
 LARGEST = 100_000
 """Nodes of YAML, each counted as often as aliases repeat it: a few lines can mean billions."""
 
-LARGEST_JSON = 300_000
+LARGEST_JSON = 750_000
 """Brackets, braces and commas of JSON, which bound its values: a byte of text can take a hundred
 bytes of memory. Those in strings count, too, since that is known before anything is parsed."""
 

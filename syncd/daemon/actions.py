@@ -101,8 +101,8 @@ class Actions:
     def _lead(self) -> Leadership:
         """The one way to a term, for all actions: the Lease of a cluster, or the ledger."""
         if self._leadership is None:
+            from syncd.config.cluster import server_url  # noqa: PLC0415
             from syncd.consumers.aidbox.leadership import LocalLeadership  # noqa: PLC0415 - where configured
-            from syncd.net.kubernetes import server_url  # noqa: PLC0415
             from syncd.net.lease import Lease  # noqa: PLC0415
 
             settings, ledger = self._settings, self._resources.ledger

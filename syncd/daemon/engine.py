@@ -80,7 +80,8 @@ async def run_once(settings: Settings, limit: float, config: str | None = None) 
         config: As for `open_engine`.
 
     Returns:
-        Whether all providers succeeded and all consumers acknowledged in time.
+        Whether all providers succeeded, all consumers acknowledged, and the state is in its bucket
+        in time.
 
     Raises:
         ConfigurationError: The vault config or a manifest cannot be used.
@@ -287,6 +288,12 @@ class MountEngine:
                 delivered = False
                 hint = "they will be delivered on the next run"
                 log.error("delivery.unfinished", consumer=name, pending=left, hint=hint)
+        for state in self.pipeline.states:
+            if state.unfinished is not None:
+                delivered = False
+                hint = "until the next run the fleet does not know this installation's state"
+                reason = state.unfinished
+                log.error("state.unfinished", consumer=state.name, reason=reason, hint=hint)
         return provisioned and scanned and delivered
 
     async def _first_fetch(self) -> None:

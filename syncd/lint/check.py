@@ -24,7 +24,7 @@ from syncd.core.decode import did_you_mean
 from syncd.core.errors import ConfigurationError, SyncdError
 from syncd.core.findings import finding, key_path
 from syncd.core.vault_config import lint_vault_config
-from syncd.lint.cluster import check_cluster
+from syncd.lint.cluster import check_cluster, check_rights
 from syncd.lint.commands import check_commands
 from syncd.lint.consumers import check_addresses, check_connections
 from syncd.lint.content import check_content
@@ -106,6 +106,8 @@ def run_checks(
         findings += check_addresses(settings, source)
     if connect:
         findings += check_connections(settings, source)
+        if not isinstance(settings, RelaySettings):
+            findings += check_rights(settings, source, environ)
     findings += check_exposure(settings, source, environ) + _subscribers(settings, source)
     # of a configuration with mistakes, most sections are left out of the settings
     written = settings if is_whole else read_tree(file, environ)

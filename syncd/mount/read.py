@@ -264,17 +264,22 @@ def _versions_with(
     key: bytes, former: Iterable[bytes]
 ) -> tuple[Callable[[str, bytes], str], Callable[[str, bytes], Iterable[str]] | None]:
     """What makes versions with a key, and with keys before it, if there are any."""
-    current, *others = (partial(_version, blake2b(key=k, digest_size=16)) for k in (key, *former))
+    current, *others = (_fingerprint(blake2b(key=k, digest_size=16)) for k in (key, *former))
     if not others:
         return current, None
     return current, lambda name, content: (make(name, content) for make in others)
 
 
-def _version(keyed: blake2b, name: str, content: bytes) -> str:
-    digest = keyed.copy()
-    digest.update(name.encode() + b"\0")
-    digest.update(content)  # separately, so that the value is not copied
-    return "k1:" + digest.hexdigest()
+def _fingerprint(keyed: blake2b) -> Callable[[str, bytes], str]:
+    copy = keyed.copy
+
+    def version(name: str, content: bytes) -> str:
+        digest = copy()
+        digest.update(name.encode() + b"\0")
+        digest.update(content)  # separately, so that the value is not copied
+        return "k1:" + digest.hexdigest()
+
+    return version
 
 
 class Progressing(Protocol):

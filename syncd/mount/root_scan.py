@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 WRITER_LIMIT: Final = 10.0
 """Seconds that a file may be open for writing without changing until it is read all the same."""
 
+_OF_DATA: Final = f"{DATA_LINK}/"
 _ATTEMPTS: Final = 50
 _TRY_AGAIN: Final = 1.0
 
@@ -58,7 +59,7 @@ class Rules(msgspec.Struct, frozen=True):
         former: Returns its versions under keys that were replaced; None where none was.
         see: Called with each content that is taken, its secret's name and its version; None for
             nobody.
-        refuses: Whether an open file must not be read, however it was reached.
+        refuses: Whether an open file must not be read, however it was reached; None for no file.
         strict: Whether files outside the vault config must lie in the boundary, too.
     """
 
@@ -70,7 +71,7 @@ class Rules(msgspec.Struct, frozen=True):
     fingerprint: Callable[[str, bytes], str]
     former: Callable[[str, bytes], Iterable[str]] | None = None
     see: Callable[[str, str, bytes], object] | None = None
-    refuses: Callable[[int], bool] = lambda _descriptor: False
+    refuses: Callable[[int], bool] | None = None
     strict: bool = False
 
 
@@ -291,7 +292,7 @@ class RootScan:
             if data is not None:
                 published = self._is_published(root, relative)
                 if published:
-                    directory, relative = data, relative.removeprefix(f"{DATA_LINK}/")
+                    directory, relative = data, relative.removeprefix(_OF_DATA)
                 else:
                     self._strays.append(entry.path)
             descriptor = self._open(
@@ -323,14 +324,16 @@ class RootScan:
         A name that does not exist counts as published: the AtomicWriter creates the links of new
         files after the swap.
         """
+        if "/" not in relative and link(root, relative) == _OF_DATA + relative:
+            return True  # the usual case, and each name comes once
         first = relative.partition("/")[0]
         if first == DATA_LINK:
             return True
         if first not in self._links:
             target = link(root, first)
             if target is None and not exists(root, first):
-                target = f"{DATA_LINK}/{first}"
-            self._links[first] = target == f"{DATA_LINK}/{first}"
+                target = _OF_DATA + first
+            self._links[first] = target == _OF_DATA + first
         return self._links[first]
 
     def _open(
@@ -363,17 +366,20 @@ class RootScan:
         raise OSError(errno.EXDEV, "outside")
 
     def _read(self, descriptor: int, entry: Entry, *, published: bool) -> Observation:
-        status = os.fstat(descriptor)
-        unfit = self._unfit(descriptor, status)
-        if unfit is not None:
-            return unfit
-        content = os.read(descriptor, status.st_size + 1)  # one more shows that it has grown
+        rules, status = self._rules, os.fstat(descriptor)
+        size = status.st_size
+        unfit = size > rules.max_size or not stat.S_ISREG(status.st_mode)
+        if unfit or rules.refuses is not None:
+            problem = self._unfit(descriptor, status)
+            if problem is not None:
+                return problem
+        content = os.read(descriptor, size + 1)  # one more shows that it has grown
         untouched = published and status.st_mtime_ns <= self._published_ns
-        version = self._rules.fingerprint(entry.name, content)
-        former = None if self._rules.former is None else self._former(entry, version, content)
+        version = rules.fingerprint(entry.name, content)
+        former = None if rules.former is None else self._former(entry, version, content)
         if not untouched and not self._at_rest(descriptor, status, entry, version, former):
             return Observation(State.PRESENT, settled=False)
-        if len(content) != status.st_size:
+        if len(content) != size:
             self._snapshot.retry_within(self._rules.settle)
             return Observation(State.PRESENT, settled=False)
         if not content:
@@ -384,8 +390,8 @@ class RootScan:
             self._snapshot.newline_ended.append(entry.name)
         if not published and status.st_mode & stat.S_IROTH and not is_generated(descriptor):
             self._snapshot.world_readable.append(entry.name)
-        if self._rules.see is not None:
-            self._rules.see(entry.name, version, content)
+        if rules.see is not None:
+            rules.see(entry.name, version, content)
         return Observation(State.PRESENT, version, former=former)
 
     def _former(self, entry: Entry, version: str, content: bytes) -> str | None:
@@ -398,7 +404,7 @@ class RootScan:
     def _unfit(self, descriptor: int, status: os.stat_result) -> Observation | None:
         if not stat.S_ISREG(status.st_mode):
             return not_a_file(status.st_mode)
-        if self._rules.refuses(descriptor):
+        if self._rules.refuses is not None and self._rules.refuses(descriptor):
             return unreadable("secret-unreadable", "is one of syncd's own files")
         limit = self._rules.max_size
         if status.st_size > limit:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LIMIT: Final = 4.0
 """Seconds after which a file that does not answer counts as unreadable."""
 
-_LARGEST: Final = 8 << 20
+_LARGEST: Final = 32 << 20
 _REARMS: Final = 5
 
 
@@ -43,7 +43,7 @@ def read_vault_config(path: str) -> tuple[bytes, os.stat_result]:
         The content, and the file's status from before it was read.
 
     Raises:
-        ConfigurationError: It cannot be read, is not a regular file, or is larger than 8 MiB.
+        ConfigurationError: It cannot be read, is not a regular file, or is larger than 32 MiB.
     """
     try:
         return read_file(path, _LARGEST)

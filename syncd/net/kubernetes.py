@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import anyio.to_thread
 
 from syncd import __version__
+from syncd.config.cluster import SERVICE_ACCOUNT, server_url, token_file
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.net.credentials import CredentialFiles, Keyring
 from syncd.net.http import Connection
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from syncd.net.credentials import Credentials
     from syncd.net.http import Answer
 
-SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
-"""Directory of a pod's token, CA and namespace."""
-
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 """RFC 7386, which the API server takes for a PATCH of any kind."""
@@ -42,22 +40,6 @@ _LONGEST: Final = 4 << 20
 _LONGEST_NAME: Final = 253
 _DENIED: Final = frozenset((HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN))
 _EXPECTED: Final = frozenset((HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT))
-
-
-def server_url(settings: Kubernetes, environ: Mapping[str, str]) -> str | None:
-    """URL of the API server, or None outside of a cluster."""
-    if settings.server is not None:
-        return settings.server
-    host = environ.get("KUBERNETES_SERVICE_HOST")
-    if not host:
-        return None
-    port = environ.get("KUBERNETES_SERVICE_PORT", "443")
-    return f"https://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-def token_file(settings: Kubernetes) -> str:
-    """The file that holds the token."""
-    return settings.token_file or f"{SERVICE_ACCOUNT}/token"
 
 
 class Cluster:

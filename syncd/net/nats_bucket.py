@@ -41,7 +41,7 @@ PAGE: Final = 64
 """Values in a page, at most: to take them over must not keep the event loop for long."""
 
 _MOST_BYTES: Final = 16 << 20
-"""What one request may deliver; half of it may arrive while the rest is taken over."""
+"""What one request may deliver: documents may have a megabyte."""
 
 FETCH_TIMEOUT: Final = 1.0
 """Seconds that a request waits for a change."""
@@ -185,18 +185,21 @@ class _Inbox:
         self._client = client
         self._subject = subject
         self._address = client.new_inbox()
-        self._bytes = max(_MOST_BYTES, 2 * client.max_payload)
+        self._bytes = max(_MOST_BYTES, 2 * client.max_payload)  # one value must always fit
         self._arrived: deque[_Arrival] = deque()
         self._news = anyio.Event()
         self._expected = 1
         self._asked = 0
 
     async def open(self) -> None:
-        self.subscription = await self._client.subscribe(self._address, cb=self._receive)
+        # what may arrive is bounded by the requests; what the library drops would be a gap
+        self.subscription = await self._client.subscribe(
+            self._address, cb=self._receive, pending_bytes_limit=0
+        )
 
     async def request(self) -> None:
-        """Asks for more, unless there is something to take or to come."""
-        if self._asked or self._arrived:
+        """Asks for more, unless something is to come: also while there is something to take."""
+        if self._asked:
             return
         self._asked = BATCH
         wanted = {

@@ -121,9 +121,9 @@ def test_a_vault_config_over_its_limit_is_one_error_everywhere(tmp_path: Path) -
     """`check`, `wait` and the daemon refuse it with the same words, and none reads it."""
     environ = vault_config(tmp_path, {})
     environ["SYNCD_STATE_DIR"] = str(tmp_path / "state")
-    os.truncate(environ["BOX_VAULT_CONFIG"], (8 << 20) + 1)
+    os.truncate(environ["BOX_VAULT_CONFIG"], (32 << 20) + 1)
     expected = (
-        f"{environ['BOX_VAULT_CONFIG']}: cannot be read: larger than 8 MiB; set vault_config or"
+        f"{environ['BOX_VAULT_CONFIG']}: cannot be read: larger than 32 MiB; set vault_config or"
         " BOX_VAULT_CONFIG to the JSON file that Aidbox reads [vault-config-unreadable]"
     )
     for command, code in ((["check"], 2), (["wait", "--timeout", "0"], 1), (["run"], 2)):

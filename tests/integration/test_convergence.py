@@ -12,7 +12,7 @@ import pytest
 from support.aidbox_clients import OWN, box, consumer
 from support.faults import hook
 from support.fleet import Fleet
-from support.nats import bucket, free_port, stream
+from support.nats import bucket, documents, free_port, stream
 from support.receiver import Receiver
 from support.subscriber import ask
 from support.waiting import wait_until
@@ -174,13 +174,32 @@ def test_one_audit_event_for_a_rotation_of_the_fleet(fleet: Watched) -> None:
     assert "CANARY" not in json.dumps(first)
 
 
+def test_a_bucket_that_was_made_anew(fleet: Watched) -> None:
+    """It may have lost installations that are still there: nothing converges until all that live
+    have had the time to write again."""
+    fleet.start("n1", "n2")
+    path = f"{fleet.world.directory}/relay.sock"
+    relay = fleet.relay(socket=path)
+    wait_until(lambda: ask(path, "/v1/status")[1]["relay"]["fleet"]["secrets"]["converged"] == 1)
+    assert relay.stop() == 0
+    fleet.daemons["n2"].kill()
+    fleet.server.ask(lambda js: js.delete_stream(f"KV_{fleet.bucket}"))
+    fleet.server.ask(bucket(fleet.bucket))
+    fleet.rotate("2", "n1")
+    wait_until(lambda: documents(fleet.server, fleet.bucket).keys() == {"n1"})
+    relay.start()
+    relay.wait_for("fleet.bucket_new")
+    wait_until(lambda: ask(path, "/v1/status")[1]["relay"]["fleet"]["instances"])
+    assert ask(path, "/v1/status")[1]["sequence"] == 0
+
+
 def test_a_bucket_that_is_missing(fleet: Watched, nats: NatsServer) -> None:
     """Events are relayed all the same; the probe says so, and the fleet is known later."""
     fleet.start("n1")
     probes = free_port()
     nats.ask(lambda js: js.delete_stream(f"KV_{fleet.bucket}"))
     source = {"urls": [nats.url], "subject": f"{fleet.bucket}.>", "state_bucket": fleet.bucket}
-    settings = {"relay": source, "api": {"listen": f"127.0.0.1:{probes}"}}
+    settings: dict[str, Any] = {"relay": source, "api": {"listen": f"127.0.0.1:{probes}"}}
     with fleet.world.relay(**settings) as relay:
         reason = relay.wait_for("fleet.failing")["reason"]
         assert f"there is no bucket {fleet.bucket}" in reason

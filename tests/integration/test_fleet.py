@@ -6,18 +6,27 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING, Any
 
+import anyio
+import anyio.to_thread
 import pytest
 from support.daemon import environment
 from support.documents import blocks, document, run
 from support.fleet import Fleet
+from support.nats import bucket
 from support.waiting import DEADLINE, wait_until
 from support.world import secret
 
+from syncd.config.settings import NatsServer as Server
+from syncd.core.errors import TemporaryError
+from syncd.core.timing import rfc3339
+from syncd.net.fleet_bucket import FleetBucket
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from support.nats import NatsServer
@@ -138,6 +147,52 @@ def test_what_cannot_be_asked(fleet: Fleet) -> None:
     done = world.run("fleet", "wait", *fleet.options, "--secret", "x", "--timeout", "1s")
     assert done.returncode == 1
     assert "no installation has secret x" in done.stderr
+
+
+async def test_documents_that_are_large(nats: NatsServer) -> None:
+    """More of them than one request may deliver are read whole, and in parts that are not long."""
+    name = "large"
+    secrets = {f"secret-{number:04}": {"version": "k1:" + "0" * 32} for number in range(10_000)}
+    content = {"time": rfc3339(time.time()), "key": "k", "ttl": 180, "secrets": secrets}
+
+    async def write(js: Any) -> None:
+        for number in range(40):
+            document = json.dumps({"instance": f"n{number}", **content}).encode()
+            await js.publish(f"$KV.{name}.n{number}", document)
+
+    await anyio.to_thread.run_sync(nats.ask, bucket(name))
+    await anyio.to_thread.run_sync(nats.ask, write)
+    reader = FleetBucket(Server(urls=(nats.url,)), name, "test")
+    with anyio.fail_after(DEADLINE):
+        async with aclosing(reader.changes()) as changes:
+            assert await anext(changes) == secrets.keys()
+    await reader.aclose()
+    assert len(reader.fleet.members) == 40
+
+
+async def test_a_gap_is_noticed(nats: NatsServer) -> None:
+    """A message that is missing, or a consumer that is gone, means that all is read again."""
+    await anyio.to_thread.run_sync(nats.ask, bucket("gap"))
+    reader = FleetBucket(Server(urls=(nats.url,)), "gap", "test")
+    with anyio.fail_after(DEADLINE):
+        async with aclosing(reader.changes()) as changes:
+            await anext(changes)
+
+            async def delete(js: Any) -> None:
+                for info in await js.consumers_info("KV_gap"):
+                    await js.delete_consumer("KV_gap", info.name)
+
+            await anyio.to_thread.run_sync(nats.ask, delete)
+            with pytest.raises(TemporaryError):
+                await until_it_fails(changes)
+        async with aclosing(reader.changes()) as changes:
+            assert await anext(changes) == set()
+    await reader.aclose()
+
+
+async def until_it_fails(changes: AsyncIterator[set[str]]) -> None:
+    async for _ in changes:
+        pass
 
 
 def test_the_pipeline_of_the_guide(fleet: Fleet, tmp_path: Path) -> None:

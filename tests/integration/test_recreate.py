@@ -104,6 +104,25 @@ def test_messages_that_wait_keep_a_destination_as_it_is(world: World) -> None:
     assert [how for how, _ in outcomes(world)] == ["stale"]
 
 
+def test_a_replica_that_cannot_read_the_secret(world: World) -> None:
+    """The stand-in shows that a new sender would not start: an old one is better than none."""
+    prepare(world, count=1)
+    with serve(world, destination(0)) as aidbox:
+        world.configure(consumers=[recreating(world, aidbox, "drop_cache")])
+        with world.daemon() as daemon:
+            aidbox.hide(2, "d0")
+            world.publish(d0=value(1))
+            problem = daemon.wait_for("destination.stale", destination="d0")["problem"]
+            assert problem == f"a new sender does not start at {aidbox.urls[2]}"
+            assert list(stored(aidbox)) == ["d0"]
+            assert sent(aidbox, "d0") == []
+            aidbox.hide(2)
+            daemon.wait_for("destination.recreated", destination="d0")
+        wait_for_values(aidbox, ["d0"], value(1))
+        assert aidbox.lost == 0
+    assert [how for how, _ in outcomes(world)] == ["stale", "recreated"]
+
+
 def test_force(world: World) -> None:
     """Then what waits is dropped after the time, and not before."""
     prepare(world, count=1)
@@ -154,6 +173,9 @@ def test_nothing_is_deleted_that_may_not_be_created(world: World) -> None:
             reason = daemon.wait_for("action.postponed")["reason"]
         assert "AccessPolicy" in reason
         assert sent(aidbox, "d0") == []
+    ((how, data),) = outcomes(world)
+    assert (how, data["replicas"]) == ("stale", [])
+    assert "it answered 403" in data["reason"]
 
 
 def test_a_secret_of_one_destination_has_no_stand_in(world: World) -> None:
@@ -168,6 +190,18 @@ def test_a_secret_of_one_destination_has_no_stand_in(world: World) -> None:
         assert not aidbox.requests(f"/fhir/{TYPE}/d0-syncd/$status")
         wait_for_values(aidbox, ["d0", "d1"], value(1))
         assert sorted(stored(aidbox)) == ["d0", "d1"]
+
+
+def test_a_stop_between_delete_and_post(world: World) -> None:
+    """The POST is made before syncd ends, so that no destination is missing meanwhile."""
+    prepare(world, count=1)
+    with serve(world, destination(0), slow=1.0) as aidbox:
+        before = stored(aidbox)
+        world.configure(consumers=[recreating(world, aidbox, stand_in=False)])
+        with world.daemon():
+            world.publish(d0=value(1))
+            wait_until(lambda: sent(aidbox, "d0") == ["DELETE"])
+        assert stored(aidbox) == before
 
 
 def test_what_an_earlier_process_left_behind(world: World) -> None:

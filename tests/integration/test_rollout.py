@@ -29,8 +29,15 @@ def cluster(tmp_path: Path) -> Iterator[Kubernetes]:
         yield cluster
 
 
-def rolling(world: World, cluster: Kubernetes, *secrets: str, instance: str, key: str) -> None:
-    """Configures a daemon that rolls the Deployment."""
+def rolling(
+    world: World,
+    cluster: Kubernetes,
+    *secrets: str,
+    instance: str,
+    key: str,
+    kind: str = "Deployment",
+) -> None:
+    """Configures a daemon that rolls the workload."""
     with open(f"{world.directory}/own", "wb") as file:
         file.write(OWN)
     consumer: dict[str, Any] = {
@@ -40,7 +47,7 @@ def rolling(world: World, cluster: Kubernetes, *secrets: str, instance: str, key
         "client_id": "syncd",
         "client_secret_file": f"{world.directory}/own",
         "actions": ["rollout"],
-        "rollout": {"name": "aidbox", "secrets": list(secrets)},
+        "rollout": {"kind": kind, "name": "aidbox", "secrets": list(secrets)},
     }
     world.configure(
         consumers=[consumer],
@@ -101,24 +108,25 @@ def test_what_stands_in_the_way_of_a_rollout(cluster: Kubernetes, tmp_path: Path
     with World() as world:
         world.publish(password=secret("0"))
         world.map("password")
-        rolling(world, cluster, "password", instance="pod-0", key=str(key))
-        cluster.denied.add(("PATCH", "deployments"))
+        cluster.create("statefulsets", "aidbox")
+        rolling(world, cluster, "password", instance="pod-0", key=str(key), kind="StatefulSet")
+        cluster.denied.add(("PATCH", "statefulsets"))
         with world.daemon() as daemon:
             world.publish(password=secret("1"))
             reason = daemon.wait_for("action.postponed", action="rollout")["reason"]
-            assert "cannot patch Deployment/aidbox" in reason
+            assert "cannot patch StatefulSet/aidbox" in reason
             assert "kubernetes/components/rollout" in reason
             cluster.denied.clear()
             daemon.wait_for("rollout.begun", name="aidbox")
-            found = cluster.objects.pop(("deployments", "aidbox"))
+            found = cluster.objects.pop(("statefulsets", "aidbox"))
             world.publish(password=secret("2"))
             reason = daemon.wait_for(
                 "action.postponed",
                 action="rollout",
-                reason="there is no Deployment aidbox in the namespace hospital; correct rollout",
+                reason="there is no StatefulSet aidbox in the namespace hospital; correct rollout",
             )
-            cluster.store("deployments", found)
-            wait_until(lambda: cluster.sent("PATCH", "deployments") == 2)
+            cluster.store("statefulsets", found)
+            wait_until(lambda: cluster.sent("PATCH", "statefulsets") == 2)
 
 
 def test_a_lease_decides_who_recreates(cluster: Kubernetes) -> None:

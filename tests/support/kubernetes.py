@@ -5,6 +5,7 @@
 | each write makes a new `metadata.resourceVersion`; a PUT or PATCH that names another one is 409 | kubernetes.io/docs/reference/using-api/api-concepts, "Resource versions", "Updates to existing resources" |
 | POST creates: 409 where it exists; GET is 404 where it does not | the same page, "API verbs" |
 | PATCH with `application/merge-patch+json` (RFC 7386), else 415 | the same page, "Patch mechanism" |
+| a SelfSubjectAccessReview says what its sender may do | …/authorization, "Checking API access" |
 | a bearer token that is not known is 401, a verb that is not allowed 403 | docs/reference/access-authn-authz/authentication, …/rbac |
 
     with Kubernetes(tmp_path) as cluster:
@@ -153,17 +154,31 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        is_known = self.headers.get("authorization") == f"Bearer {TOKEN}"
+        if is_known and self.path == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews":
+            self.review(json.loads(body)["spec"]["resourceAttributes"])
+            return
         parts = self.path.strip("/").split("/")
+        if not is_known:
+            self.cluster.log.append((self.command, "", "", 401))
+            self.reply(401, None)
+            return
         kind, name = parts[5], parts[6] if len(parts) > 6 else ""
         assert parts[:5] == ["apis", *GROUPS[kind].split("/"), "namespaces", NAMESPACE], self.path
         with self.cluster.lock:
-            if self.headers.get("authorization") == f"Bearer {TOKEN}":
-                content = json.loads(body) if body else None
-                type_ = self.headers.get("content-type", "")
-                status, answer = self.cluster.serve(self.command, kind, name, content, type_)
-            else:
-                status, answer = 401, None
+            content = json.loads(body) if body else None
+            type_ = self.headers.get("content-type", "")
+            status, answer = self.cluster.serve(self.command, kind, name, content, type_)
             self.cluster.log.append((self.command, kind, name, status))
+        self.reply(status, answer)
+
+    def review(self, asked: Object) -> None:
+        assert asked["namespace"] == NAMESPACE
+        verb = {"update": "PUT", "create": "POST"}.get(asked["verb"], asked["verb"].upper())
+        allowed = (verb, asked["resource"]) not in self.cluster.denied
+        self.reply(201, {"status": {"allowed": allowed}})
+
+    def reply(self, status: int, answer: Any) -> None:
         sent = json.dumps(answer or {"kind": "Status"}).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")

@@ -20,7 +20,7 @@ import anyio.to_thread
 import structlog
 
 from syncd.consumers.aidbox.destinations import STAND_IN, stand_in_of, started_at
-from syncd.consumers.aidbox.recreation import Recreation
+from syncd.consumers.aidbox.recreation import Outcome, Recreation
 from syncd.consumers.aidbox.references import DESTINATION, references_in
 from syncd.consumers.aidbox.worker import Worker
 from syncd.core.adoption import mailbox_of
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from syncd.config.settings import Aidbox
     from syncd.consumers.aidbox.consumer import AidboxConsumer
     from syncd.consumers.aidbox.leadership import Leadership
-    from syncd.consumers.aidbox.recreation import Outcome
     from syncd.consumers.aidbox.resources import Resource
     from syncd.consumers.aidbox.session import Session
     from syncd.core.events import Stamp
@@ -187,22 +186,12 @@ class Recreator:
 
         async def recreate(id_: str, events: Sequence[Event]) -> None:
             stand_in = stand_in_of(found[id_], scopes) if self._options.stand_in else None
+            left_over = f"{id_}{STAND_IN}" in found
             async with limiter:
                 try:
-                    outcome = await recreation.recreate(
-                        found[id_],
-                        max(seconds_of(event.time) for event in events),
-                        stand_in,
-                        left_over=f"{id_}{STAND_IN}" in found,
+                    await self._recreate(
+                        *(recreation, found[id_], events, stand_in), left_over=left_over
                     )
-                    for event in events:
-                        await self._report(id_, event, outcome)
-                    if outcome.reason is not None:
-                        raise TemporaryError(
-                            f"cannot recreate AidboxTopicDestination/{id_}: {outcome.reason}",
-                            outcome.remedy,
-                        )
-                    await recreation.dismiss(found[id_])
                 except SyncdError as error:
                     errors.append(error)
 
@@ -212,6 +201,28 @@ class Recreator:
                     tasks.start_soon(recreate, id_, [rotated[name] for name in names])
         if errors:
             raise _first_of(errors)
+
+    async def _recreate(
+        self,
+        recreation: Recreation,
+        resource: Resource,
+        events: Sequence[Event],
+        stand_in: str | None,
+        *,
+        left_over: bool,
+    ) -> None:
+        id_, refusal = str(resource.get("id", "")), None
+        rotated = max(seconds_of(event.time) for event in events)
+        try:
+            outcome = await recreation.recreate(resource, rotated, stand_in, left_over=left_over)
+        except RefusedError as error:
+            outcome, refusal = Outcome.refused(error), error
+        for event in events:
+            await self._report(id_, event, outcome)
+        if outcome.reason is not None:
+            problem = f"cannot recreate {DESTINATION}/{id_}: {outcome.reason}"
+            raise refusal or TemporaryError(problem, outcome.remedy)
+        await recreation.dismiss(resource)
 
     async def _report(self, id_: str, event: Event, outcome: Outcome) -> None:
         """Publishes the outcome of a destination, once for each version and result."""

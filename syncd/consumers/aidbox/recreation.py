@@ -50,9 +50,13 @@ if TYPE_CHECKING:
     from syncd.consumers.aidbox.session import Session
     from syncd.net.replicas import Replica
 
-START_LIMIT: Final = 30.0
+START_LIMIT: Final = 10.0
 """Seconds that the senders of a new destination may take at all replicas; the vendor documents that
 less than one is normal."""
+
+TOGETHER: Final = 4.0
+"""Seconds for which DELETE and POST are completed although syncd stops or has lost the Lease: less
+than a Lease lasts after that, and than syncd has for a stop."""
 
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 0.25
@@ -80,6 +84,11 @@ class Outcome:
     has_acted: bool = False
     reason: str | None = None
     remedy: str = _RESTART
+
+    @classmethod
+    def refused(cls, error: RefusedError) -> Outcome:
+        """The outcome where Aidbox does not allow it."""
+        return cls({}, reason=error.problem, remedy=error.remedy or _RESTART)
 
 
 class Recreation:
@@ -156,22 +165,28 @@ class Recreation:
         if problem is not None:
             return Outcome(before, reason=problem)
         name = f"{self._owner}/{id_}"
-        has_stand_in = stand_in is not None and await self._stand_in(resource, stand_in)
-        if not has_stand_in and left_over:
+        if stand_in is not None:
+            problem = await self._start_stand_in(resource, stand_in, left_over=left_over)
+            if problem is not None:
+                return Outcome(before, reason=problem)
+        elif left_over:
             await self.dismiss(resource)
         body = body_of(resource)
         await self._prove_allowed(id_, body)
         await self._term.begin(name, body)
         waits = await self._drain(resource, id_)
         if waits is not None and not self._options.force:
-            if has_stand_in and not left_over:
-                # one that is left over can have what was published while its original was missing
-                await self._delete(f"{id_}{STAND_IN}")
+            await self._drop_stand_in(stand_in, left_over=left_over)
             await self._term.end(name)
             return Outcome(before, reason=f"not delivered within the time: {waits}")
-        log.info("destination.deleting", destination=id_, waits=waits, stand_in=has_stand_in)
-        await self._delete(id_)
-        await self._create(id_, body)
+        log.info("destination.deleting", destination=id_, waits=waits, stand_in=stand_in)
+        is_back = False
+        with anyio.move_on_after(TOGETHER, shield=True):  # a stop does not come in between
+            await self._delete(id_)
+            await self._create(id_, body)
+            is_back = True
+        if not is_back:
+            await self._create(id_, body)
         after, reason = await self._wait_for_senders(id_, body, rotated, before)
         await self._term.end(name)
         return Outcome(after, has_acted=True, reason=reason)
@@ -217,18 +232,32 @@ class Recreation:
             await anyio.sleep(pause)
             pause = min(_LONGEST_PAUSE, pause * 2)
 
-    async def _stand_in(self, resource: Resource, id_: str) -> bool:
-        """Creates the stand-in; returns whether it runs at every replica."""
+    async def _start_stand_in(self, resource: Resource, id_: str, *, left_over: bool) -> str | None:
+        """Creates the stand-in, which must run at every replica; returns why it does not.
+
+        Where it has no sender, a new one of the destination itself would not start, either: then an
+        old one is better than none, since events cannot be published to a destination without.
+        """
         await self._post(id_, body_of(resource, id_))
-        with anyio.move_on_after(START_LIMIT):
-            while True:
-                senders, _ = await self._look(id_)
-                if all(sender is not None and sender.is_alive for sender in senders.values()):
-                    return True
-                await anyio.sleep(_FIRST_PAUSE)
-        log.warning("destination.no_stand_in", destination=id_, hint="see Aidbox's log")
-        await self._delete(id_)
-        return False
+        deadline, pause = anyio.current_time() + START_LIMIT, _FIRST_PAUSE
+        while True:
+            senders, problem = await self._look(id_)
+            missing = [name for name, s in senders.items() if s is None or not s.is_alive]
+            if not missing:
+                return None
+            if anyio.current_time() >= deadline:
+                await self._drop_stand_in(id_, left_over=left_over)
+                return problem or f"a new sender does not start at {missing[0]}"
+            await anyio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
+
+    async def _drop_stand_in(self, id_: str | None, *, left_over: bool) -> None:
+        """Deletes a stand-in that has nothing which its original has not.
+
+        One that is left over can have what was published while its original was missing.
+        """
+        if id_ is not None and not left_over:
+            await self._delete(id_)
 
     async def _wait_for_senders(
         self, id_: str, body: str, rotated: float, before: Mapping[str, Sender | None]

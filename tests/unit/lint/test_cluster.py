@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
+from support.kubernetes import Kubernetes as Double
 
 from syncd.config.settings import Aidbox, Kubernetes, Rollout, Settings
-from syncd.lint.cluster import check_cluster
+from syncd.lint.cluster import check_cluster, check_rights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,3 +57,35 @@ def test_actions_that_need_a_cluster(
     found = check_cluster(settings, "syncd.yaml", environ)
     assert [item.code for item in found] == codes
     assert all(item.where == "consumers[0].actions" for item in found)
+
+
+def test_rights_that_are_missing(tmp_path: Path) -> None:
+    """Each by the verb and the object that it is for; none where all are there."""
+    with Double(tmp_path) as cluster:
+        consumer = Aidbox(
+            name="aidbox",
+            urls=("http://aidbox:8080",),
+            client_id="c",
+            client_secret_file="/s",
+            actions=("recreate_destinations", "rollout"),
+            rollout=Rollout(name="aidbox"),
+        )
+        settings = Settings(
+            vault_config="/v",
+            consumers=(consumer,),
+            kubernetes=msgspec.convert(cluster.settings, Kubernetes),
+        )
+        assert check_rights(settings, "syncd.yaml", {}) == []
+        cluster.denied = {("PUT", "leases"), ("PATCH", "deployments")}
+        found = check_rights(settings, "syncd.yaml", {})
+        assert [item.message for item in found] == [
+            "may not update leases/syncd",
+            "may not patch deployments/aidbox",
+        ]
+        assert {(item.code, item.where) for item in found} == {
+            ("kubernetes-unusable", "consumers[0].actions")
+        }
+        (tmp_path / "token").write_text("other")
+        (item,) = check_rights(settings, "syncd.yaml", {})
+        assert "cannot ask for rights" in item.message
+    assert check_rights(Settings(vault_config="/v"), "syncd.yaml", POD) == []

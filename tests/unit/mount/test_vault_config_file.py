@@ -88,7 +88,7 @@ def replace(path: Path, kind: str) -> None:
         path.symlink_to(path)
     elif kind == "large":
         path.touch()
-        os.truncate(path, (8 << 20) + 1)
+        os.truncate(path, (32 << 20) + 1)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def replace(path: Path, kind: str) -> None:
         ("directory", "cannot be read: not a regular file"),
         ("fifo", "cannot be read: not a regular file"),
         ("loop", "cannot be read: Too many levels of symbolic links"),
-        ("large", "cannot be read: larger than 8 MiB"),
+        ("large", "cannot be read: larger than 32 MiB"),
     ],
 )
 async def test_what_is_no_file_is_rejected_without_waiting(

@@ -11,9 +11,10 @@ import pytest
 from support.kubernetes import Kubernetes as Double
 from support.waiting import DEADLINE, until
 
+from syncd.config.cluster import server_url
 from syncd.config.settings import Kubernetes
 from syncd.core.errors import RefusedError, TemporaryError
-from syncd.net.kubernetes import Cluster, server_url
+from syncd.net.kubernetes import Cluster
 from syncd.net.lease import BEGUN, Lease
 
 if TYPE_CHECKING:
