@@ -30,6 +30,7 @@ _JAAS: Final = re.compile(
 )
 """One login module, as Kafka demands of `sasl.jaas.config`; a value in quotes may hold anything."""
 _BEGIN: Final = b"-----BEGIN "
+_LINE: Final = b"\n" + _BEGIN
 _NATS: Final = (
     re.compile(rb"-----BEGIN NATS USER JWT-----\s+\S+\s+-+END NATS USER JWT-+"),
     re.compile(rb"-----BEGIN USER NKEY SEED-----\s+SU[A-Z2-7]+\s+-+END USER NKEY SEED-+"),
@@ -126,8 +127,8 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 def is_pem(content: bytes) -> bool:
-    """Whether a content is meant as PEM."""
-    return _BEGIN in content and content.lstrip().startswith(_BEGIN)
+    """Whether a content is meant as PEM, perhaps after text, as OpenSSL writes it (RFC 7468, 2)."""
+    return _BEGIN in content and (content.lstrip().startswith(_BEGIN) or _LINE in content)
 
 
 def describe(content: bytes) -> Facts:

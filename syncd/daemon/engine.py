@@ -190,6 +190,9 @@ class MountEngine:
     async def prepare(self, previous: MountEngine | None) -> None:
         """Loads the vault config and the manifests; see `open_engine`."""
         await self._vault_config.load()
+        for name, verifier in (previous.verifiers if previous else {}).items():
+            if name in self.verifiers:
+                self.verifiers[name].follow(verifier)
         if self._settings.provision:
             reuse = () if previous is None else previous.refreshers
             self.refreshers = await anyio.to_thread.run_sync(self._open_refreshers, reuse)

@@ -57,6 +57,14 @@ class Progress(msgspec.Struct):
     awaits_drop: bool
     trials: dict[str, Trial] = msgspec.field(default_factory=dict)
 
+    def is_about(self, other: Progress) -> bool:
+        """Whether another one is of the same version, for the same Client."""
+        return (self.sequence, self.version, self.client) == (
+            other.sequence,
+            other.version,
+            other.client,
+        )
+
     @property
     def due(self) -> float:
         """When the next attempt is due, on the monotonic clock."""

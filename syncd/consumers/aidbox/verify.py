@@ -82,6 +82,7 @@ class Verifier:
 
     Attributes:
         adoptions: The newest adoption of each secret, by name.
+        progress: What is being verified, by the secret's name.
     """
 
     def __init__(
@@ -102,6 +103,8 @@ class Verifier:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.adoptions: dict[str, Adoption] = {}
+        self.progress: dict[str, Progress] = {}
+        self._timeout = timeout
         self._consumer = consumer
         self._grant = grant
         self._session = session
@@ -125,6 +128,15 @@ class Verifier:
         self._limiter = anyio.Semaphore(_PARALLEL)
         self._woken = anyio.Event()
         self._drained = anyio.Event()
+
+    def follow(self, previous: Verifier) -> None:
+        """Goes on where the verifier before a reload stops, so that a reload is no new beginning.
+
+        Each refused login is a warning in Aidbox's log. With another timeout the attempts are
+        planned anew.
+        """
+        if previous._timeout == self._timeout:
+            self.progress = previous.progress
 
     def wake(self) -> None:
         """Notifies the verifier of new events in the mailbox. Call it from the event loop."""
@@ -229,8 +241,14 @@ class Verifier:
                 *(seconds_of(event.time), anyio.current_time()),
                 awaits_drop=await self._awaits_drop(event),
             )
+            before = self.progress.get(event.subject)
+            if before is not None and before.is_about(progress):
+                progress.trials, progress.begun = before.trials, before.begun
+            self.progress[event.subject] = progress
             await self._observe(event, progress)
+            self.progress.pop(event.subject, None)
             return
+        self.progress.pop(event.subject, None)
         await self._acknowledge(event)
 
     async def _acknowledge(self, event: Event) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from syncd.config.settings import Settings
+from syncd.config.settings import ExtraFile, Nats, ScopeSettings, Settings, Watch
 from syncd.core.model import Entry, Scope
 from syncd.lint.placeholders import check_placeholders
 from syncd.lint.scopes import check_scopes
@@ -77,3 +77,34 @@ def test_a_placeholder_in_any_value(text: str, shown: str) -> None:
 def test_text_with_a_dollar_is_text(text: str) -> None:
     """Only what looks like a placeholder is one."""
     assert check_placeholders(settings(headers={"X-A": text}), "c") == []
+
+
+def test_a_placeholder_in_the_environment() -> None:
+    """It is reported where it can be corrected."""
+    url = "http://127.0.0.1/${TENANT}"
+    environ = {"SYNCD_WEBHOOK_URL": url, "OTHER": "x"}
+    (found,) = check_placeholders(settings(url=url), "c", environ)
+    assert (found.source, found.where) == ("environment", "SYNCD_WEBHOOK_URL")
+    (found,) = check_placeholders(settings(url=url), "c", {})
+    assert (found.source, found.where) == ("c", "consumers[0].url")
+
+
+def test_the_places_of_a_subject() -> None:
+    """They are the subject's own; other placeholders in it are mistakes."""
+    bus = Nats(name="bus", urls=("nats://a",), subject="a.<instance>.<resource_type>.${TENANT}")
+    (found,) = check_placeholders(Settings(vault_config="/v", consumers=(bus,)), "c")
+    assert found.message.startswith("holds ${TENANT}")
+    plain = msgspec.structs.replace(bus, subject="a.<instance>.<resource_id>")
+    assert check_placeholders(Settings(vault_config="/v", consumers=(plain,)), "c") == []
+
+
+def test_the_scope_of_a_file_outside_the_vault_config() -> None:
+    """Nobody sees the file by a scope with a spelling mistake."""
+    wrong = ScopeSettings(resource_type="Cleint")
+    files = (ExtraFile(path="/a", scope=wrong), ExtraFile(path="/b", scope=(wrong,)), "/c")
+    watched = Settings(vault_config="/v", watch=Watch(extra=files))
+    found = [(item.code, item.where) for item in check_scopes(watched, {}, "c")]
+    assert found == [
+        ("resource-type-unknown", "watch.extra[0].scope.resource_type"),
+        ("resource-type-unknown", "watch.extra[1].scope[0].resource_type"),
+    ]

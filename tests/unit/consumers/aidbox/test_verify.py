@@ -157,6 +157,25 @@ async def test_every_replica_must_take_it(mail: Mail) -> None:
     assert "canary" not in repr(rig.outcome)
 
 
+@pytest.mark.parametrize("limit", [3600.0, 60.0])
+async def test_a_reload_is_no_new_beginning(mail: Mail, limit: float) -> None:
+    """The attempts go on as planned, unless the timeout is another one."""
+    first = Rig(mail, lambda *_: 401, urls=["http://one"], timeout=3600.0, values=lambda *_: b"x")
+    begun, later = first.verifier.progress, "http://one"
+    await mail.put(change("app", 2, 1))
+    async with first.running():
+        await until(lambda: "app" in begun and later in begun["app"].trials)
+        await until(lambda: begun["app"].trials[later].index == 1)
+    trial = begun["app"].trials[later]
+    second = Rig(mail, lambda *_: 401, urls=["http://one"], timeout=limit)
+    second.verifier.follow(first.verifier)
+    async with second.running():
+        await until(lambda: second.verifier.adoptions and second.verifier.progress["app"].trials)
+        went_on = second.verifier.progress["app"].trials[later] is trial
+    assert went_on is (limit == 3600.0)
+    assert not (went_on and second.box.tried)
+
+
 async def test_a_newline_at_the_end_is_tried_both_ways(mail: Mail) -> None:
     """Aidbox does not say whether it trims."""
     rig = Rig(mail, lambda *attempt: 200 if attempt[2] == b"canary" else 401, urls=["http://one"])
