@@ -33,6 +33,7 @@ class Effort:
         idle: Seconds of a repetition in which nothing happens.
         attempts: How often a subject is measured while other processes are busy.
         rotations: Swaps, and secrets that each of them rotates, before memory is looked at.
+        scale: Secrets in one mount, and consumers, of a large installation; None for none.
     """
 
     repetitions: int
@@ -44,6 +45,7 @@ class Effort:
     polled: tuple[int, int]
     idle: float
     rotations: tuple[int, int]
+    scale: tuple[int, int] | None = None
     attempts: int = 3
 
 
@@ -57,6 +59,7 @@ FULL = Effort(
     polled=(5, 9),
     idle=60,
     rotations=(1000, 1000),
+    scale=(100_000, 200),
 )
 QUICK = Effort(
     repetitions=5,
@@ -79,6 +82,7 @@ TINY = Effort(
     polled=(1, 2),
     idle=0.2,
     rotations=(3, 5),
+    scale=(30, 3),
     attempts=1,
 )
 EFFORTS = {"full": FULL, "quick": QUICK, "tiny": TINY}
