@@ -20,13 +20,17 @@ RUN rm -rf /opt/syncd/bin \
 
 FROM ${BASE}
 ARG BASE
-ARG VERSION=0 REVISION=unknown
+# `make image` sets them
+ARG VERSION=0 REVISION=unknown CREATED=1970-01-01T00:00:00Z
 LABEL org.opencontainers.image.title="syncd" \
       org.opencontainers.image.description="Watches the secret files of Aidbox and reports each change to its consumers" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="${BASE}" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.vendor="syncd" \
+      org.opencontainers.image.authors="syncd maintainers <maintainers@syncd.io>"
 COPY --from=build /opt/syncd /opt/syncd
 # for docker exec and kubectl exec
 COPY --from=build /build/syncd /usr/local/bin/syncd

@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := .cache/installed
 RELEASE := .cache/release
+DOCKER ?= docker
 
 # Where `make install` puts things; packagers set DESTDIR, and then nothing else is touched.
 DESTDIR ?=
@@ -11,12 +12,17 @@ prefix ?= /usr
 sysconfdir ?= /etc
 ROOT := $(DESTDIR)$(prefix)
 UNITS := syncd.service syncd.socket syncd-credentials.socket
-STAGE := build/install
+STAGE ?= build/install
+AS_INSTALLED ?= PYTHONPATH=$(STAGE)/syncd $(STAGE)/venv/bin/python -B
+DOC := $(ROOT)/share/doc/syncd
+BASH_COMPLETION := share/bash-completion/completions/syncd
+ZSH_COMPLETION ?= share/zsh/site-functions/_syncd
+FISH_COMPLETION := share/fish/vendor_completions.d/syncd.fish
 
 # what only `make soak` needs
 SOAK := 'atheris>=3,<4'
 
-.PHONY: demo test bench soak test-system test-cluster lint format openapi lock dist audit install uninstall clean
+.PHONY: demo test bench soak test-system test-cluster lint format openapi lock dist image audit install install-files uninstall clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m syncd demo --rotations 5 --interval 500ms
@@ -73,6 +79,10 @@ lock: $(VENV)/.dev
 dist: $(RELEASE)/.tools
 	$(RELEASE)/bin/python release/build.py
 
+# The image and its SBOM, with DOCKER=docker or podman: see SECURITY.md.
+image: $(RELEASE)/.tools
+	DOCKER=$(DOCKER) $(RELEASE)/bin/python release/image.py
+
 # asks the PyPI for known vulnerabilities of what requirements.lock pins
 audit: $(RELEASE)/.tools
 	$(RELEASE)/bin/pip-audit --disable-pip --require-hashes -r requirements.lock $(ARGS)
@@ -108,21 +118,10 @@ install:
 	rm -rf $(STAGE)/syncd/bin
 	find $(STAGE)/syncd -name __pycache__ -prune -exec rm -rf {} +
 	$(STAGE)/venv/bin/python -m compileall -q -s $(STAGE) -p $(prefix)/lib $(STAGE)/syncd
-	printf '#!%s -I\nimport sys\n\nsys.path.insert(0, "$(prefix)/lib/syncd")\n\nfrom syncd.commands.main import main\n\nmain()\n' \
-	  "$$(cat $(STAGE)/interpreter)" > $(STAGE)/command
-	install -d $(ROOT)/bin $(ROOT)/lib/systemd/system $(ROOT)/share/doc/syncd/examples
+	install -d $(ROOT)/lib
 	rm -rf $(ROOT)/lib/syncd
 	cp -R $(STAGE)/syncd $(ROOT)/lib/
-	install -m 0755 $(STAGE)/command $(ROOT)/bin/syncd
-	for unit in $(UNITS); do \
-	  sed 's|=/usr/|=$(prefix)/|' systemd/$$unit > $(STAGE)/$$unit && \
-	  install -m 0644 $(STAGE)/$$unit $(ROOT)/lib/systemd/system/ || exit 1; done
-	install -D -m 0644 systemd/sysusers.conf $(ROOT)/lib/sysusers.d/syncd.conf
-	install -D -m 0644 systemd/tmpfiles.conf $(ROOT)/lib/tmpfiles.d/syncd.conf
-	install -m 0644 README.md LICENSE $(ROOT)/share/doc/syncd/
-	install -d $(ROOT)/share/doc/syncd/docs
-	install -m 0644 docs/*.md $(ROOT)/share/doc/syncd/docs/
-	install -m 0644 systemd/syncd.yaml systemd/provision-owner.conf $(ROOT)/share/doc/syncd/examples/
+	$(MAKE) --no-print-directory install-files INTERPRETER="$$(cat $(STAGE)/interpreter)"
 	test -e $(DESTDIR)$(sysconfdir)/syncd/syncd.yaml || \
 	  install -D -m 0644 systemd/syncd.yaml $(DESTDIR)$(sysconfdir)/syncd/syncd.yaml
 ifeq ($(DESTDIR),)
@@ -131,13 +130,45 @@ ifeq ($(DESTDIR),)
 	systemctl daemon-reload
 endif
 
+# All but that directory and the configuration: also what the packages of `make dist` install.
+# AS_INSTALLED is a Python that can import syncd, INTERPRETER the one of the users.
+install-files:
+	install -d $(STAGE) $(ROOT)/bin $(ROOT)/lib/systemd/system $(DOC)/docs $(DOC)/examples
+	printf '#!%s -I\nimport sys\n\nsys.path.insert(0, "$(prefix)/lib/syncd")\n\nfrom syncd.commands.main import main\n\nmain()\n' \
+	  "$(INTERPRETER)" > $(STAGE)/command
+	install -m 0755 $(STAGE)/command $(ROOT)/bin/syncd
+	for unit in $(UNITS); do \
+	  sed 's|=/usr/|=$(prefix)/|' systemd/$$unit > $(STAGE)/$$unit && \
+	  install -m 0644 $(STAGE)/$$unit $(ROOT)/lib/systemd/system/ || exit 1; done
+	install -D -m 0644 systemd/sysusers.conf $(ROOT)/lib/sysusers.d/syncd.conf
+	install -D -m 0644 systemd/tmpfiles.conf $(ROOT)/lib/tmpfiles.d/syncd.conf
+	rm -rf $(STAGE)/manual
+	$(AS_INSTALLED) release/manual.py $(STAGE)/manual
+	gzip -9n $(STAGE)/manual/man?/*
+	install -d $(ROOT)/share/man/man1 $(ROOT)/share/man/man5
+	install -m 0644 $(STAGE)/manual/man1/* $(ROOT)/share/man/man1/
+	install -m 0644 $(STAGE)/manual/man5/* $(ROOT)/share/man/man5/
+	install -D -m 0644 $(STAGE)/manual/completions/bash $(ROOT)/$(BASH_COMPLETION)
+	install -D -m 0644 $(STAGE)/manual/completions/zsh $(ROOT)/$(ZSH_COMPLETION)
+	install -D -m 0644 $(STAGE)/manual/completions/fish $(ROOT)/$(FISH_COMPLETION)
+	install -m 0644 README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE $(DOC)/
+	install -m 0644 $(filter-out %.py,$(wildcard docs/*.*)) $(DOC)/docs/
+	rm -rf $(DOC)/docs/examples $(DOC)/kubernetes $(DOC)/observability
+	cp -R docs/examples $(DOC)/docs/
+	cp -R kubernetes observability $(DOC)/
+	chmod -R u=rwX,go=rX $(DOC)
+	install -m 0644 systemd/syncd.yaml systemd/provision-owner.conf $(DOC)/examples/
+
 # Leaves the configuration, the ledger and the user: remove /etc/syncd and /var/lib/syncd yourself.
 uninstall:
 ifeq ($(DESTDIR),)
 	systemctl disable --now $(UNITS)
 endif
-	rm -rf $(ROOT)/lib/syncd $(ROOT)/share/doc/syncd
+	rm -rf $(ROOT)/lib/syncd $(DOC)
 	rm -f $(ROOT)/bin/syncd $(ROOT)/lib/sysusers.d/syncd.conf $(ROOT)/lib/tmpfiles.d/syncd.conf
+	rm -f $(ROOT)/share/man/man1/syncd.1.gz $(ROOT)/share/man/man1/syncd-*.1.gz
+	rm -f $(ROOT)/share/man/man5/syncd.yaml.5.gz
+	rm -f $(addprefix $(ROOT)/,$(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION))
 	rm -f $(addprefix $(ROOT)/lib/systemd/system/,$(UNITS))
 ifeq ($(DESTDIR),)
 	systemctl daemon-reload

@@ -17,7 +17,16 @@ from benchmarks.bench import EFFORTS, Bench
 from benchmarks.others import in_peace
 from benchmarks.plot import Curve, svg
 from benchmarks.processes import Syncd
-from benchmarks.scenarios import idle, latency, memory, provisioning, scale, startup, throughput
+from benchmarks.scenarios import (
+    fleet,
+    idle,
+    latency,
+    memory,
+    provisioning,
+    scale,
+    startup,
+    throughput,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +46,7 @@ SUBJECTS: Final[dict[str, Callable[[Bench], list[Row]]]] = {
     "startup": startup.rows,
     "provisioning": provisioning.rows,
     "idle": idle.rows,
+    "fleet": fleet.rows,
 }
 
 

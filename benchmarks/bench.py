@@ -33,6 +33,7 @@ class Effort:
         idle: Seconds of a repetition in which nothing happens.
         attempts: How often a subject is measured while other processes are busy.
         rotations: Swaps, and secrets that each of them rotates, before memory is looked at.
+        fleet: Installations of a fleet, from few to many.
         scale: Secrets in one mount, and consumers, of a large installation; None for none.
     """
 
@@ -45,6 +46,7 @@ class Effort:
     polled: tuple[int, int]
     idle: float
     rotations: tuple[int, int]
+    fleet: tuple[int, ...]
     scale: tuple[int, int] | None = None
     attempts: int = 3
 
@@ -59,6 +61,7 @@ FULL = Effort(
     polled=(5, 9),
     idle=60,
     rotations=(1000, 1000),
+    fleet=(100, 1000, 10_000),
     scale=(100_000, 200),
 )
 QUICK = Effort(
@@ -71,6 +74,7 @@ QUICK = Effort(
     polled=(2, 5),
     idle=5,
     rotations=(50, 1000),
+    fleet=(100, 1000),
 )
 TINY = Effort(
     repetitions=2,
@@ -82,6 +86,7 @@ TINY = Effort(
     polled=(1, 2),
     idle=0.2,
     rotations=(3, 5),
+    fleet=(3, 6),
     scale=(30, 3),
     attempts=1,
 )

@@ -19,6 +19,7 @@ from syncd.api.report import (
     SecretsReport,
     StatusReport,
 )
+from syncd.api.rotations import DEFAULT, MOST, HistoryReport
 from syncd.api.subscribers import MOST_FILTERS
 from syncd.core.events import WIRE_DATA, WIRE_TYPES
 
@@ -33,7 +34,8 @@ _TOO_LARGE: Final = "The request has a body, and a large one."
 _STREAM: Final = (
     "Server-Sent Events (WHATWG HTML section 9.2). Each event's `id` is its CloudEvents id, "
     "`event` its CloudEvents type and `data` the CloudEvent: a `SecretChanged`, "
-    "`SecretAdopted`, `SecretRejected`, `VaultConfigChanged` or `Reset`. A block without data only "
+    "`SecretAdopted`, `SecretRejected`, `SecretConverged`, `SecretDiverged`, "
+    "`VaultConfigChanged` or `Reset`. A block without data only "
     "moves the position that a client resumes from. A comment comes every 15 seconds. A subscriber "
     "that does not read is disconnected."
 )
@@ -67,6 +69,7 @@ def document() -> dict[str, Any]:
         *(
             SecretsReport,
             StatusReport,
+            HistoryReport,
             RefreshReport,
             RetryReport,
             ResendReport,
@@ -98,6 +101,7 @@ def document() -> dict[str, Any]:
                 "get": _operation("status", "Health of the daemon", StatusReport.__name__, 503)
             },
             "/v1/events": {"get": _events()},
+            "/v1/history": {"get": _history()},
             "/v1/refresh": {"post": _refresh()},
             "/v1/consumers/{name}/retry": {"post": _retry()},
             "/v1/consumers/{name}/resend": {"post": _resend()},
@@ -148,6 +152,27 @@ def _events() -> dict[str, Any]:
     return operation
 
 
+def _history() -> dict[str, Any]:
+    text = {"type": "string", "minLength": 1}
+    several = {"type": "array", "items": text, "maxItems": MOST_FILTERS}
+    operation = _operation("history", "What became of rotations", HistoryReport.__name__, 503)
+    operation["parameters"] = [
+        _parameter("secret", "Only rotations of these secrets.", several),
+        _parameter(
+            "resource",
+            "Only rotations of secrets that these resources, `Type` or `Type/id`, may use.",
+            {**several, "items": {"type": "string", "pattern": "^[^/]+(/[\\s\\S]+)?$"}},
+        ),
+        _parameter("consumer", "Only what concerns this consumer.", {"type": "string"}),
+        _parameter(
+            "limit",
+            "How many rotations, the newest.",
+            {"type": "integer", "minimum": 1, "maximum": MOST, "default": DEFAULT},
+        ),
+    ]
+    return operation
+
+
 def _retry() -> dict[str, Any]:
     operation = _of_consumer("retry", "Try now what waits, regardless of the backoff")
     operation["responses"]["202"] = _answer("It is tried now.", RetryReport.__name__)
@@ -155,9 +180,9 @@ def _retry() -> dict[str, Any]:
 
 
 def _test() -> dict[str, Any]:
-    operation = _of_consumer("test", "Send a signed io.syncd.ping event now")
+    operation = _of_consumer("test", "Test the way to a consumer now")
     operation["responses"] |= {
-        "200": _answer("It was sent, and acknowledged or not.", TestReport.__name__),
+        "200": _answer("It was tried, and acknowledged or not.", TestReport.__name__),
         "409": _answer("This kind of consumer takes no ping.", Refusal.__name__),
     }
     return operation

@@ -1,6 +1,7 @@
 """`make dist`: a release, with what its users need to verify it.
 
     dist/syncd-VERSION-py3-none-any.whl, syncd-VERSION.tar.gz
+    dist/syncd_VERSION-1_amd64.deb, syncd-VERSION-1.x86_64.rpm   see packages.py
     dist/syncd-VERSION-requirements.txt   every dependency with its hashes: input for pip, pip-audit
     dist/syncd-VERSION.cdx.json           SBOM (CycloneDX 1.6) of wheel and dependencies
     dist/syncd-VERSION.provenance.json    what it was built from (in-toto Statement, SLSA 1.0)
@@ -27,6 +28,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+import packages
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
@@ -37,41 +39,51 @@ TOOLS: Final = ROOT / "requirements-release.lock"
 BIN: Final = Path(sys.executable).parent
 _NAMED: Final = re.compile(r"([A-Za-z0-9._-]+)==([^ ;\\]+)")
 _HASH: Final = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+_VERSION: Final = re.compile(r'^__version__ = "([^"]+)"$', re.MULTILINE)
 _PUBLIC: Final = re.compile(r"(https://|ssh://|git@)")
 
 
 def main() -> None:
     """Builds everything, or nothing."""
     started = _now()
-    if _git("status", "--porcelain"):
+    if git("status", "--porcelain"):
         sys.exit("make dist: the work tree differs from its commit; commit the changes first")
-    commit, time = _git("log", "-1", "--format=%H %ct").split()
+    version = version_of()
+    commit, time = git("log", "-1", "--format=%H %ct").split()
     os.environ |= {"SOURCE_DATE_EPOCH": time, "PYTHONHASHSEED": "0"}
     os.umask(0o022)
     shutil.rmtree(DIST, ignore_errors=True)
-    _run(BIN / "python", "-m", "hatchling", "build", "-d", DIST)
+    run(BIN / "python", "-m", "hatchling", "build", "-d", DIST)
+    run(BIN / "twine", "check", "--strict", *DIST.iterdir())
     (wheel,) = DIST.glob("*.whl")
-    stem = "-".join(wheel.name.split("-")[:2])
+    stem = f"syncd-{version}"
+    packages.build(DIST, version, int(time))
     shutil.copyfile(LOCK, DIST / f"{stem}-requirements.txt")
-    _write(DIST / f"{stem}.cdx.json", bill_of_materials(wheel))
+    write(DIST / f"{stem}.cdx.json", bill_of_materials(wheel))
     subjects = sorted(DIST.iterdir())
-    _write(DIST / f"{stem}.provenance.json", provenance(subjects, commit, time, started))
-    sums = [f"{_digest(path)}  {path.name}\n" for path in sorted(DIST.iterdir())]
-    (DIST / "SHA256SUMS").write_text("".join(sums))
-    print("".join(sums), end="")  # noqa: T201 - the output of the command
+    write(DIST / f"{stem}.provenance.json", provenance(subjects, commit, time, started))
+    write_sums()
+
+
+def write_sums() -> None:
+    """Lists the checksums of everything in `DIST`."""
+    names = sorted(path for path in DIST.iterdir() if path.name != "SHA256SUMS")
+    sums = "".join(f"{_digest(path)}  {path.name}\n" for path in names)
+    (DIST / "SHA256SUMS").write_text(sums)
+    print(sums, end="")  # noqa: T201 - the output of the command
 
 
 def bill_of_materials(wheel: Path) -> dict[str, Any]:
     """The SBOM of an environment with the wheel and its locked dependencies, and nothing else."""
     with tempfile.TemporaryDirectory() as directory:
         python = Path(directory, "bin", "python")
-        _run(sys.executable, "-m", "venv", "--without-pip", directory)
+        run(sys.executable, "-m", "venv", "--without-pip", directory)
         install: tuple[str | Path, ...] = (BIN / "python", "-m", "pip", "--python", python)
         install = (*install, "install", "-q", "--disable-pip-version-check", "--no-compile")
-        _run(*install, "--require-hashes", "--only-binary", ":all:", "-r", LOCK)
-        _run(*install, "--no-deps", "--no-index", wheel)
+        run(*install, "--require-hashes", "--only-binary", ":all:", "-r", LOCK)
+        run(*install, "--no-deps", "--no-index", wheel)
         sbom: dict[str, Any] = json.loads(
-            _run(
+            run(
                 *(BIN / "cyclonedx-py", "environment", python, "--mc-type", "application"),
                 *("--pyproject", ROOT / "pyproject.toml", "--output-reproducible"),
             )
@@ -83,11 +95,11 @@ def bill_of_materials(wheel: Path) -> dict[str, Any]:
     hashes = locked_hashes()
     for component in sbom["components"]:
         # one for each file of the version; which one is installed depends on the platform
-        known = hashes[_normalized(component["name"]), component["version"]]
+        known = hashes[normalized(component["name"]), component["version"]]
         component.setdefault("externalReferences", []).append(
             {
                 "type": "distribution",
-                "url": f"https://pypi.org/simple/{_normalized(component['name'])}/",
+                "url": f"https://pypi.org/simple/{normalized(component['name'])}/",
                 "hashes": [{"alg": "SHA-256", "content": digest} for digest in known],
             }
         )
@@ -100,7 +112,7 @@ def bill_of_materials(wheel: Path) -> dict[str, Any]:
 def provenance(subjects: list[Path], commit: str, time: str, started: str) -> dict[str, Any]:
     """What was built from what: an in-toto Statement with SLSA's predicate, not signed."""
     source: dict[str, Any] = {"digest": {"gitCommit": commit}}
-    origin = _git("config", "--get", "--default", "", "remote.origin.url")
+    origin = git("config", "--get", "--default", "", "remote.origin.url")
     if _PUBLIC.match(origin):
         source["uri"] = "git+" + re.sub(r"(?<=://)[^/@]*@", "", origin)  # without a login
     return {
@@ -137,12 +149,25 @@ def locked_hashes() -> dict[tuple[str, str], list[str]]:
     key = ("", "")
     for line in LOCK.read_text().splitlines():
         if named := _NAMED.match(line):
-            key = _normalized(named[1]), named[2]
+            key = normalized(named[1]), named[2]
         found[key] += _HASH.findall(line)
     return found
 
 
-def _normalized(name: str) -> str:
+def version_of() -> str:
+    """The version, of which the changelog says when it was released."""
+    found = _VERSION.search((ROOT / "syncd" / "__init__.py").read_text())
+    assert found is not None
+    dated = rf"(?m)^## \[{re.escape(found[1])}\] - \d{{4}}-\d\d-\d\d$"
+    if not re.search(dated, (ROOT / "CHANGELOG.md").read_text()):
+        heading = f"## [{found[1]}] - DATE"
+        sys.exit(
+            f"make dist: CHANGELOG.md has no section {heading!r}; move what is unreleased there"
+        )
+    return found[1]
+
+
+def normalized(name: str) -> str:
     """The name as the index has it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -151,7 +176,8 @@ def _digest(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest()
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
+def write(path: Path, document: dict[str, Any]) -> None:
+    """Writes JSON that is the same for the same document."""
     path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
 
 
@@ -159,14 +185,16 @@ def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _git(*arguments: str) -> str:
-    return _run("git", "-C", ROOT, *arguments).strip()
+def git(*arguments: str) -> str:
+    """What git prints about this repository."""
+    return run("git", "-C", ROOT, *arguments).strip()
 
 
-def _run(*command: str | Path) -> str:
+def run(*command: str | Path) -> str:
+    """What a command prints; its failure ends the program."""
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, cwd=ROOT)  # noqa: S603 - the commands of this file
     if done.returncode:
-        sys.exit(f"make dist: {Path(command[0]).name} failed")
+        sys.exit(f"release: {Path(command[0]).name} failed")
     return done.stdout
 
 

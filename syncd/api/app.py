@@ -20,14 +20,16 @@ from syncd.api.actions import ResendReport, RetryReport
 from syncd.api.answers import Answer, Answers, BusyError
 from syncd.api.attention import readiness
 from syncd.api.positions import START
-from syncd.api.report import RefreshReport, Refusal, secrets_report, status_report
+from syncd.api.report import RefreshReport, Refusal, secrets_report, status_report, visible
+from syncd.api.rotations import DEFAULT, MOST, history_report
 from syncd.api.streams import Stream
 from syncd.api.subscribers import MOST_FILTERS, Caller, View, peer_of, resource
 from syncd.core.errors import RefusedError, StateError
+from syncd.core.model import Grant
 from syncd.core.text import escape_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     import anyio
     from starlette.requests import Request
@@ -87,6 +89,7 @@ class Api:
             Route("/v1/secrets", self._secrets, methods=["GET"]),
             Route("/v1/status", self._status, methods=["GET"]),
             Route("/v1/events", self._events, methods=["GET"]),
+            Route("/v1/history", self._history, methods=["GET"]),
             Route("/v1/refresh", self._refresh, methods=["POST"]),
             Route("/v1/consumers/{name}/retry", self._retry, methods=["POST"]),
             Route("/v1/consumers/{name}/test", self._test, methods=["POST"]),
@@ -142,19 +145,58 @@ class Api:
 
         return make
 
+    async def _history(self, request: Request) -> Answer:
+        parameters = _parameters(request, ("consumer", "limit", "resource", "secret"))
+        consumer, most = _single(parameters, "consumer"), _limit(parameters)
+        named, resources = _secrets(parameters), _resources(parameters)
+        view = View(_caller(request).grant, named, resources)
+        await self._settled.wait()
+
+        def make(caller: Caller, view: View) -> Callable[[], bytes]:
+            status, limited = self._current(), caller.grant.scopes is not None
+            unwritten = {} if status.actions is None else status.actions.unwritten()
+            stamp = self._broadcast.positions(Grant()).stamp
+
+            def encode() -> bytes:
+                names: Sequence[str] | None = None
+                if named and not (limited or resources):
+                    names = named  # also those that left the vault config
+                elif not view.shows_all:
+                    names = sorted({item.entry.name for item in visible(status.inventory, view)})
+                return _encode(
+                    history_report(
+                        self._ledger,
+                        view,
+                        names,
+                        unwritten,
+                        stamp=stamp,
+                        limited=limited,
+                        consumer=consumer,
+                        most=most,
+                    )
+                )
+
+            return encode
+
+        return self._answer(request, make, view, consumer, most)
+
     def _answer(
-        self, request: Request, make: Callable[[Caller, View], Callable[[], bytes]]
+        self,
+        request: Request,
+        make: Callable[[Caller, View], Callable[[], bytes]],
+        view: View | None = None,
+        *more: Hashable,
     ) -> Answer:
-        """An answer that all callers share who may see the same."""
+        """An answer that all callers share who may see the same, and ask for the same."""
         caller = _caller(request)
-        view = View(caller.grant)
+        view = view or View(caller.grant)
 
         def prepare() -> Callable[[], tuple[bytes, str]]:
             encode = make(caller, view)
             return lambda: (encode(), _JSON)
 
         async def obtain(slot: Slot) -> tuple[bytes, str]:
-            return await self._answers.shared((make.__name__, view.key), prepare, slot)
+            return await self._answers.shared((make.__name__, view.key, *more), prepare, slot)
 
         return Answer(self._answers, _connection(request), obtain, caller)
 
@@ -337,6 +379,14 @@ def _follow(parameters: Mapping[str, list[str]]) -> bool:
     if found is None:
         raise HTTPException(400, "follow must be true or false")
     return found
+
+
+def _limit(parameters: Mapping[str, list[str]]) -> int:
+    text = _single(parameters, "limit") or str(DEFAULT)
+    most = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MOST)) else 0
+    if not 1 <= most <= MOST:
+        raise HTTPException(400, f"limit must be a number from 1 to {MOST}")
+    return most
 
 
 def _secrets(parameters: Mapping[str, list[str]]) -> list[str]:

@@ -5,11 +5,11 @@ Pure, and slow with many secrets: call it in a worker thread.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from syncd.api.status import MountStatus, RelayStatus
 from syncd.core.model import State
@@ -51,7 +51,11 @@ def readiness(status: DaemonStatus) -> ReadinessReport:
         reasons += [problem for _, problem in sorted(mount.unreadable.items())]
     if status.failure is not None:
         reasons.append(status.failure)
-    return ReadinessReport(not reasons, tuple(reasons), _REJECTED if status.reload_problems else ())
+    warnings = _REJECTED if status.reload_problems else ()
+    relay = status.source if isinstance(status.source, RelayStatus) else None
+    if relay is not None and relay.fleet is not None and relay.fleet.failure is not None:
+        warnings = (*warnings, f"the fleet is not known: {relay.fleet.failure}")
+    return ReadinessReport(not reasons, tuple(reasons), warnings)
 
 
 def reload_problems(status: DaemonStatus, *, limited: bool) -> tuple[str, ...]:
@@ -78,6 +82,21 @@ def daemon_problems(status: DaemonStatus, now: datetime, *, limited: bool) -> li
     if age > _OVERDUE * interval + 1:
         problems.append(f"{what} {age:.0f} s ago")
     return problems
+
+
+def fleet_problems(status: DaemonStatus) -> list[str]:
+    """What is wrong with the fleet of a relay."""
+    if isinstance(status.source, MountStatus) or status.source.fleet is None:
+        return []
+    fleet = status.source.fleet
+    problems = [] if fleet.failure is None else [f"the fleet is not known: {fleet.failure}"]
+    problems += [
+        f"{fleet.instances[state]} installations are {state}; run syncd fleet status"
+        for state in ("silent", "unreadable")
+        if fleet.instances.get(state)
+    ]
+    diverged = [f"secret {name} has diverged: {text}" for name, text in fleet.diverged.items()]
+    return problems + shortened(sorted(diverged), "secrets have diverged")
 
 
 def secret_problems(status: DaemonStatus, shown: list[Known]) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,8 +33,7 @@ class Link(Protocol):
         """Closes at once; unsent bytes are dropped."""
 
 
-@dataclass(slots=True)
-class Blocked:
+class Blocked(msgspec.Struct):
     """A send that waits for the peer.
 
     Attributes:

@@ -13,6 +13,7 @@ import msgspec
 from syncd import __version__
 from syncd.api.attention import (
     daemon_problems,
+    fleet_problems,
     reload_problems,
     secret_problems,
     shortened,
@@ -163,14 +164,30 @@ class ProviderReport(msgspec.Struct, frozen=True):
     next_attempt_at: str | None
 
 
+class FleetReport(msgspec.Struct, frozen=True):
+    """The state of a fleet, as a relay knows it.
+
+    Attributes:
+        bucket: The bucket with the state of the installations.
+        instances: How many installations are `live`, `silent` and `unreadable`.
+        secrets: How many secrets have `converged`, are `spreading`, and have `diverged`.
+    """
+
+    bucket: str
+    instances: dict[str, int]
+    secrets: dict[str, int]
+
+
 class RelayReport(msgspec.Struct, frozen=True):
     """The source of a relay's events.
 
     Attributes:
         subject: The NATS subject.
+        fleet: The state of the fleet, where the relay reads a bucket and the caller may see all.
     """
 
     subject: str
+    fleet: FleetReport | msgspec.UnsetType = msgspec.UNSET
 
 
 class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,7 +257,7 @@ def secrets_report(
     for known in visible(status.inventory, view):
         positions = {}
         for consumer, (grant, _) in status.consumers.items():
-            if not (grant.takes(SECRET_CHANGED) and grant.sees(known.entry.scopes)):
+            if not (grant.takes(SECRET_CHANGED) and grant.shows(known.entry)):
                 continue
             waiting = pending.get(consumer, {}).get(known.entry.key)
             version = known.version if waiting is None else waiting.acknowledged_version
@@ -313,6 +330,7 @@ def status_report(
             *_unadopted(status, shown),
             *_failing("consumer", consumers, limited=limited),
             *(() if limited else unusable(status)),
+            *(() if limited else fleet_problems(status)),
             *_failing("provider", providers, limited=limited),
         ),
         **_source(status.source, limited=limited),
@@ -376,7 +394,7 @@ def _source(source: MountStatus | RelayStatus, *, limited: bool) -> _Source:
             "last_scan": None if limited else source.heard_at,
             "vault_config": None,
             "vault_config_valid": None,
-            "relay": RelayReport(source.subject),
+            "relay": RelayReport(source.subject, _fleet(source, limited=limited)),
         }
     return {
         "watch_mode": source.watch_mode,
@@ -386,6 +404,13 @@ def _source(source: MountStatus | RelayStatus, *, limited: bool) -> _Source:
         "vault_config_valid": source.vault_config_valid,
         "relay": msgspec.UNSET,
     }
+
+
+def _fleet(source: RelayStatus, *, limited: bool) -> FleetReport | msgspec.UnsetType:
+    if limited or source.fleet is None:
+        return msgspec.UNSET
+    fleet = source.fleet
+    return FleetReport(fleet.bucket, dict(fleet.instances), dict(fleet.secrets))
 
 
 def _unadopted(status: DaemonStatus, shown: list[Known]) -> list[str]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from syncd.api.socket_file import SocketFile, cannot_listen
 from syncd.core.address import parse_host_port
@@ -45,8 +46,7 @@ _UNRESOLVED: Final = (
 _ACTIVATION: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
-@dataclass(slots=True, eq=False)
-class Listener:
+class Listener(msgspec.Struct, eq=False):
     """A listening socket.
 
     Attributes:
@@ -67,8 +67,7 @@ class Listener:
         self.socket.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Inherited:
+class Inherited(msgspec.Struct, frozen=True):
     """The sockets that systemd passed: at most one for each purpose."""
 
     api: Listener | None = None

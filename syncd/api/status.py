@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from syncd.api.actions import Actions
-    from syncd.core.adoption import Adoption
-    from syncd.core.health import ConsumerHealth, ProviderHealth
-    from syncd.core.model import Grant, Known
+from syncd.api.actions import Actions
+from syncd.core.adoption import Adoption
+from syncd.core.health import ConsumerHealth, ProviderHealth
+from syncd.core.model import Grant, Known
 
 
 class MountStatus(msgspec.Struct, frozen=True):
@@ -39,6 +34,24 @@ class MountStatus(msgspec.Struct, frozen=True):
     unreadable: Mapping[str, str] = {}
 
 
+class FleetStatus(msgspec.Struct, frozen=True):
+    """The state of a fleet, as a relay knows it.
+
+    Attributes:
+        bucket: The bucket with the state of the installations.
+        failure: Why it cannot be read now, one line, or None.
+        instances: How many installations are `live`, `silent` and `unreadable`.
+        secrets: How many secrets have `converged`, are `spreading`, and have `diverged`.
+        diverged: For each secret that has diverged, who is behind, one line.
+    """
+
+    bucket: str
+    failure: str | None
+    instances: Mapping[str, int]
+    secrets: Mapping[str, int]
+    diverged: Mapping[str, str]
+
+
 class RelayStatus(msgspec.Struct, frozen=True):
     """The state of a relay.
 
@@ -46,15 +59,16 @@ class RelayStatus(msgspec.Struct, frozen=True):
         heard_at: When the stream last answered (RFC 3339, UTC), or None.
         subject: The NATS subject whose events are relayed.
         max_silence: Seconds between two answers of the stream, at most.
+        fleet: The state of the fleet; None where the relay reads no bucket.
     """
 
     heard_at: str | None
     subject: str
     max_silence: float
+    fleet: FleetStatus | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DaemonStatus:
+class DaemonStatus(msgspec.Struct, frozen=True):
     """The state of the daemon at one moment of its event loop.
 
     Attributes:
@@ -78,10 +92,10 @@ class DaemonStatus:
     source: MountStatus | RelayStatus
     failure: str | None
     consumers: Mapping[str, tuple[Grant, ConsumerHealth]]
-    providers: Mapping[str, ProviderHealth] = field(default_factory=dict)
+    providers: Mapping[str, ProviderHealth] = msgspec.field(default_factory=dict)
     refresh: Callable[[], object] | None = None
-    adoptions: Mapping[str, Mapping[str, Adoption]] = field(default_factory=dict)
-    not_after: Mapping[str, float] = field(default_factory=dict)
-    content_problems: Mapping[str, str] = field(default_factory=dict)
+    adoptions: Mapping[str, Mapping[str, Adoption]] = msgspec.field(default_factory=dict)
+    not_after: Mapping[str, float] = msgspec.field(default_factory=dict)
+    content_problems: Mapping[str, str] = msgspec.field(default_factory=dict)
     reload_problems: tuple[str, ...] = ()
     actions: Actions | None = None

@@ -14,7 +14,6 @@ import os
 import socket
 import struct
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -55,8 +54,7 @@ class Peer(msgspec.Struct, frozen=True):
     gid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """A user who may use the API.
 
     Attributes:

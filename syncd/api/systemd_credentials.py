@@ -25,11 +25,12 @@ empty credential. docs/install.md has the guard for the unit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
+import msgspec
 import structlog
 
 from syncd.api.subscribers import UNMAPPED_REMEDY, peer_of, unmapped_reason
@@ -38,7 +39,6 @@ from syncd.system.accounts import unmapped_uid
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
 
     from syncd.telemetry.metrics import Metrics
 
@@ -56,8 +56,7 @@ _ROOT: Final = 0
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class CredentialSource:
+class CredentialSource(msgspec.Struct, frozen=True):
     """The secrets that units get.
 
     Attributes:

@@ -76,22 +76,34 @@ class Client:
     def __exit__(self, *_: object) -> None:
         """Nothing is open between two requests."""
 
-    def get(self, path: str, type_: type[T]) -> T:
+    def get(
+        self, path: str, type_: type[T], parameters: Mapping[str, str | list[str]] | None = None
+    ) -> T:
         """Sends a GET request, and decodes the answer as `type_`.
 
         Raises:
             UnreachableError: The daemon cannot be reached.
             DeniedError: It refused, or answered what this version cannot read.
         """
-        return self._ask("GET", path, type_)
+        return self._ask("GET", _target(path, parameters or {}), type_)
 
-    def post(self, path: str, type_: type[T], parameters: Mapping[str, str] | None = None) -> T:
-        """Sends a POST request without a body; as `get`."""
-        return self._ask("POST", _target(path, parameters or {}), type_)
+    def post(
+        self,
+        path: str,
+        type_: type[T],
+        parameters: Mapping[str, str] | None = None,
+        *,
+        limit: float = _ANSWER,
+    ) -> T:
+        """Sends a POST request without a body; as `get`.
 
-    def _ask(self, method: str, target: str, type_: type[T]) -> T:
+        The answer may take so many seconds.
+        """
+        return self._ask("POST", _target(path, parameters or {}), type_, limit)
+
+    def _ask(self, method: str, target: str, type_: type[T], limit: float = _ANSWER) -> T:
         headers = {} if method == "GET" else {"content-length": "0"}
-        with self._request(method, target, headers, _ANSWER) as (status, chunks):
+        with self._request(method, target, headers, limit) as (status, chunks):
             content = b"".join(chunks)
         self._check(status, content)
         try:

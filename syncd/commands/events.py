@@ -14,13 +14,19 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncd.commands.client import Client, UnreachableError
-from syncd.commands.text import scope_text
+from syncd.commands.text import listed, scope_text
 from syncd.core.event_data import (
+    DESTINATION_RECREATED,
+    DESTINATION_STALE,
     RESET,
     SECRET_ADOPTED,
     SECRET_CHANGED,
+    SECRET_CONVERGED,
+    SECRET_DIVERGED,
     SECRET_REJECTED,
     AdoptionData,
+    DestinationData,
+    FleetData,
     ResetData,
     SecretData,
     VaultConfigData,
@@ -141,6 +147,10 @@ def as_text(block: Block) -> str:
         text = f"{data.secret}  {data.change}  {scope_text(data.scope)}  {versions}"
     elif event.type in (SECRET_ADOPTED, SECRET_REJECTED):
         text = _adoption(event.type, msgspec.json.decode(event.data, type=AdoptionData))
+    elif event.type in (SECRET_CONVERGED, SECRET_DIVERGED):
+        text = _fleet(event.type, msgspec.json.decode(event.data, type=FleetData))
+    elif event.type in (DESTINATION_RECREATED, DESTINATION_STALE):
+        text = _destination(event.type, msgspec.json.decode(event.data, type=DestinationData))
     elif event.type == RESET:
         state = msgspec.json.decode(event.data, type=ResetData)
         lines = [f"{prefix}earlier events are no longer in the log; present state:  {event.id}"]
@@ -166,6 +176,20 @@ def _adoption(type_: str, data: AdoptionData) -> str:
     by = ", ".join(item.address for item in data.replicas if item.adopted == (how == "adopted"))
     text = f"{data.secret}  {how} by {by}  {scope_text(data.scope)}  {_short(data.version)}"
     return f"{text}  after {data.seconds:.1f} s"
+
+
+def _fleet(type_: str, data: FleetData) -> str:
+    how = type_.rpartition(".")[2]
+    text = f"{data.secret}  {how}  {scope_text(data.scope)}  {_short(data.version)}"
+    text = f"{text}  {data.have} of {data.instances} installations"
+    missing = f"; waiting for {listed(data.lagging)}" if data.lagging else ""
+    return f"{text}{missing}"
+
+
+def _destination(type_: str, data: DestinationData) -> str:
+    how = type_.rpartition(".")[2]
+    text = f"{data.secret}  {how}  {data.scope}  {_short(data.version)}  after {data.seconds:.1f} s"
+    return text if data.reason is None else f"{text}  {data.reason}"
 
 
 def _short(version: Version | None) -> str:

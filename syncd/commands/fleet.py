@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import msgspec
 
+from syncd.commands.text import listed
 from syncd.core.errors import TemporaryError
 from syncd.core.text import escape_json, visible
 from syncd.core.timing import rfc3339
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from syncd.config.settings import NatsServer
     from syncd.core.fleet import Convergence, Fleet
 
-_NAMED: Final = 10
 _RETRY: Final = 1.0
 
 
@@ -42,6 +42,7 @@ class SecretStatus(msgspec.Struct, frozen=True):
         older: Installations with another version, or none.
         silent: Installations that no longer write.
         incomparable: Installations with another fingerprint key.
+        unreadable: Installations whose document cannot be read; they may have any secret.
         versions: How many installations have which version.
         first_at: When the version arrived first (RFC 3339, UTC); null if it was there from the
             start.
@@ -58,6 +59,7 @@ class SecretStatus(msgspec.Struct, frozen=True):
     older: tuple[str, ...]
     silent: tuple[str, ...]
     incomparable: tuple[str, ...]
+    unreadable: tuple[str, ...]
     versions: dict[str, int]
     first_at: str | None
     last_at: str | None
@@ -70,6 +72,7 @@ class FleetStatus(msgspec.Struct, frozen=True):
     bucket: str
     instances: int
     silent: list[str]
+    unreadable: list[str]
     converged: bool
     secrets: list[SecretStatus]
 
@@ -92,9 +95,11 @@ async def status(server: NatsServer, bucket: str, secret: str | None) -> FleetSt
 
 def _status(fleet: Fleet, bucket: str, secret: str | None, now: float) -> FleetStatus:
     names = fleet.names if secret is None else [secret]
-    found = [_secret_status(fleet.convergence(name, now)) for name in names]
+    found = [_secret_status(item) for item in fleet.convergences(names, now)]
     converged = bool(found) and all(item.converged for item in found)
-    return FleetStatus(bucket, len(fleet.members), fleet.silent(now), converged, found)
+    unreadable = sorted(fleet.unreadable.values())
+    converged = converged and not unreadable
+    return FleetStatus(bucket, len(fleet.members), fleet.silent(now), unreadable, converged, found)
 
 
 def _secret_status(found: Convergence) -> SecretStatus:
@@ -108,6 +113,7 @@ def _secret_status(found: Convergence) -> SecretStatus:
         found.older,
         found.silent,
         found.incomparable,
+        found.unreadable,
         dict(found.versions),
         None if found.first is None else rfc3339(found.first),
         None if found.last is None else rfc3339(found.last),
@@ -122,9 +128,9 @@ def as_json(found: FleetStatus) -> str:
 
 def as_text(found: FleetStatus, screen: Screen) -> str:
     """For people: a row for each secret, and what is behind."""
-    lines = [
-        f"{found.instances} installations in bucket {found.bucket}, {len(found.silent)} silent"
-    ]
+    unreadable = f", {len(found.unreadable)} unreadable" if found.unreadable else ""
+    counts = f"{found.instances} installations in bucket {found.bucket}"
+    lines = [f"{counts}, {len(found.silent)} silent{unreadable}"]
     rows: list[Sequence[str]] = [
         (
             *(item.secret, _short(item.version), f"{item.have} of {item.instances}"),
@@ -142,6 +148,8 @@ def as_text(found: FleetStatus, screen: Screen) -> str:
         if not item.converged
         for reason in _reasons(item)
     ]
+    if found.unreadable:
+        behind.append(visible(f"  documents that cannot be read: {listed(found.unreadable)}"))
     if behind:
         lines += ["", "needs attention:", *behind]
     return "\n".join(lines)
@@ -155,12 +163,7 @@ def _reasons(item: SecretStatus) -> list[str]:
         "silent": item.silent,
         "another fingerprint key": item.incomparable,
     }
-    return [f"{kind}: {_names(names)}" for kind, names in kinds.items() if names]
-
-
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return [f"{kind}: {listed(names)}" for kind, names in kinds.items() if names]
 
 
 def _short(version: str | None) -> str:
@@ -189,7 +192,7 @@ class Goal(msgspec.Struct, frozen=True):
         if self.before is not None and found.version == self.before:
             return f"no installation has another version than {self.before}"
         if not found.converged:
-            behind = _names(found.lagging)
+            behind = listed(found.lagging)
             return (
                 f"{found.have} of {found.instances} installations have {found.version}; "
                 f"waiting for {behind}"

@@ -290,7 +290,7 @@ def check(
 
 
 @cli.command()
-@click.argument("what", type=click.Choice(["vault-config", "config", "event"]))
+@click.argument("what", type=click.Choice(["vault-config", "config", "relay", "event"]))
 def schema(what: str) -> None:
     """Prints a JSON Schema (2020-12)."""
     import msgspec
@@ -350,10 +350,9 @@ def _fail(error: SyncdError) -> NoReturn:
 
 
 def _crash(error: BaseException) -> NoReturn:
-    from syncd.telemetry.log import describe
+    from syncd.telemetry.unexpected import unexpected
 
-    # without the exception's text, which may quote a value
-    report(SyncdError(f"internal error: {describe(error)}", "please report it"))
+    report(unexpected(error))
     sys.exit(1)
 
 

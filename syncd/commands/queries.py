@@ -1,4 +1,4 @@
-"""The commands that ask a running daemon: `status`, `events`, `test`, `retry`, `resend`, `ui`."""
+"""The commands that ask a running daemon: its state, its events and history, its consumers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 UNREACHABLE: Final = 2
+_TEST_LIMIT: Final = 3600.0
+"""Seconds that a test may take: that of a command has the command's timeout."""
+
 _CLEAR: Final = "\x1b[H\x1b[2J"
 
 
@@ -136,6 +139,42 @@ def events(
 
 
 @click.command(cls=Command)
+@socket_option
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    type=TEXT,
+    metavar="NAME",
+    help="Only rotations of this secret; may be repeated.",
+)
+@click.option("--consumer", type=TEXT, metavar="NAME", help="Only what concerns this consumer.")
+@click.option(
+    "--limit",
+    "most",
+    type=click.IntRange(1, 1000),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="The newest N rotations.",
+)
+@format_option
+def history(
+    socket: str | None, secrets: tuple[str, ...], consumer: str | None, most: int, format_: str
+) -> None:
+    """Shows what became of rotations: seen, each attempt to deliver, delivered, adopted."""
+    harden_command()
+
+    from syncd.commands.client import socket_path
+    from syncd.commands.history import as_json, as_text, query
+    from syncd.commands.table import Screen
+
+    with querying():
+        found = query(socket_path(socket), secrets, consumer, most)
+    print_text(as_json(found) if format_ == "json" else as_text(found, Screen.of(sys.stdout)))
+
+
+@click.command(cls=Command)
 @click.argument("consumer", required=False, type=TEXT)
 @socket_option
 def retry(consumer: str | None, socket: str | None) -> None:
@@ -182,9 +221,10 @@ def resend(consumer: str, secret: str | None, socket: str | None) -> None:
 @socket_option
 @format_option
 def test(consumer: str, socket: str | None, format_: str) -> None:
-    """Sends a webhook a signed io.syncd.ping event now, and shows the answer.
+    """Sends a consumer an io.syncd.ping event now, and shows the answer.
 
-    Exits with 1 when it is not acknowledged.
+    Of Aidbox it reads something, as every replica's Client. Exits with 1 when it is not
+    acknowledged.
     """
     harden_command()
 
@@ -197,16 +237,24 @@ def test(consumer: str, socket: str | None, format_: str) -> None:
     from syncd.core.text import escape_json
 
     with querying(), Client(socket_path(socket)) as client:
-        found = client.post(f"/v1/consumers/{quote(consumer, safe='')}/test", TestReport)
+        path = f"/v1/consumers/{quote(consumer, safe='')}/test"
+        found = client.post(path, TestReport, limit=_TEST_LIMIT)
     if format_ == "json":
         print_text(msgspec.json.format(escape_json(msgspec.json.encode(found)), indent=2).decode())
     else:
         outcome = "acknowledged" if found.acknowledged else "not acknowledged"
         print_text(f"{visible(found.consumer)}: {outcome}")
-        print_text(f"  event    io.syncd.ping {found.event}")
+        what = "requests" if found.targets else "event    io.syncd.ping"
+        print_text(f"  {what} {found.event}")
         print_text(f"  address  {visible(found.address)}")
         print_text(f"  TLS      {'verified' if found.tls else 'none'}")
-        print_text(f"  status   {found.status if found.status is not None else 'no answer'}")
+        if found.answer is not None:
+            print_text(f"  answer   {visible(found.answer)}")
+        elif not found.targets:
+            print_text(f"  status   {found.status if found.status is not None else 'no answer'}")
+        for target in found.targets:
+            answer = target.status if target.status is not None else "no answer"
+            print_text(f"  status   {answer}  {visible(target.address)}")
         print_text(f"  time     {found.seconds * 1000:.1f} ms")
         if found.problem is not None:
             print_text(f"  problem  {visible(found.problem)}")
@@ -248,4 +296,4 @@ def querying() -> Iterator[None]:
         sys.exit(UNREACHABLE)
 
 
-COMMANDS: Final = (status, events, test, retry, resend, ui)
+COMMANDS: Final = (status, events, history, test, retry, resend, ui)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from syncd.api.report import RelayReport, SecretReport, SecretsReport, StatusReport
+from syncd.api.report import FleetReport, RelayReport, SecretReport, SecretsReport, StatusReport
 from syncd.commands.client import Client
 from syncd.commands.table import Screen
 from syncd.commands.text import scope_text
@@ -122,6 +122,7 @@ def as_details(status: Status, now: datetime, screen: Screen) -> str:
     for item in status.secrets:
         fields = {
             "scope": scope_text(item.scope),
+            **({"extra": "outside the vault config"} if item.extra is True else {}),
             "path": item.path,
             "state": screen.state(item.state.value),
             "version": item.version or "-",
@@ -150,6 +151,8 @@ def _daemon(daemon: StatusReport, now: datetime, screen: Screen) -> Iterable[str
     if isinstance(daemon.relay, RelayReport):
         scan = f"heard {_age(daemon.last_scan, now)} ago" if daemon.last_scan else "not heard yet"
         source = f"relaying {daemon.relay.subject}"
+        if isinstance(daemon.relay.fleet, FleetReport):
+            source = f"{source}  {_fleet(daemon.relay.fleet)}"
     elif not daemon.vault_config_valid:
         source += "  not valid: the last valid version is in use"
     position = f"{daemon.epoch}-{daemon.sequence}"
@@ -157,6 +160,14 @@ def _daemon(daemon: StatusReport, now: datetime, screen: Screen) -> Iterable[str
     yield visible(source)
     if daemon.watch_problem:
         yield visible(f"watching by {daemon.watch_mode}: {daemon.watch_problem}")
+
+
+def _fleet(fleet: FleetReport) -> str:
+    parts = [
+        ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none"
+        for counts in (fleet.instances, fleet.secrets)
+    ]
+    return f"installations: {parts[0]}  secrets: {parts[1]}"
 
 
 def _consumers(daemon: StatusReport, now: datetime, screen: Screen) -> list[str]:

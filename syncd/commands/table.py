@@ -25,9 +25,10 @@ _NARROWEST: Final = 8
 _RED, _YELLOW, _GREEN = "31", "33", "32"
 _COLOURS: Final = {
     **dict.fromkeys(("missing", "unreadable", "failing", "rejecting", "rejected"), _RED),
+    **dict.fromkeys(("not_adopted", "stale"), _RED),
     **dict.fromkeys(("missing!", "unreadable!", "present!", "not sent"), _RED),
-    **dict.fromkeys(("unproven", "starting", "pending"), _YELLOW),
-    **dict.fromkeys(("ok", "present", "ready", "adopted", "delivered"), _GREEN),
+    **dict.fromkeys(("unproven", "starting", "pending", "retried"), _YELLOW),
+    **dict.fromkeys(("ok", "present", "ready", "adopted", "delivered", "recreated"), _GREEN),
 }
 
 

@@ -61,7 +61,7 @@ async def serve(path: str, listen: str, show: Callable[[str], None]) -> None:
     with Client(path) as client:
         client.get("/v1/status", StatusReport)
     guard = Guard()
-    ui = Ui(path, guard, may_retry=_is_privileged(path))
+    ui = Ui(path, guard, may_act=_is_privileged(path))
     server = Server(ui.app(), Newest(_CONNECTIONS))
     with _listener(host, port) as listening:
         await server.start(listening)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from syncd.config.extra import extra_entries
 from syncd.core.decode import did_you_mean
 from syncd.core.errors import ConfigurationError
 from syncd.core.model import State
@@ -106,6 +107,7 @@ class _Waiting:
         self._reported: list[str] = []
         self._path = settings.vault_config
         self._settle = watch.settle
+        self._extra = extra_entries(watch)
         self._reader = Reader(b"", watch, settle=watch.settle, grace=0.0)
 
     def report(self) -> None:
@@ -128,7 +130,7 @@ class _Waiting:
 
     async def scan(self, limit: float) -> float:
         """Scans for so many seconds at most; returns after how many to scan again."""
-        file = VaultConfigFile(self._path, self._settle)
+        file = VaultConfigFile(self._path, self._settle, self._extra)
         self.missing, self.unsettled = [f"{self._path}: its file system does not answer"], False
         with anyio.move_on_after(limit) as patience:
             try:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from syncd.config.settings import RelaySettings, Settings
 from syncd.config.validation import check_section
 from syncd.core.decode import Path, Problem, decode
 from syncd.core.errors import ConfigurationError
 from syncd.core.findings import Finding, finding, key_path
+from syncd.core.placeholders import correction, unfilled
 from syncd.core.text import encodable
 from syncd.core.tree import TreeError, parse_yaml
 from syncd.system.errnos import reason, remedy
@@ -76,7 +78,7 @@ def load_relay(
     problems += found
     if settings is None or problems:
         source = "command line" if place is None else place.path
-        raise ConfigurationError([_finding(problem, source, origins) for problem in problems])
+        raise ConfigurationError([_finding(problem, source, origins, tree) for problem in problems])
     return settings
 
 
@@ -105,7 +107,7 @@ def examine_any(
     problems, origins = _overlay(tree, environ, _RELAY_TWINS)
     settings, found = decode(tree, RelaySettings, check_section)
     source = "environment" if place is None else place.path
-    return settings, [_finding(problem, source, origins) for problem in problems + found]
+    return settings, [_finding(problem, source, origins, tree) for problem in problems + found]
 
 
 def _read(
@@ -130,8 +132,23 @@ def _examine(
     settings, found = decode(tree, Settings, check_section)
     problems += found
     source = "environment" if place is None else place.path
-    findings += [_finding(problem, source, origins) for problem in problems]
+    findings += [_finding(problem, source, origins, tree) for problem in problems]
     return (_salvage(tree) if findings else settings), findings
+
+
+def read_tree(file: str | None, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """What is written in the configuration, valid or not; empty where it cannot be read again.
+
+    The arguments are those of `load`.
+    """
+    place, tree = _locate(file, environ, DEFAULT_FILE), {}
+    if place is not None and os.path.isfile(place.path):
+        try:
+            tree = place.read()
+        except ConfigurationError:
+            return {}
+    _overlay(tree, environ, _TWINS)
+    return tree
 
 
 def config_file(file: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
@@ -140,8 +157,7 @@ def config_file(file: str | None, environ: Mapping[str, str] = os.environ) -> st
     return None if place is None else place.path
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(msgspec.Struct, frozen=True):
     """A configuration file.
 
     Attributes:
@@ -169,7 +185,7 @@ class _Place:
         try:
             documents = parse_yaml(content)
         except TreeError as error:
-            hint = "fix the YAML at that line"
+            hint = correction(content, "fix the YAML at that line")
             raise self._error("config-malformed", str(error), hint) from None
         if len(documents) > 1:
             hint = "keep one document, without ---"
@@ -222,15 +238,29 @@ _ELSEWHERE: Final = {
 """Where to set a required key, if not only in the file."""
 
 
-def _finding(problem: Problem, source: str, origins: _Origins) -> Finding:
-    where, hint = key_path(*problem.path), problem.hint
-    if problem.message == "is missing":
+def _finding(problem: Problem, source: str, origins: _Origins, tree: Mapping[str, Any]) -> Finding:
+    where, message, hint = key_path(*problem.path), problem.message, problem.hint
+    code, placeholder = "config-invalid", unfilled(_value_at(problem.path, tree))
+    if placeholder is not None and problem.path[-1] != "subject":  # which has places of its own
+        code, hint = "value-uninterpolated", placeholder[1]
+        message = f"{message}: it {placeholder[0]}"
+    if message == "is missing":
         hint = _ELSEWHERE.get(where, hint)
     for length in range(len(problem.path), 0, -1):
         if problem.path[:length] in origins:
             source, where = origins[problem.path[:length]]
             break
-    return finding("config-invalid", source, where, problem.message, hint)
+    return finding(code, source, where, message, hint)
+
+
+def _value_at(path: Path, tree: object) -> object:
+    """What is written at a key path, or None."""
+    for step in path:
+        try:
+            tree = tree[step]  # type: ignore[index]
+        except (IndexError, KeyError, TypeError):
+            return None
+    return tree
 
 
 _RELAY_TWINS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -254,6 +284,9 @@ _TWINS: Final[Mapping[str, tuple[str, ...]]] = {
 
 _WEBHOOK: Final = ("SYNCD_WEBHOOK_URL", "SYNCD_WEBHOOK_SIGNING_KEY_FILE")
 """The variables that make the consumer `webhook`."""
+
+VARIABLES: Final = (*_TWINS, *_WEBHOOK)
+"""The variables that set something."""
 
 _NOT_UTF8: Final = ("is not UTF-8", "use a path that is")
 

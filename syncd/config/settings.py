@@ -82,8 +82,38 @@ InFlight = Annotated[
 ]
 
 
-EventTypes = tuple[Literal["changed", "vault_config", "adopted", "rejected"], ...]
+EventTypes = tuple[
+    Literal[
+        "changed",
+        "vault_config",
+        "adopted",
+        "rejected",
+        "recreated",
+        "stale",
+        "converged",
+        "diverged",
+    ],
+    ...,
+]
 """Short names of the types of events that a consumer gets."""
+
+FormatName = Literal[
+    "value", "header", "json", "jaas", "private-key", "certificate", "nats-credentials"
+]
+"""The formats that `syncd.core.content` knows."""
+
+
+AidboxAction = Literal["drop_cache", "audit_event", "verify", "recreate_destinations", "rollout"]
+"""What a consumer of kind `aidbox` does."""
+
+ObjectName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$(?!\n)",
+        description="the name of an object in Kubernetes",
+        examples=["aidbox"],
+    ),
+]
 
 
 class ScopeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,8 +123,25 @@ class ScopeSettings(msgspec.Struct, frozen=True, kw_only=True):
     id: str | None = None
 
 
+class ExtraFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A secret file outside the vault config: a TLS key, credentials of NATS, a licence.
+
+    Attributes:
+        path: The file.
+        name: Its name in events; the path if not set.
+        scope: Who sees it besides those without a scope: consumers and subscribers whose scope
+            covers it.
+        format: What its content must be; without it, only certificates and keys are judged.
+    """
+
+    path: AbsolutePath
+    name: str | None = None
+    scope: ScopeSettings | tuple[ScopeSettings, ...] | None = None
+    format: FormatName | None = None
+
+
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
-    """How the mount is watched."""
+    """How the mount is watched; a file of `extra` is an entry, or its path alone."""
 
     roots: tuple[AbsolutePath, ...] = ()
     settle: Duration = Duration(0.05)
@@ -102,6 +149,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["auto", "inotify", "poll"] = "auto"
     max_secret_size: Size = Size(1 << 20)
     remount_grace: Duration = Duration(30)
+    extra: tuple[ExtraFile | AbsolutePath, ...] = ()
 
 
 class BasicAuth(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,8 +179,26 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, tag="webhook", tag_fiel
     types: EventTypes | None = None
 
 
+class Recreate(msgspec.Struct, frozen=True, kw_only=True):
+    """How destinations of Aidbox are recreated after their secret was rotated."""
+
+    delay: Duration = Duration(60)
+    drain_timeout: Duration = Duration(600)
+    force: bool = False
+    stand_in: bool = True
+
+
+class Rollout(msgspec.Struct, frozen=True, kw_only=True):
+    """The workload of Kubernetes that runs Aidbox, and what it reads only at its start."""
+
+    kind: Literal["Deployment", "StatefulSet"] = "Deployment"
+    name: ObjectName
+    namespace: ObjectName | None = None
+    secrets: tuple[str, ...] = ()
+
+
 class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field="kind"):
-    """A consumer that is Aidbox itself: drops its cache, gets AuditEvents, verifies adoption."""
+    """A consumer that is Aidbox itself: caches, AuditEvents, adoption, and optional repair."""
 
     name: Name
     urls: tuple[str, ...]
@@ -140,11 +206,14 @@ class Aidbox(msgspec.Struct, frozen=True, kw_only=True, tag="aidbox", tag_field=
     client_id: str
     client_secret_file: AbsolutePath
     grant_type: Literal["basic", "client_credentials"] = "basic"
-    actions: tuple[Literal["drop_cache", "audit_event", "verify"], ...]
+    actions: tuple[AidboxAction, ...]
     verify_timeout: Duration = Duration(60)
+    recreate: Recreate = Recreate()
+    rollout: Rollout | None = None
     audit_url: str | None = None
     audit_bearer_token_file: AbsolutePath | None = None
     audit_basic_auth: BasicAuth | None = None
+    audit_group: Name | None = None
     ca_file: AbsolutePath | None = None
     client_cert: AbsolutePath | None = None
     client_key: AbsolutePath | None = None
@@ -182,7 +251,23 @@ class Nats(NatsServer, frozen=True, kw_only=True, tag="nats", tag_field="kind"):
     types: EventTypes | None = None
 
 
-ConsumerSettings: TypeAlias = Webhook | Aidbox | Nats
+COMMAND_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""PATH of commands, in which their names are looked up."""
+
+
+class Exec(msgspec.Struct, frozen=True, kw_only=True, tag="exec", tag_field="kind"):
+    """A consumer that is a command: events on its standard input, its exit code is the answer."""
+
+    name: Name
+    command: tuple[str, ...]
+    timeout: Duration = Duration(30)
+    max_batch: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
+    max_in_flight: InFlight = 1
+    scope: tuple[ScopeSettings, ...] | None = None
+    types: EventTypes | None = None
+
+
+ConsumerSettings: TypeAlias = Webhook | Aidbox | Nats | Exec
 """A consumer of any kind."""
 
 
@@ -265,6 +350,16 @@ class EventLog(msgspec.Struct, frozen=True, kw_only=True):
     prune_interval: Duration = Duration(60)
 
 
+class Kubernetes(msgspec.Struct, frozen=True, kw_only=True):
+    """The API server, where it is not that of the pod, and the Lease of what one pod does."""
+
+    server: str | None = None
+    token_file: AbsolutePath | None = None
+    ca_file: AbsolutePath | None = None
+    namespace: ObjectName | None = None
+    lease: ObjectName = "syncd"
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The whole configuration."""
 
@@ -277,6 +372,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api: Api = Api()
     credentials: Credentials = Credentials()
     provision: tuple[Provision, ...] = ()
+    kubernetes: Kubernetes = Kubernetes()
     event_log: EventLog = EventLog()
     log: Log = Log()
 
@@ -289,6 +385,7 @@ class RelaySource(NatsServer, frozen=True, kw_only=True):
     durable: DurableName | None = None
     max_secrets: Annotated[int, msgspec.Meta(ge=1)] = 100_000
     state_bucket: BucketName | None = None
+    converge_within: Duration = Duration(600)
 
 
 class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -325,9 +422,25 @@ def _credential_files(tree: object, at: Path) -> Iterator[tuple[str, str]]:
 _CREDENTIALS = frozenset(("client_cert", "client_key"))
 
 
-def grant(scope: tuple[ScopeSettings, ...] | None, types: EventTypes | None = None) -> Grant:
+def grant(
+    scope: tuple[ScopeSettings, ...] | None,
+    types: EventTypes | None = None,
+    *,
+    extra: bool = True,
+) -> Grant:
     """The grant of a `scope:` list and of `types`; without one of them, everything."""
     return Grant(
         None if scope is None else [Scope(item.resource_type, item.id) for item in scope],
         None if types is None else map(TYPE_NAMES.__getitem__, types),
+        extra=extra,
     )
+
+
+def grant_of(consumer: ConsumerSettings) -> Grant:
+    """What a consumer gets.
+
+    Aidbox documents its cache, and a login that proves a new value, for secrets of the vault config
+    alone: files outside of it concern only the audit trail.
+    """
+    extra = not isinstance(consumer, Aidbox) or "audit_event" in consumer.actions
+    return grant(consumer.scope, consumer.types, extra=extra)

@@ -10,10 +10,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
+from syncd.config.extra import extra_file
 from syncd.config.settings import (
     Aidbox,
     Api,
     Credentials,
+    Exec,
+    Kubernetes,
     Nats,
     NatsServer,
     Provision,
@@ -27,6 +30,7 @@ from syncd.core.address import parse_host_port
 from syncd.core.decode import Path, Problem
 from syncd.core.findings import key_path
 from syncd.core.nats_binding import DEFAULT_SUBJECT, filter_problem, subject_problem
+from syncd.core.vault_config import LONGEST_NAME, LONGEST_PATH, is_normalized, text_problem
 from syncd.system.accounts import account_problem
 
 if TYPE_CHECKING:
@@ -67,11 +71,16 @@ def _check_consumers(settings: Settings | RelaySettings, _at: Path) -> list[Prob
         if consumer.types == ()
     ]
     if isinstance(settings, RelaySettings):
-        hint = "remove verify here; configure it at the syncd that watches the secret's mount"
         problems += [
-            Problem(("consumers", index, "actions"), "verify is not possible in a relay", hint)
+            Problem(
+                ("consumers", index, "actions"),
+                f"{action} is not possible in a relay",
+                f"remove {action} here; configure it at the syncd that watches the secret's mount",
+            )
             for index, consumer in enumerate(settings.consumers)
-            if isinstance(consumer, Aidbox) and "verify" in consumer.actions
+            if isinstance(consumer, Aidbox)
+            for action in consumer.actions
+            if action in _OF_MOUNT
         ]
         hint = "remove it here; a relay reads relay.state_bucket"
         problems += [
@@ -102,7 +111,37 @@ def _check_values(settings: Settings, _at: Path) -> list[Problem]:
 
 
 def _check_watch(watch: Watch, at: Path) -> list[Problem]:
-    return _check_positive(watch, at, rescan_interval="60s")
+    return _check_positive(watch, at, rescan_interval="60s") + _check_extra(watch, at)
+
+
+def _check_extra(watch: Watch, at: Path) -> list[Problem]:
+    files = [extra_file(item) for item in watch.extra]
+    # where an entry is a path alone, the path is at fault
+    keys = [() if isinstance(item, str) else ("path",) for item in watch.extra]
+    at = (*at, "extra")
+    hint = "write the absolute path of the file, without ., .., // and a / at the end"
+    problems = [
+        Problem((*at, index, *keys[index]), problem or "is not normalized", hint)
+        for index, file in enumerate(files)
+        if (problem := text_problem(file.path, LONGEST_PATH)) or not is_normalized(file.path)
+    ]
+    problems += [
+        Problem((*at, index, *keys[index]), "is written twice", "keep one of them")
+        for index, _ in _repeated([file.path for file in files])
+    ]
+    hint = "use visible characters"
+    problems += [
+        Problem((*at, index, "name"), problem, hint)
+        for index, file in enumerate(files)
+        if file.name is not None and (problem := text_problem(file.name, LONGEST_NAME))
+    ]
+    hint = "give each file its own name"
+    names = _repeated([file.name or file.path for file in files])
+    return problems + [
+        Problem((*at, index, "name"), "is used twice", hint)
+        for index, _ in names
+        if files[index].name is not None
+    ]
 
 
 def _check_api(api: Api, at: Path) -> list[Problem]:
@@ -141,8 +180,8 @@ def _check_aidbox(aidbox: Aidbox, at: Path) -> list[Problem]:
         for index, _ in _repeated(aidbox.urls)
     ]
     hints = {
-        "urls": "name each replica, such as http://127.0.0.1:8080",
-        "actions": "name at least one of drop_cache, audit_event and verify",
+        "urls": "name each replica, such as http://127.0.0.1:8080 (the port is BOX_WEB_PORT)",
+        "actions": "name at least one, such as drop_cache, audit_event or verify",
     }
     problems += [
         Problem((*at, key), "is empty", hint)
@@ -153,9 +192,46 @@ def _check_aidbox(aidbox: Aidbox, at: Path) -> list[Problem]:
         problems.append(
             Problem((*at, "client_id"), "is not the id of a Client", "write the id alone")
         )
-    problems += _check_audit(aidbox, at)
+    problems += _check_audit(aidbox, at) + _check_rollout(aidbox, at)
+    problems += _check_positive(aidbox.recreate, (*at, "recreate"), drain_timeout="10m")
     problems += _check_positive(aidbox, at, timeout="10s", verify_timeout="60s")
     return problems + _check_pair(aidbox, at, "client_cert", "client_key")
+
+
+def _check_rollout(aidbox: Aidbox, at: Path) -> list[Problem]:
+    if ("rollout" in aidbox.actions) == (aidbox.rollout is not None):
+        return []
+    if aidbox.rollout is None:
+        hint = "name the workload, such as {kind: Deployment, name: aidbox}"
+        return [Problem((*at, "rollout"), "is missing, and actions has rollout", hint)]
+    hint = "add rollout to actions, or remove it here"
+    return [Problem((*at, "rollout"), "is not used by any of actions", hint)]
+
+
+def _check_shared_versions(settings: Settings, _at: Path) -> list[Problem]:
+    """Installations that write what they know of a version must all write the same."""
+    if settings.fingerprint_key_file is not None:
+        return []
+    hint = "let all installations share a fingerprint_key_file, or remove secrets"
+    return [
+        Problem(
+            ("consumers", index, "rollout", "secrets"),
+            "needs fingerprint_key_file: without it each installation has versions of its own, and "
+            "each would begin a rollout",
+            hint,
+        )
+        for index, consumer in enumerate(settings.consumers)
+        if isinstance(consumer, Aidbox)
+        and consumer.rollout is not None
+        and consumer.rollout.secrets
+    ]
+
+
+def _check_kubernetes(kubernetes: Kubernetes, at: Path) -> list[Problem]:
+    if kubernetes.server is None:
+        return []
+    problem = check_base_url(kubernetes.server, (*at, "server"), "token_file")
+    return [] if problem is None else [problem]
 
 
 def _check_audit(aidbox: Aidbox, at: Path) -> list[Problem]:
@@ -231,6 +307,22 @@ def _check_webhook(webhook: Webhook, at: Path) -> list[Problem]:
     return problems
 
 
+def _check_exec(command: Exec, at: Path) -> list[Problem]:
+    words, example = command.command, "write the program and its arguments, such as [/usr/bin/true]"
+    problems = _check_positive(command, at, timeout="30s")
+    if not words or not words[0]:
+        problems.append(Problem((*at, "command"), "names no program", example))
+    elif "/" in words[0] and not words[0].startswith("/"):
+        hint = "write an absolute path, or a name that is looked up in PATH"
+        problems.append(Problem((*at, "command", 0), "is a relative path", hint))
+    problems += [
+        Problem((*at, "command", index), "holds a NUL character", "remove it")
+        for index, word in enumerate(words)
+        if "\0" in word
+    ]
+    return problems
+
+
 def _check_nats(nats: NatsServer, at: Path) -> list[Problem]:
     problems = [
         Problem((*at, "urls", index), *bad)
@@ -303,6 +395,8 @@ def _check_positive(section: object, at: Path, **examples: str) -> list[Problem]
 
 
 _HTTP: Final = ("http", "https")
+_OF_MOUNT: Final = ("verify", "recreate_destinations", "rollout")
+"""Actions that need the mount, or the changes of one installation."""
 _HOST: Final = re.compile(r"[\w.~%-]+")
 """Characters of names; a placeholder such as `${HOST}` would pass as a name of RFC 3986."""
 _OWN_HEADERS: Final = frozenset(
@@ -312,10 +406,15 @@ _CHECKS: Final[Mapping[type | UnionType, Callable[[Any, Path], list[Problem]]]] 
     Webhook: _check_webhook,
     Aidbox: _check_aidbox,
     NatsServer: _check_nats,
+    Exec: _check_exec,
     Watch: _check_watch,
     Api: _check_api,
     Provision: _check_provision,
     Credentials: _check_grants,
     Settings | RelaySettings: _check_consumers,
-    Settings: _check_values,
+    Settings: lambda settings, at: [
+        *_check_values(settings, at),
+        *_check_shared_versions(settings, at),
+    ],
+    Kubernetes: _check_kubernetes,
 }

@@ -44,10 +44,13 @@ class Consumer(Protocol):
     def max_in_flight(self) -> int:
         """Deliveries that it takes at the same time, at most."""
 
-    async def deliver(self, events: Sequence[Event]) -> None:
+    async def deliver(self, events: Sequence[Event]) -> int | None:
         """Hands over events, oldest first; returns when the consumer has acknowledged them all.
 
         No two of the events concern one secret.
+
+        Returns:
+            The status of the answer, or None where there is none; errors have one, too.
 
         Raises:
             TemporaryError: The receiver accepts nothing now.
@@ -60,6 +63,20 @@ class Consumer(Protocol):
         """Closes its connections."""
 
 
+class Target(msgspec.Struct, frozen=True):
+    """One of several servers that were asked.
+
+    Attributes:
+        address: The server.
+        status: The status of its answer, or None where there was none.
+        error: What is wrong with it, or None.
+    """
+
+    address: str
+    status: int | None
+    error: SyncdError | None
+
+
 class Tested(msgspec.Struct, frozen=True):
     """The outcome of a ping.
 
@@ -68,12 +85,18 @@ class Tested(msgspec.Struct, frozen=True):
         tls: Whether over TLS, which is always verified.
         status: The status of the answer, or None where there was none.
         error: Why it was not acknowledged, or None.
+        answer: What the server answered, for people, or None where the status says it.
+        targets: Of a consumer of several servers, each.
+        is_proof: Whether an acknowledgement proves that events are accepted, too.
     """
 
     address: str
     tls: bool
     status: int | None
     error: SyncdError | None
+    answer: str | None = None
+    targets: tuple[Target, ...] = ()
+    is_proof: bool = True
 
 
 @runtime_checkable
@@ -95,7 +118,7 @@ class UnusableError(RefusedError):
     @classmethod
     def of(cls, error: RefusedError) -> UnusableError:
         """The same error, as one that is not about the events."""
-        return cls(error.problem, error.remedy)
+        return cls(error.problem, error.remedy).answered(error.status)
 
 
 class Undelivered(msgspec.Struct, frozen=True):
@@ -135,4 +158,4 @@ def undelivered(groups: Sequence[Undelivered]) -> UndeliveredError:
     kind = _RetriedError if isinstance(first.error, TemporaryError) else _RejectedError
     error = kind(f"{first.error.problem}{more}", first.error.remedy)
     error.groups = tuple(groups)
-    return error
+    return error.answered(first.error.status)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -35,6 +36,7 @@ from syncd.consumers.consumer import (
     UnusableError,
 )
 from syncd.consumers.report import Report
+from syncd.consumers.trail import Trail
 from syncd.core.errors import RefusedError, StateError, SyncdError, TemporaryError
 from syncd.core.timing import rfc3339
 from syncd.telemetry.log import describe
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from syncd.consumers.lanes import Batch
     from syncd.core.events import Event
     from syncd.core.health import ConsumerHealth
+    from syncd.core.record import Outcome, Record
     from syncd.ledger.ledger import Ledger
     from syncd.telemetry.metrics import Metrics
 
@@ -105,6 +108,7 @@ class Delivery:
         self._monotonic = monotonic
         self._sleep = sleep
         self._report = Report(consumer.name, metrics.consumer(consumer.name))
+        self._trail = Trail()
         self._backlog = Backlog(consumer.max_batch, consumer.max_in_flight, rng)
         self._woken = True
         self._withdrawals = ledger.withdrawals
@@ -122,6 +126,10 @@ class Delivery:
         failures, due = self._backlog.troubled()
         ahead = self._clock() - self._monotonic()
         return self._report.health(self._backlog.waiting(), failures, due, ahead)
+
+    def unwritten(self) -> tuple[Record, ...]:
+        """Attempts that are not in the ledger yet."""
+        return self._trail.pending()
 
     def examined(self, findings: tuple[str, ...]) -> None:
         """Sets why the consumer cannot work, as far as can be known without a delivery."""
@@ -167,7 +175,7 @@ class Delivery:
         return self._report.pending
 
     async def ping(self, ident: str) -> Tested:
-        """Sends a ping, past the mailbox; one that is acknowledged proves the consumer.
+        """Sends a ping, past the mailbox; one that is acknowledged can prove the consumer.
 
         Raises:
             RefusedError: The consumer takes none.
@@ -175,12 +183,9 @@ class Delivery:
         """
         name = self._consumer.name
         if not isinstance(self._consumer, Testable):
-            raise RefusedError(
-                f"{name} takes no ping: only consumers of kind webhook do",
-                "see syncd status, and for Aidbox syncd check --aidbox URL",
-            )
+            raise RefusedError(f"{name} takes no ping", "see syncd status")
         tested = await self._consumer.ping(ident, rfc3339(self._clock()))
-        if tested.error is None:
+        if tested.error is None and tested.is_proof:
             await anyio.to_thread.run_sync(self._ledger.acknowledge, name, ())
             self._report.is_proven = True
             self._report.findings = ()
@@ -219,11 +224,14 @@ class Delivery:
                 await self._news.wait()
         for scope in self._in_flight:
             scope.cancel()
-        if self._acknowledged:
+        done = [event for events, _ in self._acknowledged for event in events]
+        records = self._trail.take()
+        if done or records:
+            acknowledge = partial(self._ledger.acknowledge, delivered=bool(done))
+            name = self._consumer.name
             with contextlib.suppress(StateError):
-                done = [event for events, _ in self._acknowledged for event in events]
                 await anyio.to_thread.run_sync(
-                    self._ledger.acknowledge, self._consumer.name, done, limiter=self._threads
+                    acknowledge, name, done, records, limiter=self._threads
                 )
                 self._recorded(len(self._acknowledged))
 
@@ -284,9 +292,9 @@ class Delivery:
         try:
             with scope:
                 while batch is not None:
-                    error = await self._attempt(batch)
+                    outcome = await self._attempt(batch)
                     self._backlog.landed(batch)
-                    self._judge(batch, error)
+                    self._judge(batch, outcome)
                     self._news.set()
                     batch = self._next()
                     self._start()
@@ -294,17 +302,21 @@ class Delivery:
             self._in_flight.discard(scope)
             self._news.set()
 
-    async def _attempt(self, batch: Batch) -> Exception | None:
+    async def _attempt(self, batch: Batch) -> Exception | int | None:
         try:
-            await self._consumer.deliver(batch.events)
+            return await self._consumer.deliver(batch.events)
         except Exception as error:  # noqa: BLE001 - a bug in one consumer must not stop the others
             return error
-        return None
 
-    def _judge(self, batch: Batch, error: Exception | None) -> None:
-        """Says what an outcome means, for the receiver and for the events."""
-        if error is None:
-            self._succeed(batch.events)
+    def _judge(self, batch: Batch, error: Exception | int | None) -> None:
+        """Says what an outcome means, for the receiver and for the events.
+
+        Args:
+            batch: What was delivered.
+            error: Why not, or the status of the answer that acknowledges it.
+        """
+        if not isinstance(error, Exception):
+            self._succeed(batch.events, error)
         elif isinstance(error, UndeliveredError):
             failed = {event.sequence for group in error.groups for event in group.events}
             self._succeed([event for event in batch.events if event.sequence not in failed])
@@ -313,6 +325,7 @@ class Delivery:
         elif isinstance(error, UnusableError):
             failure = self._report.receiver.refuse(str(error), self._rng, at_cap=True)
             self._stop(batch, failure.delay)
+            self._note(batch.events, error)
             self._report.stopped(failure, str(error), refused=True)
         elif isinstance(error, TemporaryError):
             if error.retry_after is None and self._backlog.blames_events(batch):
@@ -321,21 +334,25 @@ class Delivery:
             at_least = min(error.retry_after or 0.0, MAX_RETRY_AFTER)
             failure = self._report.receiver.retry(str(error), self._rng, at_least=at_least)
             self._stop(batch, failure.delay)
+            self._note(batch.events, error)
             self._report.stopped(failure, str(error), refused=False)
         elif isinstance(error, SyncdError):
             self._fail(Undelivered(batch.events, error), answered=True)
         else:
             self._survive(batch, error)
 
-    def _succeed(self, events: Sequence[Event]) -> None:
+    def _succeed(self, events: Sequence[Event], status: int | None = None) -> None:
         if not events:
             return
+        now = self._clock()
         failures = self._backlog.succeeded(events, self._monotonic())
-        failures = max(failures, self._report.receiver.succeed(self._clock()))
+        failures = max(failures, self._report.receiver.succeed(now))
+        self._trail.delivered(events, status, now)
         self._acknowledged.append((events, failures))
 
     def _fail(self, group: Undelivered, *, answered: bool) -> None:
         reason, refused = str(group.error), not isinstance(group.error, TemporaryError)
+        self._note(group.events, group.error)
         delay = self._backlog.failed(
             group.events, reason, self._monotonic(), refused=refused, answered=answered
         )
@@ -350,7 +367,12 @@ class Delivery:
         delay = self._backlog.failed(
             batch.events, reason, self._monotonic(), refused=True, answered=False
         )
+        self._trail.failed(batch.events, "rejected", None, reason, self._clock())
         self._report.broken(found, delay)
+
+    def _note(self, events: Sequence[Event], error: SyncdError) -> None:
+        outcome: Outcome = "retried" if isinstance(error, TemporaryError) else "rejected"
+        self._trail.failed(events, outcome, error.status, str(error), self._clock())
 
     def _stop(self, batch: Batch, delay: float) -> None:
         self._stopped_at = self._monotonic()
@@ -367,6 +389,7 @@ class Delivery:
         generation, after, count = backlog.generation, backlog.cursor, self._woken
         batches = len(self._acknowledged)
         done = [event for events, _ in self._acknowledged for event in events]
+        records = self._trail.take()
         if count:
             # before the look, not after it: an event that is committed meanwhile sets it again
             self._woken, backlog.more = False, True
@@ -374,8 +397,8 @@ class Delivery:
 
         def trip() -> tuple[list[Event], list[Event], int, int | None]:
             name, grant = self._consumer.name, self._consumer.grant
-            if done:
-                self._ledger.acknowledge(name, done)
+            if done or records:
+                self._ledger.acknowledge(name, done, records, delivered=bool(done))
             again = self._ledger.look_up(name, grant, slots) if slots else []
             newest = self._ledger.span()[1] if limit else 0
             events = self._ledger.take(name, grant, limit, after) if limit else []
@@ -384,6 +407,7 @@ class Delivery:
         try:
             found = await anyio.to_thread.run_sync(trip, limiter=self._threads)
         except StateError as error:
+            self._trail.put_back(records)
             self._woken = self._woken or count
             failure = report.ledger.retry(str(error), self._rng)
             self._ledger_due = self._monotonic() + failure.delay
@@ -404,6 +428,7 @@ class Delivery:
         report.count(0 if backlog.is_empty else pending)
         if backlog.is_untroubled and not report.receiver.failures:
             report.calm()
+            self._trail.calm()
 
     def _recorded(self, batches: int) -> None:
         """The first batches of those that were acknowledged have left the mailbox."""

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from syncd.config.settings import grant
-from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
-from syncd.core.errors import RefusedError, TemporaryError
-from syncd.core.nats_binding import MESSAGE_ID, encode, render
+from syncd.config.settings import grant_of
+from syncd.consumers.consumer import Tested, Undelivered, UnusableError, undelivered
+from syncd.core.errors import RefusedError, SyncdError, TemporaryError
+from syncd.core.nats_binding import MESSAGE_ID, encode, encode_ping, render, render_ping
 from syncd.net.nats import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from syncd.config.settings import Nats
-    from syncd.core.errors import SyncdError
     from syncd.core.events import Event, Stamp
 
 
@@ -31,13 +30,14 @@ class NatsConsumer:
 
     def __init__(self, settings: Nats, stamp: Stamp) -> None:
         self.name = settings.name
-        self.grant = grant(settings.scope, settings.types)
+        self.grant = grant_of(settings)
         self.max_batch = settings.max_in_flight
         self.max_in_flight = 1
         self._subject = settings.subject
         self._has_subjects = "<" in settings.subject
         self._mode = settings.content_mode
         self._stamp = stamp
+        self._settings = settings
         self._connection = Connection(settings, f"syncd {self.name}")
         self._stored: set[str] = set()
 
@@ -87,6 +87,30 @@ class NatsConsumer:
                 return UnusableError.of(whole)
             groups.append(Undelivered(rest, whole))
         return undelivered(groups)
+
+    async def ping(self, ident: str, at: str) -> Tested:
+        """Publishes an `io.syncd.ping` event over a connection of its own; see `Testable`.
+
+        Its subject has `~ping` as resource type, and its message id makes JetStream drop what it
+        has stored before.
+        """
+        event = self._stamp.ping(self.name, ident, at)
+        subject = render_ping(self._subject, event.source)
+        headers, payload = encode_ping(event, subject, self._mode)
+        connection = Connection(self._settings, f"syncd {self.name} test")
+        tls = any(url.startswith("tls:") for url in self._settings.urls)
+        answer, error = None, None
+        try:
+            (error,) = await connection.publish([(subject, headers, payload)])
+            tls = connection.is_encrypted
+            stored = connection.stored
+        except SyncdError as failure:
+            error, stored = failure, None
+        finally:
+            await connection.aclose()
+        if stored is not None:
+            answer = f"stream {stored.stream} stored {subject} as message {stored.seq}"
+        return Tested(connection.address, tls, None, error, answer)
 
     async def aclose(self) -> None:
         """Closes the connection."""

@@ -97,6 +97,13 @@ class StateWriter:
         if self._written.is_set():
             self._written = anyio.Event()
 
+    @property
+    def unfinished(self) -> str | None:
+        """Why the last commit is not in the bucket, one line, or None if it is."""
+        if self._written.is_set():
+            return None
+        return self._attempts.last_error or "the time is over before it was written"
+
     async def drained(self) -> None:
         """Returns when a document was written after the last commit."""
         while not self._written.is_set():
@@ -133,16 +140,22 @@ class StateWriter:
         self._baseline = self._ledger.baseline()
 
     def _adopt(self, data: AdoptionData) -> None:
-        self._adoptions.setdefault(data.secret, {})[data.consumer] = data
+        # not changed in place: a thread may be reading it
+        known = self._adoptions.get(data.secret, {})
+        self._adoptions[data.secret] = {**known, data.consumer: data}
 
     async def _write(self) -> None:
-        document = msgspec.json.encode(self.document(time.time()))
+        # ten thousand secrets take tens of milliseconds, in which the event loop goes on
+        document = await anyio.to_thread.run_sync(self._encode, self._inventory(), time.time())
         (error,) = await self._connection.publish([(self._subject, {}, document)])
         if error is not None:
             raise error
 
-    def document(self, now: float) -> Installation:
-        """The document at a time (seconds since the epoch)."""
+    def _encode(self, inventory: Mapping[str, Known], now: float) -> bytes:
+        return msgspec.json.encode(self.document(inventory, now))
+
+    def document(self, inventory: Mapping[str, Known], now: float) -> Installation:
+        """The document of an inventory at a time (seconds since the epoch)."""
         return Installation(
             self._instance,
             __version__,
@@ -151,7 +164,7 @@ class StateWriter:
             SILENT_AFTER * self._heartbeat,
             {
                 name: self._secret(known)
-                for name, known in self._inventory().items()
+                for name, known in inventory.items()
                 if self._grant.sees(known.entry.scopes)
             },
         )

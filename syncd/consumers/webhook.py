@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from syncd import __version__
-from syncd.config.settings import grant
+from syncd.config.settings import grant_of
 from syncd.consumers.consumer import Tested, Undelivered, UnusableError, undelivered
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.events import BATCH, STRUCTURED
@@ -57,7 +57,7 @@ class WebhookConsumer:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = settings.name
-        self.grant = grant(settings.scope, settings.types)
+        self.grant = grant_of(settings)
         self.max_batch = settings.max_batch
         self.max_in_flight = settings.max_in_flight
         self._stamp = stamp
@@ -88,7 +88,7 @@ class WebhookConsumer:
     def __repr__(self) -> str:
         return f"WebhookConsumer({self.name!r}, {self.address!r})"
 
-    async def deliver(self, events: Sequence[Event]) -> None:
+    async def deliver(self, events: Sequence[Event]) -> int:
         """POSTs the events in one request; a 2xx acknowledges them.
 
         After an answer of 401 or 403 the credentials are read again and the request is repeated
@@ -116,13 +116,14 @@ class WebhookConsumer:
             raise undelivered([Undelivered(events, error)])
         if error is not None:
             raise error
+        return answer.status
 
     async def ping(self, ident: str, at: str) -> Tested:
         """POSTs an `io.syncd.ping` event, signed and with all credentials; see `Testable`."""
         body = self._stamp.encode_ping(self.name, ident, at)
         if self.max_batch > 1:
             body = b"[" + body + b"]"
-        message_id = f"{self._stamp.epoch}-ping-{ident}"
+        message_id = self._stamp.ping_id(ident)
         tls = self._url.scheme == "https"
         try:
             answer = await self._post(message_id, body, reread=True)
@@ -164,7 +165,7 @@ class WebhookConsumer:
         status = answer.status
         problem = f"cannot deliver to {self.address}: it answered {status}"
         if answer.is_temporary:
-            return TemporaryError(problem, retry_after=answer.wait)
+            return TemporaryError(problem, retry_after=answer.wait).answered(status)
         if status in _NOT_ACCEPTED:
             files = " or ".join(self._keyring.secret_files)
             remedy = f"replace the credentials in {files}" if files else "configure credentials"
@@ -173,7 +174,7 @@ class WebhookConsumer:
             remedy = "set url to the target of the redirect"
         else:
             remedy = "see the receiver's log, and correct url or the receiver"
-        return RefusedError(problem, remedy)
+        return RefusedError(problem, remedy).answered(status)
 
 
 def _files(settings: Webhook) -> CredentialFiles:

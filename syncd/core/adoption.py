@@ -158,9 +158,9 @@ def judge(trials: Collection[Trial], now: float) -> AdoptionState:
 NOT_VERIFIABLE: Final = Adoption(AdoptionState.NOT_VERIFIABLE)
 
 
-def mailbox_of(consumer: str) -> str:
-    """Name of the mailbox for what a consumer has to verify; a consumer's name has no slash."""
-    return f"{consumer}/verify"
+def mailbox_of(consumer: str, action: str = "verify") -> str:
+    """Name of the mailbox of an action of a consumer; a consumer's name has no slash."""
+    return f"{consumer}/{action}"
 
 
 def client_of(scopes: Sequence[Scope]) -> str | None:
@@ -173,8 +173,11 @@ def client_of(scopes: Sequence[Scope]) -> str | None:
 def adoption_of(known: Known, adoptions: Mapping[str, Adoption]) -> Adoption | None:
     """The adoption of the version that a secret has now, by the last one of each secret.
 
-    None where it is not known yet.
+    None where it is not known yet, and for a file outside the vault config, of which no resource
+    has the value.
     """
+    if known.entry.extra:
+        return None
     if client_of(known.entry.scopes) is None:
         return NOT_VERIFIABLE
     found = adoptions.get(known.entry.name)
@@ -184,8 +187,9 @@ def adoption_of(known: Known, adoptions: Mapping[str, Adoption]) -> Adoption | N
 def accepts(status: int) -> bool | None:
     """Whether a response proves that the credentials were accepted.
 
-    Aidbox evaluates AccessPolicies after the credentials, so that a 403 proves these. A redirect, a
-    server that is busy or broken, and the response of a proxy in its place prove nothing.
+    A 403 is documented for a Client that no AccessPolicy permits the request, so it proves the
+    credentials; a box that answers 401 for it cannot be told from one with other credentials.
+    A redirect, a server that is busy or broken, and the response of a proxy prove nothing.
 
     Returns:
         None where the response proves neither.

@@ -1,7 +1,8 @@
 """The AuditEvent of a change (FHIR R4, https://hl7.org/fhir/R4/auditevent.html).
 
 An R4 AuditEvent has no `identifier`, so a retry is distinguished from a new change by the
-resource's id: it is made of the event's id, and `If-None-Exist: _id=…` finds it. Aidbox's own page
+resource's id: it is made of the event's id (or, where several installations record one change, of
+the change), and `If-None-Exist: _id=…` finds it. Aidbox's own page
 on init bundles does the same, and documents that a POST keeps the id in its body. The other search
 parameters of an AuditEvent would need a modifier (`entity:identifier`) that a server may ignore,
 and then any AuditEvent would match.
@@ -12,14 +13,16 @@ one for a scope with a Client that does not exist yet.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
 from syncd.core.model import ChangeKind
+from syncd.core.timing import seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from syncd.core.event_data import AdoptionData, SecretData
+    from syncd.core.event_data import AdoptionData, DestinationData, FleetData, SecretData
     from syncd.core.model import Scope
 
 TYPE_SYSTEM: Final = "urn:syncd:audit-event-type"
@@ -29,9 +32,11 @@ SOURCE_SYSTEM: Final = "urn:syncd:source"
 RESOURCE_SYSTEM: Final = "urn:syncd:resource"
 
 _ACTIONS: Final = {ChangeKind.ADDED: "C", ChangeKind.MODIFIED: "U", ChangeKind.REMOVED: "D"}
+_DAY: Final = 86400
 _SUCCESS: Final = "0"
 _FAILURE: Final = "8"
 _EXECUTE: Final = "E"
+_CONVERGED: Final = "converged"
 _HL7: Final = "http://terminology.hl7.org/CodeSystem"
 
 
@@ -51,6 +56,28 @@ _SECURITY_USER: Final = _coding(f"{_HL7}/object-role", "11", "Security User Enti
 def audit_event_id(event_id: str) -> str:
     """The resource's id, from the event's."""
     return f"syncd-{event_id}"
+
+
+def shared_audit_event_ids(time: str, group: str | None, *about: str | None) -> tuple[str, ...]:
+    """The ids that a resource may have where several installations record the same change.
+
+    They have one fingerprint key, so a version is the same at each of them, and the id is made of
+    it. The same change can happen again, after the value went back, so the day is a part of the id,
+    by UTC. Installations may see a change on both sides of midnight, hence the days beside it.
+
+    Args:
+        time: When this installation saw the change (RFC 3339, UTC).
+        group: What tells installations apart that have one key and record at one server.
+        about: What happened, to which secret, and its versions.
+
+    Returns:
+        The id to create it with, and those that it may have already.
+    """
+    day = int(seconds_of(time) // _DAY)
+    return tuple(
+        f"syncd-{hashlib.blake2b(repr((at, group, *about)).encode(), digest_size=16).hexdigest()}"
+        for at in (day, day - 1, day + 1)
+    )
 
 
 def audit_event(data: SecretData, *, event_id: str, source: str, time: str) -> dict[str, Any]:
@@ -74,6 +101,41 @@ def adoption_audit_event(
         **_resource_of(f"secret-{outcome}", event_id=event_id, source=source, time=time),
         "action": _EXECUTE,
         "outcome": _SUCCESS if adopted else _FAILURE,
+        "entity": [
+            _secret(data.secret, {"version": data.version}, event_id),
+            _resource(data.scope),
+        ],
+    }
+
+
+def fleet_audit_event(data: FleetData, *, event_id: str, source: str, time: str) -> dict[str, Any]:
+    """The resource for a version that the whole fleet has, from its event."""
+    versions = {
+        "version": data.version,
+        "previous_version": data.previous_version,
+        "instances": str(data.instances),
+        "first_at": data.first_at,
+        "last_at": data.last_at,
+    }
+    scopes = data.scope if isinstance(data.scope, list) else [data.scope]
+    return {
+        **_resource_of(f"secret-{_CONVERGED}", event_id=event_id, source=source, time=time),
+        "action": _EXECUTE,
+        "outcome": _SUCCESS,
+        "entity": [_secret(data.secret, versions, event_id), *map(_resource, scopes)],
+    }
+
+
+def destination_audit_event(
+    data: DestinationData, *, event_id: str, source: str, time: str
+) -> dict[str, Any]:
+    """The resource for the outcome of a recreation, from the data and attributes of its event."""
+    outcome = "recreated" if data.reason is None else "stale"
+    return {
+        **_resource_of(f"destination-{outcome}", event_id=event_id, source=source, time=time),
+        "action": _EXECUTE,
+        "outcome": _SUCCESS if data.reason is None else _FAILURE,
+        **({} if data.reason is None else {"outcomeDesc": data.reason}),
         "entity": [
             _secret(data.secret, {"version": data.version}, event_id),
             _resource(data.scope),

@@ -9,7 +9,9 @@
 - unreadable: only the state changes; the last version stays;
 - unsettled: no version changes; state and problem are the scan's, or the previous ones where the
   scan has no problem to report;
-- an entry that left the vault config is `removed` with the scope that it had.
+- an entry that left the vault config is `removed` with the scope that it had;
+- files outside the vault config (`watch.extra`) are judged alike, and are no change of the vault
+  config when they are added, changed or removed.
 
 Applying a plan gives the new inventory; planning again from there with the same observations gives
 an empty plan.
@@ -17,7 +19,7 @@ an empty plan.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,15 +28,14 @@ from syncd.core.event_data import VaultConfigData
 from syncd.core.model import Change, ChangeKind, Known, Observation, State
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     from syncd.core.model import Entry
 
 _UNSEEN = Observation(State.MISSING, settled=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """The result of a comparison.
 
     Attributes:
@@ -43,6 +44,7 @@ class Plan:
         inventory: The new inventory, by name.
         touched: Names whose row in the inventory is new or differs, sorted.
         dropped: Names that left the inventory, sorted.
+        rescoped: Names whose scope changed, in the vault config or outside of it, sorted.
     """
 
     changes: tuple[Change, ...]
@@ -50,6 +52,7 @@ class Plan:
     inventory: Mapping[str, Known]
     touched: tuple[str, ...]
     dropped: tuple[str, ...]
+    rescoped: tuple[str, ...] = ()
 
 
 def plan(
@@ -84,7 +87,15 @@ def plan(
         if gone.version is not None
     ]
     changes.sort(key=lambda change: change.entry.name)
-    return Plan(tuple(changes), compare_entries(known, entries), inventory, tuple(touched), dropped)
+    differing = _differing(known, entries)
+    return Plan(
+        tuple(changes),
+        _vault_config(known, entries, differing),
+        inventory,
+        tuple(touched),
+        dropped,
+        tuple(n for n in differing if known[n].entry.scopes != entries[n].scopes),
+    )
 
 
 def _judge(
@@ -120,16 +131,33 @@ def _judge(
 
 
 def compare_entries(known: Mapping[str, Known], entries: Mapping[str, Entry]) -> VaultConfigData:
-    """Compares the vault config's entries with those that were known."""
+    """Compares the vault config's entries with those that were known.
+
+    A file that moves between `watch.extra` and the vault config is added to it, or removed from it.
+    """
+    return _vault_config(known, entries, _differing(known, entries))
+
+
+def _vault_config(
+    known: Mapping[str, Known], entries: Mapping[str, Entry], differing: Sequence[str]
+) -> VaultConfigData:
+    joined = {n for n in differing if known[n].entry.extra and not entries[n].extra}
+    left = {n for n in differing if entries[n].extra and not known[n].entry.extra}
+    stayed = [n for n in differing if not (known[n].entry.extra or entries[n].extra)]
+    added = {n for n in entries.keys() - known.keys() if not entries[n].extra}
+    removed = {n for n in known.keys() - entries.keys() if not known[n].entry.extra}
+    return VaultConfigData(
+        added=tuple(sorted(added | joined)),
+        removed=tuple(sorted(removed | left)),
+        rescoped=tuple(n for n in stayed if known[n].entry.scopes != entries[n].scopes),
+        repointed=tuple(n for n in stayed if known[n].entry.path != entries[n].path),
+    )
+
+
+def _differing(known: Mapping[str, Known], entries: Mapping[str, Entry]) -> list[str]:
     # In nearly every scan none of ten thousand entries differs, so none is sorted or compared.
-    differing = sorted(
+    return sorted(
         name
         for name, entry in entries.items()
         if (old := known.get(name)) is not None and old.entry is not entry and old.entry != entry
-    )
-    return VaultConfigData(
-        added=tuple(sorted(entries.keys() - known.keys())),
-        removed=tuple(sorted(known.keys() - entries.keys())),
-        rescoped=tuple(n for n in differing if known[n].entry.scopes != entries[n].scopes),
-        repointed=tuple(n for n in differing if known[n].entry.path != entries[n].path),
     )

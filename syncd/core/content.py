@@ -24,9 +24,17 @@ EXPIRES_SOON: Final = 30 * 86400.0
 
 _HEADER: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[ \t]*[\x21-\xff][\t\x20-\xff]*")
 _JAAS: Final = re.compile(
-    rb"\s*[\w.$]+\s+(required|requisite|sufficient|optional)\b[^;]*;\s*", re.IGNORECASE
+    rb"\s*[\w.$]+\s+(?:required|requisite|sufficient|optional)\b"
+    rb"(?:[^;\"']|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*')*;\s*",
+    re.IGNORECASE,
 )
+"""One login module, as Kafka demands of `sasl.jaas.config`; a value in quotes may hold anything."""
 _BEGIN: Final = b"-----BEGIN "
+_NATS: Final = (
+    re.compile(rb"-----BEGIN NATS USER JWT-----\s+\S+\s+-+END NATS USER JWT-+"),
+    re.compile(rb"-----BEGIN USER NKEY SEED-----\s+SU[A-Z2-7]+\s+-+END USER NKEY SEED-+"),
+)
+"""As `nsc generate creds` writes it (NATS documentation, "User credentials")."""
 _PRIVATE_KEY: Final = re.compile(rb"-----BEGIN (?:(?:DSA|EC|ENCRYPTED|RSA) )?PRIVATE KEY-----")
 """RFC 7468, sections 10 and 11, and the older labels of OpenSSL; not those of OpenSSH or PGP."""
 
@@ -40,6 +48,7 @@ class Format(enum.StrEnum):
     JAAS = "a JAAS configuration, such as `org.…PlainLoginModule required …;`"
     PRIVATE_KEY = "a private key in PEM"
     CERTIFICATE = "a certificate in PEM"
+    NATS_CREDENTIALS = "a NATS credentials file, with a user JWT and its seed"
 
 
 _FORMATS: Final = {
@@ -49,6 +58,18 @@ _FORMATS: Final = {
     "private-key": Format.PRIVATE_KEY,
     "certificate": Format.CERTIFICATE,
 }
+
+
+FORMAT_NAMES: Final = {
+    "value": Format.VALUE,
+    "header": Format.HEADER,
+    "json": Format.JSON,
+    "jaas": Format.JAAS,
+    "private-key": Format.PRIVATE_KEY,
+    "certificate": Format.CERTIFICATE,
+    "nats-credentials": Format.NATS_CREDENTIALS,
+}
+"""The formats by the names that the configuration has for them (`watch.extra[].format`)."""
 
 
 def format_of(field: str) -> Format:
@@ -90,6 +111,11 @@ class Facts(msgspec.Struct, frozen=True):
         """Whether a newline at the end means nothing in this format."""
         return self.pem is not None or not self.formats.isdisjoint((Format.JSON, Format.JAAS))
 
+    @property
+    def is_public(self) -> bool:
+        """Whether it is a certificate without a private key."""
+        return self.pem is not None and self.pem.certificate and not self.pem.private_key
+
 
 class Problem(msgspec.Struct, frozen=True):
     """What is wrong with a content; the attributes are those of a `Finding`."""
@@ -113,6 +139,8 @@ def describe(content: bytes) -> Facts:
             formats.add(Format.PRIVATE_KEY)
         if pem.certificate:
             formats.add(Format.CERTIFICATE)
+        if all(part.search(content) for part in _NATS):
+            formats.add(Format.NATS_CREDENTIALS)
         return Facts(frozenset(formats), pem)
     formats = {Format.VALUE}
     if _HEADER.fullmatch(content.removesuffix(b"\n").removesuffix(b"\r")):
@@ -186,6 +214,22 @@ def problems(facts: Facts, expected: Format | None, now: float) -> Iterator[Prob
     elif left < EXPIRES_SOON:
         message = f"expires in {_days(int(left // 86400))}"
         yield Problem("certificate-expiring", message, "issue a new certificate in time")
+
+
+def next_change(facts: Facts, now: float) -> float:
+    """When `problems` will say something else; infinite where time changes nothing.
+
+    Times are seconds since the epoch.
+    """
+    end = None if facts.pem is None else facts.pem.not_after
+    if end is None:
+        return math.inf
+    left = end - now
+    if left >= EXPIRES_SOON:
+        return end - EXPIRES_SOON
+    # the message counts whole days, of what is left and of what has passed
+    days = math.ceil(left / 86400) - 1 if left > 0 else -int(-left // 86400) - 1
+    return end - days * 86400
 
 
 def _days(number: int) -> str:

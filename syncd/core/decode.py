@@ -13,7 +13,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, NewType, TypeVar, Union, get_args, get_origin
 
@@ -141,7 +142,7 @@ class _Walk:
             tree = tree.value
         origin, arguments = get_origin(type_), get_args(type_)
         if origin in (Union, UnionType):
-            return self.union(tree, type_, arguments, path)
+            return self.union(tree, arguments, path)
         if origin in (list, tuple):
             return self.items(tree, type_, path)
         if origin is dict:
@@ -152,7 +153,7 @@ class _Walk:
             return self.struct(tree, type_, path)
         return self.leaf(tree, type_, path)
 
-    def union(self, tree: object, type_: Any, arguments: tuple[Any, ...], path: Path) -> Any:
+    def union(self, tree: object, arguments: tuple[Any, ...], path: Path) -> Any:
         if tree is None and NoneType in arguments:
             return None
         members = [member for member in arguments if member is not NoneType]
@@ -160,7 +161,20 @@ class _Walk:
             return self.value(tree, members[0], path)
         if all(map(_is_struct, members)):
             return self.tagged(tree, members, path)
-        return self.leaf(tree, type_, path)
+        return self.mixed(tree, members, path)
+
+    def mixed(self, tree: object, members: list[Any], path: Path) -> Any:
+        """Of a structure, a list and scalars, what the value has the form of."""
+        structs = [member for member in members if _is_struct(member)]
+        lists = [member for member in members if get_origin(member) in (list, tuple)]
+        scalars = [member for member in members if member not in (*structs, *lists)]
+        if isinstance(tree, dict) and structs:
+            return self.value(tree, structs[0], path)
+        if isinstance(tree, list) and lists:
+            return self.value(tree, lists[0], path)
+        if scalars:
+            return self.leaf(tree, reduce(or_, scalars), path)
+        return self.value(tree, structs[0], path)
 
     def items(self, tree: object, type_: Any, path: Path) -> Any:
         if not isinstance(tree, list):

@@ -12,6 +12,7 @@ from syncd.core.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
     from syncd.core.findings import Finding
 
@@ -22,12 +23,20 @@ class SyncdError(Exception):
     Attributes:
         problem: What happened, why and where.
         remedy: What a person can do about it, or None where there is nothing to do.
+        status: The status of the answer, or a command's exit code, that it stands for, or None.
     """
+
+    status: int | None = None
 
     def __init__(self, problem: str, remedy: str | None = None) -> None:
         super().__init__(problem if remedy is None else f"{problem}; {remedy}")
         self.problem = problem
         self.remedy = remedy
+
+    def answered(self, status: int | None) -> Self:
+        """The same error, with the status that it stands for."""
+        self.status = status
+        return self
 
     @property
     def lines(self) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ wire (CloudEvents 1.0.2, JSON event format 1.0.2). The data of each type is in `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any, Final
@@ -19,9 +18,12 @@ from syncd.core.event_data import (
     PING,
     RESET,
     SECRET_CHANGED,
+    SECRET_CONVERGED,
     VAULT_CONFIG_CHANGED,
     AdoptionData,
     Data,
+    DestinationData,
+    FleetData,
     PingData,
     ResetData,
     SecretData,
@@ -94,6 +96,11 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         return secret_key(self.subject, self.origin.source if self.origin else None)
 
     @property
+    def is_extra(self) -> bool:
+        """Whether it is about a file outside the vault config."""
+        return isinstance(self.data, SecretData) and self.data.extra is True
+
+    @property
     def slot(self) -> str:
         """Key by which a newer event supersedes a pending one in a mailbox.
 
@@ -105,11 +112,22 @@ class Event(msgspec.Struct, frozen=True, gc=False):
             return "secret:" + key
         if isinstance(self.data, AdoptionData):
             return f"adoption:{self.data.consumer}:{key}"
+        if isinstance(self.data, FleetData):
+            return f"{self.type.rpartition('.')[2]}:{key}"
+        if isinstance(self.data, DestinationData):
+            return f"destination:{self.data.consumer}:{self.data.scope.id}:{key}"
         return f"event:{self.sequence}"
+
+    @property
+    def succession(self) -> SecretData | FleetData | None:
+        """The data, where its version takes the place of the one that a receiver knows; or None."""
+        data = self.data
+        follows = isinstance(data, SecretData) or self.type == SECRET_CONVERGED
+        return data if isinstance(data, SecretData | FleetData) and follows else None
 
     def seen_by(self, grant: Grant) -> Event | None:
         """The event as far as a grant allows to see it, or None."""
-        if not grant.takes(self.type):
+        if not grant.takes(self.type) or (self.is_extra and not grant.extra):
             return None
         if grant.scopes is None:
             return self
@@ -129,9 +147,12 @@ class Event(msgspec.Struct, frozen=True, gc=False):
         A receiver that was away gets the newest state instead of the history, so `change` and
         `previous_version` depend on what that receiver knows.
         """
-        data = self.data
-        if not isinstance(data, SecretData) or data.previous_version == acknowledged:
+        data = self.succession
+        if data is None or data.previous_version == acknowledged:
             return self
+        if isinstance(data, FleetData):
+            data = msgspec.structs.replace(data, previous_version=acknowledged)
+            return msgspec.structs.replace(self, data=data)
         if data.version is None:
             change = ChangeKind.REMOVED
         elif acknowledged is None:
@@ -160,8 +181,7 @@ class CloudEvent(Attributes, frozen=True, gc=False):
     data: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True):
     """Events that were committed to the ledger in one transaction.
 
     Attributes:
@@ -205,10 +225,18 @@ class Stamp(msgspec.Struct, frozen=True):
         origin = Origin(self.id(sequence), self.source)
         return _encode(_wire_form(origin, RESET, "secrets", at, ResetData(secrets)))
 
+    def ping(self, consumer: str, ident: str, at: str) -> CloudEvent:
+        """The wire form of an `io.syncd.ping` event; its id is no position."""
+        origin = Origin(self.ping_id(ident), self.source)
+        return _wire_form(origin, PING, consumer, at, PingData(consumer))
+
+    def ping_id(self, ident: str) -> str:
+        """The id of a ping: `<epoch>-ping-<ident>`."""
+        return f"{self.epoch}-ping-{ident}"
+
     def encode_ping(self, consumer: str, ident: str, at: str) -> bytes:
-        """An `io.syncd.ping` event as JSON; its id is `<epoch>-ping-<ident>`, no position."""
-        origin = Origin(f"{self.epoch}-ping-{ident}", self.source)
-        return _encode(_wire_form(origin, PING, consumer, at, PingData(consumer)))
+        """An `io.syncd.ping` event as JSON."""
+        return _encode(self.ping(consumer, ident, at))
 
     def encode(self, event: Event) -> bytes:
         """The event as JSON, in structured content mode."""
@@ -220,6 +248,11 @@ class Stamp(msgspec.Struct, frozen=True):
 
 
 _encoder = msgspec.json.Encoder()
+
+
+def encode_event(event: CloudEvent) -> bytes:
+    """An event as JSON, in structured content mode."""
+    return _encode(event)
 
 
 def _encode(events: CloudEvent | list[CloudEvent]) -> bytes:

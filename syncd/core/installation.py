@@ -3,19 +3,39 @@
 A bucket of NATS is a stream of the subjects `$KV.<bucket>.<key>`; a subject's newest message is
 the value of its key (https://docs.nats.io/nats-concepts/jetstream/key-value-store). It has
 no value of a secret, only versions.
+
+Documents are read in two steps. Most are heartbeats, whose secrets are those of the document
+before: they are recognised by the bytes, and not decoded.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from array import array
+from datetime import datetime
+from math import inf, nan
+from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import unquote
 
 import msgspec
 
 from syncd.core.model import Scope, State
 from syncd.core.nats_binding import escape
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 SILENT_AFTER: Final = 3
 """Heartbeats after which an installation that wrote nothing is silent."""
+
+_SKEW: Final = 5.0
+"""Seconds by which a clock may differ from the server's without a correction."""
+
+_STEP: Final = 86400.0
+"""Seconds by which a clock may have been set back between a change and the document."""
+
+_VERSION: Final = re.compile(r"k[0-9]+:[0-9a-f]+")
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class InstalledSecret(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -36,11 +56,6 @@ class InstalledSecret(msgspec.Struct, frozen=True, omit_defaults=True, gc=False)
     changed_at: str | None = None
     scope: tuple[Scope, ...] = ()
     adopted: dict[str, bool] = {}
-
-    @property
-    def is_adopted(self) -> bool:
-        """Whether every replica that was verified accepts the version, and there is one."""
-        return bool(self.adopted) and all(self.adopted.values())
 
 
 class Installation(msgspec.Struct, frozen=True):
@@ -63,11 +78,83 @@ class Installation(msgspec.Struct, frozen=True):
     secrets: dict[str, InstalledSecret]
 
 
-decode_installation: Final = msgspec.json.Decoder(Installation).decode
-"""The document of JSON.
+class ReadSecret(msgspec.Struct, gc=False):
+    """What is read of an `InstalledSecret`."""
 
-Raises `msgspec.MsgspecError`, `UnicodeDecodeError` or `RecursionError` where it is none.
-"""
+    version: str | None = None
+    changed_at: _Moment | None = None
+    adopted: dict[str, bool] = {}
+
+
+class ScopedSecret(ReadSecret, gc=False):
+    """The same with the scope, as JSON."""
+
+    scope: msgspec.Raw = msgspec.Raw(b"[]")
+
+
+class ReadInstallation(msgspec.Struct, gc=False):
+    """What is read of an `Installation`; `secrets` is JSON."""
+
+    instance: str
+    time: _Moment
+    key: str
+    ttl: float
+    secrets: msgspec.Raw
+
+    def arrivals(self, moments: Iterable[datetime | None], stored: float) -> array[float]:
+        """When versions arrived, seconds since the epoch by the server's clock; NaN for None.
+
+        The clock of an installation may be wrong, and must not decide which version is the newest.
+
+        Args:
+            moments: The times by the clock of the installation.
+            stored: When the server stored the document, seconds since the epoch.
+
+        Raises:
+            ValueError: Nothing of the document can have happened at such a time.
+        """
+        skew = self.time.timestamp() - stored
+        skew = skew if abs(skew) > _SKEW else 0.0
+        times = array("d", [nan if t is None else t.timestamp() - skew for t in moments])
+        late = [place for place, time in enumerate(times) if time > stored]
+        if any(time < 0 for time in times) or any(times[i] > stored + _STEP for i in late):
+            raise ValueError("not between 1970 and the time of the document")
+        for place in late:
+            times[place] = stored
+        return times
+
+
+_decode_document: Final = msgspec.json.Decoder(ReadInstallation).decode
+decode_secrets: Final = msgspec.json.Decoder(dict[str, ReadSecret]).decode
+"""The secrets of a document, from JSON."""
+
+decode_secrets_and_scopes: Final = msgspec.json.Decoder(dict[str, ScopedSecret]).decode
+"""The same with their scopes."""
+
+decode_scopes: Final = msgspec.json.Decoder(tuple[Scope, ...]).decode
+"""The scopes of a secret, from JSON."""
+
+UNUSABLE: Final = (ValueError, msgspec.MsgspecError, RecursionError)
+"""What reading a document that is none may raise."""
+
+
+def read_document(content: bytes) -> ReadInstallation:
+    """The document of JSON; raises one of `UNUSABLE` where it is none."""
+    document = _decode_document(content)
+    if not 0 < document.ttl < inf:
+        raise ValueError("a document that is never or always too old")
+    return document
+
+
+def checked_version(version: str) -> str:
+    """The version, if it is one.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not _VERSION.fullmatch(version):
+        raise ValueError("not a version")
+    return version
 
 
 def bucket_stream(bucket: str) -> str:
@@ -81,3 +168,8 @@ def bucket_subject(bucket: str, instance: str) -> str:
     A key has letters, digits, `-`, `_`, `=` and `/`: escapes are written with `=`.
     """
     return f"$KV.{bucket}.{escape(instance).replace('%', '=').replace('~', '/')}"
+
+
+def instance_of(subject: str) -> str:
+    """The installation that a bucket's subject names; of a long name, what the subject has."""
+    return unquote(subject.split(".", 2)[-1].replace("=", "%").replace("/", "~"))

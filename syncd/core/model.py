@@ -8,7 +8,6 @@ dataclass's time. None of them can hold a secret's value, only its version, a ke
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -41,16 +40,22 @@ class Grant:
 
     A secret is visible when one of its scopes lies within one of the granted ones: a grant for
     all Clients covers a secret of one Client, not the other way round. Of what is visible, a
-    consumer may want certain types of events only.
+    consumer may want certain types of events only, and nothing of files outside the vault config
+    (`extra`).
     """
 
-    __slots__ = ("scopes", "types")
+    __slots__ = ("extra", "scopes", "types")
 
     def __init__(
-        self, scopes: Iterable[Scope] | None = None, types: Iterable[str] | None = None
+        self,
+        scopes: Iterable[Scope] | None = None,
+        types: Iterable[str] | None = None,
+        *,
+        extra: bool = True,
     ) -> None:
         self.scopes = None if scopes is None else frozenset(scopes)
         self.types = None if types is None else frozenset(types)
+        self.extra = extra
 
     def takes(self, type_: str) -> bool:
         """Whether events of this type are wanted."""
@@ -62,22 +67,28 @@ class Grant:
             return True
         return any(granted.covers(scope) for granted in self.scopes for scope in scopes)
 
+    def shows(self, entry: Entry) -> bool:
+        """Whether changes of an entry may be seen, and are wanted."""
+        return (self.extra or not entry.extra) and self.sees(entry.scopes)
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One secret of the vault config.
+
+class Entry(msgspec.Struct, frozen=True):
+    """One secret of the vault config, or one file of `watch.extra`.
 
     Attributes:
         name: The name by which resources refer to it.
         path: Absolute path of the file that holds it.
-        scopes: The resources that may use it; several only where the older list form is used.
+        scopes: The resources that may use it; several only where the older list form is used. For a
+            file outside the vault config, who may see it; it may have none.
         source: At a relay, the installation that has it; else None.
+        extra: Whether it is a file outside the vault config.
     """
 
     name: str
     path: str
     scopes: tuple[Scope, ...]
     source: str | None = None
+    extra: bool = False
 
     @property
     def key(self) -> str:

@@ -22,13 +22,14 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from syncd.core.event_data import DECODERS, AdoptionData, SecretData
-from syncd.core.events import STRUCTURED, Attributes, Event, Origin
+from syncd.core.event_data import DECODERS, PING, FleetData, SecretData, VaultConfigData
+from syncd.core.events import STRUCTURED, Attributes, CloudEvent, Event, Origin, encode_event
 from syncd.core.model import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from syncd.core.event_data import Data
     from syncd.core.events import Stamp
 
 ContentMode = Literal["structured", "binary"]
@@ -45,6 +46,7 @@ _PLACES: Final = ("instance", "resource_type", "resource_id", "secret")
 _PLACE: Final = re.compile(r"<([^<>.]*)>")
 _NONE: Final = "~"
 _VAULT_CONFIG: Final = "~vault_config"
+_PING: Final = "~ping"
 _LONGEST_TOKEN: Final = 200  # a server takes 4096 bytes for command, subject and reply subject
 _LONGEST_TEMPLATE: Final = 512
 _HEADER_SAFE: Final = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
@@ -54,6 +56,10 @@ _CLOUD_EVENTS: Final = "application/cloudevents"
 
 class BindingError(ValueError):
     """A message is not an event of syncd; the text gives the reason and quotes nothing of it."""
+
+
+class PingError(BindingError):
+    """A message is an `io.syncd.ping`: a test of the way, about nothing."""
 
 
 def escape(name: str) -> str:
@@ -73,6 +79,11 @@ def subject_problem(template: str) -> str | None:
     if unknown:
         return f"has an unknown placeholder (known are {', '.join(f'<{p}>' for p in _PLACES)})"
     return filter_problem(_PLACE.sub("x", template), wildcards=False)
+
+
+def without_places(template: str) -> str:
+    """A template without the parts that `render` fills in, or refuses (`subject_problem`)."""
+    return _PLACE.sub("", template)
 
 
 def filter_problem(subject: str, *, wildcards: bool = True) -> str | None:
@@ -101,13 +112,13 @@ def render(template: str, event: Event, source: str) -> str:
     """The subject of an event.
 
     `<instance>` is the last part of the source (`/syncd/INSTANCE`). `<resource_type>` and
-    `<resource_id>` are those of the secret's scope: `~` where it has no id, or several scopes in
-    the older list form. A change of the vault config has `~vault_config` as resource type, and `~`
-    as id and secret.
+    `<resource_id>` are those of the secret's scope: `~` where it has no id, has several scopes in
+    the older list form, or is a file outside the vault config without one. A change of the vault
+    config has `~vault_config` as resource type, and `~` as id and secret.
     """
-    values = dict.fromkeys(_PLACES, _NONE) | {"instance": escape(source.removeprefix("/syncd/"))}
+    values = _places(source)
     data = event.data
-    if not isinstance(data, SecretData | AdoptionData):
+    if isinstance(data, VaultConfigData):
         values["resource_type"] = _VAULT_CONFIG
     else:
         values["secret"] = escape(data.secret)
@@ -115,6 +126,20 @@ def render(template: str, event: Event, source: str) -> str:
             values["resource_type"] = escape(data.scope.resource_type)
             if data.scope.id is not None:
                 values["resource_id"] = escape(data.scope.id)
+    return _fill(template, values)
+
+
+def render_ping(template: str, source: str) -> str:
+    """The subject of an `io.syncd.ping` event: `~ping` as resource type, else `~`."""
+    return _fill(template, {**_places(source), "resource_type": _PING})
+
+
+def _places(source: str) -> dict[str, str]:
+    instance = escape(source.removeprefix("/syncd/"))
+    return {**dict.fromkeys(_PLACES, _NONE), "instance": instance}
+
+
+def _fill(template: str, values: Mapping[str, str]) -> str:
     return _PLACE.sub(lambda place: values[place[1]], template)
 
 
@@ -126,12 +151,22 @@ def encode(
     The message id is source, id and subject together: an id alone is unique within one
     installation only, and one stream may take an event under two subjects.
     """
-    cloud_event = stamp.cloud_event(event)
+    return _message(stamp.cloud_event(event), subject, mode)
+
+
+def encode_ping(ping: CloudEvent, subject: str, mode: ContentMode) -> tuple[dict[str, str], bytes]:
+    """Headers and payload of an `io.syncd.ping` event; as `encode`."""
+    return _message(ping, subject, mode)
+
+
+def _message(
+    cloud_event: CloudEvent, subject: str, mode: ContentMode
+) -> tuple[dict[str, str], bytes]:
     message_id = {MESSAGE_ID: _percent(f"{cloud_event.source}/{cloud_event.id}/{subject}")}
     if mode == "structured":
-        return {**message_id, "content-type": STRUCTURED}, stamp.encode(event)
+        return {**message_id, "content-type": STRUCTURED}, encode_event(cloud_event)
     attributes = {f"ce-{name}": _percent(getattr(cloud_event, name)) for name in _ATTRIBUTES}
-    return {**message_id, **attributes}, msgspec.json.encode(event.data)
+    return {**message_id, **attributes}, msgspec.json.encode(cloud_event.data)
 
 
 class _Envelope(Attributes, frozen=True, kw_only=True):
@@ -152,10 +187,13 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
 
     Raises:
         BindingError: It is not an event, or its type is unknown.
+        PingError: It is a test.
     """
     named = {name.lower(): value for name, value in (headers or {}).items()}
     try:
         envelope = _envelope(named, payload)
+        if envelope.type == PING:
+            raise PingError("is a test")
         decode_data = DECODERS.get(envelope.type)
         data = None if decode_data is None else decode_data(envelope.data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -166,8 +204,8 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
         raise BindingError(f"has more than {LARGEST_SECRET >> 10} KiB about one secret")
     if not _is_time(envelope.time):
         raise BindingError("has no valid time")
-    if isinstance(data, SecretData | AdoptionData) and (
-        data.secret != envelope.subject or not data.scope
+    if not isinstance(data, VaultConfigData) and (
+        data.secret != envelope.subject or not (data.scope or _is_extra(data))
     ):
         raise BindingError("has a subject or scope that contradicts its data")
     return Event(
@@ -178,6 +216,11 @@ def decode(headers: Mapping[str, str] | None, payload: bytes) -> Event:
         data,
         origin=Origin(envelope.id, envelope.source),
     )
+
+
+def _is_extra(data: Data) -> bool:
+    """Whether it may be of a file outside the vault config, which may be without a scope."""
+    return isinstance(data, FleetData) or (isinstance(data, SecretData) and data.extra is True)
 
 
 def _envelope(headers: Mapping[str, str], payload: bytes) -> _Envelope:

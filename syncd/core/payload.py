@@ -12,7 +12,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from dataclasses import dataclass, field
+
+import msgspec
 
 DEFAULT_MODE = 0o644
 """Permission bits of a file whose object names none (Secrets Store CSI driver and providers)."""
@@ -26,8 +27,7 @@ LONGEST_NAME = 255
 """Bytes in one element of a path (kubelet's AtomicWriter, `maxFileNameLength`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(msgspec.Struct, frozen=True):
     """One file of a generation.
 
     Attributes:
@@ -39,9 +39,12 @@ class File:
     """
 
     path: str
-    content: bytes = field(repr=False)
+    content: bytes
     mode: int = DEFAULT_MODE
     volatile: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        return f"File({self.path!r})"
 
     def same_content(self, other: bytes) -> bool:
         """Whether a content equals this file's but for its volatile keys."""
@@ -61,8 +64,7 @@ class File:
         return bool(ours == theirs)
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
+class Payload(msgspec.Struct, frozen=True):
     """The complete content of a target.
 
     Attributes:

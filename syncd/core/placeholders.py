@@ -1,6 +1,7 @@
-"""Placeholders of template languages: `${X}`, `$X`, `$(X)`, `{{ .Values.x }}`. Pure.
+"""Placeholders: `${X}`, `$X`, `$(X)`, `{{ .Values.x }}`, `<CLIENT_ID>`. Pure.
 
-What a deployment was meant to fill in is valid text in many places, and fails only when it is used.
+What a deployment, or the reader of a tutorial, was meant to fill in is valid text in many places,
+and fails only when it is used.
 """
 
 from __future__ import annotations
@@ -9,13 +10,26 @@ import re
 from typing import Final
 
 _PLACEHOLDER: Final = re.compile(
-    r"\$\{(?P<name>\w+)[^{}]*\}|\{\{(?:(?!\{\{|\}\}).)*\}\}|\$\([A-Za-z_]\w*\)|\$[A-Z_][A-Z0-9_]{2,}\b"
+    r"\$\{(?P<name>\w+)[^{}]*\}"  # shells, Compose
+    r"|\{\{(?:(?!\{\{|\}\}).)*\}\}"  # Helm, Ansible, Jinja
+    r"|\$\([A-Za-z_]\w*\)"  # `env` and `args` of Kubernetes
+    r"|\$[A-Z_][A-Z0-9_]{2,}\b"  # shells
+    r"|(?P<words><[A-Za-z][A-Za-z0-9_ .-]{2,62}>)"  # documentation
+    r"|#\{[A-Za-z_][\w.-]*\}"  # Azure Pipelines, Octopus
+    r"|__[A-Z][A-Z0-9_]*__"  # Azure Pipelines
+    r"|<%[^<>%]*%>"  # ERB, EJS
 )
-"""Of shells and Compose, of Helm, Ansible and Jinja, and of Kubernetes' `env` and `args`.
-
-No alternative goes on over the start of another placeholder: a long text of such starts would
+"""No alternative goes on over the start of another placeholder: a long text of such starts would
 otherwise take time by its square, in which no other thread runs.
 """
+
+_NAME: Final = re.compile(r"<[A-Z]+(?:_[A-Z0-9]+)+>")
+"""One that nobody has as a part of a secret."""
+
+FILL_IN: Final = (
+    "write the value itself, or fill it in (envsubst, Helm) before syncd reads the file"
+)
+"""What to do about one."""
 
 
 def holds_placeholder(text: str) -> bool:
@@ -31,4 +45,21 @@ def placeholder_in(text: str) -> str | None:
     found = _PLACEHOLDER.search(text)
     if found is None:
         return None
+    if found["words"] and _NAME.fullmatch(found["words"]):
+        return found["words"]
     return f"${{{found['name']}}}" if found["name"] else "a placeholder"
+
+
+def unfilled(value: object) -> tuple[str, str] | None:
+    """What is wrong with a value that holds a placeholder, and what to do; None for others."""
+    placeholder = placeholder_in(value) if isinstance(value, str) else None
+    if placeholder is None:
+        return None
+    return f"holds {placeholder}, which syncd does not replace", FILL_IN
+
+
+def correction(text: bytes, otherwise: str) -> str:
+    """What to do about a file that cannot be parsed: a placeholder without quotes is no value."""
+    if holds_placeholder(text.decode(errors="replace")):
+        return "fill in its placeholders (envsubst, Helm) before syncd reads it"
+    return otherwise

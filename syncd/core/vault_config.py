@@ -33,6 +33,7 @@ import msgspec
 from syncd.core.decode import did_you_mean, keys_of
 from syncd.core.findings import CODES, Finding, Severity, finding, json_path
 from syncd.core.model import Entry, Scope
+from syncd.core.placeholders import FILL_IN, correction, holds_placeholder, unfilled
 from syncd.core.tree import Node, TreeError, parse_json
 
 if TYPE_CHECKING:
@@ -86,6 +87,20 @@ LONGEST_PATH = 4095
 _FHIR_ID = re.compile(r"[A-Za-z0-9.-]{1,64}")
 
 
+def text_problem(value: str, longest: int) -> str | None:
+    """Why a text cannot be a name or a path, as the end of a sentence, or None."""
+    if not value:
+        return "is empty"
+    if len(value) > longest:
+        return f"is longer than {longest:,} characters"
+    return "has a control or invisible character" if _UNSEEN.search(value) else None
+
+
+def is_normalized(path: str) -> bool:
+    """Whether an absolute path has no `.`, `..` or `//`, and no `/` at its end."""
+    return {"", ".", ".."}.isdisjoint(path.split("/")[1:])
+
+
 def is_fhir_id(text: str) -> bool:
     """Whether a text can be the id of a resource (FHIR R4, data type `id`)."""
     return _FHIR_ID.fullmatch(text) is not None
@@ -133,7 +148,8 @@ def lint_vault_config(text: bytes, source: str) -> tuple[Mapping[str, Entry], li
     try:
         tree = parse_json(text)
     except TreeError as error:
-        reader.report("vault-config-malformed", (), str(error), "correct the JSON")
+        hint = correction(text, "correct the JSON")
+        reader.report("vault-config-malformed", (), str(error), hint)
         return MappingProxyType({}), reader.findings
     entries = reader.document(tree)
     return MappingProxyType(entries), reader.all_findings()
@@ -208,9 +224,10 @@ class _Reader:
         if not self.plain("path-invalid", value, at, hint, LONGEST_PATH):
             return None
         if not value.startswith("/"):
-            self.report("path-not-absolute", at, "is not absolute", "start it with /")
+            hint = FILL_IN if holds_placeholder(value) else "start it with /"
+            self.report("path-not-absolute", at, "is not absolute", hint)
             return None
-        if not {"", ".", ".."}.isdisjoint(value.split("/")[1:]):
+        if not is_normalized(value):
             hint = "remove ., .., // and a / at the end"
             self.report("path-not-normalized", at, "is not normalized", hint)
             return None
@@ -230,7 +247,7 @@ class _Reader:
             return () if type_ is None else (Scope(type_),)
         hint = f"write the resource's id, or leave id out for every {type_ or 'resource'}"
         id_ = self.text(fields["id"], (*at, "id"), hint)
-        if id_ is not None and not is_fhir_id(id_):
+        if id_ is not None and not is_fhir_id(id_) and not holds_placeholder(id_):
             hint = "write the id alone, without its type: letters, digits, - and ., 64 at most"
             self.report("scope-id-unusual", (*at, "id"), "is not a FHIR id", hint)
         return () if type_ is None or id_ is None else (Scope(type_, id_),)
@@ -244,6 +261,7 @@ class _Reader:
             if not isinstance(item, str):
                 self.mistyped(here, "a string", item, f"one scope object per entry: {hint}")
                 continue
+            self.placeholder(item, here)
             type_, slash, id_ = item.partition("/")
             unusable = _UNSEEN.search(item) or len(item) > LONGEST_NAME
             if not type_ or unusable or (slash and not is_fhir_id(id_)):
@@ -261,7 +279,7 @@ class _Reader:
         return distinct
 
     def resource_type(self, value: str, at: Steps) -> None:
-        if value not in RESOURCE_TYPES:
+        if value not in RESOURCE_TYPES and not holds_placeholder(value):
             message = "is not a resource type that refers to secrets"
             self.unknown("resource-type-unknown", value, at, message, RESOURCE_TYPES)
 
@@ -301,15 +319,17 @@ class _Reader:
         self, code: str, value: str, at: Steps, hint: str, longest: int = LONGEST_NAME
     ) -> bool:
         """Checks that a string is neither empty nor too long, and its characters are visible."""
-        if not value:
-            self.report(code, at, "is empty", hint)
-        elif len(value) > longest:
-            self.report(code, at, f"is longer than {longest:,} characters", hint)
-        elif _UNSEEN.search(value):
-            self.report(code, at, "has a control or invisible character", hint)
+        problem = text_problem(value, longest)
+        if problem is not None:
+            self.report(code, at, problem, hint)
         else:
-            return True
-        return False
+            self.placeholder(value, at)
+        return problem is None
+
+    def placeholder(self, value: str, at: Steps) -> None:
+        problem = unfilled(value)
+        if problem is not None:
+            self.report("vault-config-placeholder", at, *problem)
 
     def mistyped(self, at: Steps, expected: str, value: object, hint: str) -> None:
         kind = _KINDS.get(type(value), "a number")

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
 import structlog
+from msgspec.structs import replace
 
 from syncd import __version__
 from syncd.api.service import Service
@@ -28,8 +28,9 @@ from syncd.daemon.resources import open_resources
 from syncd.daemon.retention import Retention
 from syncd.system.memory import release_memory, share_one_arena
 from syncd.system.threads import exit_within
-from syncd.telemetry.log import configure as configure_log, describe
+from syncd.telemetry.log import configure as configure_log
 from syncd.telemetry.systemd import Notifier
+from syncd.telemetry.unexpected import unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -214,8 +215,8 @@ class Daemon(Generic[_S, _E]):
             if engine is not None:
                 engine.release(self._running)
             self._notifier.ready()
-            internal = f"internal error: {describe(error)}; please report it"
-            lines = error.lines if isinstance(error, SyncdError) else (internal,)
+            known = error if isinstance(error, SyncdError) else unexpected(error)
+            lines = known.lines
             hint = "keeping the previous configuration"
             for line in lines:
                 log.error("daemon.reload_rejected", problem=line, hint=hint)

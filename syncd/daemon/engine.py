@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
@@ -12,12 +11,12 @@ import structlog
 
 from syncd.api.status import DaemonStatus, MountStatus
 from syncd.api.systemd_credentials import CredentialSource
-from syncd.config.settings import Aidbox, credential_files, grant
-from syncd.consumers.factory import open_verifier
+from syncd.config.extra import extra_entries
+from syncd.config.settings import credential_files
 from syncd.core.errors import StateError
-from syncd.core.event_data import AdoptionData
 from syncd.core.events import Commit
 from syncd.core.model import Entry
+from syncd.daemon.actions import Actions, outcome_audience
 from syncd.daemon.fingerprint_key import FingerprintKeyFile
 from syncd.daemon.pipeline import Pipeline
 from syncd.daemon.resources import open_resources
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from anyio.abc import TaskStatus
 
     from syncd.config.settings import ConsumerSettings, Settings
+    from syncd.consumers.aidbox.recreate import Recreator
+    from syncd.consumers.aidbox.rollout import Roller
     from syncd.consumers.aidbox.verify import Verifier
     from syncd.consumers.delivery import Delivery
     from syncd.consumers.state import StateWriter
@@ -79,7 +80,8 @@ async def run_once(settings: Settings, limit: float, config: str | None = None) 
         config: As for `open_engine`.
 
     Returns:
-        Whether all providers succeeded and all consumers acknowledged in time.
+        Whether all providers succeeded, all consumers acknowledged, and the state is in its bucket
+        in time.
 
     Raises:
         ConfigurationError: The vault config or a manifest cannot be used.
@@ -115,7 +117,9 @@ class MountEngine:
         self._resources = resources
         self._reason = reason
         self.pipeline = Pipeline(settings, resources)
-        self._vault_config = VaultConfigFile(settings.vault_config, settings.watch.settle)
+        self._vault_config = VaultConfigFile(
+            settings.vault_config, settings.watch.settle, extra_entries(settings.watch)
+        )
         self._reconciler = Reconciler(
             settings.watch,
             self._vault_config,
@@ -127,7 +131,15 @@ class MountEngine:
         )
         self._key_file = FingerprintKeyFile(settings.fingerprint_key_file, resources, self._use_key)
         self._use_key()
-        self.verifiers = self._open_verifiers()
+        self._actions = Actions(
+            settings,
+            self.pipeline,
+            resources,
+            read=self._read_version,
+            inventory=lambda: self._reconciler.inventory,
+            publish=self._publish,
+        )
+        self.verifiers = self._actions.verifiers
         self.refreshers: list[Refresher] = []
         granted = settings.credentials.grants
         self.credentials = CredentialSource(
@@ -135,22 +147,6 @@ class MountEngine:
             {(item.unit, item.credential): item.secret for item in granted},
             self._read_value,
         )
-
-    def _open_verifiers(self) -> dict[str, Verifier]:
-        opened = {
-            item.name: open_verifier(
-                item,
-                self.pipeline.consumers[item.name],
-                stamp=self.pipeline.stamp,
-                ledger=self._resources.ledger,
-                metrics=self._resources.metrics,
-                rng=self.pipeline.rng,
-                read=partial(self._read_version, item),
-                publish=self._publish,
-            )
-            for item in self._settings.consumers
-        }
-        return {name: verifier for name, verifier in opened.items() if verifier is not None}
 
     def _read_value(self, secret: str) -> bytes | None:
         """Reads a value for a credential; see `read_value`."""
@@ -227,6 +223,7 @@ class MountEngine:
                 await self._reconciler.run()
         finally:
             self._reconciler.watcher.close()
+            await self._actions.aclose()
 
     async def _log_findings(self) -> None:
         """Logs what the linter finds of the mount."""
@@ -242,8 +239,16 @@ class MountEngine:
     def _look_at_mount(self) -> list[Finding]:
         # in the thread, where a lack of descriptors is caught, and not before the first fetch
         from syncd.lint.files import check_mount  # noqa: PLC0415
+        from syncd.lint.own_files import files_of_manifest, own_files  # noqa: PLC0415
 
-        return check_mount(self._settings, self._vault_config.entries)
+        own = own_files(self._settings, self._config)
+        if self._settings.provision:
+            from syncd.provision.plan import plan_provision  # noqa: PLC0415 - only where configured
+
+            plans, _ = plan_provision(self._settings.provision)
+            own = own.union(*(files_of_manifest(plan.text) for plan in plans))
+        config = self._config or "configuration"
+        return check_mount(self._settings, self._vault_config.entries, own, config)
 
     def _look_at_consumers(self) -> dict[str, tuple[str, ...]]:
         from syncd.lint.consumers import examine_consumers  # noqa: PLC0415 - in a thread, as above
@@ -269,6 +274,7 @@ class MountEngine:
                     tasks.cancel_scope.cancel()
         finally:
             self._reconciler.watcher.close()
+            await self._actions.aclose()
         if not scanned:
             hint = "raise --timeout, or see which mount or vault does not answer"
             log.error("run.unfinished", reason="the time is over before the scan", hint=hint)
@@ -279,6 +285,12 @@ class MountEngine:
                 delivered = False
                 hint = "they will be delivered on the next run"
                 log.error("delivery.unfinished", consumer=name, pending=left, hint=hint)
+        for state in self.pipeline.states:
+            if state.unfinished is not None:
+                delivered = False
+                hint = "until the next run the fleet does not know this installation's state"
+                reason = state.unfinished
+                log.error("state.unfinished", consumer=state.name, reason=reason, hint=hint)
         return provisioned and scanned and delivered
 
     async def _first_fetch(self) -> None:
@@ -326,10 +338,10 @@ class MountEngine:
         self.pipeline.inventory = self._reconciler.inventory
 
     @property
-    def _workers(self) -> Sequence[Delivery | Verifier | StateWriter]:
-        # verifiers first: `run_once` drains in this order, and what they publish is delivered, too
+    def _workers(self) -> Sequence[Delivery | Verifier | Recreator | Roller | StateWriter]:
+        # actions first: `run_once` drains in this order, and what they publish is delivered, too
         deliveries = self.pipeline.deliveries.values()
-        return (*self.verifiers.values(), *deliveries, *self.pipeline.states)
+        return (*self._actions.workers, *deliveries, *self.pipeline.states)
 
     def summary(self) -> dict[str, object]:
         """The number of secrets and the watch mode, for the log."""
@@ -359,8 +371,8 @@ class MountEngine:
             providers={item.provider.name: item.health for item in self.refreshers},
             refresh=self.refresh if self.refreshers else None,
             adoptions={name: item.adoptions for name, item in self.verifiers.items()},
-            not_after=reconciler.contents.not_after(inventory),
-            content_problems=reconciler.contents.problems(inventory, time.time()),
+            not_after=reconciler.contents.not_after,
+            content_problems=reconciler.contents.problems,
         )
 
     def refresh(self) -> int:
@@ -392,29 +404,16 @@ class MountEngine:
 
     def _committed(self, commit: Commit) -> None:
         if commit.events:
-            for verifier in self.verifiers.values():
-                verifier.wake()
+            for worker in self._actions.workers:
+                worker.wake()
         self.pipeline.committed(commit)
 
     async def _publish(self, event: Event) -> None:
-        """Commits the result of a verification.
-
-        Of the consumers of kind `aidbox`, only the one that verified it records it.
+        """Commits the outcome of an action.
 
         Raises:
             StateError: The ledger cannot be used.
         """
-        audience = {
-            item.name: grant(item.scope, item.types)
-            for item in self._settings.consumers
-            if not isinstance(item, Aidbox) or _records(item, event)
-        }
+        audience = outcome_audience(self._settings, event)
         event = await anyio.to_thread.run_sync(self._resources.ledger.append, event, audience)
         self._committed(Commit((event,), self._reconciler.inventory, time.monotonic()))
-
-
-def _records(consumer: Aidbox, event: Event) -> bool:
-    """Whether a consumer of kind `aidbox` records the result of a verification."""
-    data = event.data
-    verified = isinstance(data, AdoptionData) and data.consumer == consumer.name
-    return verified and "audit_event" in consumer.actions

@@ -17,14 +17,23 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from syncd.api.actions import TestReport
-from syncd.config.settings import Aidbox, Nats, Settings, Webhook, credential_files, grant
+from syncd.api.actions import TargetReport, TestReport
+from syncd.config.settings import (
+    Aidbox,
+    Exec,
+    Nats,
+    Settings,
+    Webhook,
+    credential_files,
+    grant_of,
+)
 from syncd.consumers.delivery import Delivery
 from syncd.consumers.factory import mailboxes, open_consumer, open_state_writer
 from syncd.core.errors import RefusedError
 from syncd.core.event_data import SECRET_CHANGED
 from syncd.core.events import Stamp
 from syncd.core.timing import rfc3339
+from syncd.net.rotation import signature
 from syncd.system.threads import run
 
 if TYPE_CHECKING:
@@ -34,6 +43,7 @@ if TYPE_CHECKING:
     from syncd.core.events import Commit
     from syncd.core.health import ConsumerHealth
     from syncd.core.model import Grant, Known
+    from syncd.core.record import Record
     from syncd.daemon.resources import Resources
     from syncd.ledger.ledger import Ledger
 
@@ -71,7 +81,10 @@ class Pipeline:
         self.grants = mailboxes(settings.consumers)
         threads = anyio.CapacityLimiter(_LEDGER_THREADS)
         self.stamp = make_stamp(resources.ledger, settings.instance)
-        self.consumers = {item.name: open_consumer(item, self.stamp) for item in settings.consumers}
+        shared = isinstance(settings, Settings) and settings.fingerprint_key_file is not None
+        self.consumers = {
+            item.name: open_consumer(item, self.stamp, shared=shared) for item in settings.consumers
+        }
         writers = [
             open_state_writer(
                 item,
@@ -134,6 +147,10 @@ class Pipeline:
             before = found
             await anyio.sleep(EXAMINE_INTERVAL)
 
+    def unwritten(self) -> dict[str, tuple[Record, ...]]:
+        """Attempts that are not in the ledger yet; see `syncd.api.actions`."""
+        return {name: item.unwritten() for name, item in self.deliveries.items()}
+
     def retry(self, consumer: str) -> int:
         """Tries what waits now; see `syncd.api.actions`."""
         log.info("delivery.retry_requested", consumer=consumer)
@@ -148,13 +165,18 @@ class Pipeline:
         log.info("consumer.tested", consumer=consumer, status=tested.status, problem=error)
         return TestReport(
             consumer,
-            f"{self._resources.ledger.epoch}-ping-{ident}",
+            self.stamp.ping_id(ident),
             error is None,
             tested.address,
             tested.tls,
             tested.status,
             seconds,
             error,
+            tested.answer,
+            tuple(
+                TargetReport(item.address, item.status, str(item.error) if item.error else None)
+                for item in tested.targets
+            ),
         )
 
     async def resend(self, consumer: str, secret: str | None) -> tuple[str, ...]:
@@ -210,7 +232,7 @@ class Pipeline:
     def health(self) -> dict[str, tuple[Grant, ConsumerHealth]]:
         """The scope and the health of each consumer, by name."""
         return {
-            item.name: (grant(item.scope, item.types), self.deliveries[item.name].health)
+            item.name: (grant_of(item), self.deliveries[item.name].health)
             for item in self._consumers
         }
 
@@ -229,13 +251,16 @@ def _signatures(paths: Sequence[str]) -> list[object]:
         except OSError as error:
             found.append(error.errno)
         else:
-            found.append((status.st_ino, status.st_size, status.st_mtime_ns))
+            found.append(signature(status))
     return found
 
 
 def identity_of(consumer: ConsumerSettings) -> str:
     """What a proof is about: the kind and the address, which may hold a token, as a hash."""
-    address = consumer.urls if isinstance(consumer, Aidbox | Nats) else consumer.url
+    if isinstance(consumer, Exec):
+        address: object = consumer.command
+    else:
+        address = consumer.urls if isinstance(consumer, Aidbox | Nats) else consumer.url
     more = (consumer.socket if isinstance(consumer, Webhook) else None,)
     return blake2b(
         repr((type(consumer).__name__, address, more)).encode(), digest_size=12

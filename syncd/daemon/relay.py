@@ -3,7 +3,8 @@
 The events of other installations are committed to the relay's own ledger as a scan would commit
 changes, so that mailboxes, deliveries, subscribers, probes and their guarantees are the same. An
 event keeps the id, source and time of its origin: a consumer that receives it by several ways can
-recognise it.
+recognise it. What it announces of the whole fleet is an event of the relay itself
+(`syncd.daemon.fleet`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from syncd.core.event_data import SecretData, known_of
 from syncd.core.events import Commit
 from syncd.core.nats_binding import escape
 from syncd.core.timing import rfc3339
+from syncd.daemon.fleet import FleetWatch
 from syncd.daemon.pipeline import Pipeline
 from syncd.daemon.subscription import FETCH_TIMEOUT, Subscription
 from syncd.lint.consumers import examine_consumers
@@ -65,6 +67,10 @@ class RelayEngine:
         self._subscription = Subscription(
             self._source, durable, resources.ledger, self.pipeline.grants, self._received
         )
+        self._fleet: FleetWatch | None = None
+        if self._source.state_bucket is not None:
+            metrics = resources.metrics.fleet()
+            self._fleet = FleetWatch(self._source, resources.ledger, metrics, self.pipeline)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Runs until cancelled.
@@ -85,6 +91,8 @@ class RelayEngine:
             tasks.start_soon(
                 self.pipeline.examine, partial(examine_consumers, self._settings, None)
             )
+            if self._fleet is not None:
+                tasks.start_soon(self._fleet.run)
             task_status.started()
             await self._subscription.run()
 
@@ -106,6 +114,7 @@ class RelayEngine:
                 heard_at=None if heard is None else rfc3339(heard),
                 subject=self._source.subject,
                 max_silence=_MAX_SILENCE,
+                fleet=None if self._fleet is None else self._fleet.status(),
             ),
             failure=self._subscription.failure,
             consumers=self.pipeline.health(),
@@ -117,9 +126,17 @@ class RelayEngine:
         return 0
 
     def release(self, following: RelayEngine | None = None) -> None:
-        """Ends the metrics of consumers that the following engine does not have."""
+        """Ends the metrics of what the following engine does not have."""
         if following is not None:
             self.pipeline.release(following.pipeline)
+            if following.has_fleet:
+                return
+        self._resources.metrics.forget_fleet()
+
+    @property
+    def has_fleet(self) -> bool:
+        """Whether it watches the convergence of a fleet."""
+        return self._fleet is not None
 
     def _received(self, receipt: Receipt) -> None:
         events = receipt.events

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import aiofiles
 import anyio
 import anyio.to_thread
+import msgspec
 import structlog
 
 from syncd.config.settings import Settings
+from syncd.core.events import Commit
 from syncd.ledger.ledger import UNKNOWN_BOOT, Ledger
 from syncd.ledger.state_dir import StateDir
 from syncd.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from syncd.config.settings import RelaySettings
-    from syncd.core.events import Commit
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
+class Resources(msgspec.Struct, frozen=True):
     """What every engine of a daemon uses.
 
     Attributes:
@@ -39,7 +39,7 @@ class Resources:
     state: StateDir
     ledger: Ledger
     metrics: Metrics
-    listeners: list[Callable[[Commit], None]] = field(default_factory=list)
+    listeners: list[Callable[[Commit], None]] = msgspec.field(default_factory=list)
 
 
 @asynccontextmanager

@@ -29,7 +29,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from syncd.core.attempts import Attempts
 from syncd.core.errors import RefusedError, StateError, SyncdError, TemporaryError
-from syncd.core.nats_binding import BindingError, decode
+from syncd.core.nats_binding import BindingError, PingError, decode
 from syncd.core.timing import Backoff
 from syncd.ledger.received import Arrival
 from syncd.net.nats import Connection
@@ -255,6 +255,9 @@ class Subscription:
         position = message.metadata.sequence.stream
         try:
             return Arrival(decode(message.headers, message.data), position)
+        except PingError:
+            log.debug("relay.pinged", position=position)
+            return None
         except BindingError as error:
             log.error("relay.unusable", position=position, problem=f"the message {error}; ignored")
             return None

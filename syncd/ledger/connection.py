@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.errors import StateError
+from syncd.core.timing import rfc3339
 from syncd.ledger.failures import DAMAGE, error_code, is_full, state_error
 from syncd.ledger.room import PAGE
 from syncd.ledger.rows import set_meta
@@ -158,5 +160,5 @@ class LedgerConnection(ReadConnection):
 
     def _mark_as_closed(self) -> None:
         if not self._damaged:
-            set_meta(self._connection, open_since_boot="")
+            set_meta(self._connection, open_since_boot="", closed=rfc3339(time.time()))
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -24,13 +24,23 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncd.core.errors import StateError
-from syncd.core.event_data import SecretData
 from syncd.core.events import events_of
-from syncd.ledger import numbering, proof, received, withdrawal
+from syncd.ledger import (
+    absence,
+    mailboxes,
+    numbering,
+    proof,
+    pruning,
+    received,
+    records as attempts,
+    standings,
+    withdrawal,
+)
 from syncd.ledger.connection import LedgerConnection
 from syncd.ledger.failures import is_full, state_error
 from syncd.ledger.file import open_file
-from syncd.ledger.reads import LedgerReader, Reads
+from syncd.ledger.intentions import Intentions
+from syncd.ledger.reads import LedgerReader
 from syncd.ledger.received import Receipt
 from syncd.ledger.room import Room
 from syncd.ledger.rows import (
@@ -39,7 +49,6 @@ from syncd.ledger.rows import (
     insert_events,
     last_sequence,
     meta,
-    previous_version,
     set_meta,
     state_events,
     store_inventory,
@@ -49,9 +58,11 @@ from syncd.ledger.schema import FILE_NAME
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from syncd.core.announcements import Standing
     from syncd.core.changes import Plan
     from syncd.core.events import Event
     from syncd.core.model import Grant, Known
+    from syncd.core.record import Record
     from syncd.ledger.numbering import Base
     from syncd.ledger.received import Arrival
     from syncd.ledger.state_dir import StateDir
@@ -70,7 +81,7 @@ UNKNOWN_BOOT: Final = "unknown"
 """A `boot_id` that names no run of the machine: every unclean close counts as its crash."""
 
 
-class Ledger(Reads):
+class Ledger(Intentions):
     """An open ledger.
 
     Attributes:
@@ -78,6 +89,7 @@ class Ledger(Reads):
         rebuilt: Why an existing ledger was replaced by a new one, or None.
         fresh: True until the first baseline is recorded.
         withdrawals: Events that left a mailbox because its consumer may no longer see them.
+        resumed: When the daemon was running last, before this opening (RFC 3339, UTC), or None.
     """
 
     def __init__(self, path: str, key_ids: Sequence[str], boot_id: str, room: Room) -> None:
@@ -142,6 +154,7 @@ class Ledger(Reads):
         lost commits, which is one without a clean close during another run of the machine.
         """
         with self._file.transaction() as db:
+            self.resumed = absence.last_running(db)
             epoch, opened = meta(db, "epoch"), meta(db, "open_since_boot")
             same_boot = opened == boot_id and boot_id != UNKNOWN_BOOT
             closed_cleanly = opened == ""
@@ -175,6 +188,8 @@ class Ledger(Reads):
         vault_config_path: str,
         at: str,
         consumers: Mapping[str, Grant],
+        *,
+        since: str | None = None,
     ) -> list[Event]:
         """Commits a plan: inventory, events and mailboxes in one transaction.
 
@@ -188,6 +203,7 @@ class Ledger(Reads):
             vault_config_path: Subject of a vault config event.
             at: Time of the scan (RFC 3339, UTC).
             consumers: Names of the mailboxes to fill, and what each consumer may see.
+            since: When the daemon ran last, if a change may be as old as that; else None.
 
         Returns:
             The events, in order.
@@ -199,10 +215,12 @@ class Ledger(Reads):
             else:
                 events = events_of(plan, known, vault_config_path, at, last_sequence(db) + 1)
             store_inventory(db, plan, known)
-            for name in plan.vault_config.rescoped:
+            for name in plan.rescoped:
                 scopes = plan.inventory[name].entry.scopes
                 self.withdrawals += withdrawal.withdraw(db, name, scopes, consumers)
             self._append(db, events, consumers)
+            if since is not None and events:
+                absence.note(db, at, since)
         self.fresh = False
         return events
 
@@ -212,6 +230,23 @@ class Ledger(Reads):
             event = msgspec.structs.replace(event, sequence=last_sequence(db) + 1)
             self._append(db, [event], consumers)
         return event
+
+    def announce(
+        self,
+        events: Iterable[Event],
+        changed: Mapping[str, Standing | None],
+        life: str | None,
+        consumers: Mapping[str, Grant],
+    ) -> list[Event]:
+        """Commits events of a relay's own, at the next sequences; see `standings.store`."""
+        with self._file.transaction() as db:
+            standings.store(db, changed, life)
+            events = [
+                msgspec.structs.replace(event, sequence=sequence)
+                for sequence, event in enumerate(events, last_sequence(db) + 1)
+            ]
+            self._append(db, events, consumers)
+        return events
 
     def resend(self, consumer: str, grant: Grant, secret: str | None, at: str) -> tuple[str, ...]:
         """Puts the present state of secrets into one mailbox, as if nothing was acknowledged.
@@ -280,24 +315,7 @@ class Ledger(Reads):
         self, db: sqlite3.Connection, events: Sequence[Event], consumers: Mapping[str, Grant]
     ) -> None:
         insert_events(db, events)
-        for consumer, grant in consumers.items():
-            wanted = [event for event in events if grant.takes(event.type)]
-            seen = [event for event in wanted if event.seen_by(grant) is not None]
-            if len(seen) < len(wanted) and withdrawal.has_pending(db, consumer):
-                # where the scope of a secret changed, an older event may be pending
-                hidden = {event.slot for event in wanted} - {event.slot for event in seen}
-                withdrawn = db.executemany(
-                    "DELETE FROM pending WHERE consumer = ? AND slot = ?",
-                    [(consumer, slot) for slot in hidden],
-                )
-                self.withdrawals += withdrawn.rowcount
-            # On a conflict an older event of the slot is pending: the newer one takes its place and
-            # keeps `acknowledged`, which is still what the consumer knows.
-            db.executemany(
-                "INSERT INTO pending VALUES (?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET sequence = excluded.sequence",
-                [(consumer, event.slot, event.sequence, previous_version(event)) for event in seen],
-            )
+        self.withdrawals += mailboxes.put(db, events, consumers)
 
     def take(self, consumer: str, grant: Grant, limit: int, after: int = 0) -> list[Event]:
         """The oldest events of a mailbox, each as a change from what its consumer acknowledged.
@@ -347,10 +365,20 @@ class Ledger(Reads):
         return events
 
     def acknowledge(
-        self, consumer: str, events: Iterable[Event], *, delivered: bool = True
+        self,
+        consumer: str,
+        events: Iterable[Event],
+        records: Sequence[Record] = (),
+        *,
+        delivered: bool = True,
     ) -> None:
-        """Removes events from a mailbox, because they were delivered or may not be."""
+        """Removes events from a mailbox, because they were delivered or may not be.
+
+        With the same commit, `records` of attempts are written.
+        """
         with self._file.transaction() as db:
+            if records and not self._room.is_full:
+                attempts.store(db, consumer, records)
             if delivered and consumer in self._unproven:
                 proof.mark(db, consumer, self._unproven[consumer])
             for event in events:
@@ -361,7 +389,7 @@ class Ledger(Reads):
                 if done.rowcount == 0:
                     # A newer event took the place of this one during its delivery. It stays
                     # pending, as a change from the version that the consumer now knows.
-                    version = event.data.version if isinstance(event.data, SecretData) else None
+                    version = None if event.succession is None else event.succession.version
                     db.execute(
                         "UPDATE pending SET acknowledged = ? WHERE consumer = ? AND slot = ?",
                         (version, consumer, event.slot),
@@ -413,37 +441,16 @@ class Ledger(Reads):
         """
         if not self._room.is_full:
             try:
-                return self._prune(max_events, older_than)
+                with self._file.transaction() as db:
+                    return pruning.prune(db, max_events, older_than, most=-1)
             except StateError:
                 if not self._room.is_full:
                     raise
-        gone = 0
+        gone, step = 0, _STEP
         with self._file.in_last_room():
-            while step := self._prune(max_events, older_than, most=_STEP):
+            while step:
+                with self._file.transaction() as db:
+                    step = pruning.prune(db, max_events, older_than, most=_STEP)
                 gone += step
                 self._file.give_back()
-        return gone
-
-    def _prune(self, max_events: int, older_than: str, most: int = -1) -> int:
-        doomed = "FROM event WHERE sequence <= ? AND sequence NOT IN (SELECT sequence FROM pending)"
-        with self._file.transaction() as db:
-            last = last_sequence(db)
-            # Times grow with sequences unless the clock was set back. Everything before the first
-            # young event goes, so an old time among younger ones waits for its turn.
-            young = db.execute(
-                "SELECT sequence FROM event WHERE time >= ? ORDER BY sequence LIMIT 1",
-                (older_than,),
-            ).fetchone()
-            limit = max(last - max_events, last if young is None else young[0] - 1)
-            (newest,) = db.execute(
-                f"SELECT max(sequence) FROM (SELECT sequence {doomed} ORDER BY sequence LIMIT ?)",  # noqa: S608 - constant
-                (limit, most),
-            ).fetchone()
-            if newest is None:
-                return 0
-            numbering.move(db, newest)
-            # Not `RETURNING`: the rows of a busy minute would take tens of MiB.
-            gone = db.execute(f"DELETE {doomed}", (newest,)).rowcount
-            pruned = max(int(meta(db, "pruned") or 0), newest)
-            set_meta(db, pruned=str(pruned))
         return gone

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from syncd.ledger import numbering, received
+from syncd.core.event_data import (
+    DESTINATION_RECREATED,
+    DESTINATION_STALE,
+    SECRET_ADOPTED,
+    SECRET_CHANGED,
+    SECRET_REJECTED,
+)
+from syncd.ledger import numbering, received, records, standings
 from syncd.ledger.connection import ReadConnection
 from syncd.ledger.failures import state_error
 from syncd.ledger.rows import (
@@ -25,12 +32,15 @@ from syncd.ledger.rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from syncd.core.announcements import Standing
     from syncd.core.events import Event
     from syncd.core.model import Grant, Known
+    from syncd.core.record import Record
     from syncd.ledger.numbering import Base
 
+_OUTCOMES: Final = (SECRET_ADOPTED, SECRET_REJECTED, DESTINATION_RECREATED, DESTINATION_STALE)
 _CACHE: Final = 256
 """KiB of pages that a reader keeps: it reads once and forgets."""
 
@@ -63,6 +73,11 @@ class Reads:
         with self._file.held() as db:
             return received.received_secrets(db)
 
+    def standings(self) -> tuple[dict[str, Standing], str | None]:
+        """What a relay knows of the convergence of each secret, and the bucket that it is from."""
+        with self._file.held() as db:
+            return standings.load(db)
+
     def pending(self) -> dict[str, dict[str, Pending]]:
         """Per consumer, what is pending, by secret name (other events by their slot)."""
         pending: dict[str, dict[str, Pending]] = {}
@@ -93,6 +108,36 @@ class Reads:
         )
         return list(map(event_of, rows))
 
+    def changes(self, names: Iterable[str] | None, most: int) -> list[Event]:
+        """The newest changes of secrets in the log, oldest first.
+
+        Args:
+            names: Of these secrets; None for all.
+            most: How many, at most.
+        """
+        only, parameters = _among(names)
+        rows = self._file.read(
+            f"SELECT {EVENT_COLUMNS} FROM event WHERE type = ?{only}"  # noqa: S608 - constant
+            " ORDER BY sequence DESC LIMIT ?",
+            (SECRET_CHANGED, *parameters, most),
+        )
+        return list(map(event_of, reversed(rows)))
+
+    def outcomes(self, names: Iterable[str], after: int) -> list[Event]:
+        """What actions made of changes of some secrets, after a sequence, oldest first."""
+        only, parameters = _among(names)
+        rows = self._file.read(
+            f"SELECT {EVENT_COLUMNS} FROM event WHERE sequence > ? AND type IN (?, ?, ?, ?){only}"  # noqa: S608 - constant
+            " ORDER BY sequence",
+            (after, *_OUTCOMES, *parameters),
+        )
+        return list(map(event_of, rows))
+
+    def attempts(self, sequences: Sequence[int]) -> dict[int, dict[str, list[Record]]]:
+        """The attempts to deliver events, by sequence and consumer, oldest first."""
+        with self._file.held() as db:
+            return records.read(db, sequences)
+
     def baseline(self) -> str:
         """When the first scan was recorded (RFC 3339, UTC); empty before that."""
         with self._file.held() as db:
@@ -111,6 +156,14 @@ class Reads:
         """Where the numbering of a limited grant has got to; None for a grant without one."""
         with self._file.held() as db:
             return numbering.base(db, grant)
+
+
+def _among(names: Iterable[str] | None) -> tuple[str, tuple[str, ...]]:
+    """A condition on the subject, and its parameter: one, however many names there are."""
+    if names is None:
+        return "", ()
+    text = msgspec.json.encode(sorted(names)).decode()
+    return " AND subject IN (SELECT value FROM json_each(?))", (text,)
 
 
 class LedgerReader(Reads):

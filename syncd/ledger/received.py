@@ -7,7 +7,6 @@ which messages are new, so that each is passed on once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -32,8 +31,7 @@ MOST_OTHERS: Final = 10_000
 a server can deliver again, which is what it waits to be acknowledged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True):
     """An event of another installation, as a stream delivered it.
 
     Attributes:

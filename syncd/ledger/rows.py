@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from syncd.core.event_data import DECODERS, SECRET_CHANGED, SecretData, secret_data
+from syncd.core.event_data import DECODERS, SECRET_CHANGED, secret_data
 from syncd.core.events import Event, Origin
 from syncd.core.model import Change, ChangeKind, Entry, Known, Scope, State
 
@@ -23,7 +23,7 @@ EVENT_COLUMNS: Final = (
 )
 """What a statement selects for `event_of`."""
 
-INVENTORY_COLUMNS: Final = "name, path, scopes, state, version, problem, changed_at"
+INVENTORY_COLUMNS: Final = "name, path, scopes, state, version, problem, changed_at, extra"
 """What a statement selects for `secret_of`."""
 
 _encode = msgspec.json.encode
@@ -79,8 +79,8 @@ def insert_events(db: sqlite3.Connection, events: Iterable[Event]) -> None:
 
 def secret_of(row: Sequence) -> Known:  # type: ignore[type-arg] # sqlite3's rows
     """The secret of a row of `INVENTORY_COLUMNS`."""
-    name, path, scopes, state, version, problem, changed_at = row
-    entry = Entry(name, path, _decode_scopes(scopes))
+    name, path, scopes, state, version, problem, changed_at, extra = row
+    entry = Entry(name, path, _decode_scopes(scopes), extra=bool(extra))
     return Known(entry, State(state), version, problem, changed_at)
 
 
@@ -94,12 +94,14 @@ def store_inventory(db: sqlite3.Connection, plan: Plan, known: Mapping[str, Know
         if before is not None and (before.entry is item.entry or before.entry == item.entry):
             updates.append((*seen, name))
         else:
-            rows.append((name, item.entry.path, _encode(item.entry.scopes).decode(), *seen))
+            entry = item.entry
+            scopes = _encode(entry.scopes).decode()
+            rows.append((name, entry.path, scopes, *seen, entry.extra))
     db.executemany(
         "UPDATE secret SET state = ?, version = ?, problem = ?, changed_at = ? WHERE name = ?",
         updates,
     )
-    db.executemany("INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    db.executemany("INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
     db.executemany("DELETE FROM secret WHERE name = ?", [(name,) for name in plan.dropped])
 
 
@@ -121,7 +123,7 @@ def state_events(
     changes = [
         Change(kind, known.entry, known.version, None)
         for known in map(secret_of, rows)
-        if secret in (None, known.entry.name) and grant.sees(known.entry.scopes)
+        if secret in (None, known.entry.name) and grant.shows(known.entry)
         # one that was never there has no state to send
         if known.version is not None or known.changed_at is not None
         for kind in [ChangeKind.ADDED if known.version else ChangeKind.REMOVED]
@@ -133,5 +135,5 @@ def state_events(
 
 
 def previous_version(event: Event) -> str | None:
-    """The version that an event replaces; None where it is not about the content of a secret."""
-    return event.data.previous_version if isinstance(event.data, SecretData) else None
+    """The version that an event replaces; None where it replaces none."""
+    return None if event.succession is None else event.succession.previous_version

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from syncd.ledger.records import TABLE
+
 FILE_NAME: Final = "ledger.sqlite3"
 """Name of the database inside the state directory."""
 
-VERSION: Final = 3
+VERSION: Final = 5
 """`PRAGMA user_version` of the schema below."""
 
 TABLES: Final = frozenset(("meta", "secret", "event", "pending"))
@@ -15,14 +17,16 @@ TABLES: Final = frozenset(("meta", "secret", "event", "pending"))
 
 _CORE = """
 -- What the ledger knows of itself: epoch, key_id, open_since_boot (empty after a clean close),
--- baseline (time of the first scan), pruned (newest sequence that is gone), and for a relay stream
+-- closed (when), baseline (time of the first scan), late (see `syncd.ledger.absence`), pruned
+-- (newest sequence that is gone), and for a relay stream
 -- and stream_past (see `Ledger.follow`).
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
--- The inventory: one row per entry of the vault config, as of the last scan.
+-- The inventory: one row per entry of the vault config, and per file of watch.extra (extra = 1), as
+-- of the last scan.
 CREATE TABLE secret (
     name TEXT PRIMARY KEY, path TEXT NOT NULL, scopes TEXT NOT NULL, state TEXT NOT NULL,
-    version TEXT, problem TEXT, changed_at TEXT
+    version TEXT, problem TEXT, changed_at TEXT, extra INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 
 -- The event log. AUTOINCREMENT, because a sequence must not come back after its row was pruned.
@@ -51,8 +55,16 @@ CREATE TABLE received (
 ) WITHOUT ROWID;
 """
 
-_FROM_2 = "DROP INDEX event_time;"
+_FROM_4 = "ALTER TABLE secret ADD COLUMN extra INTEGER NOT NULL DEFAULT 0;"
+_FROM_3 = f"{TABLE} {_FROM_4}"
+_FROM_2 = f"DROP INDEX event_time; {_FROM_3}"
 _FROM_1 = f"ALTER TABLE event ADD COLUMN origin TEXT; {_RECEIVED} {_FROM_2}"
 
-UPGRADES: Final = {0: _CORE + _RECEIVED, 1: _FROM_1, 2: _FROM_2}
+UPGRADES: Final = {
+    0: _CORE + _RECEIVED + TABLE,
+    1: _FROM_1,
+    2: _FROM_2,
+    3: _FROM_3,
+    4: _FROM_4,
+}
 """Statements that bring a database of an older version to `VERSION`; 0 is an empty file."""

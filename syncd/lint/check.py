@@ -12,27 +12,32 @@ import importlib
 import os
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from syncd.config.load import config_file, examine_any
+from syncd.config.extra import extra_entries, join
+from syncd.config.load import config_file, examine_any, read_tree
 from syncd.config.settings import RelaySettings
+from syncd.core.content import Format
 from syncd.core.decode import did_you_mean
 from syncd.core.errors import ConfigurationError, SyncdError
 from syncd.core.findings import finding, key_path
 from syncd.core.vault_config import lint_vault_config
+from syncd.lint.cluster import check_cluster, check_rights
+from syncd.lint.commands import check_commands
 from syncd.lint.consumers import check_addresses, check_connections
 from syncd.lint.content import check_content
 from syncd.lint.credentials import check_credentials
 from syncd.lint.exposure import check_exposure
 from syncd.lint.files import check_files, check_mount, real_paths
+from syncd.lint.own_files import files_of_manifest, own_files, written_files
 from syncd.lint.placeholders import check_placeholders
 from syncd.lint.places import check_places
 from syncd.lint.runner import check_loaded
 from syncd.lint.scopes import check_scopes
 from syncd.lint.watching import check_watching
-from syncd.mount.contents import Contents
+from syncd.mount.contents import Contents, formats_of
 from syncd.mount.listing import mounts
 from syncd.mount.read import LIMIT, scan_once
 from syncd.mount.vault_config_file import read_vault_config
@@ -57,6 +62,7 @@ if TYPE_CHECKING:
 
     _Loaded = Mapping[str, list[Finding]]
 
+_UNFILLED: Final = "value-uninterpolated"
 log = structlog.get_logger()
 
 
@@ -90,19 +96,42 @@ def run_checks(
     settings, findings = examine_any(file, environ)
     if settings is None:
         return findings
+    is_whole = not findings
     source = config_file(file, environ) or "environment"
     if runner is not None and runner.is_known:
         findings += check_places(settings, source, runner.unit)
     findings += check_credentials(settings, source, loaded)
+    findings += check_commands(settings, source)
     if runner is not None:
         findings += check_addresses(settings, source)
     if connect:
         findings += check_connections(settings, source)
+        if not isinstance(settings, RelaySettings):
+            findings += check_rights(settings, source, environ)
     findings += check_exposure(settings, source, environ) + _subscribers(settings, source)
-    findings += check_placeholders(settings, source)
+    # of a configuration with mistakes, most sections are left out of the settings
+    written = settings if is_whole else read_tree(file, environ)
+    unfilled = check_placeholders(written, source, environ)
     if isinstance(settings, RelaySettings):
-        return findings + check_scopes(settings, None, source)
-    return findings + _check_mounted(settings, source, aidbox)
+        findings += check_scopes(settings, None, source)
+    else:
+        findings += check_cluster(settings, source, environ)
+        config = config_file(file, environ)
+        own = own_files(settings, config) if is_whole else written_files(file, environ)
+        findings += _check_mounted(settings, source, aidbox, own)
+    return _without_consequences(findings, unfilled)
+
+
+def _without_consequences(findings: list[Finding], unfilled: list[Finding]) -> list[Finding]:
+    """All findings, but of a value with a placeholder only that: the rest follows from it."""
+    said = {(item.source, item.where) for item in findings if item.code == _UNFILLED}
+    places = said | {(item.source, item.where) for item in unfilled}
+    kept = [
+        item
+        for item in findings
+        if item.code == _UNFILLED or (item.source, item.where) not in places
+    ]
+    return kept + [item for item in unfilled if (item.source, item.where) not in said]
 
 
 def _become(runner: Runner, file: str | None, environ: Mapping[str, str]) -> _Loaded:
@@ -128,7 +157,9 @@ def _is_regular(file: str | None) -> bool:
     return file is None or os.path.isfile(file)
 
 
-def _check_mounted(settings: Settings, source: str, aidbox: Target | None) -> list[Finding]:
+def _check_mounted(
+    settings: Settings, source: str, aidbox: Target | None, own: set[str]
+) -> list[Finding]:
     # The daemon imports this module, and one that provisions nothing should not load the providers.
     from syncd.provision.plan import check_provision, plan_provision  # noqa: PLC0415
     from syncd.provision.trust import check_trust  # noqa: PLC0415
@@ -140,28 +171,51 @@ def _check_mounted(settings: Settings, source: str, aidbox: Target | None) -> li
         text = _read_vault_config(path)
     except ConfigurationError as error:
         return [*trusted, *check_scopes(settings, None, source), *error.findings, *planned]
-    entries, found = lint_vault_config(text, path)
-    found = trusted + found + check_scopes(settings, entries, source)
+    mapped, found = lint_vault_config(text, path)
+    entries, conflicts = join(mapped, extra_entries(settings.watch), path)
+    found = trusted + found + conflicts + check_scopes(settings, entries, source)
     found += planned + check_provision(settings, entries, plans)
     found += _grants(settings, entries, source)
     contents = Contents(every=True)
     snapshot = scan_once(entries, settings.watch, settle=0.0, contents=contents)
     facts = _described(contents, snapshot)
-    snapshot.newline_ended = [
-        name
-        for name in snapshot.newline_ended
-        if name not in facts or not facts[name].may_end_in_newline
-    ]
-    found += check_files(settings, entries, snapshot)
+    _acquit(snapshot, settings, entries, facts)
+    found += check_files(settings, entries, snapshot, source)
     found += check_watching(settings, _way(snapshot, path), real_paths(entries), mounts())
-    found += check_mount(settings, entries)
+    own = own.union(*(files_of_manifest(plan.text) for plan in plans))
+    if aidbox is not None:
+        own |= {*map(os.path.abspath, filter(None, (aidbox.client_secret_file, aidbox.ca_file)))}
+    found += check_mount(settings, entries, own, source)
     uses: Sequence[Use] = ()
     if aidbox is not None:
         from syncd.lint.aidbox.check import lint_aidbox  # noqa: PLC0415 - as above
 
-        live, uses = lint_aidbox(settings, entries, aidbox)
+        live, uses = lint_aidbox(settings, mapped, aidbox)
         found += live
-    return [*found, *check_content(entries, facts, uses, path, time.time())]
+    content = check_content(settings, entries, facts, uses, now=time.time(), config=source)
+    return [*found, *content]
+
+
+def _acquit(
+    snapshot: Snapshot,
+    settings: Settings,
+    entries: Mapping[str, Entry],
+    facts: Mapping[str, Facts],
+) -> None:
+    """Drops what is right for a content: a newline after PEM, a certificate that all may read.
+
+    Of a file outside the vault config, a newline is wrong only if it is said to be one value.
+    """
+    formats = formats_of(settings.watch)
+    snapshot.newline_ended = [
+        name
+        for name in snapshot.newline_ended
+        if (name not in facts or not facts[name].may_end_in_newline)
+        and (not entries[name].extra or formats.get(name) is Format.VALUE)
+    ]
+    snapshot.world_readable = [
+        name for name in snapshot.world_readable if name not in facts or not facts[name].is_public
+    ]
 
 
 def _described(contents: Contents, snapshot: Snapshot) -> dict[str, Facts]:

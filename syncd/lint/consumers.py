@@ -14,13 +14,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from syncd.config.settings import RelaySettings, Webhook
+from syncd.config.settings import Aidbox, Exec, RelaySettings, Webhook
 from syncd.core.errors import SyncdError
 from syncd.core.findings import finding, key_path
+from syncd.lint.cluster import check_cluster
+from syncd.lint.commands import check_commands
 from syncd.lint.credentials import check_credentials
 from syncd.lint.placeholders import check_placeholders
 from syncd.lint.scopes import check_scopes
-from syncd.net.reasons import CHECK_SERVER, reason_of
+from syncd.net.reasons import CHECK_AIDBOX, CHECK_SERVER, reason_of
 from syncd.net.tls import RotatingContext, Trust
 from syncd.system.errnos import reason, remedy
 from syncd.system.threads import gather
@@ -59,8 +61,10 @@ def examine_consumers(
     for item in (
         *check_credentials(settings, "", {}),
         *check_addresses(settings, ""),
+        *check_commands(settings, ""),
         *check_scopes(settings, entries, ""),
         *check_placeholders(settings, ""),
+        *([] if isinstance(settings, RelaySettings) else check_cluster(settings, "", os.environ)),
     ):
         place = _OF_CONSUMER.match(item.where)
         if place is not None:
@@ -103,12 +107,20 @@ def check_connections(settings: Settings | RelaySettings, source: str) -> list[F
         for index, consumer in enumerate(settings.consumers)
         for where, url, path in _addresses(consumer)
     }
+    ports = {
+        key_path("consumers", index, *where)
+        for index, consumer in enumerate(settings.consumers)
+        if isinstance(consumer, Aidbox)
+        for where, _, _ in _addresses(consumer)
+    }
     connected = gather(calls, _CONNECT_LIMIT)
     findings = []
     for where in calls:
         problem = connected.get(where, (f"no answer within {_CONNECT_LIMIT:g} s", CHECK_SERVER))
         if problem is not None:
             message, hint = f"cannot connect: {problem[0]}", problem[1] or CHECK_SERVER
+            if where in ports and hint == CHECK_SERVER:
+                hint = CHECK_AIDBOX
             findings.append(finding("consumer-unreachable", source, where, message, hint))
     return findings
 
@@ -116,6 +128,7 @@ def check_connections(settings: Settings | RelaySettings, source: str) -> list[F
 def _connect(
     consumer: ConsumerSettings, url: str, path: str | None
 ) -> tuple[str, str | None] | None:
+    assert not isinstance(consumer, Exec)  # it has no address
     parts = urlsplit(url)
     host = parts.hostname or ""
     default = {"https": 443, "http": 80}.get(parts.scheme, 4222)
@@ -141,6 +154,8 @@ def _connect(
 def _addresses(consumer: ConsumerSettings) -> Iterator[tuple[_Path, str, str | None]]:
     if isinstance(consumer, Webhook):
         yield ("url" if consumer.socket is None else "socket",), consumer.url, consumer.socket
+        return
+    if isinstance(consumer, Exec):
         return
     for index, url in enumerate(consumer.urls):
         yield ("urls", index), url, None

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from syncd.config.extra import place_of
 from syncd.core.content import format_of, is_mismatch, problems
-from syncd.core.findings import finding, json_path
-from syncd.mount.contents import mismatches
+from syncd.core.findings import finding
+from syncd.mount.contents import formats_of, mismatches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from syncd.config.settings import Settings
     from syncd.core.content import Facts
     from syncd.core.findings import Finding
     from syncd.core.model import Entry, Scope
@@ -29,21 +31,25 @@ class Use(NamedTuple):
 
 
 def check_content(
+    settings: Settings,
     entries: Mapping[str, Entry],
     facts: Mapping[str, Facts],
     uses: Iterable[Use],
-    vault_config: str,
+    *,
     now: float,
+    config: str,
 ) -> list[Finding]:
     """Judges the described contents.
 
     Args:
-        entries: Those of the vault config, by name.
+        settings: The configuration, which may say the format of files outside the vault config.
+        entries: The entries of the vault config and of `watch.extra`, by name.
         facts: Descriptions of the contents that can be read, by name.
         uses: The fields of a live Aidbox; empty where none was read.
-        vault_config: Path of the vault config.
         now: Seconds since the epoch.
+        config: The file of the configuration.
     """
+    formats = formats_of(settings.watch)
     fields: dict[str, dict[str, Use]] = {}
     for use in uses:
         fields.setdefault(use.name, {}).setdefault(use.field, use)
@@ -52,24 +58,19 @@ def check_content(
         seen: dict[str, Finding] = {}
         used: list[Use | None] = [*fields.get(name, {}).values()]
         for user in used or [None]:
-            expected = None if user is None else format_of(user.field)
+            expected = formats.get(name) if user is None else format_of(user.field)
             by = "" if user is None else f", which {user.field} of {user.resource} needs"
             for problem in problems(item, expected, now):
                 suffix = by if problem.code == "secret-malformed" else ""
                 message = f"{entries[name].path} {problem.message}{suffix}"
-                where = json_path("secret", name, "path")
-                seen.setdefault(
-                    problem.code,
-                    finding(problem.code, vault_config, where, message, problem.hint),
-                )
+                place = place_of(settings, entries[name], config=config)
+                seen.setdefault(problem.code, finding(problem.code, *place, message, problem.hint))
         found += seen.values()
-    scopes = {name: entries[name].scopes for name in facts}
-    pairs = dict.fromkeys([*mismatches(facts, scopes), *_pairs(facts, uses)])
+    pairs = dict.fromkeys([*mismatches(facts, entries), *_pairs(facts, uses)])
     return found + [
         finding(
             "certificate-mismatch",
-            vault_config,
-            json_path("secret", certificate, "path"),
+            *place_of(settings, entries[certificate], config=config),
             f"{entries[certificate].path} does not belong to the private key {entries[key].path}",
             "write a certificate and the private key that it was issued for",
         )

@@ -13,14 +13,14 @@ import stat
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlsplit
 
-from syncd.config.settings import Aidbox, RelaySettings, Webhook, credential_files
+from syncd.config.settings import Aidbox, Exec, RelaySettings, Webhook, credential_files
 from syncd.core.address import is_loopback, is_plain_http, parse_host_port
 from syncd.core.findings import finding, key_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from syncd.config.settings import Nats, NatsServer, Settings
+    from syncd.config.settings import ConsumerSettings, NatsServer, Settings
     from syncd.core.findings import Finding
 
     _Place = tuple[tuple[str | int, ...], str, str]
@@ -71,7 +71,9 @@ def check_exposure(
     return [*findings, *_listener(settings, source, environ), *_files(settings, source)]
 
 
-def _clear_text(consumer: Webhook | Aidbox | Nats) -> Iterator[_Place]:
+def _clear_text(consumer: ConsumerSettings) -> Iterator[_Place]:
+    if isinstance(consumer, Exec):
+        return iter(())
     if isinstance(consumer, Webhook):
         return _webhook(consumer)
     return _aidbox(consumer) if isinstance(consumer, Aidbox) else _nats(consumer)

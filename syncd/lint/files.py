@@ -10,7 +10,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from syncd.config.settings import credential_files
+from syncd.config.extra import of_vault_config, place_of
 from syncd.core.findings import finding, json_path
 from syncd.core.mountinfo import MountTree, frozen_mount
 from syncd.mount.listing import mounts, unclaimed_files
@@ -20,12 +20,11 @@ from syncd.mount.way import Watched, follow
 from syncd.system.threads import gather
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from syncd.config.settings import Settings
     from syncd.core.findings import Finding
     from syncd.core.model import Entry
-    from syncd.core.mountinfo import Mount
     from syncd.mount.roots import Parent
     from syncd.mount.snapshot import Snapshot
 
@@ -68,9 +67,19 @@ _FROZEN: Final = {
 
 
 def check_files(
-    settings: Settings, entries: Mapping[str, Entry], snapshot: Snapshot
+    settings: Settings,
+    entries: Mapping[str, Entry],
+    snapshot: Snapshot,
+    config: str = "configuration",
 ) -> list[Finding]:
-    """Judges each entry's file, read as the daemon would, but without waiting for its rest."""
+    """Judges each entry's file, read as the daemon would, but without waiting for its rest.
+
+    Args:
+        settings: The configuration.
+        entries: The entries of the vault config and of `watch.extra`, by name.
+        snapshot: What a scan saw.
+        config: The file of the configuration.
+    """
     findings = []
     for name, entry in entries.items():
         seen = snapshot.observations[name]
@@ -85,8 +94,9 @@ def check_files(
             hint = "move the file, or set watch.roots to every directory that holds secrets"
         elif code == "secret-unreadable" and _is_published(entry.path):
             hint = _PUBLISHED
-        findings.append(_at(settings, name, code, message, hint))
-    return findings + _about_content(settings, entries, snapshot)
+        place = place_of(settings, entry, config=config)
+        findings.append(finding(code, *place, message, hint))
+    return findings + _about_content(settings, entries, snapshot, config)
 
 
 def _is_published(path: str) -> bool:
@@ -103,12 +113,17 @@ def _is_published(path: str) -> bool:
 
 
 def _about_content(
-    settings: Settings, entries: Mapping[str, Entry], snapshot: Snapshot
+    settings: Settings, entries: Mapping[str, Entry], snapshot: Snapshot, config: str
 ) -> list[Finding]:
     empty = [name for name in snapshot.empty if not snapshot.observations[name].problem]
     readable = "is readable for every user of this machine"
     return [
-        _at(settings, name, code, f"{entries[name].path} {message}", _REMEDIES[code])
+        finding(
+            code,
+            *place_of(settings, entries[name], config=config),
+            f"{entries[name].path} {message}",
+            _REMEDIES[code],
+        )
         for names, code, message in (
             (empty, "secret-empty", "is empty"),
             (snapshot.newline_ended, "secret-newline", "ends in a newline"),
@@ -118,13 +133,25 @@ def _about_content(
     ]
 
 
-def check_mount(settings: Settings, entries: Mapping[str, Entry]) -> list[Finding]:
-    """Checks the mount as a whole: shared files, mounts that never update, unmapped files."""
+def check_mount(
+    settings: Settings,
+    entries: Mapping[str, Entry],
+    own: Collection[str],
+    config: str = "configuration",
+) -> list[Finding]:
+    """Checks the mount as a whole: shared files, mounts that never update, unmapped files.
+
+    Args:
+        settings: The configuration.
+        entries: The entries of the vault config and of `watch.extra`, by name.
+        own: The files that syncd itself uses.
+        config: The file of the configuration.
+    """
     real = real_paths(entries)
     return [
-        *_shared(settings, entries, real),
-        *_frozen(settings, real, mounts()),
-        *_unmapped(settings, entries),
+        *_shared(settings, entries, real, config),
+        *_frozen(settings, entries, real, config),
+        *_unmapped(settings, entries, own),
     ]
 
 
@@ -140,7 +167,7 @@ def real_paths(entries: Mapping[str, Entry]) -> dict[str, str]:
 
 
 def _shared(
-    settings: Settings, entries: Mapping[str, Entry], real: Mapping[str, str]
+    settings: Settings, entries: Mapping[str, Entry], real: Mapping[str, str], config: str
 ) -> list[Finding]:
     """Names that lead to one file by different paths; `lint_vault_config` finds equal paths."""
     first: dict[str, str] = {}
@@ -148,17 +175,21 @@ def _shared(
     for name, path in real.items():
         other = first.setdefault(path, name)
         if entries[name].path != entries[other].path:
-            message = f"{entries[name].path} is also the file of {json_path('secret', other)}"
+            _, at = place_of(settings, entries[other], config=config)
+            if not entries[other].extra:
+                at = json_path("secret", other)
+            message = f"{entries[name].path} is also the file of {at}"
             hint = "keep one of them, unless each has its own scope"
-            findings.append(_at(settings, name, "path-shared", message, hint))
+            place = place_of(settings, entries[name], config=config)
+            findings.append(finding("path-shared", *place, message, hint))
     return findings
 
 
 def _frozen(
-    settings: Settings, real: Mapping[str, str], mounted: tuple[Mount, ...]
+    settings: Settings, entries: Mapping[str, Entry], real: Mapping[str, str], config: str
 ) -> list[Finding]:
     """Files that do not follow a publisher; claims what the mount table shows, and no more."""
-    tree = MountTree(mounted)
+    tree = MountTree(mounts())
     findings = []
     for name, path in (("", os.path.realpath(settings.vault_config)), *real.items()):
         found = frozen_mount(tree, path)
@@ -166,30 +197,36 @@ def _frozen(
             continue
         message, hint = _FROZEN[found.kind]
         message = message.format(point=found.mount.point)
+        place = (settings.vault_config, "")
         if name:
-            findings.append(_at(settings, name, "mount-frozen", message, hint))
-        else:
-            findings.append(finding("mount-frozen", settings.vault_config, "", message, hint))
+            place = place_of(settings, entries[name], config=config)
+        findings.append(finding("mount-frozen", *place, message, hint))
     return findings
 
 
-def _unmapped(settings: Settings, entries: Mapping[str, Entry]) -> list[Finding]:
-    own = [settings.vault_config, *(path for _, path in credential_files(settings))]
+def _unmapped(
+    settings: Settings, entries: Mapping[str, Entry], own: Collection[str]
+) -> list[Finding]:
     claimed = [*own, *(entry.path for entry in entries.values())]
     roots = settings.watch.roots
     if not roots:
-        located, _ = Reader(b"", settings.watch, settle=0, grace=0).locate(entries)
+        # beside a file of watch.extra there may be anything
+        reader = Reader(b"", settings.watch, settle=0, grace=0)
+        located, _ = reader.locate(of_vault_config(entries))
         roots = tuple(located)
     search = partial(
         unclaimed_files,
         claimed=claimed,
-        elsewhere=frozenset(roots),
+        elsewhere=frozenset((*roots, *own)),  # such as the state directory
         most=_MOST_FILES,
         named=_MOST_UNMAPPED + 1,
     )
     listed = gather({root: partial(search, root) for root in roots}, LIMIT).values()
     paths = sorted({path for found, _ in listed for path in found})
-    hint = "add an entry to the vault config, or remove the file"
+    hint = (
+        "add an entry to the vault config, or to watch.extra if Aidbox uses the file without one, "
+        "or remove the file"
+    )
     findings = [
         finding("file-unmapped", path, "", "is named by no entry of the vault config", hint)
         for path in paths[:_MOST_UNMAPPED]
@@ -199,8 +236,3 @@ def _unmapped(settings: Settings, entries: Mapping[str, Entry]) -> list[Finding]
         message = f"and {more} more files are named by no entry of the vault config"
         findings.append(finding("file-unmapped", paths[_MOST_UNMAPPED], "", message, hint))
     return findings
-
-
-def _at(settings: Settings, name: str, code: str, message: str, hint: str) -> Finding:
-    where = json_path("secret", name, "path")
-    return finding(code, settings.vault_config, where, message, hint)

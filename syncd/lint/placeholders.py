@@ -6,15 +6,19 @@ valid text in many places, and fails only when it is used: for a webhook, at the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from syncd.config.load import VARIABLES
+from syncd.config.settings import Exec
 from syncd.core.findings import finding, key_path
-from syncd.core.placeholders import placeholder_in
+from syncd.core.nats_binding import without_places
+from syncd.core.placeholders import unfilled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from syncd.config.settings import RelaySettings, Settings
     from syncd.core.findings import Finding
@@ -22,28 +26,39 @@ if TYPE_CHECKING:
     _Path = tuple[str | int, ...]
 
 
-def check_placeholders(settings: Settings | RelaySettings, source: str) -> list[Finding]:
-    """One finding for each value with a placeholder."""
-    hint = "write the value itself, or fill it in (envsubst, Helm) before syncd reads the file"
-    return [
-        finding(
-            "value-uninterpolated",
-            source,
-            key_path(*at),
-            f"holds {placeholder}, which syncd does not replace",
-            hint,
-        )
-        for at, placeholder in _placeholders(settings, ())
-    ]
+def check_placeholders(
+    settings: Settings | RelaySettings | Mapping[str, Any],
+    source: str,
+    environ: Mapping[str, str] = MappingProxyType({}),
+) -> list[Finding]:
+    """One finding for each value with a placeholder.
+
+    Args:
+        settings: The configuration, or what is written in one with mistakes.
+        source: Where it was read.
+        environ: The environment that it was read from; a value from there is reported there.
+    """
+    variables = {environ[name]: name for name in VARIABLES if name in environ}
+    found = []
+    for at, text, (message, hint) in _placeholders(settings, ()):
+        place = source, key_path(*at)
+        if text in variables:
+            place = "environment", variables[text]
+        found.append(finding("value-uninterpolated", *place, message, hint))
+    return found
 
 
-def _placeholders(tree: object, at: _Path) -> Iterator[tuple[_Path, str]]:
+def _placeholders(tree: object, at: _Path) -> Iterator[tuple[_Path, str, tuple[str, str]]]:
     if isinstance(tree, str):
-        placeholder = placeholder_in(tree)
-        if placeholder is not None:
-            yield at, placeholder
+        # what is in angle brackets there is the subject's own
+        text = without_places(tree) if at[-1:] == ("subject",) else tree
+        problem = unfilled(text)
+        if problem is not None:
+            yield at, tree, problem
     elif isinstance(tree, msgspec.Struct):
         for key, item in msgspec.structs.asdict(tree).items():
+            if isinstance(tree, Exec) and key == "command":
+                continue  # `$NAME` may be the command's own: a shell replaces it
             yield from _placeholders(item, (*at, key))
     elif isinstance(tree, dict):
         for key, item in tree.items():

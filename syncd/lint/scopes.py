@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from syncd.config.extra import extra_file
+from syncd.config.settings import RelaySettings
 from syncd.core.decode import did_you_mean
 from syncd.core.findings import finding, key_path
 from syncd.core.model import Grant, Scope
@@ -16,7 +18,7 @@ from syncd.core.vault_config import RESOURCE_TYPES, is_fhir_id
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from syncd.config.settings import RelaySettings, ScopeSettings, Settings
+    from syncd.config.settings import ScopeSettings, Settings
     from syncd.core.findings import Finding
     from syncd.core.model import Entry
 
@@ -40,6 +42,11 @@ def check_scopes(
         finding("scope-unmatched", source, key_path(*at), f"is empty: {who} gets nothing", _HINT)
         for at, who in _empty(settings)
     ]
+    for at, scope in _scopes_of_files(settings):
+        problem = _spelling(scope)
+        if problem is not None:
+            code, key, message, hint = problem
+            findings.append(finding(code, source, key_path(*at, key), message, hint))
     for at, who, scope in _scopes(settings):
         problem = _spelling(scope)
         if problem is None and entries is not None:
@@ -65,6 +72,21 @@ def _scopes(settings: Settings | RelaySettings) -> Iterator[_Place]:
     for at, who, scopes in _lists(settings):
         for index, scope in enumerate(scopes or ()):
             yield (*at, "scope", index), who, scope
+
+
+def _scopes_of_files(
+    settings: Settings | RelaySettings,
+) -> Iterator[tuple[tuple[str | int, ...], ScopeSettings]]:
+    """The scopes of files outside the vault config."""
+    if isinstance(settings, RelaySettings):
+        return
+    for index, item in enumerate(settings.watch.extra):
+        scope, at = extra_file(item).scope, ("watch", "extra", index, "scope")
+        if isinstance(scope, tuple):
+            for number, one in enumerate(scope):
+                yield (*at, number), one
+        elif scope is not None:
+            yield at, scope
 
 
 def _empty(settings: Settings | RelaySettings) -> Iterator[tuple[tuple[str | int, ...], str]]:

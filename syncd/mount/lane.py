@@ -107,13 +107,25 @@ class Lane(Follower):
         self.settled = snapshot.retry_in is None
         self.schedule.retry = snapshot.retry_in
 
-    def scan(self, reader: Reader, recorder: Recorder, watcher: Watcher) -> Snapshot:
+    @property
+    def was_swapped(self) -> bool:
+        """Whether all that happened since the last scan is that this root's generation changed.
+
+        Every directory on the way to it is as it was then: another one would have given a hint, and
+        where hints are not reliable, the rescan looks at all of them.
+        """
+        return self.members.root.generation is not None and self.schedule.swapped == {self.path}
+
+    def scan(
+        self, reader: Reader, recorder: Recorder, watcher: Watcher, *, is_armed: bool = False
+    ) -> Snapshot:
         """Scans the root under its own watches. Blocks, perhaps for ever.
 
         Args:
             reader: Reads the files.
             recorder: Knows the versions so far.
             watcher: Is armed with what matters.
+            is_armed: Whether it is, for what mattered last time.
         """
         # Which directories matter depends on what the scan finds (links, mounts, missing parents),
         # but they must be watched before the scan, or a change between scan and watch would give no
@@ -121,7 +133,8 @@ class Lane(Follower):
         # matters, watch that and scan again, until a scan ran entirely under its own watches.
         # Arming the same directories again is needed, too: one that was replaced by another of the
         # same name gets a new watch.
-        watcher.arm(self.watched, self.path)
+        if not is_armed:
+            watcher.arm(self.watched, self.path)
         for _ in range(_REARMS):
             scan = self._scan = reader.root_scan(
                 self.members, known=recorder.version_of, is_written=watcher.is_written
@@ -152,8 +165,9 @@ class Lane(Follower):
         """
         started, began = time.monotonic(), time.thread_time()
         entries, recorded = self.entries, None
-        moved = reader.has_moved(self.members)
-        snapshot = self.scan(reader, recorder, watcher)
+        was_swapped = self.was_swapped
+        moved = not was_swapped and reader.has_moved(self.members)
+        snapshot = self.scan(reader, recorder, watcher, is_armed=was_swapped)
         if not moved and claim.acquire(blocking=False):
             recorded = recorder.record(entries, snapshot.observations, started)
         took, duration = time.thread_time() - began, time.monotonic() - started

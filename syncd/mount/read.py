@@ -33,7 +33,7 @@ import msgspec
 
 from syncd.mount.listing import mounts
 from syncd.mount.root_scan import RootScan, Rules
-from syncd.mount.roots import Home, Parent, Root, group, home_of, parents_of
+from syncd.mount.roots import Home, Parent, Root, group, home_of, of_extra, parents_of
 from syncd.mount.snapshot import Snapshot
 from syncd.mount.verdict import silent, unreadable
 from syncd.system.threads import gather, start
@@ -139,12 +139,17 @@ class Reader:
         parents = parents_of(entries.values())
         homes = self._find_homes(parents, limit)
         self._homes = homes
-        inside = {path: parent for path, parent in parents.items() if not homes[path].outside}
+        inside = {
+            path: kept
+            for path, parent in parents.items()
+            if (kept := of_extra(parent) if homes[path].outside else parent) is not None
+        }
         outside = frozenset(
             entry.name
             for path, parent in parents.items()
             if homes[path].outside
             for entry in parent.entries
+            if not entry.extra
         )
         located = {
             path: Members(self._roots.get(path) or Root(path), members)

@@ -28,7 +28,7 @@ import structlog
 from syncd.core.errors import StateError
 from syncd.core.model import State
 from syncd.core.timing import rfc3339
-from syncd.mount.contents import Contents
+from syncd.mount.contents import Contents, formats_of
 from syncd.mount.lane import Follower, Lane, Probe
 from syncd.mount.ledger_use import LedgerUse
 from syncd.mount.read import LIMIT, OUTSIDE, Reader, await_all, unanswered
@@ -105,7 +105,7 @@ class Reconciler:
         self._ledger = ledger
         self._on_commit = on_commit
         self.watcher = Watcher(settings.mode)
-        self.contents = Contents()
+        self.contents = Contents(formats_of(settings))
         self._reader = Reader.configured(key, settings, self.contents)
         self._recorder = Recorder(ledger, vault_config.path, consumers)
         self._reporter = Reporter(metrics, self.watcher, self.contents)
@@ -205,7 +205,7 @@ class Reconciler:
         for path, lane in self._lanes.items():
             lane.schedule.reason = reason
             self._reporter.root(path, lane.failed)
-        self._reporter.recorded(recorded)
+        await self._report(recorded)
         return True
 
     def _scan_all(self) -> dict[str, Snapshot]:
@@ -324,7 +324,7 @@ class Reconciler:
             return
         if recorded is not None:
             self._committed(recorded)
-            self._reporter.recorded(recorded)
+            await self._report(recorded)
 
     async def _finish(self, lane: Lane, reason: str, result: Pass) -> None:
         """Takes over the result of a pass, and reports it after the events had a head start."""
@@ -345,9 +345,18 @@ class Reconciler:
         finally:
             self._reporter.scanned(reason, result.duration, lane.path)
             self._reporter.root(lane.path, lane.failed)
-            self._reporter.recorded(recorded)
+            await self._report(recorded)
         if recorded.commit is not None:
             await self._use.call(lane.path, self._ledger.checkpoint)
+
+    async def _report(self, recorded: Recorded) -> None:
+        """Reports what was recorded, with what is known of the contents by then."""
+        entries, now = self._recorder.entries, time.time()
+        try:
+            if self.contents.is_due(entries, now):
+                await run(self.contents.judge, entries, now)
+        finally:
+            self._reporter.recorded(recorded)
 
     def _committed(self, recorded: Recorded) -> None:
         if recorded.commit is not None:
@@ -390,7 +399,7 @@ class Reconciler:
                 self._regroup.set()
                 continue
             self._committed(recorded)
-            self._reporter.recorded(recorded)
+            await self._report(recorded)
             for path in self._lanes.keys() - located.keys():
                 self._lanes.pop(path).scope.cancel()
                 self.watcher.disarm(path)

@@ -52,6 +52,8 @@ class Recorder:
         self._vault_config = vault_config
         self._consumers = consumers
         self._lock = Lock()
+        self._resumed: str | None = None
+        self._settled: set[str] = set()
 
     @property
     def fresh(self) -> bool:
@@ -65,6 +67,8 @@ class Recorder:
             StateError: The ledger cannot be used.
         """
         self.inventory = self._ledger.inventory()
+        # a reload interrupts nothing
+        self._resumed, self._ledger.resumed = self._ledger.resumed, None
 
     def version_of(self, name: str) -> str | None:
         """The version of a secret, or None."""
@@ -109,8 +113,21 @@ class Recorder:
     def _record(self, observations: Mapping[str, Observation], started: float) -> Recorded:
         before, now = self.inventory, rfc3339(time.time())
         planned = plan(before, self.entries, observations, now)
+        since = None if self._resumed is None else self._since(planned, observations)
         if not (self._ledger.fresh or planned.touched or planned.dropped):
             return Recorded(planned, before, None)
-        events = self._ledger.record(planned, before, self._vault_config, now, self._consumers)
+        events = self._ledger.record(
+            planned, before, self._vault_config, now, self._consumers, since=since
+        )
         self.inventory = planned.inventory
         return Recorded(planned, before, Commit(tuple(events), planned.inventory, started))
+
+    def _since(self, planned: Plan, observations: Mapping[str, Observation]) -> str | None:
+        """When the daemon ran last, if a change is one that the first look at a secret found."""
+        changed = {change.entry.name for change in planned.changes}
+        is_late = changed - self._settled or (planned.vault_config and not self._settled)
+        since = self._resumed if is_late else None
+        self._settled.update(name for name, seen in observations.items() if seen.settled)
+        if self.entries.keys() <= self._settled:
+            self._resumed = None
+        return since

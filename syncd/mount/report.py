@@ -74,7 +74,7 @@ class Reporter:
         if planned.touched or planned.dropped:
             self._metrics.set_inventory(planned.inventory.values())
         # at the first pass nothing is touched, and contents are seen for the first time
-        self._metrics.set_not_after(self._contents.not_after(planned.inventory))
+        self._metrics.set_not_after(self._contents.not_after)
         for change in changes[:_LOGGED_CHANGES]:
             log.info("secret.changed", secret=change.entry.name, change=change.kind.value)
         if len(changes) > _LOGGED_CHANGES:

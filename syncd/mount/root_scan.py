@@ -33,7 +33,7 @@ from syncd.system import beneath
 from syncd.system.lease import is_open_for_writing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from syncd.core.model import Entry
     from syncd.mount.roots import Parent, Root
@@ -60,6 +60,7 @@ class Rules(msgspec.Struct, frozen=True):
         see: Called with each content that is taken, its secret's name and its version; None for
             nobody.
         refuses: Whether an open file must not be read, however it was reached; None for no file.
+        strict: Whether files outside the vault config must lie in the boundary, too.
     """
 
     boundary: tuple[str, ...]
@@ -71,6 +72,7 @@ class Rules(msgspec.Struct, frozen=True):
     former: Callable[[str, bytes], Iterable[str]] | None = None
     see: Callable[[str, str, bytes], object] | None = None
     refuses: Callable[[int], bool] | None = None
+    strict: bool = False
 
 
 class _GenerationGoneError(Exception):
@@ -135,7 +137,7 @@ class RootScan:
 
     def _require_inside(self, root: int) -> None:
         boundary = self._rules.boundary
-        if boundary:
+        if boundary and not all(map(self._is_free, self._entries())):
             real = os.readlink(f"/proc/self/fd/{root}")
             if not is_inside(self._root.path, real, boundary):
                 # the path of a directory that was just deleted has a suffix
@@ -271,8 +273,15 @@ class RootScan:
         self._snapshot.retry_within(left)
         return True
 
+    def _entries(self) -> Iterator[Entry]:
+        return (entry for parent, _ in self._members for entry in parent.entries)
+
+    def _is_free(self, entry: Entry) -> bool:
+        """Whether links of a file may lead anywhere: the operator named it, in `watch.extra`."""
+        return entry.extra and not self._rules.strict
+
     def _names(self) -> list[str]:
-        return [entry.name for parent, _ in self._members for entry in parent.entries]
+        return [entry.name for entry in self._entries()]
 
     def _observe_all(self, observation: Observation) -> None:
         self._snapshot.observations = dict.fromkeys(self._names(), observation)
@@ -286,7 +295,9 @@ class RootScan:
                     directory, relative = data, relative.removeprefix(_OF_DATA)
                 else:
                     self._strays.append(entry.path)
-            descriptor = self._open(beneath.open_file, directory, relative)
+            descriptor = self._open(
+                beneath.open_file, directory, relative, free=self._is_free(entry)
+            )
         except OSError as error:
             if error.errno not in GONE:
                 return self._failure(error)
@@ -325,7 +336,14 @@ class RootScan:
             self._links[first] = target == _OF_DATA + first
         return self._links[first]
 
-    def _open(self, opener: Callable[[int, str], int], directory: int, relative: str) -> int:
+    def _open(
+        self,
+        opener: Callable[[int, str], int],
+        directory: int,
+        relative: str,
+        *,
+        free: bool = False,
+    ) -> int:
         self._left = False
         try:
             return opener(directory, relative)
@@ -337,7 +355,7 @@ class RootScan:
         # `realpath` makes the opening fail.
         self._left = True
         real = follow(f"/proc/self/fd/{directory}/{relative}", Watched())
-        for limit in self._rules.boundary or self._rules.targets:
+        for limit in ("/",) if free else self._rules.boundary or self._rules.targets:
             base = follow(limit, Watched())
             if real != base and contains(base, real):
                 pinned = os.open(base, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -452,7 +470,7 @@ class RootScan:
                 watched.add_way(directory, DATA_LINK)
         plain = self._strays
         if self._generation is None:
-            plain = [entry.path for parent, _ in self._members for entry in parent.entries]
+            plain = [entry.path for entry in self._entries()]
         for path in plain:
             if os.path.islink(path):
                 directory, _, name = follow(path, watched).rpartition("/")

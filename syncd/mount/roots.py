@@ -4,8 +4,9 @@ A root is decided by what is there: for each file it is the nearest directory ab
 `..data` link, without crossing a mount point, and else the file's own directory. So a CSI mount
 below a directory of plain files, or beside one, has its own generation, identity and grace period.
 
-`watch.roots` is something else: the boundary that files must lie in. It is compared with real paths
-on both sides, since `/var/run` is `/run` on most systems.
+`watch.roots` is something else: the boundary that files of the vault config must lie in. It is
+compared with real paths on both sides, since `/var/run` is `/run` on most systems. Files of
+`watch.extra` have none: who writes the vault config does not choose them.
 
 A mount that is away has no `..data` link. What was found before is remembered (`home_of`).
 """
@@ -97,6 +98,12 @@ def parents_of(entries: Iterable[Entry]) -> dict[str, Parent]:
         path: Parent(path, tuple(members), frozenset(map(_file_name, members)))
         for path, members in grouped.items()
     }
+
+
+def of_extra(parent: Parent) -> Parent | None:
+    """The part of a parent that no boundary keeps out: files that the operator named."""
+    kept = [entry for entry in parent.entries if entry.extra]
+    return parents_of(kept).get(parent.path)
 
 
 def _file_name(entry: Entry) -> str:

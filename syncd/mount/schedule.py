@@ -30,11 +30,14 @@ class Schedule:
         retry: Seconds after which the last look must be repeated, or None. At first it is 0: what
             was looked at before it was watched is looked at again.
         reason: Of the last look.
+        swapped: Where nothing but a swap of a generation led to the last look: the directories of
+            the swaps. Else empty, which means that anything can have changed.
     """
 
     def __init__(self, interval: float, settle: float) -> None:
         self.retry: float | None = 0.0
         self.reason = "interval"
+        self.swapped: frozenset[str] = frozenset()
         self._settle = settle
         self._interval = interval
         self._pace = Pace()
@@ -61,15 +64,20 @@ class Schedule:
         """
         now = time.monotonic()
         rested, due, reason = now + self._rest, now + self._interval, "interval"
+        hints: Hint | None = None
         if self.retry is not None and now + self.retry < due:
             due, reason = max(now + self.retry, rested), self.reason
         while (now := time.monotonic()) < due:
             with anyio.move_on_after(due - now):
                 hint = await self._next_hint()
+                hints = hint if hints is None else hints.merge(hint)
                 wait = 0.0 if hint.urgent or self.retry is None else self._settle
                 at = max(rested, time.monotonic() + wait)
                 if at < due:
                     due, reason = at, hint.reason
+        self.swapped = frozenset()
+        if hints is not None and hints.swap and reason != "interval" and self.retry is None:
+            self.swapped = hints.directories
         self.reason = reason
         return reason
 

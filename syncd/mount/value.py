@@ -71,22 +71,31 @@ class _ValueReader(Reader):
     value = b""
 
     def __init__(
-        self, key: bytes, former: Iterable[bytes], watch: Watch, path: str, own: OwnFiles
+        self, key: bytes, former: Iterable[bytes], watch: Watch, entry: Entry, own: OwnFiles
     ) -> None:
         super().__init__(key, watch, settle=watch.settle, grace=0.0, former=former, see=self._see)
         self._rules = msgspec.structs.replace(
-            self._rules, boundary=_limits(path, watch.roots), refuses=own.include
+            self._rules,
+            boundary=_limits(entry, watch.roots),
+            refuses=own.include,
+            strict=True,
         )
 
     def _see(self, _name: str, _version: str, content: bytes) -> None:
         self.value = content
 
 
-def _limits(path: str, roots: Iterable[str]) -> tuple[str, ...]:
-    """The configured roots that a file lies in by its path."""
+def _limits(entry: Entry, roots: Iterable[str]) -> tuple[str, ...]:
+    """The configured roots that a file lies in by its path.
+
+    Of a file outside the vault config the operator named the directory, too.
+    """
+    path = entry.path
     named = tuple(root for root in roots if contains(os.path.normpath(root), path))
     if named:
         return named
+    if entry.extra:
+        return (os.path.dirname(path),)
     directory, every = follow(os.path.dirname(path), Watched()), tuple(roots)
     # a path that lies in none is refused by all of them
     return tuple(root for root in every if is_inside(path, directory, (root,))) or every
@@ -102,11 +111,11 @@ def read_value(
     known: Callable[[str], str | None],
     own: OwnFiles,
 ) -> bytes | None:
-    """Reads the value that a secret of the vault config has now.
+    """Reads the value that a secret of the vault config, or a file of `watch.extra`, has now.
 
     Args:
         name: Of the secret.
-        entries: Those of the vault config, by name.
+        entries: Those of the vault config and of `watch.extra`, by name.
         watch: The section of the configuration.
         key: Key of the fingerprints.
         former: The keys before it.
@@ -159,6 +168,6 @@ def _read(
     known: Callable[[str], str | None],
     own: OwnFiles,
 ) -> tuple[Observation, bytes]:
-    reader = _ValueReader(keys[0], keys[1:], watch, entry.path, own)
+    reader = _ValueReader(keys[0], keys[1:], watch, entry, own)
     seen = reader.scan({entry.name: entry}, known=known).observations[entry.name]
     return seen, reader.value

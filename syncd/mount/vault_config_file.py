@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from syncd.config.extra import join
 from syncd.core.errors import ConfigurationError
 from syncd.core.findings import Finding, finding
 from syncd.core.vault_config import decode_vault_config
@@ -58,22 +60,30 @@ def read_vault_config(path: str) -> tuple[bytes, os.stat_result]:
 class VaultConfigFile:
     """A vault config and the findings of its last reading.
 
+    Args:
+        path: Where Aidbox reads it.
+        settle: Seconds between two readings that must be the same.
+        extra: The entries of `watch.extra`, by name.
+
     Attributes:
         path: Where Aidbox reads it.
-        entries: Those of the last valid one, which is in force, by name.
+        entries: Those of the last valid one, which is in force, and the extra ones, by name.
         findings: What the last reading found, errors and warnings.
         valid: Whether the file as it is now is the one in force.
         postponed: Whether the file must be read again soon, because it is being written.
         watched: What must be watched for the file to change.
     """
 
-    def __init__(self, path: str, settle: float) -> None:
+    def __init__(
+        self, path: str, settle: float, extra: Mapping[str, Entry] = MappingProxyType({})
+    ) -> None:
         self.path = path
-        self.entries: Mapping[str, Entry] = {}
+        self.entries: Mapping[str, Entry] = extra
         self.findings: tuple[Finding, ...] = ()
         self.valid = False
         self.postponed = False
         self.watched = Watched()
+        self._extra = extra
         self._settle = settle
         self._digest = b""
         self._candidate: tuple[bytes, float] | None = None
@@ -120,10 +130,11 @@ class VaultConfigFile:
         # in a thread: a large file takes seconds, in which probes and deliveries go on
         entries, findings = await run(decode_vault_config, text, self.path)
         self._digest, self._candidate = digest, None
-        self.findings = tuple(findings)
-        self.valid = entries is not None
-        if entries is not None:
-            self.entries = entries
+        joined, conflicts = join(entries or {}, self._extra, self.path)
+        self.findings = (*findings, *conflicts)
+        self.valid = entries is not None and not conflicts
+        if self.valid:
+            self.entries = joined
         return True
 
     def _was_there(self, digest: bytes) -> bool:

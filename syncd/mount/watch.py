@@ -25,7 +25,6 @@ import errno
 import os
 import select
 import time
-from dataclasses import dataclass
 from threading import Lock
 from typing import Final, Literal
 
@@ -60,19 +59,21 @@ _LIMITS: Final = frozenset((errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.ENFI
 _MANY: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Hint:
+class Hint(msgspec.Struct, frozen=True):
     """A reason to scan.
 
     Attributes:
         reason: `inotify`, or `overflow` when events were lost.
         urgent: True where there is no writer to wait for: a swap, a mount.
         directories: Where something happened; empty where that is unknown, which means anywhere.
+        swap: True where all that happened is that an AtomicWriter renamed a new `..data` over the
+            old one, so that the way to the files is what it was.
     """
 
     reason: Literal["inotify", "overflow"]
     urgent: bool
     directories: frozenset[str]
+    swap: bool = False
 
     def merge(self, later: Hint) -> Hint:
         """One hint in place of two."""
@@ -82,6 +83,7 @@ class Hint:
             self.directories | later.directories
             if self.directories and later.directories
             else frozenset(),
+            self.swap and later.swap,
         )
 
 
@@ -244,6 +246,7 @@ class Watcher:
     def _drain(self, epoll: select.epoll) -> Hint | None:
         directories: set[str] = set()
         urgent = anywhere = overflow = False
+        swap = True
         for descriptor, _ in epoll.poll(0):
             if descriptor == self._mounts:
                 urgent = anywhere = True
@@ -262,11 +265,12 @@ class Watcher:
                     verdict = self._judge(watch, event.mask, event.name)
                     if verdict is not None:
                         urgent |= verdict
+                        swap &= event.name == DATA_LINK and bool(event.mask & flags.MOVED_TO)
                         directories.add(watch.directory)
         if not (anywhere or directories):
             return None
         where = frozenset() if anywhere else frozenset(directories)
-        return Hint("overflow" if overflow else "inotify", urgent, where)
+        return Hint("overflow" if overflow else "inotify", urgent, where, swap and not anywhere)
 
     def _judge(self, watch: _Watch, mask: int, name: str) -> bool | None:
         """Whether an event is urgent; None where it needs no scan."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -49,8 +48,7 @@ class CredentialFiles(msgspec.Struct, frozen=True, kw_only=True):
     password_option: str = "password_file"  # noqa: S105 - the name of an option
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Credentials:
+class Credentials(msgspec.Struct, frozen=True):
     """What a request needs, as the files have it now.
 
     Attributes:
@@ -62,7 +60,7 @@ class Credentials:
     authorization: str | None = None
 
     def __repr__(self) -> str:
-        held = [name for name in self.__slots__ if getattr(self, name) is not None]
+        held = [name for name in self.__struct_fields__ if getattr(self, name) is not None]
         return f"Credentials({', '.join(held)})"
 
 

@@ -89,6 +89,7 @@ class Connection:
         url_option: The option that holds the URL, for messages.
         socket: Path of a Unix socket to connect to instead of the URL's host.
         parallel: How many connections are kept alive.
+        check: What to do where the server cannot be reached, and why is not known.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Connection:
         url_option: str = "url",
         socket: str | None = None,
         parallel: int = 1,
+        check: str = CHECK_SERVER,
     ) -> None:
         self._keyring = keyring
         self._tls = tls
@@ -108,6 +110,7 @@ class Connection:
         self._url_option = url_option
         self._socket = socket
         self._parallel = parallel
+        self._check = check
         self._reading: Turn[tuple[Credentials, ssl.SSLContext | None]] = Turn()
         self._pool: Pool | None = None
         self._context: ssl.SSLContext | None = None
@@ -159,7 +162,9 @@ class Connection:
             retry_after = parse_retry_after(response.retry_after, time.time())
             return Answer(response.status, retry_after, body)
         # outside of the handlers, so that it does not carry the foreign exception as its context
-        raise TemporaryError(f"{failed}: {problem}", remedy)
+        raise TemporaryError(
+            f"{failed}: {problem}", self._check if remedy == CHECK_SERVER else remedy
+        )
 
     async def aclose(self) -> None:
         """Closes the connections."""

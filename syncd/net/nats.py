@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
     from nats.js import JetStreamContext
 
     from syncd.config.settings import NatsServer
@@ -130,14 +131,23 @@ class _ApiError(msgspec.Struct):
     err_code: int = 0
 
 
-class _PubAck(msgspec.Struct):
-    """JetStream's answer to a publication; without an error, the message is stored."""
+class PubAck(msgspec.Struct):
+    """JetStream's answer to a publication; without an error, the message is stored.
+
+    Attributes:
+        stream: The stream that stores it.
+        seq: Its position there.
+        duplicate: Whether it was stored before.
+        error: Why it is not stored.
+    """
 
     stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
     error: _ApiError | None = None
 
 
-_decode_ack: Final = msgspec.json.Decoder(_PubAck).decode
+_decode_ack: Final = msgspec.json.Decoder(PubAck).decode
 
 
 class _StopConnectingError(Exception):
@@ -158,6 +168,7 @@ class Connection:
         errors: Makes errors about this connection.
         timeout: Seconds that an attempt may take.
         interrupted_by: Why the last `publish` ended before every message was answered, or None.
+        stored: The last answer for a message that is stored, or None.
     """
 
     def __init__(self, server: NatsServer, name: str) -> None:
@@ -169,6 +180,7 @@ class Connection:
         self.timeout = float(server.timeout)
         self._connect_timeout = min(CONNECT_TIMEOUT, self.timeout / len(self._urls))
         self.interrupted_by: SyncdError | None = None
+        self.stored: PubAck | None = None
         self._client: _Client | None = None
         self._connected = anyio.Event()
         self._last_error: SyncdError | None = None
@@ -188,6 +200,12 @@ class Connection:
         """Whether it is connected now."""
         return self._client is not None and self._client.is_connected
 
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether it is connected over TLS now."""
+        transport = None if self._client is None else self._client._transport  # noqa: SLF001 - ours
+        return isinstance(transport, LastWordsTransport) and transport.is_encrypted
+
     async def jetstream(self) -> JetStreamContext:
         """JetStream's API over a connection that is open.
 
@@ -195,7 +213,11 @@ class Connection:
             TemporaryError: No server answers, or a file with credentials is missing.
             RefusedError: Credentials are not accepted, or cannot be used.
         """
-        return (await self._connected_client()).jetstream(timeout=self.timeout)
+        return (await self.client()).jetstream(timeout=self.timeout)
+
+    async def client(self) -> Client:
+        """The library's client, connected; raises as `jetstream`."""
+        return await self._connected_client()
 
     async def _connected_client(self) -> _Client:
         with anyio.move_on_after(self.timeout):
@@ -266,13 +288,14 @@ class Connection:
         try:
             ack = _decode_ack(message.data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            ack = _PubAck()
+            ack = PubAck()
         if ack.error is not None:
             future.set_result(self.errors.of_api(ack.error.code, ack.error.err_code, subject))
         elif not ack.stream:
             problem = f"subject {subject} is answered by something other than JetStream"
             future.set_result(self.errors.temporary(problem, "use a subject of a stream alone"))
         else:
+            self.stored = ack
             future.set_result(None)
 
     async def aclose(self) -> None:
@@ -311,7 +334,9 @@ class Connection:
         if not self.is_connected or isinstance(self._last_error, RefusedError):
             raise self._last_error or self.errors.lost()
 
-    async def unsubscribe(self, subscription: JetStreamContext.PullSubscription) -> None:
+    async def unsubscribe(
+        self, subscription: JetStreamContext.PullSubscription | Subscription
+    ) -> None:
         """Ends a subscription, as far as there is a connection to end it on."""
         with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True), contextlib.suppress(Exception):
             await subscription.unsubscribe()

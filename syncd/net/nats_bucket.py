@@ -4,14 +4,19 @@ An ordered pull consumer without acknowledgements, which the server forgets by i
 lost connection means that everything is read again, and since a bucket holds the newest state, that
 loses nothing. A value that the bucket's own limit (`max_age`) deletes goes without a message: the
 caller gets the limit.
+
+nats-py's `fetch` waits for each message on its own, which takes three times as long as to receive
+one. Here requests are sent ahead of what they deliver, and what has arrived is taken at once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import secrets
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
+import anyio
+import anyio.lowlevel
 import msgspec
 import nats.errors
 import nats.js.errors
@@ -23,19 +28,30 @@ from syncd.net.nats import Connection
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from nats.aio.client import Client
     from nats.aio.msg import Msg
-    from nats.js import JetStreamContext
+    from nats.aio.subscription import Subscription
 
     from syncd.config.settings import NatsServer
 
-BATCH: Final = 256
+BATCH: Final = 1000
 """Values that one request asks for."""
+
+PAGE: Final = 64
+"""Values in a page, at most: to take them over must not keep the event loop for long."""
+
+_MOST_BYTES: Final = 16 << 20
+"""What one request may deliver: documents may have a megabyte."""
 
 FETCH_TIMEOUT: Final = 1.0
 """Seconds that a request waits for a change."""
 
 _INACTIVE: Final = 60.0
 _REMOVED: Final = frozenset(("DEL", "PURGE"))
+_TIMED_OUT: Final = "408"
+_ENDS: Final = frozenset(("batch completed", "message size exceeds maxbytes"))
+_HEARTBEAT: Final = "100"
+_TOKENS: Final = 9
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -60,12 +76,14 @@ class Page(msgspec.Struct, frozen=True):
         first: Whether these are the first of all: what was read before is out of date.
         current: Whether everything has been read by now.
         max_age: Seconds after which the server deletes a value; 0 for never.
+        life: Identifies the bucket: one that was deleted and made again has another.
     """
 
     values: list[Value]
     first: bool
     current: bool
     max_age: float
+    life: str
 
 
 class BucketReader:
@@ -100,42 +118,39 @@ class BucketReader:
             raise self._connection.errors.of_request(error, self._subject) from None
 
     async def _pages(self) -> AsyncGenerator[Page]:
-        js, stream = await self._connection.jetstream(), bucket_stream(self._bucket)
+        client, stream = await self._connection.client(), bucket_stream(self._bucket)
+        js = client.jetstream(timeout=self._connection.timeout)
         try:
             with self._connection.cancel_when_lost():
                 info = await js.stream_info(stream)
                 consumer = await js.add_consumer(stream, self._config())
         except nats.js.errors.NotFoundError:
             raise self._connection.errors.no_stream(self._subject) from None
-        max_age = float(info.config.max_age or 0)
-        current, first, expected = not consumer.num_pending, True, 1
-        subscription = await js.pull_subscribe_bind(consumer=consumer.name, stream=stream)
+        age, life = float(info.config.max_age or 0), f"{stream} {info.created}"
+        current, first = not consumer.num_pending, True
+        inbox = _Inbox(client, f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer.name}")
+        await inbox.open()
         try:
             if current:
-                yield Page([], first, current, max_age)
+                yield Page([], first, current, age, life)
                 first = False
             while True:
-                messages = await self._fetch(subscription)
-                for message in messages:
-                    sequence = message.metadata.sequence.consumer
-                    if sequence != expected:
-                        raise self._connection.errors.lost()
-                    expected += 1
-                current = current or any(not m.metadata.num_pending for m in messages)
-                yield Page(list(map(_value, messages)), first, current, max_age)
+                await inbox.request()
+                with self._connection.cancel_when_lost(), anyio.move_on_after(2 * FETCH_TIMEOUT):
+                    await inbox.wait()
+                if inbox.is_lost:
+                    raise self._connection.errors.lost()
+                arrivals = inbox.take(PAGE)
+                if not arrivals:
+                    # nothing changed, or no server or consumer: silence does not distinguish them
+                    with self._connection.cancel_when_lost():
+                        await js.consumer_info(stream, consumer.name)
+                current = current or any(not arrival.pending for arrival in arrivals)
+                values = [arrival.value for arrival in arrivals]
+                yield Page(values, first, current, age, life)
                 first = False
         finally:
-            await self._connection.unsubscribe(subscription)
-
-    async def _fetch(self, subscription: JetStreamContext.PullSubscription) -> list[Msg]:
-        messages: list[Msg] = []
-        with self._connection.cancel_when_lost(), contextlib.suppress(TimeoutError):
-            messages = await subscription.fetch(BATCH, FETCH_TIMEOUT)
-        if not messages:
-            # no messages, or no server or consumer: a fetch cannot distinguish them
-            with self._connection.cancel_when_lost():
-                await subscription.consumer_info()
-        return messages
+            await self._connection.unsubscribe(inbox.subscription)
 
     def _config(self) -> ConsumerConfig:
         return ConsumerConfig(
@@ -150,7 +165,81 @@ class BucketReader:
         )
 
 
-def _value(message: Msg) -> Value:
-    removed = (message.headers or {}).get("KV-Operation") in _REMOVED
-    stored_at = message.metadata.timestamp.timestamp()
-    return Value(message.subject, None if removed else message.data, stored_at)
+class _Arrival(msgspec.Struct, frozen=True):
+    """A value, and how many there are behind it."""
+
+    value: Value
+    pending: int
+
+
+class _Inbox:
+    """What the consumer has delivered and was not taken yet.
+
+    Attributes:
+        is_lost: Whether the consumer or one of its messages is gone.
+    """
+
+    def __init__(self, client: Client, subject: str) -> None:
+        self.is_lost = False
+        self.subscription: Subscription
+        self._client = client
+        self._subject = subject
+        self._address = client.new_inbox()
+        self._bytes = max(_MOST_BYTES, 2 * client.max_payload)  # one value must always fit
+        self._arrived: deque[_Arrival] = deque()
+        self._news = anyio.Event()
+        self._expected = 1
+        self._asked = 0
+
+    async def open(self) -> None:
+        # what may arrive is bounded by the requests; what the library drops would be a gap
+        self.subscription = await self._client.subscribe(
+            self._address, cb=self._receive, pending_bytes_limit=0
+        )
+
+    async def request(self) -> None:
+        """Asks for more, unless something is to come: also while there is something to take."""
+        if self._asked:
+            return
+        self._asked = BATCH
+        wanted = {
+            "batch": BATCH,
+            "max_bytes": self._bytes,
+            "expires": int(FETCH_TIMEOUT * 1e9),
+        }
+        await self._client.publish(self._subject, msgspec.json.encode(wanted), self._address)
+
+    async def wait(self) -> None:
+        """Returns when there is something to take, or the request has ended."""
+        if self._arrived or not self._asked or self.is_lost:
+            await anyio.lowlevel.checkpoint()
+            return
+        self._news = anyio.Event()
+        await self._news.wait()
+
+    def take(self, most: int) -> list[_Arrival]:
+        """What has arrived; nothing where the request has ended without, or without an end."""
+        if not self._arrived:
+            self._asked = 0
+        return [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
+
+    async def _receive(self, message: Msg) -> None:
+        status = (message.headers or {}).get("Status") if not message.data else None
+        if status is not None and status != _HEARTBEAT:
+            self._asked = 0
+            reason = (message.headers or {}).get("Description", "").lower()
+            self.is_lost = self.is_lost or not (status == _TIMED_OUT or reason in _ENDS)
+        elif status is None:
+            # $JS.ACK.<stream>.<consumer>.<delivered>.<position>.<number>.<time>.<pending>; two
+            # tokens more before the stream, and one at the end, where there are domains
+            tokens = message.reply.split(".")
+            number, nanoseconds, pending = tokens[6:9] if len(tokens) == _TOKENS else tokens[8:11]
+            if int(number) != self._expected:
+                self.is_lost = True
+            self._expected += 1
+            self._asked -= 1
+            removed = (message.headers or {}).get("KV-Operation") in _REMOVED
+            content = None if removed else message.data
+            value = Value(message.subject, content, int(nanoseconds) / 1e9)
+            self._arrived.append(_Arrival(value, int(pending)))
+        self._news.set()

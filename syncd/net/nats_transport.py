@@ -71,6 +71,12 @@ class LastWordsTransport(TcpTransport):
         self._io_reader = reader
         self._io_writer = asyncio.StreamWriter(transport, protocol, reader, loop)
 
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the connection is over TLS."""
+        writer = self._io_writer
+        return writer is not None and writer.get_extra_info("sslcontext") is not None
+
     async def drain(self) -> None:
         """Waits until there is room for more.
 

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     import ssl
 
 CHECK_SERVER: Final = "check that the server is up and reachable"
+CHECK_AIDBOX: Final = (
+    "check that Aidbox is up and reachable at this port: BOX_WEB_PORT, 8080 by default and 8888 in "
+    "the vendor's Helm guide"
+)
+"""The same for Aidbox."""
 """The remedy where nothing better is known."""
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h

@@ -9,10 +9,10 @@ for.
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import anyio
+import msgspec
 
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.net.http1 import Request
@@ -28,8 +28,7 @@ RESOLVE_TIMEOUT: Final = 5.0
 _NO_ADDRESS: Final = (socket.EAI_NONAME, socket.EAI_NODATA)
 
 
-@dataclass(frozen=True, slots=True)
-class Replica:
+class Replica(msgspec.Struct, frozen=True):
     """One server.
 
     Attributes:

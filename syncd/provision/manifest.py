@@ -14,22 +14,21 @@ from __future__ import annotations
 
 import os.path
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from syncd.core.decode import Problem, Text, decode, did_you_mean, keys_of
-from syncd.core.findings import finding, key_path
+from syncd.core.findings import Finding, finding, key_path
 from syncd.core.payload import path_problem
-from syncd.core.placeholders import holds_placeholder
+from syncd.core.placeholders import correction, holds_placeholder
 from syncd.core.tree import Node, Scalar, TreeError, parse_first_yaml, parse_yaml
 from syncd.provision.yaml_v3 import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator
 
-    from syncd.core.findings import Finding
 
 API_GROUP = "secrets-store.csi.x-k8s.io"
 _LISTS = ("List", "SecretProviderClassList")
@@ -43,8 +42,7 @@ _GO_FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
 Path = tuple[str | int, ...]
 
 
-@dataclass(slots=True)
-class Report:
+class Report(msgspec.Struct):
     """Findings about one manifest, in order of appearance.
 
     Attributes:
@@ -56,7 +54,7 @@ class Report:
 
     source: str
     prefix: str = ""
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = msgspec.field(default_factory=list)
 
     def error(self, path: Path, message: str, hint: str, code: str = "manifest-invalid") -> None:
         """Adds an error: the manifest cannot be used."""
@@ -100,8 +98,7 @@ class Report:
         self.findings.append(finding(code, self.source, where, message, hint))
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True):
     """One SecretProviderClass.
 
     Attributes:
@@ -116,7 +113,10 @@ class Manifest:
     prefix: str
     name: str
     provider: str
-    parameters: Mapping[str, str] = field(repr=False)
+    parameters: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"Manifest({self.name!r}, {self.source!r})"
 
     def report(self) -> Report:
         """A new report about this manifest."""
@@ -150,7 +150,8 @@ def decode_manifests(text: bytes, source: str) -> tuple[tuple[Manifest, ...], li
     try:
         documents = [tree for tree in parse_yaml(text, raw=True) if not _empty(tree)]
     except TreeError as error:
-        report.error((), error.problem, "fix the YAML at that line", "manifest-malformed")
+        hint = correction(text, "fix the YAML at that line")
+        report.error((), error.problem, hint, "manifest-malformed")
         return (), report.findings
     manifests = []
     for prefix, tree in _flat(map(without_nulls, documents), "", "document"):
@@ -243,6 +244,7 @@ def _name(tree: Node, report: Report) -> str:
     if not isinstance(name, Scalar) or not isinstance(name.value, str):
         report.error(("metadata", "name"), "must be a string", "put quotes around it")
         return ""
+    report.placeholders(("metadata", "name"), name)
     if not name.isprintable():
         message = "holds a character that cannot be printed"
         report.error(("metadata", "name"), message, "write a name such as aidbox-secrets")

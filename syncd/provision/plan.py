@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
+
+import msgspec
 
 from syncd.config.auth import (
     AzureAuth,
@@ -21,9 +22,11 @@ from syncd.config.auth import (
     ManagedIdentity,
     VaultAuth,
 )
+from syncd.config.extra import place_of
+from syncd.config.settings import Provision
 from syncd.core.address import is_plain_http
 from syncd.core.errors import RefusedError
-from syncd.core.findings import finding, json_path, key_path
+from syncd.core.findings import finding, key_path
 from syncd.provision.azure.cloud import find_cloud
 from syncd.provision.azure.objects import CLUSTER_ONLY, AzureClass, decode_azure
 from syncd.provision.manifest import Report, check_paths, decode_manifests
@@ -37,7 +40,7 @@ from syncd.system.trusted import writable_by_others
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from syncd.config.settings import Provision, Settings
+    from syncd.config.settings import Settings
     from syncd.core.findings import Finding
     from syncd.core.model import Entry
     from syncd.provision.manifest import Manifest, Path
@@ -50,8 +53,7 @@ LARGEST_MANIFEST = 4 << 20
 _OBJECTS = ("spec", "parameters", "objects")
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """A provision entry that can be opened.
 
     Attributes:
@@ -90,7 +92,8 @@ def plan_provision(entries: Sequence[Provision]) -> tuple[tuple[Plan, ...], list
         findings += found
         if plan is not None and not any(item.is_error for item in found):
             is_taken = any(plan.name == other.name for other in plans)
-            plans.append(replace(plan, name=f"{plan.name}@{entry.target}") if is_taken else plan)
+            name = f"{plan.name}@{entry.target}" if is_taken else plan.name
+            plans.append(msgspec.structs.replace(plan, name=name))
     return tuple(plans), findings
 
 
@@ -104,7 +107,7 @@ def check_provision(
 
     Args:
         settings: The configuration.
-        entries: The vault config's entries, by name.
+        entries: The entries of the vault config and of `watch.extra`, by name.
         plans: Its provision entries that can be opened, as `plan_provision` returns them.
     """
     findings: list[Finding] = []
@@ -115,8 +118,7 @@ def check_provision(
         findings += [
             finding(
                 "provision-unproduced",
-                settings.vault_config,
-                json_path("secret", entry.name, "path"),
+                *place_of(settings, entry),
                 f"no object of {manifest} writes {entry.path}",
                 f"add an object to {manifest}, or correct the path",
             )
@@ -129,7 +131,8 @@ def check_provision(
                 manifest,
                 "",
                 f"no entry of {settings.vault_config} uses {path}",
-                "add an entry to the vault config, or remove the object",
+                "add an entry to the vault config, or to watch.extra if Aidbox uses the file "
+                "without one, or remove the object",
             )
             for path in plan.paths
             if path not in used

@@ -29,7 +29,7 @@ from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.health import ProviderHealth
 from syncd.core.timing import Backoff, jittered
 from syncd.provision.publish import IN_MEMORY, filesystem
-from syncd.telemetry.log import describe
+from syncd.telemetry.unexpected import unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
@@ -229,7 +229,9 @@ class Refresher:
         except RefusedError as error:
             return self._refuse(str(error))
         except Exception as error:  # noqa: BLE001 - a bug in one provider must not stop the others
-            return self._refuse(f"internal error: {describe(error)}; please report it")
+            found = unexpected(error)
+            is_short = isinstance(found, TemporaryError)
+            return self._retry(str(found), 0.0) if is_short else self._refuse(str(found))
         if kind is not None and kind not in IN_MEMORY:
             log.warning(
                 "provision.target_on_disk",

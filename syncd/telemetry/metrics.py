@@ -33,6 +33,7 @@ _LATENCY_BUCKETS = (
     *(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
     *(10, 30, 60, 300, 1800, 3600),
 )
+_CONVERGENCE_BUCKETS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
 
 # `*_created` would double the counters' series under names that the contract does not have
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -107,6 +108,56 @@ class ProviderMetrics:
         self._refused.inc()
 
 
+class FleetMetrics:
+    """The series of the fleet that a relay watches."""
+
+    def __init__(self, registry: prometheus_client.CollectorRegistry) -> None:
+        self._instances = Gauge(
+            "syncd_fleet_instances",
+            "Installations by state: live, silent, or with a document that cannot be read",
+            ["state"],
+            registry=registry,
+        )
+        self._secrets = Gauge(
+            "syncd_fleet_secrets",
+            "Secrets of the fleet by state: converged, spreading, or diverged",
+            ["state"],
+            registry=registry,
+        )
+        self._convergence = Histogram(
+            "syncd_fleet_convergence_seconds",
+            "From the first installation that got a version to the last one",
+            registry=registry,
+            buckets=_CONVERGENCE_BUCKETS,
+        )
+        self._last_read = Gauge(
+            "syncd_fleet_last_read_timestamp_seconds",
+            "When the bucket last answered",
+            registry=registry,
+        )
+
+    def set(self, instances: Mapping[str, int], secrets: Mapping[str, int]) -> None:
+        """Sets how many installations and secrets there are, by state."""
+        for state, count in instances.items():
+            self._instances.labels(state).set(count)
+        for state, count in secrets.items():
+            self._secrets.labels(state).set(count)
+
+    def converged(self, seconds: float | None) -> None:
+        """Counts a version that all have, some seconds after the first; None if not known."""
+        if seconds is not None:
+            self._convergence.observe(seconds)
+
+    def read(self) -> None:
+        """Notes that the bucket has answered."""
+        self._last_read.set_to_current_time()
+
+    def close(self, registry: prometheus_client.CollectorRegistry) -> None:
+        """Ends the series."""
+        for metric in (self._instances, self._secrets, self._convergence, self._last_read):
+            registry.unregister(metric)
+
+
 class Metrics:
     """Every metric of one daemon.
 
@@ -123,6 +174,7 @@ class Metrics:
         self.registry = registry = prometheus_client.CollectorRegistry()
         prometheus_client.ProcessCollector(registry=registry)
         self._secret_names = secret_names
+        self._fleet: FleetMetrics | None = None
 
         build = prometheus_client.Info("syncd_build", "The running syncd", registry=registry)
         build.info({"version": __version__})
@@ -318,6 +370,18 @@ class Metrics:
         """Drops the series of a consumer that no longer verifies adoption."""
         for metric in self._adoption:
             metric.remove_by_labels({"consumer": consumer})
+
+    def fleet(self) -> FleetMetrics:
+        """The series of the fleet; created when they are first asked for."""
+        if self._fleet is None:
+            self._fleet = FleetMetrics(self.registry)
+        return self._fleet
+
+    def forget_fleet(self) -> None:
+        """Drops the series of the fleet, which is no longer watched."""
+        if self._fleet is not None:
+            self._fleet.close(self.registry)
+            self._fleet = None
 
     def set_subscribers(self, count: int) -> None:
         """Sets the number of open event streams."""

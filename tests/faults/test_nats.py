@@ -6,8 +6,10 @@ consumer's last events tell the state of the mount, and it has seen no event twi
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -62,8 +64,9 @@ class Fleet:
             world.configure(
                 consumers=[{"name": "bus", "kind": "nats", **server, "state_bucket": STATE}]
             )
-            source = {**server, "subject": "syncd.>", "durable": "relay"}
-            self.relay = world.relay(relay=source, consumers=[hook(self.books)])
+            source = {**server, "subject": "syncd.>", "durable": "relay", "state_bucket": STATE}
+            consumers = [hook(self.books, types=["changed"])]
+            self.relay = world.relay(relay=source, consumers=consumers)
             self.daemon = world.daemon()
             stack.enter_context(self.relay)
             stack.enter_context(self.daemon)
@@ -83,6 +86,7 @@ class Fleet:
         self.swaps = rotation.swaps
         self.books.wait_for_state(expected(self.world))
         self.wait_for_document()
+        self.wait_for_convergence()
 
     def wait_for_document(self) -> None:
         """Waits until the bucket has the newest state, too."""
@@ -93,6 +97,19 @@ class Fleet:
             return found == expected(self.world)
 
         wait_until(written, "the bucket has an old document")
+
+    def wait_for_convergence(self) -> None:
+        """Waits until the relay has announced the newest version of each secret, in order."""
+
+        def announced() -> dict[str, str]:
+            query = "SELECT data FROM event WHERE type = ? ORDER BY sequence"
+            path = f"file:{self.world.directory}/relay/ledger.sqlite3?mode=ro"
+            with closing(sqlite3.connect(path, uri=True)) as ledger:
+                rows = ledger.execute(query, ("io.syncd.secret.converged",)).fetchall()
+            found = [json.loads(data) for (data,) in rows]
+            return {data["secret"]: data["version"] for data in found}
+
+        wait_until(lambda: announced() == expected(self.world), "the relay has not announced it")
 
     def let_arrive(self) -> None:
         """Waits until something more has arrived: the bus works."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -210,6 +211,31 @@ def test_audit_events(world: World) -> None:
         assert details.get("previous_version") == data["previous_version"]
     assert {r["headers"]["if-none-exist"] for r in requests} == {f"_id={i['id']}" for i in stored}
     assert "CANARY" not in json.dumps(stored)
+
+
+def test_installations_with_one_key_record_a_rotation_once(world: World) -> None:
+    """Three sidecars with mounts and event ids of their own; a fourth is of another group."""
+    with ExitStack() as stack:
+        worlds = [world, *(stack.enter_context(World()) for _ in range(3))]
+        for each in worlds:
+            each.publish(app=secret("0"))
+            each.map("app")
+        aidbox = stack.enter_context(box(world))
+        with open(f"{world.directory}/shared.key", "wb") as file:
+            file.write(b"k" * 32)
+        for each in worlds:
+            group = {"audit_group": "other"} if each is worlds[-1] else {}
+            own = consumer(world, aidbox, "audit_event", **group)
+            each.configure(consumers=[own], fingerprint_key_file=f"{world.directory}/shared.key")
+            stack.enter_context(each.daemon())
+        for number in (1, 2):
+            for each in worlds:
+                each.publish(app=secret(str(number)))
+            requests = len(worlds) * number
+            wait_until(lambda n=requests: len(aidbox.requests("/fhir/AuditEvent")) == n)  # type: ignore[misc]
+            assert len(aidbox.resources("AuditEvent")) == 2 * number
+        answers = [request["status"] for request in aidbox.requests("/fhir/AuditEvent")]
+    assert sorted(answers) == [200] * 4 + [201] * 4
 
 
 def test_audit_events_survive_a_crash_without_duplicates(world: World) -> None:

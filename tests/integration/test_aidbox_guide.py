@@ -16,8 +16,9 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from support.aidbox import Aidbox, bundle, client, reference
+from support.aidbox_destinations import destination
 from support.documents import REPOSITORY, blocks_of, document
-from support.waiting import DEADLINE
+from support.waiting import DEADLINE, wait_until
 from support.world import World, secret
 
 from syncd.commands.schema import schema_of
@@ -76,13 +77,17 @@ def test_every_example_is_linked_and_parses() -> None:
     with open(f"{EXAMPLES}/aidbox-vault-config.json", "rb") as file:
         _, findings = decode_vault_config(file.read(), "x")
     assert not findings
-    with open(f"{EXAMPLES}/aidbox-syncd.yaml", "rb") as file:
-        (tree,) = parse_yaml(file.read())
-    settings, problems = decode(tree, Settings, check_section)
-    assert settings is not None
-    assert not problems
+    for name in names:
+        if name.endswith(".yaml"):
+            with open(f"{EXAMPLES}/{name}", "rb") as file:
+                (tree,) = parse_yaml(file.read())
+            settings, problems = decode(tree, Settings, check_section)
+            assert settings is not None
+            assert not problems
     (shown,) = yaml.safe_load(blocks("yaml")[0])["consumers"]
     assert shown.items() <= example("aidbox-syncd.yaml")["consumers"][0].items()
+    for shown_again, name in zip(blocks("yaml")[1:], ("recreate", "rollout"), strict=True):
+        assert yaml.safe_load(shown_again) == example(f"aidbox-{name}-syncd.yaml")
 
 
 def test_the_init_bundle_is_all_the_others() -> None:
@@ -119,6 +124,34 @@ def test_the_examples_work_together_and_allow_nothing_else(world: World) -> None
                 ("DELETE", "/fhir/AidboxTopicDestination/x"),
             ):
                 assert asked(aidbox, method, target) == 403, target
+
+
+def test_the_example_that_recreates(world: World) -> None:
+    """Its policy and those of the check allow all of it, and nothing else that changes Aidbox."""
+    world.publish({"kafka": secret("0")})
+    with open(world.vault_config) as file:
+        config = json.load(file)
+    scope = {"resource_type": "AidboxTopicDestination"}
+    config["secret"]["kafka"] = {"path": f"{world.mount}/kafka", "scope": scope}
+    world.write_vault_config(json.dumps(config))
+    init = example("aidbox-init-bundle.json")
+    hook = {**destination(0), "parameter": [{"name": "header", "_valueString": reference("kafka")}]}
+    init["entry"] += bundle(example("aidbox-recreate-policy.json"), hook)["entry"]
+    with Aidbox(world.vault_config, init, replicas=2, delivering=True) as aidbox:
+        settings = example("aidbox-recreate-syncd.yaml")
+        (consumer,) = settings["consumers"]
+        consumer |= {"urls": aidbox.urls, "client_secret_file": f"{world.mount}/syncd-client"}
+        consumer["recreate"]["delay"] = 0
+        world.configure(consumers=[consumer])
+        with world.daemon() as daemon:
+            world.publish({"kafka": secret("1")})
+            daemon.wait_for("destination.recreated", destination="d0")
+            wait_until(
+                lambda: [item["id"] for item in aidbox.resources(hook["resourceType"])] == ["d0"]
+            )
+        for method in ("PUT", "PATCH"):
+            assert asked(aidbox, method, "/fhir/AidboxTopicDestination/d0") == 403
+        assert asked(aidbox, "DELETE", "/fhir/Client/my-client") == 403
 
 
 def commands(world: World, aidbox: Aidbox) -> None:
@@ -168,9 +201,9 @@ def asked(aidbox: Aidbox, method: str, target: str) -> int:
 
 
 def test_the_event() -> None:
-    """The event shown is one of the schema, but for its shortened version."""
-    (shown,) = blocks("json")
-    Draft202012Validator(schema_of("event")).validate(json.loads(shown.replace("…", "00")))
+    """The events shown are of the schema, but for their shortened versions."""
+    for shown in blocks("json"):
+        Draft202012Validator(schema_of("event")).validate(json.loads(shown.replace("…", "00")))
 
 
 def test_every_key_and_finding_is_explained() -> None:

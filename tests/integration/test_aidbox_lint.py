@@ -255,7 +255,10 @@ def test_each_planted_fault_is_found_and_nothing_else(world: World) -> None:
 
 
 def test_rotations_are_told_by_content_where_the_daemon_saw_them(world: World) -> None:
-    """A new generation makes every file new; only what has changed in it was rotated."""
+    """A new generation makes every file new; only what has changed in it was rotated.
+
+    A secret that was away for a time, and came back as it was, was not.
+    """
     found = Estate()
     for id_ in ("destination-rotated", "destination-same"):
         header = {"name": "header", "_valueString": found.entry(id_, "AidboxTopicDestination")}
@@ -266,6 +269,11 @@ def test_rotations_are_told_by_content_where_the_daemon_saw_them(world: World) -
         with world.daemon() as daemon:
             world.publish({"destination-rotated": content("destination-rotated", 2)})
             daemon.wait_for("secret.changed", secret="destination-rotated")
+            same = world.values["destination-same"]
+            world.withdraw("destination-same")
+            daemon.wait_for("secret.changed", secret="destination-same")
+            world.publish({"destination-same": same})
+            daemon.wait_for("secret.changed", 2, secret="destination-same")
             running = check(world, aidbox)
         stopped = check(world, aidbox)
     for document in (running, stopped):
@@ -331,6 +339,33 @@ def test_each_replica_is_judged_by_itself(world: World) -> None:
             check(world, aidbox, *everywhere(aidbox), code=0),
             *("destination-stale", "destination-dead", "destination-unknown"),
         )
+
+
+def test_what_changed_while_the_daemon_did_not_run(world: World) -> None:
+    """Old where the replica started before that; where it started meanwhile, that is unknown."""
+    found = cluster(world)
+    with serve(world, found, replicas=2) as aidbox:
+        with world.daemon():
+            pass
+        world.publish({"destination-3": content("destination-3", 2)})
+        found.entry("later", "TokenIntrospector", "introspector-1")
+        world.publish(later=secret("1"))
+        world.map(**found.scopes)
+        aidbox.restart(1)
+        with world.daemon() as daemon:
+            daemon.wait_for("secret.changed", secret="destination-3")
+            world.publish({"destination-4": content("destination-4", 2)})
+            daemon.wait_for("secret.changed", secret="destination-4")
+        document = check(world, aidbox, *everywhere(aidbox))
+    one, two = aidbox.urls
+    codes = ("destination-stale", "destination-unknown")
+    noted = [f for f in document["findings"] if f["code"].endswith("unknown")]
+    assert ("destination-stale", "destination-3", one) in about(document, *codes)
+    assert ("destination-unknown", "destination-3", two) in about(document, *codes)
+    assert ("destination-stale", "destination-4", two) in about(document, *codes)
+    restarts = {source for code, source, _ in places(document) if code == "aidbox-restart-needed"}
+    assert restarts == {one}
+    assert all("while the daemon did not run" in f["hint"] for f in noted if two in str(f))
 
 
 @pytest.mark.parametrize("has_ledger", [False, True])
@@ -407,6 +442,7 @@ def test_aidbox_cannot_be_read(world: World) -> None:
     (finding,) = gone["findings"]
     assert finding["code"] == "aidbox-unreadable"
     assert finding["source"] == f"{aidbox.urls[0]}/health"
+    assert "BOX_WEB_PORT, 8080 by default and 8888" in finding["hint"]
     only_clients = allow("syncd", request_method="get", uri="/fhir/Client")
     known = bundle(client("syncd", OWN), client("a", reference("a")), only_clients)
     with Aidbox(world.vault_config, known) as aidbox:

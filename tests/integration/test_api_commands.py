@@ -151,7 +151,7 @@ def test_a_reader_that_has_enough(world: World) -> None:
 def blocks(language: str) -> list[tuple[str, str]]:
     """Code of the documentation: where it is, and the code."""
     found = []
-    for file in ("subscribing.md", "operating.md"):
+    for file in ("subscribing.md", "operating.md", "exec.md"):
         text = (DOCS / file).read_text()
         code = re.finditer(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
         found += [(f"{file}:{text[: m.start()].count(chr(10)) + 1}", m[1]) for m in code]

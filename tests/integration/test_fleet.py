@@ -2,96 +2,34 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+import time
+from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING, Any
 
+import anyio
+import anyio.to_thread
 import pytest
 from support.daemon import environment
 from support.documents import blocks, document, run
-from support.nats import NatsServer, bucket, documents
+from support.fleet import Fleet
+from support.nats import bucket
 from support.waiting import DEADLINE, wait_until
-from support.world import World, secret
+from support.world import secret
+
+from syncd.config.settings import NatsServer as Server
+from syncd.core.errors import TemporaryError
+from syncd.core.timing import rfc3339
+from syncd.net.fleet_bucket import FleetBucket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from support.world import DaemonProcess
-
-_numbers = itertools.count(1)
-
-
-class Fleet:
-    """Installations that write to one bucket.
-
-    Attributes:
-        daemons: The processes, by instance.
-    """
-
-    def __init__(self, server: NatsServer, key: Path, stack: ExitStack) -> None:
-        self.server = server
-        self.bucket = f"fleet-{next(_numbers)}"
-        self.daemons: dict[str, DaemonProcess] = {}
-        self.worlds: dict[str, World] = {}
-        self.key = key
-        self._stack = stack
-        key.write_bytes(secret("the key of the fleet"))
-        server.ask(bucket(self.bucket))
-
-    def start(self, *names: str, **more: Any) -> None:
-        for name in names:
-            world = self.worlds[name] = self._stack.enter_context(World())
-            world.publish(db=secret("1"))
-            world.map("db")
-            bus = {"name": "bus", "kind": "nats", "urls": [self.server.url], "subject": "none.x"}
-            world.configure(
-                instance=name,
-                fingerprint_key_file=str(self.key),
-                consumers=[{**bus, "state_bucket": self.bucket, "state_heartbeat": "1s", **more}],
-            )
-            self.daemons[name] = self._stack.enter_context(world.daemon())
-        wait_until(lambda: documents(self.server, self.bucket).keys() >= set(names))
-
-    def rotate(self, value: str, *names: str) -> None:
-        for name in names:
-            self.worlds[name].publish(db=secret(value))
-            self.daemons[name].wait_for("secret.changed", len(self.worlds[name].events()) or 1)
-
-    @property
-    def options(self) -> list[str]:
-        return ["--nats", self.server.url, "--bucket", self.bucket]
-
-    def status(self, *options: str) -> tuple[int, Any]:
-        done = World.run(self.worlds["n1"], "fleet", "status", *self.options, *options)
-        assert "Traceback" not in done.stderr
-        return done.returncode, done.stdout
-
-    def secret(self) -> dict[str, Any]:
-        """What `fleet status` says of the one secret."""
-        code, output = self.status("--format", "json", "--secret", "db")
-        (found,) = json.loads(output)["secrets"]
-        assert code == (0 if found["converged"] else 1)
-        item: dict[str, Any] = found
-        return item
-
-    @contextmanager
-    def waiting(self, *options: str) -> Iterator[subprocess.Popen[str]]:
-        """A `fleet wait` that has said what it waits for."""
-        command = ["fleet", "wait", *self.options, "--secret", "db", *options]
-        with subprocess.Popen(
-            [sys.executable, "-m", "syncd", *command],
-            env=environment({}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            yield process
-            process.kill()
+    from support.nats import NatsServer
 
 
 @pytest.fixture
@@ -211,10 +149,56 @@ def test_what_cannot_be_asked(fleet: Fleet) -> None:
     assert "no installation has secret x" in done.stderr
 
 
+async def test_documents_that_are_large(nats: NatsServer) -> None:
+    """More of them than one request may deliver are read whole, and in parts that are not long."""
+    name = "large"
+    secrets = {f"secret-{number:04}": {"version": "k1:" + "0" * 32} for number in range(10_000)}
+    content = {"time": rfc3339(time.time()), "key": "k", "ttl": 180, "secrets": secrets}
+
+    async def write(js: Any) -> None:
+        for number in range(40):
+            document = json.dumps({"instance": f"n{number}", **content}).encode()
+            await js.publish(f"$KV.{name}.n{number}", document)
+
+    await anyio.to_thread.run_sync(nats.ask, bucket(name))
+    await anyio.to_thread.run_sync(nats.ask, write)
+    reader = FleetBucket(Server(urls=(nats.url,)), name, "test")
+    with anyio.fail_after(DEADLINE):
+        async with aclosing(reader.changes()) as changes:
+            assert await anext(changes) == secrets.keys()
+    await reader.aclose()
+    assert len(reader.fleet.members) == 40
+
+
+async def test_a_gap_is_noticed(nats: NatsServer) -> None:
+    """A message that is missing, or a consumer that is gone, means that all is read again."""
+    await anyio.to_thread.run_sync(nats.ask, bucket("gap"))
+    reader = FleetBucket(Server(urls=(nats.url,)), "gap", "test")
+    with anyio.fail_after(DEADLINE):
+        async with aclosing(reader.changes()) as changes:
+            await anext(changes)
+
+            async def delete(js: Any) -> None:
+                for info in await js.consumers_info("KV_gap"):
+                    await js.delete_consumer("KV_gap", info.name)
+
+            await anyio.to_thread.run_sync(nats.ask, delete)
+            with pytest.raises(TemporaryError):
+                await until_it_fails(changes)
+        async with aclosing(reader.changes()) as changes:
+            assert await anext(changes) == set()
+    await reader.aclose()
+
+
+async def until_it_fails(changes: AsyncIterator[set[str]]) -> None:
+    async for _ in changes:
+        pass
+
+
 def test_the_pipeline_of_the_guide(fleet: Fleet, tmp_path: Path) -> None:
     """What retires the old secret runs when the last installation has rotated."""
     page = document("docs/fleet.md")
-    who = page[page.index("## Who has") : page.index("## Within one cluster")]
+    who = page[page.index("## Who has") : page.index("## Announcements")]
     ask, pipeline = (content for _, content in blocks(who))
     fleet.start("n1", "n2")
     relay = {"urls": [fleet.server.url], "subject": "syncd.>", "state_bucket": fleet.bucket}
@@ -238,7 +222,7 @@ def test_the_pipeline_of_the_guide(fleet: Fleet, tmp_path: Path) -> None:
 
 
 def test_a_document_that_is_nested_too_deeply(fleet: Fleet) -> None:
-    """It is left out and reported, as any other that is none."""
+    """It is reported, as any other that is none, and what that installation has is not known."""
     fleet.start("n1")
 
     async def forge(js: Any) -> None:
@@ -247,12 +231,14 @@ def test_a_document_that_is_nested_too_deeply(fleet: Fleet) -> None:
 
     fleet.server.ask(forge)
     done = fleet.worlds["n1"].run("fleet", "status", *fleet.options, "--secret", "db")
-    assert done.returncode == 0
+    assert done.returncode == 1
     assert "fleet.unusable" in done.stderr
+    assert "1 of 1" in done.stdout
+    assert "documents that cannot be read: n2" in done.stdout
 
 
 def test_a_document_under_the_key_of_another(fleet: Fleet) -> None:
-    """It is left out and reported: with a key of its own each, none speaks for another."""
+    """It is reported: with a key of its own each, none speaks for another."""
     fleet.start("n1")
 
     async def forge(js: Any) -> None:
@@ -260,6 +246,12 @@ def test_a_document_under_the_key_of_another(fleet: Fleet) -> None:
 
     fleet.server.ask(forge)
     done = fleet.worlds["n1"].run("fleet", "status", *fleet.options, "--secret", "db")
-    assert done.returncode == 0
+    assert done.returncode == 1
     assert "fleet.unusable" in done.stderr
     assert "1 of 1" in done.stdout
+    code, output = fleet.status("--format", "json")
+    assert (code, json.loads(output)["unreadable"]) == (1, ["n2"])
+    fleet.server.ask(
+        lambda js: js.purge_stream(f"KV_{fleet.bucket}", subject=f"$KV.{fleet.bucket}.n2")
+    )
+    assert fleet.status()[0] == 0

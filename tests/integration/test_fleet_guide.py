@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING
 
+import yaml
+from jsonschema import Draft202012Validator
 from support.documents import blocks, document, follow, run
 from support.nats import free_port
 
+from syncd.commands.schema import schema_of
 from syncd.config.settings import Nats, Provision, RelaySource
+from syncd.core.event_data import FleetData
 from syncd.core.nats_binding import _PLACES, escape
 from syncd.daemon.fingerprint_key import read_key
 from syncd.net.nats import PING_INTERVAL
@@ -21,6 +26,7 @@ TUTORIAL = PAGE[PAGE.index("## Try it") : PAGE.index("## Publish")]
 PUBLISH = PAGE[PAGE.index("## Publish") : PAGE.index("## Relay")]
 RELAY = PAGE[PAGE.index("## Relay") : PAGE.index("## One key")]
 KEY = PAGE[PAGE.index("## One key") : PAGE.index("## Who has")]
+ANNOUNCEMENTS = PAGE[PAGE.index("## Announcements") : PAGE.index("## Within one")]
 SIZING = PAGE[PAGE.index("## Sizing") : PAGE.index("## What not to do")]
 
 
@@ -43,6 +49,16 @@ def test_the_key_that_the_page_makes_can_be_used(tmp_path: Path) -> None:
     ((_, command),) = blocks(KEY)
     assert run(command, tmp_path).returncode == 0
     assert len(read_key(f"{tmp_path}/fingerprint.key")) == 64
+
+
+def test_the_announcement_that_the_page_shows() -> None:
+    """It fits the schema, and so does the consumer that records each rotation once."""
+    event = json.loads(ANNOUNCEMENTS.split("```json\n")[1].split("```")[0])
+    Draft202012Validator(schema_of("event")).validate(event)
+    assert event["data"].keys() == set(FleetData.__struct_fields__)
+    consumers = yaml.safe_load(ANNOUNCEMENTS.split("```yaml\n")[1].split("```")[0])
+    relay = {"urls": ["nats://nats.example.org"], "subject": "syncd.>", "state_bucket": "b"}
+    Draft202012Validator(schema_of("relay")).validate({"relay": relay, **consumers})
 
 
 def test_every_key_is_explained() -> None:

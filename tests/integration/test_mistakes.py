@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 HOOK = {"name": "hook", "kind": "webhook", "url": "http://127.0.0.1:9000/events"}
 NATS = {"name": "bus", "kind": "nats", "urls": ["nats://127.0.0.1:4222"]}
+EXEC = {"name": "run", "kind": "exec"}
 AIDBOX = {
     "name": "aidbox",
     "kind": "aidbox",
@@ -41,6 +42,10 @@ def hook(**more: Any) -> dict[str, Any]:
 
 def nats(**more: Any) -> dict[str, Any]:
     return {"consumers": [{**NATS, **more}]}
+
+
+def command(*words: str, **more: Any) -> dict[str, Any]:
+    return {"consumers": [{**EXEC, "command": list(words), **more}]}
 
 
 def aidbox(**more: Any) -> dict[str, Any]:
@@ -66,7 +71,30 @@ CONFIGURATIONS: list[Row] = [
     ("same name twice", {"consumers": [HOOK, HOOK]}, ("is used twice", "its own name"), True),
     ("url without scheme", hook(url="host:9000/x"), ("url", "write http://host:port/path"), True),
     ("url of another scheme", hook(url="ftp://host/x"), ("not an http or https URL",), True),
-    ("placeholder in the host", hook(url="http://${EHR_HOST}/x"), ("url", "not an http"), True),
+    (
+        "placeholder in the host",
+        hook(url="http://${EHR_HOST}/x"),
+        ("url", "not an http", "it holds ${EHR_HOST}"),
+        True,
+    ),
+    (
+        "placeholder in a duration",
+        hook(timeout="${TIMEOUT}"),
+        ("timeout: is not a duration: it holds ${TIMEOUT}", "fill it in"),
+        True,
+    ),
+    (
+        "placeholder in a path",
+        {"state_dir": "${STATE}/syncd"},
+        ("state_dir", "it holds ${STATE}", "fill it in"),
+        True,
+    ),
+    (
+        "placeholder without quotes",
+        "vault_config: {{ .Values.path }}\n",
+        ("not valid YAML at line", "fill in its placeholders"),
+        True,
+    ),
     (
         "credentials in the url",
         hook(url="http://u:p@host/"),
@@ -104,6 +132,13 @@ CONFIGURATIONS: list[Row] = [
     ("nats by http", nats(urls=["http://h"]), ("not the URL of a NATS server",), True),
     ("nats user alone", nats(user="u"), ("password_file: is missing",), True),
     ("nats wildcard", nats(subject="a.>"), ("subject: has a wildcard",), True),
+    ("no command", command(), ("command: names no program",), True),
+    ("relative command", command("bin/x"), ("command[0]: is a relative path",), True),
+    ("command as text", {"consumers": [{**EXEC, "command": "true"}]}, ("command", "list"), True),
+    ("command is away", command("/none"), ("/none does not exist", "correct the path"), False),
+    ("unknown command", command("no-such"), ("no-such is not in /usr/local/sbin",), False),
+    ("command is data", command("/etc/passwd"), ("/etc/passwd cannot be executed",), False),
+    ("command directory", command("/usr/bin"), ("/usr/bin is not a file",), False),
     ("aidbox without actions", aidbox(actions=[]), ("actions: is empty", "drop_cache"), True),
     ("aidbox unknown action", aidbox(actions=["drop_cahce"]), ("did you mean drop_cache?",), True),
     ("aidbox url with query", aidbox(urls=["http://h/?a"]), ("has a query or a fragment",), True),
@@ -201,6 +236,18 @@ CONFIGURATIONS: list[Row] = [
         "placeholder in a header",
         hook(headers={"X-Token": "${TOKEN}"}),
         ("${TOKEN}, which syncd does not replace",),
+        False,
+    ),
+    (
+        "placeholder of a tutorial",
+        hook(headers={"X-Token": "<ACCESS_TOKEN>"}),
+        ("<ACCESS_TOKEN>, which syncd does not replace",),
+        False,
+    ),
+    (
+        "placeholder in the port",
+        {"api": {"listen": "${HOST}:9753"}},
+        ("api.listen: holds ${HOST}", "fill it in"),
         False,
     ),
     (

@@ -29,6 +29,7 @@ def exposed() -> set[str]:
     metrics.consumer("c").delivered(0.1)
     metrics.adoption("c").adopted(0.1)
     metrics.provider("p").succeeded()
+    metrics.fleet().set({"live": 1}, {"converged": 1})
     names = re.findall(r"^(syncd_\w+)", metrics.exposition()[0].decode(), re.MULTILINE)
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
 
@@ -51,7 +52,6 @@ def test_every_alert_is_documented_and_has_a_runbook() -> None:
         path, _, anchor = rule["annotations"]["runbook_url"].partition("#")
         assert path == "file:///usr/share/doc/syncd/docs/alerts.md"
         assert anchor == rule["alert"].lower()
-    assert "docs/*.md $(ROOT)/share/doc/syncd/docs/" in document("Makefile")
 
 
 def test_rules_and_dashboard_ask_for_metrics_that_exist() -> None:

@@ -479,8 +479,14 @@ def test_bad_input_at_the_start(world: World) -> None:
             ["wait", "--timeout", "soon"],
             "syncd: Invalid value for '--timeout': 'soon' is not a duration; write one such as",
         ),
-        (["schema"], "syncd: Missing argument '{vault-config|config|event}'. Choose from: vault-"),
-        (["schema", "x"], "syncd: Invalid value for '{vault-config|config|event}': 'x' is not"),
+        (
+            ["schema"],
+            "syncd: Missing argument '{vault-config|config|relay|event}'. Choose",
+        ),
+        (
+            ["schema", "x"],
+            "syncd: Invalid value for '{vault-config|config|relay|event}': 'x'",
+        ),
         (["status", "--format", "xml"], "syncd: Invalid value for '--format': 'xml' is not one of"),
     ],
 )

@@ -173,6 +173,10 @@ def test_the_configuration_reference() -> None:
         assert f"api.{name}" in shown or f".{name}" in shown
     for name in properties["Aidbox"]["properties"].keys() - {"kind"}:
         assert name in shown
+    for name in properties["Kubernetes"]["properties"]:
+        assert f"kubernetes.{name}" in shown
+    for section in ("Recreate", "Rollout"):
+        assert properties[section]["properties"].keys() <= shown
     for name in properties["Credentials"]["properties"]:
         assert f"credentials.{name}" in shown
     for name in properties["CredentialGrant"]["properties"]:

@@ -257,7 +257,8 @@ def test_a_relay_without_a_server_says_so(name: str) -> None:
         server.ask(stream(name, f"{name}.>"))
         server.stop()
         options = ("--nats", server.url, "--subject", f"{name}.>", "--durable", "d")
-        settings = {"api": {"listen": f"127.0.0.1:{probes}"}, "consumers": [hook(receiver)]}
+        settings: dict[str, Any] = {"consumers": [hook(receiver)]}
+        settings["api"] = {"listen": f"127.0.0.1:{probes}"}
         with world.relay(*options, **settings) as relay:
             failing = relay.wait_for("relay.failing")
             assert f"127.0.0.1:{server.port}: Connection refused; " in failing["reason"]

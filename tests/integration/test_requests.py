@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.accounts import as_user, needs_root
+from support.nats import NatsServer
 from support.receiver import Receiver, reply
 from support.tls import Authority
 from support.world import World, secret
@@ -113,16 +114,90 @@ def test_a_check_connects_and_sends_nothing(world: World) -> None:
 
 
 def test_a_ping_that_does_not_arrive(world: World) -> None:
-    """The reason is in the answer; another kind of consumer says what to do instead."""
+    """The reason is in the answer, whatever the kind."""
     at = ("--socket", f"{world.directory}/s")
     bus = {"name": "bus", "kind": "nats", "urls": ["nats://127.0.0.1:1"]}
     away = {"name": "away", "kind": "webhook", "url": "http://127.0.0.1:1"}
-    with world_of(world, away, bus).daemon():
-        done = world.run("test", "away", *at)
-        assert (done.returncode, "no answer" in done.stdout) == (1, True)
-        assert "  problem  cannot deliver to" in done.stdout
-        done = world.run("test", "bus", *at)
-        assert (done.returncode, "takes no ping" in done.stderr) == (2, True)
+    with world_of(world, away, bus, aidbox(world, "http://127.0.0.1:1")).daemon():
+        for name, problem in (
+            ("away", "cannot deliver to http://127.0.0.1:1: "),
+            ("bus", "cannot use NATS at 127.0.0.1:1: "),
+            ("aidbox", "cannot read at http://127.0.0.1:1: "),
+        ):
+            done = world.run("test", name, *at)
+            assert (done.returncode, "  status   no answer" in done.stdout) == (1, True)
+            assert f"  problem  {problem}" in done.stdout
+
+
+def aidbox(world: World, *urls: str) -> dict[str, Any]:
+    file = f"{world.directory}/client-secret"
+    with open(file, "wb") as opened:
+        opened.write(secret("client"))
+    return {
+        "name": "aidbox",
+        "kind": "aidbox",
+        "urls": list(urls),
+        "client_id": "syncd",
+        "client_secret_file": file,
+        "actions": ["drop_cache"],
+    }
+
+
+def test_a_ping_to_each_replica_of_aidbox(world: World) -> None:
+    """It reads as the Client, and changes nothing; a 403 proves the credentials, too."""
+    at = ("--socket", f"{world.directory}/s")
+    with Receiver() as one, Receiver() as other:
+        origins = [receiver.url.rpartition("/")[0] for receiver in (one, other)]
+        with world_of(world, aidbox(world, *origins)).daemon():
+            other.script(reply(403))
+            done = world.run("test", "aidbox", *at)
+            assert done.returncode == 0
+            assert f"  status   204  {origins[0]}\n  status   403  {origins[1]}" in done.stdout
+            (request,) = one.requests
+            assert (request.method, request.target) == ("GET", "/fhir/Patient?_count=0")
+            assert request.headers["authorization"].startswith("Basic ")
+            assert "-ping-" in request.headers["x-correlation-id"]
+            other.script(reply(401), reply(401))
+            done = world.run("test", "aidbox", "--format", "json", *at)
+            found = json.loads(done.stdout)
+            assert (done.returncode, found["status"]) == (1, 401)
+            assert [item["status"] for item in found["targets"]] == [204, 401]
+            assert "cache" in found["problem"]  # the file is new
+            assert " unproven " in world.run("status", *at).stdout
+
+
+def test_a_ping_to_nats(world: World) -> None:
+    """It is stored under a subject of its own, and a relay does not take it for an event."""
+    at = ("--socket", f"{world.directory}/s")
+    with NatsServer() as server:
+        bus = {"name": "bus", "kind": "nats", "urls": server.urls, "subject": "s.<resource_type>"}
+        world.configure(
+            instance="one",
+            api={"socket": at[1]},
+            consumers=[bus, {**bus, "name": "binary", "content_mode": "binary"}],
+        )
+        with world.daemon() as daemon:
+            done = world.run("test", "bus", *at)
+            assert (done.returncode, "no stream takes subject s.~ping" in done.stdout) == (1, True)
+            server.ask(lambda js: js.add_stream(name="events", subjects=["s.>"]))
+            relay = {"urls": server.urls, "subject": "s.>", "durable": "relay"}
+            with world.relay(relay=relay) as follower:
+                follower.wait_for("relay.following")
+                done = world.run("test", "bus", *at)
+                assert done.returncode == 0
+                assert "  TLS      none\n" in done.stdout
+                assert "  answer   stream events stored s.~ping as message 1\n" in done.stdout
+                assert world.run("test", "binary", *at).returncode == 0
+                (message, binary) = server.stored("events")
+                assert message.json["type"] == binary.headers["ce-type"] == "io.syncd.ping"
+                assert message.json["data"] == {"consumer": "bus"}
+                assert message.json["id"] in message.headers["Nats-Msg-Id"]
+                assert " unproven " not in world.run("status", "bus", *at).stdout
+                follower.wait_for("relay.pinged", 2)
+                assert not follower.logged("relay.unusable")
+                world.publish(a=secret("1"))
+                daemon.wait_for("delivery.acknowledged", consumer="bus")
+                follower.wait_for("relay.received", events=1)
 
 
 def test_the_present_state_is_sent_again(world: World) -> None:

@@ -35,6 +35,8 @@ REQUESTS = (
     "/v1/events?follow=false&after=start&secret=other",
     "/v1/events?follow=false&after=start&resource=IdentityProvider",
     "/v1/events?follow=false&after=gone-1",
+    "/v1/history",
+    "/v1/history?secret=other&secret=mine&consumer=hook",
     "/v1/refresh",
     "/v1/nothing",
 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.from_thread
 import pytest
 from support.nats import NatsServer, bucket, documents
 from support.waiting import DEADLINE, wait_until
@@ -139,6 +141,55 @@ def test_one_pass_writes_it(nats: NatsServer, name: str) -> None:
         assert document(nats, name)["secrets"].keys() == {"a", "b"}
 
 
+def test_one_pass_that_cannot_write_it(nats: NatsServer) -> None:
+    """The state stays undelivered, so `syncd run --once` fails, and says why."""
+    with World() as world:
+        prepare(world, nats, "nowhere", instance="node.1")
+        done = world.run("run", "--once", "-c", world.config, "--timeout", "2s")
+        assert done.returncode == 1
+        (line,) = [line for line in done.stderr.splitlines() if "state.unfinished" in line]
+        assert "there is no bucket nowhere" in line
+        assert "delivery.unfinished" not in done.stderr
+
+
+async def test_a_large_document_is_not_made_in_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ten thousand secrets take tens of milliseconds, in which deliveries and probes go on."""
+    threads = set()
+
+    class Fresh:
+        def events_of(self, _types: object) -> list[Event]:
+            return []
+
+        def baseline(self) -> str:
+            return ""
+
+    writer = StateWriter(
+        Nats(name="bus", urls=("nats://127.0.0.1:1",), state_bucket="b"),
+        instance="i",
+        ledger=Fresh(),  # type: ignore[arg-type] # what is asked of one
+        inventory=dict,
+        key_id=lambda: "key",
+        rng=Random(1),
+    )
+    encoded = anyio.Event()
+    make = writer.document
+
+    def document(*arguments: Any) -> Any:
+        threads.add(threading.get_ident())
+        anyio.from_thread.run_sync(encoded.set)
+        return make(*arguments)
+
+    monkeypatch.setattr(writer, "document", document)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(writer.run)
+        with anyio.fail_after(DEADLINE):
+            await encoded.wait()
+        tasks.cancel_scope.cancel()
+    assert threading.get_ident() not in threads
+
+
 def test_a_relay_has_no_state_of_its_own(nats: NatsServer) -> None:
     """The option is refused there, with where the relay's own is."""
     with World() as world:
@@ -177,8 +228,8 @@ def test_adoption_is_of_the_version_that_is_there() -> None:
         data = AdoptionData("a", entry.scopes[0], version, "aidbox", 1.0, replicas)
         event = Event(1, "2026-11-23T20:00:01.000Z", SECRET_ADOPTED, "a", data)
         writer.committed(Commit((event,), known, 0.0))
-        found = writer.document(0.0).secrets["a"]
-        assert not found.is_adopted
+        found = writer.document(known, 0.0).secrets["a"]
+        assert not found.adopted or not all(found.adopted.values())
     assert found.adopted == {"aidbox http://r1": True, "aidbox http://r2": False}
 
 

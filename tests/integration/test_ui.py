@@ -160,13 +160,16 @@ def test_what_is_not_passed_on(world: World) -> None:
             ("/", "GET", 404),
         ):
             assert page.ask(target, method, origin=own).status == status, target
-        assert page.ask("v1/consumers/x/retry", "POST", origin=own).status == 404
-        assert page.ask("v1/consumers/x/retry", "POST").status == 403
+        for action in ("retry", "test"):
+            target = f"v1/consumers/x/{action}"
+            assert page.ask(target, "POST", origin=own).status == 404
+            assert page.ask(target, "POST").status == 403
+            assert page.ask(target, origin=own).status == 405
         assert page.ask("session", "POST", "x" * 10_000, origin=own).status == 413
 
 
-def test_retry(world: World) -> None:
-    """What waits is tried when the page asks for it."""
+def test_retry_and_test(world: World) -> None:
+    """What waits is tried when the page asks for it, and so is the way to a consumer."""
     with Receiver() as receiver:
         receiver.script(reply(503, retry_after="3600"))
         hook = {"name": "hook", "kind": "webhook", "url": receiver.url}
@@ -178,6 +181,9 @@ def test_retry(world: World) -> None:
             asked = page.ask("v1/consumers/hook/retry", "POST", origin=f"http://{page.host}")
             assert asked.status == 202
             receiver.wait(2)
+            asked = page.ask("v1/consumers/hook/test", "POST", origin=f"http://{page.host}")
+            assert (asked.status, json.loads(asked.body)["acknowledged"]) == (200, True)
+            assert receiver.wait(3)[2].events[0]["type"] == "io.syncd.ping"
 
 
 def test_the_headers_of_the_page(world: World) -> None:

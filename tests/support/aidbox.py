@@ -16,6 +16,7 @@ The server is `aidbox_server.py` beside this file. It implements what the public
 | init bundle (`PUT`, and `POST` with `ifNoneExist`) before the server listens | docs/configuration/init-bundle.md |
 | AidboxTopicDestination: 405 on PUT and PATCH, but since 2608 a PUT that changes only a webhook's `endpoint`; DELETE drops its queue | docs/tutorials/subscriptions-tutorials/webhook-aidboxtopicdestination.md |
 | a sender per replica: `$status` with `messagesQueued`, `startTimestamp` of this replica; 500 "has no sender associated with it" where a secret cannot be read | docs/modules/topic-based-subscriptions/aidbox-topic-based-subscriptions.md |
+| an event is stored, in its own transaction, for every destination of its topic; `messagesQueued` is read from the database | docs/tutorials/subscriptions-tutorials/webhook-aidboxtopicdestination.md |
 | external secrets since 2602; before 2603 a new destination can have no sender on the other replicas (here: always) | docs/overview/release-notes.md |
 | 422 for an AuditEvent of R4 where the box has R5 or R6 | docs/access-control/audit-and-logging.md |
 | `GET /health` with `about.version` and `uptime`, without credentials | docs.aidbox.app/app-development/receive-logs-from-your-app/health-check |
@@ -108,7 +109,8 @@ class Aidbox:
         version: Its release, as `/health` reports it.
         denied: The status of a request that no policy permits.
         fhir: Its FHIR version.
-        delivering: Whether a sender delivers one message after each `$status`.
+        delivering: Whether a sender delivers messages after each `$status`.
+        slow: Seconds before a destination is created.
         port: Where it listens; 0 for any.
     """
 
@@ -127,6 +129,7 @@ class Aidbox:
         denied: int = 403,
         fhir: str = "4.0.1",
         delivering: bool = False,
+        slow: float = 0.0,
         port: int = 0,
         base: str = "http://aidbox.example.org",
     ) -> None:
@@ -143,6 +146,7 @@ class Aidbox:
             "denied": denied,
             "fhir": fhir,
             "delivering": delivering,
+            "slow": slow,
             "port": port,
             "base": base,
         }
@@ -188,12 +192,13 @@ class Aidbox:
         *,
         replica: int | None = None,
         times: int = 1,
+        method: str | None = None,
+        skip: int = 0,
         **headers: str,
     ) -> None:
-        """Answers the next requests for a path in this way."""
-        self._ask(
-            do="fail", status=status, path=path, replica=replica, times=times, headers=headers
-        )
+        """Answers the next requests for a path in this way, after some that are let through."""
+        fault = {"path": path, "replica": replica, "times": times, "method": method, "skip": skip}
+        self._ask(do="fail", status=status, headers=headers, **fault)
 
     def heal(self) -> None:
         """Forgets the faults."""
@@ -221,9 +226,27 @@ class Aidbox:
         """Puts messages into the queue of a destination."""
         self._ask(do="enqueue", id=destination, count=count, replica=replica)
 
+    def publish(self, topic: str, count: int = 1) -> None:
+        """Publishes events: each goes into the queue of every destination of the topic."""
+        self._ask(do="publish", topic=topic, count=count)
+
+    @property
+    def published(self) -> int:
+        """How many events were published."""
+        return int(self._ask(do="published"))
+
+    def queued(self, destination: str) -> int:
+        """How many published events wait in the queue of a destination."""
+        return int(self._ask(do="queued", id=destination))
+
+    def used(self, destination: str) -> list[list[bytes]]:
+        """At each replica, the values that the sender of a destination has."""
+        found = self._ask(do="used", id=destination)
+        return [[value.encode("latin-1") for value in values] for values in found]
+
     @property
     def lost(self) -> int:
-        """Messages that were dropped by a DELETE."""
+        """Messages that a DELETE dropped, and events that no destination delivers."""
         return int(self._ask(do="lost"))
 
     def _ask(self, **command: Any) -> Any:

@@ -13,14 +13,19 @@ import secrets
 import sys
 import threading
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 TTL = 30.0
 SECRETS_SINCE, RACE_UNTIL, PUT_SINCE = 2602, 2603, 2608
 DESTINATION = "AidboxTopicDestination"
+DELIVERY = 0.02
 LOGGED = ("if-none-exist", "content-type", "x-correlation-id", "traceparent")
 REFERENCE = "http://health-samurai.io/fhir/secret-reference"
 Resource = dict[str, Any]
@@ -60,7 +65,11 @@ class Box:
         self.denied = options["denied"]
         self.fhir = options["fhir"]
         self.delivering = options["delivering"]
+        self.slow = options["slow"]
         self.lost = 0
+        self.queues: dict[str, list[str]] = {}
+        self.published: set[str] = set()
+        self.delivered: Counter[str] = Counter()
         self.replicas: list[Replica] = []
         for entry in options["bundle"]["entry"]:
             self.initialise(entry)
@@ -87,11 +96,35 @@ class Box:
         resource = {**resource, "meta": {"lastUpdated": "2026-01-01T00:00:00Z"}}
         self.resources.setdefault(resource["resourceType"], {})[resource["id"]] = resource
 
+    def publish(self, topic: str, count: int) -> None:
+        """Events of a topic: each is in the queue of every destination that there is."""
+        for _ in range(count):
+            message = f"{topic} {len(self.published)}"
+            self.published.add(message)
+            for id_, resource in self.resources.get(DESTINATION, {}).items():
+                if resource.get("topic") == topic:
+                    self.queues.setdefault(id_, []).append(message)
+
+    def deliver(self) -> None:
+        """Delivers what is in the queues of destinations that have a sender, again and again."""
+        while True:
+            with self.lock:
+                for id_, queue in self.queues.items():
+                    if any(id_ in replica.senders for replica in self.replicas):
+                        self.delivered.update(queue)
+                        queue.clear()
+            time.sleep(DELIVERY)
+
+    def missing(self) -> list[str]:
+        """Published events that no destination has delivered or will deliver."""
+        queued = {message for queue in self.queues.values() for message in queue}
+        return sorted(self.published - self.delivered.keys() - queued)
+
     def search(self, type_: str, query: str) -> list[Resource]:
         parameters = parse_qs(query, keep_blank_values=True)
         assert set(parameters) <= {"_id"}, f"the double cannot search by {query}"
         found = self.resources.get(type_, {})
-        return [found[i] for i in parameters["_id"] if i in found]
+        return [found[i] for one in parameters["_id"] for i in one.split(",") if i in found]
 
     def allowed(self, request: Resource, client_id: str) -> bool:
         for policy in self.resources.get("AccessPolicy", {}).values():
@@ -127,37 +160,46 @@ class Replica:
         with open(self.box.vault_config) as file:
             self.vault = json.load(file)["secret"]
         self.senders: dict[str, float] = {}
+        self.used: dict[str, list[str]] = {}
         for resource in self.box.resources.get(DESTINATION, {}).values():
             self.open_sender(resource, senders_started)
 
+    def hide(self, names: list[str]) -> None:
+        self.hidden = set(names)
+
     def open_sender(self, resource: Resource, started: float | None = None) -> None:
         """Starts the sender of a destination, unless a secret of it cannot be read here."""
+        self.used[resource["id"]] = used = []
         for item in resource.get("parameter", []):
             for extension in item.get("_valueString", {}).get("extension", []):
-                if extension["url"] == REFERENCE and not self.can_read(
-                    extension["valueString"], resource["id"]
-                ):
+                if extension["url"] != REFERENCE:
+                    continue
+                value = self.read(extension["valueString"], resource["id"])
+                if value is None:
                     return
+                used.append(value.decode("latin-1"))
         self.senders[resource["id"]] = self.box.wall() if started is None else started
 
-    def can_read(self, name: str, id_: str) -> bool:
+    def read(self, name: str, id_: str) -> bytes | None:
         try:
-            return self.value(name, DESTINATION, id_) is not None
+            return self.value(name, DESTINATION, id_)
         except OSError:
-            return False
+            return None
 
     def status(self, id_: str) -> tuple[int, Any]:
         if id_ not in self.senders:
             text = f"{DESTINATION}/{id_} has no sender associated with it"
             return 500, {"resourceType": "OperationOutcome", "text": {"div": text}}
-        queued = self.queued.get(id_, 0)
+        queued, queue = self.queued.get(id_, 0), self.box.queues.get(id_, [])
+        waiting = queued + len(queue)
         if queued and self.box.delivering:
             self.queued[id_] = queued - 1
         started = datetime.fromtimestamp(self.senders[id_], UTC).isoformat()
         return 200, {
             "resourceType": "Parameters",
             "parameter": [
-                {"name": "messagesQueued", "valueDecimal": queued},
+                {"name": "messagesQueued", "valueDecimal": waiting},
+                {"name": "messagesInProcess", "valueDecimal": 0},
                 {"name": "messagesDelivered", "valueDecimal": 2},
                 {"name": "startTimestamp", "valueDateTime": started},
                 {"name": "status", "valueString": "active"},
@@ -226,6 +268,8 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         box = self.replica.box
+        if self.command == "POST" and url.path == f"/fhir/{DESTINATION}":
+            time.sleep(box.slow)
         with box.lock:
             client_id: str | None = None
             status, answer, headers = 0, None, dict[str, str]()
@@ -269,7 +313,11 @@ class Handler(BaseHTTPRequestHandler):
     def fault(self, path: str) -> Resource | None:
         for fault in self.replica.box.faults:
             here = fault["replica"] in (None, self.replica.number)
-            if here and path == fault["path"] and fault["times"] > 0:
+            if not here or path != fault["path"] or fault["method"] not in (None, self.command):
+                continue
+            if fault["skip"] > 0:
+                fault["skip"] -= 1
+            elif fault["times"] > 0:
                 fault["times"] -= 1
                 return fault
         return None
@@ -363,6 +411,7 @@ class Handler(BaseHTTPRequestHandler):
             for replica in self.replica.box.replicas:
                 replica.senders.pop(id_, None)
                 self.replica.box.lost += replica.queued.pop(id_, 0)
+            self.replica.box.queues.pop(id_, None)
         return (204, None) if found is None else (200, found)
 
     def read(self, type_: str, id_: str) -> tuple[int, Any]:
@@ -427,29 +476,38 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+def enqueue(box: Box, command: Resource) -> None:
+    queued = box.replicas[command["replica"]].queued
+    queued[command["id"]] = queued.get(command["id"], 0) + command["count"]
+
+
+def advance(box: Box, command: Resource) -> None:
+    box.offset += command["seconds"]
+
+
+COMMANDS: dict[str, Callable[[Box, Resource], Any]] = {
+    "advance": advance,
+    "fail": lambda box, command: box.faults.append(command),
+    "heal": lambda box, _: box.faults.clear(),
+    "resources": lambda box, command: list(box.resources.get(command["type"], {}).values()),
+    "lost": lambda box, _: box.lost + len(box.missing()),
+    "publish": lambda box, command: box.publish(command["topic"], command["count"]),
+    "published": lambda box, _: len(box.published),
+    "used": lambda box, command: [replica.used.get(command["id"]) for replica in box.replicas],
+    "restart": lambda box, command: box.replicas[command["replica"]].start(),
+    "hide": lambda box, command: box.replicas[command["replica"]].hide(command["names"]),
+    "enqueue": enqueue,
+    "queued": lambda box, command: len(box.queues.get(command["id"], [])),
+    "requests": lambda box, command: [
+        item for item in box.log if urlsplit(item["target"]).path == command["path"]
+    ],
+}
+"""What the test can ask for."""
+
+
 def obey(box: Box, command: Resource) -> Any:
-    """Does what the test asks for."""
     with box.lock:
-        if command["do"] == "advance":
-            box.offset += command["seconds"]
-        elif command["do"] == "fail":
-            box.faults.append(command)
-        elif command["do"] == "heal":
-            box.faults.clear()
-        elif command["do"] == "resources":
-            return list(box.resources.get(command["type"], {}).values())
-        elif command["do"] == "lost":
-            return box.lost
-        elif command["do"] == "restart":
-            box.replicas[command["replica"]].start()
-        elif command["do"] == "hide":
-            box.replicas[command["replica"]].hidden = set(command["names"])
-        elif command["do"] == "enqueue":
-            queued = box.replicas[command["replica"]].queued
-            queued[command["id"]] = queued.get(command["id"], 0) + command["count"]
-        else:
-            return [item for item in box.log if urlsplit(item["target"]).path == command["path"]]
-    return None
+        return COMMANDS[command["do"]](box, command)
 
 
 def say(answer: Any) -> None:
@@ -470,6 +528,8 @@ def main() -> None:
         server = Server((f"127.0.0.{number + 1}", port), handler)
         port = server.server_port
         threading.Thread(target=server.serve_forever, daemon=True).start()
+    if box.delivering:
+        threading.Thread(target=box.deliver, daemon=True).start()
     say(port)
     for line in sys.stdin:
         say(obey(box, json.loads(line)))

@@ -23,6 +23,8 @@ from support.waiting import DEADLINE, wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+SUITES = {"bookworm": "3.11", "trixie": "3.13"}
+"""Releases of Debian, the older first, and the Python that each has."""
 SUITE = "bookworm"
 PACKAGES = ("ca-certificates", "curl", "dbus", "make", "python3-venv", "systemd-sysv")
 BOOT = 120.0
@@ -60,7 +62,7 @@ def scratch(room: int) -> Iterator[str]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def mirror() -> list[str]:
+def mirror(suite: str) -> list[str]:
     """The mirror that this machine's apt uses for the suite; empty for debootstrap's default."""
     listed = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"],
@@ -68,20 +70,20 @@ def mirror() -> list[str]:
         text=True,
         check=True,
     ).stdout.split("\n")
-    return [line.split()[0] for line in listed if line.endswith(f" {SUITE}")][:1]
+    return [line.split()[0] for line in listed if line.endswith(f" {suite}")][:1]
 
 
-def debian_tree() -> str:
+def debian_tree(suite: str = SUITE) -> str:
     """A bootable Debian tree, made once: copy it, do not write to it."""
-    tree = f"{cache()}/{SUITE}-{'-'.join(PACKAGES)}"
+    tree = f"{cache()}/{suite}-{'-'.join(PACKAGES)}"
     if os.path.isdir(tree):
         step(f"the Debian tree is in the cache: {tree}")
         return tree
-    step(f"debootstrap {SUITE}: about a minute")
+    step(f"debootstrap {suite}: about a minute")
     include = f"--include={','.join(PACKAGES)}"
     with scratch(1 << 30) as directory:
         made = f"{directory}/tree"
-        command = ["debootstrap", "--variant=minbase", include, SUITE, made, *mirror()]
+        command = ["debootstrap", "--variant=minbase", include, suite, made, *mirror(suite)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise AssertionError(done.stdout[-3000:] + done.stderr[-3000:])

@@ -37,7 +37,7 @@ from nats.js.api import DiscardPolicy, StreamConfig
 from support.waiting import DEADLINE, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from nats.js import JetStreamContext
 
@@ -66,15 +66,27 @@ class NatsServer:
         name: Its name in a cluster.
         more: More of its configuration.
         login: How the tests' own client logs in (options of `nats.connect`).
+        address: Where it listens.
+        port: Where it listens; a free one by default.
+        wrapper: A command that ends by executing the server.
     """
 
     def __init__(
-        self, name: str = "n1", *, login: Mapping[str, Any] | None = None, **more: Any
+        self,
+        name: str = "n1",
+        *,
+        login: Mapping[str, Any] | None = None,
+        address: str = "127.0.0.1",
+        port: int | None = None,
+        wrapper: Sequence[str] = (),
+        **more: Any,
     ) -> None:
         self.name = name
         self.directory = tempfile.mkdtemp(prefix="syncd-nats-")
-        self.port = free_port()
-        self.url = f"nats://127.0.0.1:{self.port}"
+        self.address = address
+        self.port = port or free_port()
+        self.url = f"nats://{address}:{self.port}"
+        self._wrapper = wrapper
         self.urls = [self.url]
         self.login = dict(login or {})
         self._more = more
@@ -93,7 +105,7 @@ class NatsServer:
         self._more |= more
         settings = {
             "server_name": self.name,
-            "listen": f"127.0.0.1:{self.port}",
+            "listen": f"{self.address}:{self.port}",
             "jetstream": {"store_dir": f"{self.directory}/js", "max_file_store": 1 << 30},
             "lame_duck_duration": "30s",
             **self._more,
@@ -106,7 +118,9 @@ class NatsServer:
         self.write()
         with open(f"{self.directory}/log", "ab") as log:
             self._process = subprocess.Popen(
-                [BINARY, "-c", f"{self.directory}/server.json"], stdout=log, stderr=log
+                [*self._wrapper, BINARY, "-c", f"{self.directory}/server.json"],
+                stdout=log,
+                stderr=log,
             )
         if wait:
             self.await_listening()
@@ -117,7 +131,7 @@ class NatsServer:
     def _listens(self) -> bool:
         with (
             contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", self.port), DEADLINE),
+            socket.create_connection((self.address, self.port), DEADLINE),
         ):
             return True
         return False

@@ -147,12 +147,12 @@ class World:
         self.daemons.append(daemon)
         return daemon
 
-    def relay(self, *options: str, **settings: Any) -> DaemonProcess:
+    def relay(self, *options: str, wrapper: Sequence[str] = (), **settings: Any) -> DaemonProcess:
         """A `syncd relay` process with a configuration of its own in this world."""
         with open(f"{self.directory}/relay.yaml", "w") as file:
             json.dump({"state_dir": f"{self.directory}/relay", **settings}, file)
         arguments = ["relay", "-c", f"{self.directory}/relay.yaml", *options]
-        relay = DaemonProcess(arguments, {}, ready=True)
+        relay = DaemonProcess(arguments, {}, ready=True, wrapper=wrapper)
         self.daemons.append(relay)
         return relay
 

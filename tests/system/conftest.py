@@ -11,6 +11,7 @@ from support.machine import debian_tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +39,12 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> str:
     target = f"{tmp_path_factory.mktemp('checkout')}/syncd"
     sources.copy_checkout(target)
     return target
+
+
+@pytest.fixture(scope="session")
+def release(need: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with one commit, of which a release was made: see its `dist`."""
+    need("git", "make")
+    directory = tmp_path_factory.mktemp("release") / "syncd"
+    sources.make_release(directory)
+    return directory

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from support.documents import commands
 from support.machine import scratch, step
 from support.openbao import free_ports
 from support.receiver import Receiver
+from support.sources import run
 from support.world import secret
 
 from syncd import __version__
@@ -26,6 +28,7 @@ from syncd.provision.publish import Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 UID = 65532
@@ -38,7 +41,7 @@ shells="-v /dev/null:/usr/bin/dash:ro -v /dev/null:/usr/bin/bash:ro"
 case $1 in
 build)
   shift
-  exec buildah build --isolation chroot --format docker --volume {wheels}:/wheels:ro \\
+  exec buildah build --layers --isolation chroot --format docker --volume {wheels}:/wheels:ro \\
     --build-arg BASE=localhost/base --build-arg PIP_NO_INDEX=1 \\
     --build-arg PIP_FIND_LINKS=/wheels "$@" ;;
 run)
@@ -149,7 +152,7 @@ def test_what_the_image_says(docker: Docker) -> None:
     assert image["Healthcheck"]["Test"] == ["CMD", "python3", "-m", "syncd.commands.healthcheck"]
     assert config["Volumes"].keys() == {"/var/lib/syncd"}
     prefix = "org.opencontainers.image."
-    labels = ("title", "description", "licenses", "version", "revision")
+    labels = ("title", "description", "licenses", "version", "revision", "created", "authors")
     assert {f"{prefix}{name}" for name in labels} <= config["Labels"].keys()
 
 
@@ -166,6 +169,34 @@ def test_what_is_in_the_image(docker: Docker) -> None:
     found = json.loads(docker.sh(command).stdout)
     assert found.items() <= pinned.items()
     assert {"anyio", "click", "hvac", "msgspec", "uvicorn"} <= found.keys()
+
+
+def test_the_released_image(docker: Docker, release: Path, tmp_path: Path) -> None:
+    """`make image` labels it, and writes an SBOM of all that is in it."""
+    python = f"{release}/.cache/release/bin/python"
+    release = shutil.copytree(release, tmp_path / "syncd", ignore=shutil.ignore_patterns(".cache"))
+    step("make image")
+    docker.sh(f"{python} {release}/release/image.py")
+    image = json.loads(docker.sh(f"docker inspect syncd:{__version__}").stdout)[0]
+    labels = {name.rpartition(".")[2]: text for name, text in image["Config"]["Labels"].items()}
+    commit = run(release, "git rev-parse HEAD").stdout.strip()
+    assert (labels["version"], labels["revision"]) == (__version__, commit)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", labels["created"])
+    name = f"syncd-{__version__}-image.cdx.json"
+    sbom = json.loads((release / "dist" / name).read_text())
+    found = {item.get("purl", item["bom-ref"]): item for item in sbom["components"]}
+    with open(f"{ROOT}/requirements.lock") as file:
+        lock = file.read()
+    (anyio,) = (item for purl, item in found.items() if purl.startswith("pkg:pypi/anyio@"))
+    hashes = anyio["externalReferences"][0]["hashes"]
+    assert hashes
+    assert all(f"--hash=sha256:{item['content']}" in lock for item in hashes)
+    assert any(
+        re.match(r"pkg:deb/debian/libc6@.*arch=amd64&distro=debian-12", purl) for purl in found
+    )
+    assert any(purl.startswith("pkg:generic/python@3.11.") for purl in found)
+    run(release / "dist", "sha256sum -c --quiet SHA256SUMS")
+    assert name in (release / "dist" / "SHA256SUMS").read_text()
 
 
 def test_the_guide(docker: Docker) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 BIN = os.path.dirname(sys.executable)
-CUSTOM = {"PodMonitor", "SecretProviderClass"}
+CUSTOM = {"ExternalSecret", "PodMonitor", "SecretProviderClass"}
 """Kinds whose schemas are not Kubernetes' own."""
 
 CHART = {
@@ -133,6 +133,19 @@ def test_an_overlay(overlay: str, tmp_path: Path) -> None:
     check_configuration(objects)
 
 
+def test_external_secrets(tmp_path: Path) -> None:
+    """The volume is the Secret that the operator writes, in the place of the CSI driver's."""
+    (command,) = (c for c in commands("docs/install.md", "kubernetes") if "external-secrets" in c)
+    step(command.strip())
+    objects = validate(run(command.replace(" | kubectl apply -f -", "")), tmp_path)
+    spec = of(objects, "Deployment")["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    check_pod(spec, set(volumes))
+    target = of(objects, "ExternalSecret")["spec"]["target"]["name"]
+    assert volumes["vault-secrets"] == {"name": "vault-secrets", "secret": {"secretName": target}}
+    assert all(item["kind"] != "SecretProviderClass" for item in objects)
+
+
 def check_configuration(objects: list[dict[str, Any]]) -> None:
     """Vault config, manifest and syncd's configuration go together."""
     maps = [item["data"] for item in objects if item["kind"] == "ConfigMap"]
@@ -156,6 +169,36 @@ def check_configuration(objects: list[dict[str, Any]]) -> None:
     else:
         objects_ = yaml.safe_load(secrets["spec"]["parameters"]["objects"])["array"]
         assert {yaml.safe_load(item)["objectName"] for item in objects_} == names
+
+
+def test_the_components_for_repair(tmp_path: Path) -> None:
+    """Rights for named objects, for one ServiceAccount; a token for syncd alone."""
+    relative = os.path.relpath(f"{ROOT}/kubernetes", tmp_path)
+    components = ", ".join(f"{relative}/components/{name}" for name in ("repair", "rollout"))
+    (tmp_path / "kustomization.yaml").write_text(
+        f"namespace: hospital\nresources: [{relative}/overlays/vault]\ncomponents: [{components}]\n"
+    )
+    objects = validate(run(f"kubectl kustomize {tmp_path}"), tmp_path)
+    spec = of(objects, "Deployment")["spec"]["template"]["spec"]
+    check_pod(spec, {volume["name"] for volume in spec["volumes"]})
+    assert spec["automountServiceAccountToken"] is False
+    mounted = [
+        container["name"]
+        for container in (*spec["initContainers"], *spec["containers"])
+        for mount in container["volumeMounts"]
+        if mount["name"] == "syncd-token"
+    ]
+    assert mounted == ["syncd"]
+    roles = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Role"}
+    assert sorted(roles) == ["syncd-repair", "syncd-rollout"]
+    for role in roles.values():
+        for rule in role["rules"]:
+            assert rule["verbs"] == ["create"] or len(rule["resourceNames"]) == 1
+    for item in objects:
+        if item["kind"] == "RoleBinding":
+            (subject,) = item["subjects"]
+            assert (subject["name"], subject["namespace"]) == ("aidbox", "hospital")
+            assert item["roleRef"]["name"] in roles
 
 
 def test_the_fragments_for_the_chart(tmp_path: Path) -> None:

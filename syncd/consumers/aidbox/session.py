@@ -1,8 +1,9 @@
 """Requests to Aidbox as a Client: HTTP Basic or a token, renewed when it is not accepted.
 
-Aidbox answers 401 to credentials that it does not know and 403 where no AccessPolicy permits the
-Client's request. After a 401 the credential file is read again and the request is repeated once, at
-once: the Client's own secret may have been rotated a moment ago. A token
+Aidbox answers 401 to credentials that it does not know; for a request that no AccessPolicy permits
+its documentation says 403, and one tutorial 401. After a 401 the credential file is read again and
+the request is repeated once, at once: the Client's own secret may have been rotated a moment ago. A
+token
 (`POST /auth/token`, https://www.health-samurai.io/docs/aidbox/tutorials/security-access-control-tutorials/client-credentials-grant)
 is a session in Aidbox's database, so one serves all replicas; it is kept until it expires, or for a
 Client without `access_token_expiration`, until it is not accepted.
@@ -27,6 +28,7 @@ from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.trace import trace_headers
 from syncd.net.credentials import CredentialFiles, Keyring
 from syncd.net.http import Connection
+from syncd.net.reasons import CHECK_AIDBOX
 from syncd.net.tls import RotatingContext, Trust
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 STALE: Final = 300.0
 """Seconds after a change of the credential file for which a 401 is ascribed to Aidbox's cache: its
 time to live is short, but how short is not published."""
+
+PROBE: Final = "/fhir/Patient?_count=0"
+"""A request that changes nothing, and whose status shows whether credentials are accepted."""
 
 _PARALLEL: Final = 16
 _TOKEN_SIZE: Final = 64 << 10
@@ -90,6 +95,7 @@ class Session:
             timeout=timeout,
             url_option="urls",
             parallel=_PARALLEL,
+            check=CHECK_AIDBOX,
         )
         self._use_token = use_token
         self._clock = clock
@@ -174,7 +180,7 @@ class Session:
 
         def make(_: Credentials) -> Request:
             headers = {**_ABOUT, **trace_headers(event_id), "authorization": authorization}
-            return replica.request("GET", "/fhir/Patient?_count=0", headers)
+            return replica.request("GET", PROBE, headers)
 
         failed = f"cannot verify at {replica}"
         return (await self._connection.exchange(failed, make)).status
@@ -225,7 +231,7 @@ class Session:
         problem = f"{failed}: it answered {status}"
         if answer.is_temporary:
             kind = TemporaryError if answer.is_about_server else FailedError
-            raise kind(problem, retry_after=answer.wait)
+            raise kind(problem, retry_after=answer.wait).answered(status)
         client = f"Client/{self._client_id}"
         if status == HTTPStatus.UNAUTHORIZED:
             age = await anyio.to_thread.run_sync(_age, self._secret_file)
@@ -233,8 +239,9 @@ class Session:
                 raise TemporaryError(
                     f"{problem}, and may still have the old secret of {client} in its cache "
                     f"({self._secret_file} changed {age:.0f} s ago)",
-                    "wait for Aidbox's cache to expire",
-                )
+                    "wait some minutes, then check the secret: how long Aidbox caches is not "
+                    "documented",
+                ).answered(status)
             remedy = (
                 f"write the secret of {client} into {self._secret_file}, and allow its grant type"
             )

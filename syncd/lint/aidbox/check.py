@@ -10,10 +10,10 @@ import anyio
 import msgspec
 
 from syncd.config.settings import Aidbox
+from syncd.consumers.aidbox.references import field_of, references_in
 from syncd.core.errors import ConfigurationError, SyncdError
 from syncd.core.findings import finding
 from syncd.lint.aidbox.reading import read_live, unreadable
-from syncd.lint.aidbox.references import field_of, references_in
 from syncd.lint.aidbox.rotations import secret_evidence, vault_config_evidence
 from syncd.lint.aidbox.rules import check_live
 from syncd.lint.content import Use

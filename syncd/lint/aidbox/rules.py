@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from syncd.consumers.aidbox.references import DESTINATION, Reference, references_in, stored_secrets
 from syncd.core.decode import did_you_mean
 from syncd.core.findings import finding, json_path
 from syncd.core.model import Scope
 from syncd.core.timing import rfc3339
-from syncd.lint.aidbox.references import DESTINATION, Reference, references_in, stored_secrets
 from syncd.lint.aidbox.rotations import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from syncd.consumers.aidbox.resources import Resource, Sender
     from syncd.core.findings import Finding
     from syncd.core.model import Entry
     from syncd.lint.aidbox.rotations import Evidence
-
-Resource = Mapping[str, object]
 
 _CLOCK_ERROR: Final = 2.0
 _NAME: Final = 128
@@ -32,23 +30,6 @@ RACE_UNTIL: Final = 2603
 PUT_SINCE: Final = 2608
 """The release from which a webhook destination takes a PUT, of its `endpoint` alone."""
 _BEST_EFFORT: Final = "best-effort"
-
-
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """The `$status` of an AidboxTopicDestination at one replica.
-
-    Attributes:
-        replica: The replica's address.
-        is_alive: Whether there is a sender at all.
-        started: When it started, seconds since the epoch, or None if not reported.
-        queued: Messages that are not delivered yet, or None if not reported.
-    """
-
-    replica: str
-    is_alive: bool = True
-    started: float | None = None
-    queued: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +129,10 @@ def _unreferenced(
         if name in used or not types or not types <= live.resources.keys():
             continue  # not all resources that could refer to it were read
         message = "is not used by any resource of Aidbox"
-        hint = "refer to it from a resource, or remove the entry and the file"
+        hint = (
+            "refer to it from a resource; or remove the entry, and list the file in watch.extra if "
+            "Aidbox uses it otherwise"
+        )
         yield finding("entry-unreferenced", vault_config, json_path("secret", name), message, hint)
 
 
@@ -241,6 +225,11 @@ def _undecided(
 def _unwatched(evidence: Evidence) -> str:
     if evidence.since == math.inf:
         return "run this check with the state_dir of the daemon that watches these files"
+    if evidence.after is not None and evidence.changed is not None:
+        return (
+            f"it changed between {rfc3339(evidence.after)} and {rfc3339(evidence.changed)}, while "
+            "the daemon did not run; a restart of the replica settles it"
+        )
     return (
         f"the daemon has watched since {rfc3339(evidence.since)} only; a restart of the replica "
         "settles it"

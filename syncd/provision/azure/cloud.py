@@ -6,7 +6,6 @@ cloud), the Azure provider's "Custom Azure Environments" page.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,8 +18,7 @@ from syncd.system.files import read_file
 _LARGEST: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Cloud:
+class Cloud(msgspec.Struct, frozen=True):
     """One cloud.
 
     Attributes:

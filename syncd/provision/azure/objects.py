@@ -10,7 +10,6 @@ dropped.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import msgspec
@@ -75,8 +74,7 @@ _CLOUD_ALIASES: Final = {
 """As `az cloud list` names them; go-autorest knows them too."""
 
 
-@dataclass(frozen=True, slots=True)
-class AzureObject:
+class AzureObject(msgspec.Struct, frozen=True):
     """One object of a vault, and the file or files that it is written to.
 
     Attributes:
@@ -107,8 +105,7 @@ class AzureObject:
         return tuple(f"{self.path}/{index}" for index in range(self.history))
 
 
-@dataclass(frozen=True, slots=True)
-class AzureClass:
+class AzureClass(msgspec.Struct, frozen=True):
     """A SecretProviderClass of Azure Key Vault.
 
     Attributes:
@@ -272,7 +269,8 @@ def _object(tree: Any, path: Path, report: Report) -> AzureObject | None:  # noq
         message = "is not the name of an object" if fields.object_name else "is missing"
         hint = "use 1 to 127 letters, digits and -, as Key Vault does"
         report.error((*path, "objectName"), message, hint)
-    report.placeholders((*path, "objectAlias"), fields.object_alias)
+    for field in msgspec.structs.fields(_Object):
+        report.placeholders((*path, field.encode_name), getattr(fields, field.name))
     kind = fields.object_type
     if kind not in KINDS:
         message = "is not known" if kind else "is missing"

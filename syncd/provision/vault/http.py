@@ -16,11 +16,11 @@ from __future__ import annotations
 import random
 import threading
 import time
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+import msgspec
 import requests
 import urllib3
 from hvac.adapters import RawAdapter
@@ -51,8 +51,7 @@ LONGEST_PAUSE = 5.0
 """Seconds between attempts, at most; a longer `Retry-After` ends the pass instead."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A response.
 
     Attributes:
@@ -62,8 +61,11 @@ class Answer:
     """
 
     status: int
-    body: bytes = field(repr=False)
+    body: bytes
     retry_after: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Answer({self.status})"
 
     @property
     def is_success(self) -> bool:

@@ -17,25 +17,24 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from syncd.core.timing import Lifetime
-from syncd.provision.vault.response import ResponseError, parse_response
+from syncd.provision.vault.response import Response, ResponseError, parse_response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from syncd.provision.vault.http import Connection
     from syncd.provision.vault.objects import VaultObject
-    from syncd.provision.vault.response import Response
 
 Request = tuple[str, str, str, str | None]
 
 
-@dataclass(slots=True)
-class _Lease:
+class _Lease(msgspec.Struct):
     response: Response
     lifetime: Lifetime
 

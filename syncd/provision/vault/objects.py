@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -66,8 +65,7 @@ _PARAMETERS: Path = ("spec", "parameters")
 _OBJECTS: Path = (*_PARAMETERS, "objects")
 
 
-@dataclass(frozen=True, slots=True)
-class VaultObject:
+class VaultObject(msgspec.Struct, frozen=True):
     """One file and the response that it comes from.
 
     Attributes:
@@ -99,8 +97,7 @@ class VaultObject:
         return (self.method, self.secret_path, self.query, self.arguments)
 
 
-@dataclass(frozen=True, slots=True)
-class VaultClass:
+class VaultClass(msgspec.Struct, frozen=True):
     """A SecretProviderClass of Vault or OpenBao.
 
     Attributes:

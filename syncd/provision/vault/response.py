@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
@@ -29,11 +28,13 @@ class ResponseError(SyncdError):
     """The body is not a response of a Vault server; the message quotes nothing of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """A parsed body; numbers are kept as they are written."""
 
-    tree: Tree = field(repr=False)
+    tree: Tree
+
+    def __repr__(self) -> str:
+        return "Response()"
 
     @property
     def data(self) -> Tree | None:

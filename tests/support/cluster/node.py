@@ -226,6 +226,11 @@ class Node:
     def _enter(self) -> list[str]:
         return ["nsenter", "-t", str(self._init), "--mount", "--net", "--pid"]
 
+    @property
+    def enter_network(self) -> list[str]:
+        """What executes a command in the cluster's network."""
+        return ["nsenter", "-t", str(self._init), "--net"]
+
     def start(self, name: str) -> None:
         """Starts a component; its log is `NAME.log`."""
         values = {"d": self.directory, "p": self.programs, "bin": _BIN, "address": ADDRESS}

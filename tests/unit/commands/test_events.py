@@ -102,3 +102,19 @@ def test_adoption_in_a_line(type_: str, adopted: str, line: str) -> None:
         ' "seconds": null, "reason": null}]}}'
     )
     assert as_text(Block("t", event, "x-1")) == line
+
+
+@pytest.mark.parametrize(
+    ("how", "reason", "rest"),
+    [("recreated", "null", ""), ("stale", '"messages wait"', "  messages wait")],
+)
+def test_a_destination_in_a_line(how: str, reason: str, rest: str) -> None:
+    """Which secret, which destination, and why not."""
+    event = (
+        f'{{"type": "io.syncd.destination.{how}", "subject": "a", {ATTRIBUTES}, "data": {{'
+        '"secret": "a", "scope": {"resource_type": "AidboxTopicDestination", "id": "d"},'
+        f' "version": "k1:00", "consumer": "x", "seconds": 0.2, "reason": {reason},'
+        ' "replicas": []}}'
+    )
+    line = f"t  a  {how}  AidboxTopicDestination/d  k1:00  after 0.2 s{rest}  x-1"
+    assert as_text(Block("t", event, "x-1")) == line

@@ -27,7 +27,7 @@ def accepts(what: str, document: Any) -> bool:
     return valid
 
 
-@pytest.mark.parametrize("what", ["vault-config", "config", "event"])
+@pytest.mark.parametrize("what", ["vault-config", "config", "relay", "event"])
 def test_a_schema_is_a_schema(what: str) -> None:
     """Each holds to the 2020-12 meta-schema, names it, and has a title."""
     schema = schema_of(what)

@@ -17,11 +17,14 @@ from syncd.config.load import examine, examine_any, load, load_relay
 from syncd.config.settings import (
     Aidbox,
     BasicAuth,
+    RelaySettings,
+    RelaySource,
     Settings,
     Webhook,
     credential_files,
     grant,
 )
+from syncd.config.validation import check_section
 from syncd.core.decode import schema
 from syncd.core.errors import ConfigurationError
 from syncd.core.model import Scope
@@ -331,7 +334,7 @@ class TestProblems:
             ("consumers[1].url", "is not an http or https URL"),
             ("consumers[1].client_key", "is missing"),
             ("consumers[1].timeout", "must be above zero"),
-            ("consumers[3].kind", "must be one of aidbox, nats, webhook"),
+            ("consumers[3].kind", "must be one of aidbox, exec, nats, webhook"),
             ("log.level", "must be one of debug, error, info, warning"),
             ("consumers[2].name", "is used twice"),
         ]
@@ -457,7 +460,11 @@ log: {{level: loud}}
         [
             ("urls: []", "urls", "is empty"),
             ("actions: []", "actions", "is empty"),
-            ("actions: [restart]", "actions[0]", "must be one of audit_event, drop_cache, verify"),
+            (
+                "actions: [restart]",
+                "actions[0]",
+                "must be one of audit_event, drop_cache, recreate_destinations, rollout, verify",
+            ),
             ("urls: [x]", "urls[0]", "is not an http or https URL"),
             ("urls: ['http://u:hunter2@x']", "urls[0]", "holds credentials"),
             ("urls: ['http://x?a=b']", "urls[0]", "has a query or a fragment"),
@@ -473,6 +480,10 @@ log: {{level: loud}}
             ("client_cert: /c", "client_key", "is missing"),
             ("timeout: 0", "timeout", "must be above zero"),
             ("verify_timeout: 0", "verify_timeout", "must be above zero"),
+            ("recreate: {drain_timeout: 0}", "recreate.drain_timeout", "must be above zero"),
+            ("recreate: {sleep: 1}", "recreate.sleep", "unknown key"),
+            ("actions: [rollout]", "rollout", "is missing, and actions has rollout"),
+            ("rollout: {name: x}", "rollout", "is not used by any of actions"),
             ("audit_url: http://x", "audit_url", "is not used by any of actions"),
             ("audit_bearer_token_file: /t", "audit_bearer_token_file", "without audit_url"),
             ("types: []", "types", "is empty"),
@@ -496,6 +507,41 @@ log: {{level: loud}}
         ((found, said),) = problems_in(f"consumers: [{{{written}}}]", tmp_path)
         assert found == f"consumers[0].{where}"
         assert message in said
+
+    def test_versions_that_installations_compare(self, tmp_path: Path) -> None:
+        """Without one key every pod would begin a rollout of its own."""
+        consumer = (
+            "{name: a, kind: aidbox, urls: ['http://x'], client_id: c, client_secret_file: /s,"
+            " actions: [rollout], rollout: {name: aidbox, secrets: [password]}}"
+        )
+        ((where, said),) = problems_in(f"consumers: [{consumer}]", tmp_path)
+        assert where == "consumers[0].rollout.secrets"
+        assert said.startswith("needs fingerprint_key_file")
+
+    @pytest.mark.parametrize(
+        ("server", "message"),
+        [("x", "is not an http or https URL"), ("https://u:p@x", "holds credentials")],
+    )
+    def test_an_api_server_that_is_none(self, tmp_path: Path, server: str, message: str) -> None:
+        """At its key."""
+        ((where, said),) = problems_in(f"kubernetes: {{server: '{server}'}}", tmp_path)
+        assert (where, said) == ("kubernetes.server", message)
+
+    @pytest.mark.parametrize("action", ["verify", "recreate_destinations"])
+    def test_actions_that_a_relay_cannot_do(self, action: str) -> None:
+        """They need the mount, or the changes of one installation."""
+        consumer = Aidbox(
+            name="a",
+            urls=("http://x",),
+            client_id="c",
+            client_secret_file="/s",
+            actions=(action,),  # type: ignore[arg-type]
+        )
+        relay = RelaySource(urls=("nats://x",), subject="syncd.>")
+        settings = RelaySettings(relay=relay, consumers=(consumer,))
+        (problem,) = check_section(settings, ())
+        assert problem.path == ("consumers", 0, "actions")
+        assert problem.message == f"{action} is not possible in a relay"
 
     def test_values_leave_only_from_roots_that_are_named(self, tmp_path: Path) -> None:
         """Derived roots come from the vault config, so its writer could name any file."""
@@ -543,9 +589,14 @@ class TestExamine:
     "url", ["http://${HOST}/x", "http://$HOST:1", "http://{{host}}", "http://a<b>"]
 )
 def test_a_host_with_characters_that_no_host_has(url: str, tmp_path: Path) -> None:
-    """A placeholder that nobody filled in is not a host."""
+    """A placeholder that nobody filled in is not a host, and is named."""
     consumer = f"consumers: [{{name: a, kind: webhook, url: '{url}'}}]"
-    assert problems_in(consumer, tmp_path) == [("consumers[0].url", "is not an http or https URL")]
+    ((where, message),) = problems_in(consumer, tmp_path)
+    assert where == "consumers[0].url"
+    assert message.startswith("is not an http or https URL")
+    assert message.endswith(": it holds a placeholder, which syncd does not replace") is (
+        "${" not in url and "<" not in url
+    )
 
 
 def test_a_relay_is_recognised_by_its_section(tmp_path: Path) -> None:

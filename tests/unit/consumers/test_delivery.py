@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.from_thread
@@ -22,7 +22,7 @@ from support.mail import (
     subjects,
     version,
 )
-from support.waiting import DEADLINE
+from support.waiting import DEADLINE, until
 
 from syncd.consumers import delivery as engine
 from syncd.consumers.delivery import Delivery
@@ -278,10 +278,10 @@ async def test_acknowledgement_that_fails_is_recorded_later(
     """When the ledger cannot record a delivery, that is tried again; the delivery is not."""
     acknowledge, failures = mail.ledger.acknowledge, iter([True, True])
 
-    def failing(consumer: str, events: Sequence[Event]) -> None:
+    def failing(consumer: str, events: Sequence[Event], *more: Any, **options: Any) -> None:
         if next(failures, False):
             raise StateError("cannot use the ledger: disk full; free space in state_dir")
-        acknowledge(consumer, events)
+        acknowledge(consumer, events, *more, **options)
 
     monkeypatch.setattr(mail.ledger, "acknowledge", failing)
     listener, naps, metrics = Listener(), Naps(), Metrics()
@@ -294,6 +294,56 @@ async def test_acknowledgement_that_fails_is_recorded_later(
     assert len(naps.taken) == 2
     labels = {"consumer": "hook", "outcome": "delivered"}
     assert sample(metrics, "syncd_deliveries_total", labels) == 1
+    assert await tried(mail, 1) == [("delivered", 1, None)]  # and not lost meanwhile
+
+
+async def tried(mail: Mail, sequence: int) -> list[tuple[str, int, int | None]]:
+    """The attempts at an event that the ledger has: outcome, how many, and status."""
+    found = await anyio.to_thread.run_sync(mail.ledger.attempts, [sequence])
+    return [(r.outcome, r.attempts, r.status) for r in found.get(sequence, {}).get("hook", [])]
+
+
+async def test_attempts_are_recorded_with_the_acknowledgement(
+    mail: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No commit of their own: several that failed alike are one, and known before that."""
+    commits = []
+    acknowledge = mail.ledger.acknowledge
+
+    def counting(consumer: str, events: Sequence[Event], *more: Any, **options: Any) -> None:
+        commits.append(len(list(events)))
+        acknowledge(consumer, events, *more, **options)
+
+    monkeypatch.setattr(mail.ledger, "acknowledge", counting)
+    away = TemporaryError("cannot deliver: it answered 503").answered(503)
+    refused = RefusedError("cannot deliver: it answered 400", "correct it").answered(400)
+    naps = Naps()
+    loop = delivery(Listener(away, away, refused), mail, naps=naps)
+    await mail.put(change("a", 2, 1))
+    async with running(loop):
+        await drained(loop)
+    assert await tried(mail, 1) == [
+        *(("retried", 2, 503), ("rejected", 1, 400), ("delivered", 1, None)),
+    ]
+    assert loop.unwritten() == ()
+    assert sum(commits) == 1
+    await mail.put(change("c", 2, 1))
+    quick = delivery(Listener(), mail)
+    before = len(commits)
+    async with running(quick):
+        await drained(quick)
+    assert len(commits) == before + 1
+
+
+async def test_attempts_before_the_end_are_recorded(mail: Mail) -> None:
+    """At a shutdown while it waits for a consumer that fails."""
+    naps = Naps(held=True)
+    loop = delivery(Listener(TemporaryError("cannot deliver: away")), mail, naps=naps)
+    await mail.put(change("a", 2, 1))
+    async with running(loop):
+        await until(loop.unwritten)
+        assert [item.reason for item in loop.unwritten()] == ["cannot deliver: away"]
+    assert await tried(mail, 1) == [("retried", 1, None)]
 
 
 async def test_ledger_that_cannot_be_read_is_tried_again(

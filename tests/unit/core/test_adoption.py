@@ -68,6 +68,8 @@ def test_what_is_known_of_the_present_version() -> None:
     assert adoption_of(known(APP, version="k1:03"), {"app": adopted}) is None
     assert adoption_of(known(APP), {}) is None
     assert adoption_of(known(Scope("Client")), {"app": adopted}) is NOT_VERIFIABLE
+    file = Known(Entry("app", "/m/app", (APP,), extra=True), State.PRESENT, "k1:02", None, None)
+    assert adoption_of(file, {"app": adopted}) is None
 
 
 def test_the_mailbox_is_nobody_elses() -> None:

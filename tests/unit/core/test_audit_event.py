@@ -8,8 +8,15 @@ import pytest
 from fhir.resources.R4B.auditevent import AuditEvent
 from hypothesis import given, strategies as st
 
-from syncd.core.audit_event import adoption_audit_event, audit_event, audit_event_id
-from syncd.core.event_data import AdoptionData, SecretData
+from syncd.core.audit_event import (
+    adoption_audit_event,
+    audit_event,
+    audit_event_id,
+    destination_audit_event,
+    fleet_audit_event,
+    shared_audit_event_ids,
+)
+from syncd.core.event_data import AdoptionData, DestinationData, FleetData, SecretData
 from syncd.core.model import ChangeKind, Scope
 
 TIME = "2026-11-23T20:40:28.333Z"
@@ -89,12 +96,68 @@ def test_the_outcome_of_a_verification(outcome: str, *, adopted: bool) -> None:
     assert owner["name"] == "Client/my-client"
 
 
+@pytest.mark.parametrize("scope", [APP, [APP]])
+def test_a_rotation_of_a_fleet(scope: Scope | list[Scope]) -> None:
+    """One resource for all installations: how many, and when the first and the last had it."""
+    nobody: Any = ((), (), (), (), TIME, None, None)
+    data = FleetData("client-secret", scope, "k1:02", "k1:01", 4, 4, 0, *nobody)
+    resource = fleet_audit_event(data, event_id="5f0c2a91-44", source="/syncd/relay", time=TIME)
+    AuditEvent.model_validate(resource)
+    assert resource["subtype"][0]["code"] == "secret-converged"
+    secret, owner = resource["entity"]
+    assert {item["type"]: item["valueString"] for item in secret["detail"]} == {
+        "version": "k1:02",
+        "previous_version": "k1:01",
+        "instances": "4",
+        "first_at": "2026-11-23T20:40:28.333Z",
+    }
+    assert owner["name"] == "Client/my-client"
+
+
+@pytest.mark.parametrize(("reason", "outcome"), [(None, "0"), ("messages wait", "8")])
+def test_the_outcome_of_a_recreation(reason: str | None, outcome: str) -> None:
+    """Which destination has the new value of which secret, or why it has not."""
+    of = Scope("AidboxTopicDestination", "orders")
+    data = DestinationData("kafka", of, "k1:02", "aidbox", 1.5, reason, ())
+    resource = destination_audit_event(
+        data, event_id="5f0c2a91-44", source="/syncd/host", time=TIME
+    )
+    AuditEvent.model_validate(resource)
+    code = "destination-recreated" if reason is None else "destination-stale"
+    assert resource["subtype"][0]["code"] == code
+    assert (resource["outcome"], resource.get("outcomeDesc")) == (outcome, reason)
+    assert [item["name"] for item in resource["entity"]] == [
+        "kafka",
+        "AidboxTopicDestination/orders",
+    ]
+
+
 def test_a_retry_is_the_same_resource() -> None:
     """Its id comes from the event's, and is one that FHIR allows."""
     first, second = (tell(change(ChangeKind.ADDED, "k1:1", None, APP)) for _ in range(2))
     assert first == second
     assert first["id"] == audit_event_id("5f0c2a91-42") == "syncd-5f0c2a91-42"
     assert len(audit_event_id("ffffffff-9223372036854775807")) <= 64
+
+
+def test_installations_with_one_key_make_one_resource() -> None:
+    """Whenever each of them sees a change, also around midnight; another change is another one."""
+
+    def ids(time: str, *about: str | None, group: str | None = None) -> tuple[str, ...]:
+        return shared_audit_event_ids(time, group, *(about or ("changed", "a", "k1:02", "k1:01")))
+
+    late, early = ids("2026-11-23T23:59:59.000Z"), ids("2026-11-24T00:00:01.000Z")
+    assert ids("2026-11-23T00:00:00.000Z") == late
+    assert late[0] in early
+    assert early[0] in late
+    assert ids("2026-11-26T00:00:00.000Z")[0] not in late  # the value came back
+    others = [
+        ids("2026-11-23T12:00:00.000Z", "changed", "a", "k1:02", None),
+        ids("2026-11-23T12:00:00.000Z", "changed", "b", "k1:02", "k1:01"),
+        ids("2026-11-23T12:00:00.000Z", group="test"),
+    ]
+    assert not set(late) & {id_ for other in others for id_ in other}
+    assert all(len(id_) <= 64 for id_ in late)
 
 
 @given(st.from_regex(r"[^\x00-\x1f\x7f\s]{1,80}", fullmatch=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
@@ -99,10 +98,41 @@ class TestOneSecret:
         assert fresh.inventory["a"].version is None
 
 
+EXTRA = Entry("x", "/etc/x", (), extra=True)
+
+
+class TestFilesOutsideTheVaultConfig:
+    """A program that reads the vault config once has nothing to do with them."""
+
+    def test_coming_and_going(self) -> None:
+        """Added, changed and removed as any secret, and no change of the vault config."""
+        first = plan({}, {"x": EXTRA}, {"x": Observation(State.PRESENT, "k1:1")}, NOW)
+        assert [change.kind for change in first.changes] == [ChangeKind.ADDED]
+        moved = replace(EXTRA, path="/etc/y", scopes=(Scope("Client"),))
+        second = plan(first.inventory, {"x": moved}, {"x": Observation(State.PRESENT, "k1:2")}, NOW)
+        assert [change.kind for change in second.changes] == [ChangeKind.MODIFIED]
+        assert second.rescoped == ("x",)
+        third = plan(second.inventory, {}, {}, NOW)
+        assert third.changes == (Change(ChangeKind.REMOVED, moved, None, "k1:2"),)
+        assert not any(result.vault_config for result in (first, second, third))
+
+    def test_into_the_vault_config_and_out_of_it(self) -> None:
+        """The vault config gains or loses an entry then; the content is the same."""
+        inside = replace(EXTRA, scopes=(Scope("Client"),), extra=False)
+        seen = {"x": Observation(State.PRESENT, "k1:1")}
+        first = plan({}, {"x": EXTRA}, seen, NOW)
+        second = plan(first.inventory, {"x": inside}, seen, NOW)
+        assert (second.changes, second.touched, second.rescoped) == ((), ("x",), ("x",))
+        assert second.vault_config == VaultConfigData(("x",), (), (), ())
+        third = plan(second.inventory, {"x": EXTRA}, seen, NOW)
+        assert third.changes == ()
+        assert third.vault_config == VaultConfigData((), ("x",), (), ())
+
+
 class TestEntries:
     def test_that_left_are_removed_with_the_scope_they_had(self) -> None:
         """An entry gone from the vault config is `removed` if it had a version."""
-        never = replace(KNOWN, entry=dataclasses.replace(ENTRY, name="b"), version=None)
+        never = replace(KNOWN, entry=replace(ENTRY, name="b"), version=None)
         result = plan({"a": KNOWN, "b": never}, {}, {}, NOW)
         assert result.changes == (Change(ChangeKind.REMOVED, ENTRY, None, "k1:1"),)
         assert result.dropped == ("a", "b")
@@ -111,7 +141,7 @@ class TestEntries:
 
     def test_that_are_rescoped_or_repointed_are_told_so(self) -> None:
         """Another scope or file changes the vault config, and the secret only with its content."""
-        moved = dataclasses.replace(ENTRY, path="/s/b", scopes=(Scope("Client", "c"),))
+        moved = replace(ENTRY, path="/s/b", scopes=(Scope("Client", "c"),))
         result = judge(KNOWN, Observation(State.PRESENT, "k1:1"), moved)
         assert result.changes == ()
         assert result.vault_config == VaultConfigData((), (), ("a",), ("a",))
@@ -119,8 +149,8 @@ class TestEntries:
 
     def test_are_compared_by_name(self) -> None:
         """New and lost names are told apart and sorted."""
-        entries = {name: dataclasses.replace(ENTRY, name=name) for name in "dcb"}
-        known = {name: replace(KNOWN, entry=dataclasses.replace(ENTRY, name=name)) for name in "ab"}
+        entries = {name: replace(ENTRY, name=name) for name in "dcb"}
+        known = {name: replace(KNOWN, entry=replace(ENTRY, name=name)) for name in "ab"}
         assert compare_entries(known, entries) == VaultConfigData(("c", "d"), ("a",), (), ())
 
 

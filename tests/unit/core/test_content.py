@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from support.pem import altered, certificate, openssh_key, private_key
 
-from syncd.core.content import EXPIRES_SOON, Format, describe, format_of, is_mismatch, problems
+from syncd.core.content import (
+    EXPIRES_SOON,
+    FORMAT_NAMES,
+    Format,
+    describe,
+    format_of,
+    is_mismatch,
+    next_change,
+    problems,
+)
 
 NOW = 1.8e9
 JAAS = b'org.apache.kafka.common.security.plain.PlainLoginModule required user="a" password="b";'
@@ -33,6 +44,10 @@ DAMAGED = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
         ("serviceAccountKey", b"[1]", False),
         ("saslJaasConfig", JAAS, True),
         ("saslJaasConfig", JAAS + b"\n", True),
+        ("saslJaasConfig", JAAS.replace(b'"b"', b'"b;c\\" d"'), True),
+        ("saslJaasConfig", JAAS.replace(b'"b"', b"'b;c'"), True),
+        ("saslJaasConfig", JAAS.replace(b'"b"', b'"b'), False),
+        ("saslJaasConfig", JAAS + JAAS, False),
         ("saslJaasConfig", JAAS.rstrip(b";"), False),
         ("saslJaasConfig", b"password", False),
         ("private-key", private_key(), True),
@@ -85,6 +100,25 @@ def test_the_end_of_a_certificate(left: float, code: str | None, said: str) -> N
     assert "".join(item.message for item in found) == said
 
 
+@pytest.mark.parametrize(
+    "left",
+    [EXPIRES_SOON + 5, EXPIRES_SOON - 5, 259207.0, 259200.0, 7, 0.0, -7, -172800.0],
+)
+def test_when_something_else_will_be_said(left: float) -> None:
+    """At that moment, and not before it."""
+    facts = describe(certificate(not_after=NOW + left))
+
+    def said(now: float) -> list[str]:
+        return [item.message for item in problems(facts, None, now)]
+
+    then = next_change(facts, NOW)
+    assert then > NOW
+    assert said(then - 1) == said(NOW + 0.001)
+    assert said(then + 0.001) != said(NOW + 0.001)
+    assert next_change(describe(b"password"), NOW) == math.inf
+    assert next_change(describe(private_key()), NOW) == math.inf
+
+
 def test_a_pair() -> None:
     """Known by the public key; an encrypted key says nothing."""
     ours, other = describe(certificate(0)), describe(private_key(1))
@@ -124,3 +158,27 @@ def test_a_description_holds_no_part_of_the_value() -> None:
     for content in (b"Authorization: Bearer canary", b'{"key": "canary"}', private_key()):
         assert "canary" not in repr(describe(content))
         assert content[-20:].decode() not in repr(describe(content))
+
+
+def test_credentials_of_nats() -> None:
+    """A user JWT and the seed that belongs to it, as `nsc` writes them."""
+    jwt = b"-----BEGIN NATS USER JWT-----\ne30.e30.x\n------END NATS USER JWT------\n\n"
+    seed = b"-----BEGIN USER NKEY SEED-----\nSUAB23\n------END USER NKEY SEED------\n"
+    wanted = FORMAT_NAMES["nats-credentials"]
+    assert wanted in describe(jwt + b"**** IMPORTANT ****\n" + seed).formats
+    assert wanted not in describe(jwt).formats
+    assert wanted not in describe(seed).formats
+
+
+@pytest.mark.parametrize(
+    ("content", "public"),
+    [
+        (certificate(), True),
+        (private_key(), False),
+        (certificate() + private_key(), False),
+        (b"password", False),
+    ],
+)
+def test_what_everybody_may_read(content: bytes, public: bool) -> None:
+    """A certificate, but not with its key."""
+    assert describe(content).is_public is public

@@ -55,6 +55,13 @@ class Inner(msgspec.Struct, frozen=True):
     must: str
 
 
+class Loose(msgspec.Struct, frozen=True):
+    """What may be written in a short form and in a long one."""
+
+    items: tuple[Inner | str, ...] = ()
+    inner: Inner | tuple[Inner, ...] | None = None
+
+
 class Written(msgspec.Struct, frozen=True):
     text: Text = Text("t")
     free: Any = None
@@ -98,6 +105,23 @@ class TestGood:
             free={"a": [1]},
             inner=Inner("x"),
         )
+
+    def test_short_and_long_forms(self) -> None:
+        """The form of the value decides; a mistake is reported in the form that it resembles."""
+        for yaml, inner in (
+            ("{must: a}", Inner("a")),
+            ("[{must: a}]", (Inner("a"),)),
+            ("null", None),
+        ):
+            tree = parse_yaml(f"{{items: [a, {{must: b}}], inner: {yaml}}}".encode())[0]
+            assert decode(tree, Loose) == (Loose(("a", Inner("b")), inner), [])
+        assert problems_of("{items: [1, {mast: b}, []], inner: 7}", Loose) == [
+            (("items", 0), "is a number, but must be a string", "put it in quotes"),
+            (("items", 1, "mast"), "unknown key", "did you mean must?"),
+            (("items", 1, "must"), "is missing", "add must"),
+            (("items", 2), "is a list, but must be a string", "put it in quotes"),
+            (("inner",), "must be a mapping, not a number", "write key: value"),
+        ]
 
     def test_raw_scalars_mean_what_they_are_or_what_they_say(self) -> None:
         """A `Text` keeps its characters; any other type takes the scalar's value."""

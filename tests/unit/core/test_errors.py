@@ -34,3 +34,9 @@ def test_a_message_is_shown_in_one_line_for_each_problem() -> None:
     )
     error = ConfigurationError([finding("config-invalid", hostile, "", "m", "h")] * 2)
     assert error.lines == (r"a\nb\u2028c\x1b[2J: m; h [config-invalid]",) * 2
+
+
+def test_an_error_may_stand_for_a_status() -> None:
+    """That of the answer; without one there is none."""
+    assert TemporaryError("busy").status is None
+    assert TemporaryError("busy").answered(503).status == 503

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import jsonschema
 import msgspec
@@ -11,11 +12,16 @@ from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 
 from syncd.core.changes import plan
 from syncd.core.event_data import (
+    DESTINATION_RECREATED,
     SECRET_ADOPTED,
     SECRET_CHANGED,
+    SECRET_CONVERGED,
+    SECRET_DIVERGED,
     SECRET_REJECTED,
     VAULT_CONFIG_CHANGED,
     AdoptionData,
+    DestinationData,
+    FleetData,
     ReplicaData,
     SecretData,
     VaultConfigData,
@@ -198,6 +204,14 @@ class TestSeenBy:
         event = secret_event()
         assert event.seen_by(grant) == (event if seen else None)
 
+    def test_a_file_outside_the_vault_config(self) -> None:
+        """Not for a receiver that wants none of them, whatever its scopes."""
+        event = secret_event()
+        extra = msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, extra=True))
+        assert extra.seen_by(Grant([ALL])) is extra
+        assert extra.seen_by(Grant([ALL], extra=False)) is None
+        assert event.seen_by(Grant([ALL], extra=False)) is event
+
     def test_a_vault_config_change_names_only_what_may_be_seen(self) -> None:
         """Names outside the grant are left out; with none left there is no event."""
         assert VAULT_EVENT.seen_by(Grant()) is VAULT_EVENT
@@ -277,6 +291,14 @@ class TestAdoption:
         ]
         assert slots == ["adoption:one:a", "adoption:one:a", "adoption:two:a"]
 
+    def test_destinations_have_slots_of_their_own(self) -> None:
+        """The newest outcome of each destination of a secret."""
+        scope = Scope("AidboxTopicDestination", "orders")
+        data = DestinationData("a", scope, "k1:00", "one", 0.2, None, ())
+        event = Event(7, AT, DESTINATION_RECREATED, "a", data)
+        assert event.slot == "destination:one:orders:a"
+        assert event.audience == {"a": (scope,)}
+
     def test_is_seen_by_whoever_may_see_the_secret(self) -> None:
         """Its audience is the secret's, and no acknowledged version changes it."""
         event = self.event()
@@ -290,6 +312,38 @@ class TestAdoption:
         content = json.loads(STAMP.encode(self.event(type_)))
         assert content["type"] == type_
         jsonschema.validate(content, msgspec.json.schema(WIRE_TYPES))
+
+
+class TestFleet:
+    """What a relay announces of all installations together."""
+
+    @staticmethod
+    def event(type_: str, previous: str | None = "k1:11") -> Event:
+        nobody: Any = ((), (), (), (), None, None, None)
+        data = FleetData("a", MINE, "k1:22", previous, 4, 4, 0, *nobody)
+        return Event(9, AT, type_, "a", data)
+
+    def test_supersedes_what_was_said_of_the_same_kind(self) -> None:
+        """A version that converged is not lost where one diverges before it is delivered."""
+        converged, diverged = self.event(SECRET_CONVERGED), self.event(SECRET_DIVERGED)
+        assert converged.slot == self.event(SECRET_CONVERGED, None).slot
+        assert len({converged.slot, diverged.slot, secret_event().slot}) == 3
+
+    def test_a_version_that_converged_follows_what_the_receiver_knows(self) -> None:
+        """So a receiver that was away can tell a rotation from the end of a divergence."""
+        data = self.event(SECRET_CONVERGED, "k1:22").since("k1:07").data
+        assert isinstance(data, FleetData)
+        assert data.previous_version == "k1:07"
+        diverged = self.event(SECRET_DIVERGED)
+        assert diverged.since("k1:07") is diverged
+
+    def test_is_seen_by_those_who_may_see_the_secret(self) -> None:
+        """By its scope, and fits the schema."""
+        event = self.event(SECRET_CONVERGED)
+        assert event.seen_by(Grant([MINE])) is event
+        assert event.seen_by(Grant([Scope("IdentityProvider")])) is None
+        wire = json.loads(STAMP.encode(event))
+        jsonschema.validate(wire, msgspec.json.schema(WIRE_TYPES))
 
 
 class TestOfAnotherInstallation:

@@ -7,11 +7,13 @@ import pytest
 
 from syncd.core.fleet import Convergence, Fleet
 from syncd.core.installation import (
+    UNUSABLE,
     Installation,
     InstalledSecret,
     bucket_stream,
     bucket_subject,
-    decode_installation,
+    instance_of,
+    read_document,
 )
 from syncd.core.model import Scope, State
 from syncd.core.timing import rfc3339
@@ -29,11 +31,11 @@ def write(
     fleet: Fleet, name: str, secret: InstalledSecret, *, heard: float = NOW, key: str = "key"
 ) -> set[str]:
     document = Installation(name, "1", rfc3339(heard), key, TTL, {"s": secret})
-    return fleet.update(name, document, heard)
+    return fleet.update(name, read_document(msgspec.json.encode(document)), heard)
 
 
 def fleet_of(**secrets: InstalledSecret) -> Fleet:
-    fleet = Fleet()
+    fleet = Fleet(scoped=True)
     for name, secret in secrets.items():
         write(fleet, name, secret)
     return fleet
@@ -58,6 +60,24 @@ class TestConvergence:
         assert not found.converged
         assert (found.version, found.older) == ("k1:2", ("b", "c"))
         assert found.versions == {"k1:2": 1, "k1:1": 2}
+
+    @pytest.mark.parametrize(
+        ("held", "deviation"),
+        [
+            ({"a": "3", "b": "2", "c": "2"}, "k1:2"),
+            ({"a": "3", "b": "2"}, None),
+            ({"a": "3", "b": "2", "c": "1"}, None),
+            ({"a": "3", "b": "3", "c": "2", "d": "2"}, None),
+            ({"a": "3", "b": "3"}, None),
+            ({}, None),
+        ],
+    )
+    def test_one_that_is_alone_with_the_newest(
+        self, held: dict[str, str], deviation: str | None
+    ) -> None:
+        """In the end it is that one whose value is another; what the others have is the measure."""
+        fleet = fleet_of(**{n: has(f"k1:{v}", NOW - 9 + int(v)) for n, v in held.items()})
+        assert judge(fleet).deviates == deviation
 
     def test_a_version_that_comes_back_is_the_newest_again(self) -> None:
         """A rotation that is undone: who never got the newer version lacks nothing."""
@@ -123,12 +143,13 @@ class TestConvergence:
 class TestDocuments:
     def test_a_heartbeat_touches_nothing(self) -> None:
         """Only what differs is looked at again."""
-        fleet = Fleet()
+        fleet = Fleet(scoped=True)
         assert write(fleet, "a", has("k1:1")) == {"s"}
         assert write(fleet, "a", has("k1:1"), heard=NOW + 60) == set()
         assert write(fleet, "a", has("k1:2", NOW), heard=NOW + 61) == {"s"}
         assert write(fleet, "a", has("k1:2", NOW), heard=NOW + 62, key="new") == {"s"}
-        assert fleet.scopes == {"s": (Scope("Client"),)}
+        assert fleet.scopes("s") == (Scope("Client"),)
+        assert fleet.scopes("x") == ()
 
     def test_an_installation_that_is_deleted(self) -> None:
         """By hand, or because its document got too old."""
@@ -142,17 +163,135 @@ class TestDocuments:
         """Sorted, each once."""
         assert fleet_of(a=has("k1:1"), b=has("k1:2")).names == ["s"]
 
-    def test_json_and_back(self) -> None:
-        """A document is what it was."""
-        document = Installation("a", "1", rfc3339(NOW), "key", TTL, {"s": has("k1:1", NOW, r=True)})
-        assert decode_installation(msgspec.json.encode(document)) == document
+    def test_what_nobody_has_any_longer_is_forgotten(self) -> None:
+        """Texts of documents are kept once, and not for ever: a fleet rotates for years."""
+        fleet = Fleet(scoped=True)
+        for number in range(5000):
+            write(fleet, "a", has(f"k1:{number:x}", NOW))
+        assert len(fleet._texts) < 2500
+        assert judge(fleet).version == "k1:1387"
 
+    def test_several_secrets_at_once(self) -> None:
+        """The same as one by one, also where installations have different ones."""
+        fleet = fleet_of(a=has("k1:1", NOW), b=has("k1:2", NOW - 1))
+        document = Installation("c", "1", rfc3339(NOW), "key", TTL, {"t": has("k1:3")})
+        fleet.update("c", read_document(msgspec.json.encode(document)), NOW)
+        assert fleet.names == ["s", "t"]
+        assert list(fleet.convergences("st", NOW)) == [judge(fleet), fleet.convergence("t", NOW)]
+
+    def test_what_becomes_silent_is_told_once(self) -> None:
+        """By and by, and again after it has written."""
+        fleet = fleet_of(a=has("k1:1"))
+        write(fleet, "b", has("k1:1"), heard=NOW + 10)
+        assert fleet.silenced(NOW + TTL) == set()
+        assert fleet.silenced(NOW + TTL + 1) == {"s"}
+        assert fleet.silenced(NOW + TTL + 2) == set()
+        assert fleet.silenced(NOW + TTL + 11) == {"s"}
+        write(fleet, "b", has("k1:1"), heard=NOW + 500)
+        assert fleet.silenced(NOW + 600) == set()
+        assert fleet.silenced(NOW + 501 + TTL) == {"s"}
+
+
+class TestNonsense:
+    """What an installation writes is checked: it may be another program, or one with a bug."""
+
+    @staticmethod
+    def document(**changes: object) -> bytes:
+        content = {"instance": "a", "time": rfc3339(NOW), "key": "key", "ttl": TTL, "secrets": {}}
+        return msgspec.json.encode({**content, **changes})
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"",
+            b"\xff",
+            b"[]",
+            b'{"instance": "a"}',
+            b"[" * 10_000,
+            document(ttl=0),
+            document(ttl=-1),
+            document(ttl=1e999),
+            document(ttl="1"),
+            document(time="9999-12-31T23:59:60Z"),
+            document(time="2026-11-23T20:40:28"),
+            document(time=7),
+            document(key=None),
+        ],
+    )
+    def test_a_document_that_is_none(self, content: bytes) -> None:
+        """It is refused as a whole."""
+        with pytest.raises(UNUSABLE):
+            read_document(content)
+
+    @pytest.mark.parametrize(
+        "secret",
+        [
+            {"changed_at": "9999-12-31T23:59:59.999Z"},
+            {"changed_at": "9999-12-31T23:59:59-23:59"},
+            {"changed_at": "0001-01-01T00:00:00+23:59"},
+            {"changed_at": "1969-12-31T23:59:59Z"},
+            {"changed_at": rfc3339(NOW + 2 * 86400)},
+            {"changed_at": "yesterday"},
+            {"version": "\u202ek1:1"},
+            {"version": ""},
+            {"version": 1},
+            {"scope": [{"resource_type": 1}]},
+            {"scope": "all"},
+            {"adopted": {"r": "yes"}},
+        ],
+    )
+    def test_a_secret_that_is_none(self, secret: dict[str, object]) -> None:
+        """It is refused, and what the installation had before stays."""
+        fleet = fleet_of(a=has("k1:1"))
+        before = judge(fleet)
+        document = read_document(self.document(secrets={"s": {"version": "k1:2", **secret}}))
+        with pytest.raises(UNUSABLE):
+            fleet.update("a", document, NOW)
+        assert judge(fleet) == before
+
+    @pytest.mark.parametrize("skew", [-86400.0, 3600.0, 7e9])
+    def test_a_clock_that_is_wrong(self, skew: float) -> None:
+        """What arrived first does not become the newest by it."""
+        fleet = fleet_of(b=has("k1:2", NOW - 10))
+        late = Installation(
+            *("a", "1", rfc3339(NOW + skew), "key", TTL),
+            {"s": has("k1:1", NOW + skew - 30)},
+        )
+        fleet.update("a", read_document(msgspec.json.encode(late)), NOW)
+        assert (judge(fleet).version, judge(fleet).older) == ("k1:2", ("a",))
+        assert judge(fleet, version="k1:1").first == pytest.approx(NOW - 30)
+
+    def test_a_change_is_not_later_than_its_document(self) -> None:
+        """Where the clock was set back between them, it counts from the document."""
+        assert judge(fleet_of(a=has("k1:1", NOW + 3600))).last == NOW
+
+    def test_an_unreadable_document(self) -> None:
+        """The rest has not converged: what the installation has is not known. What it had counts
+        until it is silent, and it is a part of the fleet until its document is deleted."""
+        fleet = fleet_of(a=has("k1:2", NOW), b=has("k1:2", NOW))
+        assert fleet.distrust("b", "b") == {"s"}
+        assert fleet.distrust("b", "b") == set()
+        found = judge(fleet)
+        assert (found.have, found.instances, found.converged) == (2, 2, False)
+        assert (found.unreadable, found.lagging) == (("b",), ("b",))
+        assert judge(fleet, NOW + TTL + 1).silent == ("a", "b")
+        assert write(fleet, "b", has("k1:2", NOW)) == {"s"}
+        assert judge(fleet).converged
+        fleet.distrust("x", "x")
+        assert not judge(fleet).converged
+        assert fleet.forget("x") == {"s"}
+        assert judge(fleet).converged
+
+
+class TestNames:
     def test_every_instance_has_a_key_of_its_own(self) -> None:
         """Of characters that a bucket allows."""
         names = ["node-1", "prod/aidbox-0", "prod=2Faidbox-0", "a.b", "~", "x" * 240]
         subjects = {bucket_subject("state", name) for name in names}
         assert len(subjects) == len(names)
-        for subject in subjects:
+        for name in names:
+            subject = bucket_subject("state", name)
             key = subject.removeprefix("$KV.state.")
+            assert instance_of(subject) == name or len(key) >= 160
             assert key.replace("-", "").replace("=", "").replace("/", "").isalnum()
         assert bucket_stream("state") == "KV_state"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from syncd.core.model import Grant, Scope
+from syncd.core.model import Entry, Grant, Scope
 
 CLIENTS, MINE, OTHER = Scope("Client"), Scope("Client", "mine"), Scope("Client", "other")
 
@@ -42,6 +42,14 @@ class TestGrant:
         assert Grant().takes("a")
         assert Grant(types=["a"]).takes("a")
         assert not Grant(types=["a"]).takes("b")
+
+    def test_shows_files_outside_the_vault_config(self) -> None:
+        """To those who want them; without a scope, to those without a scope."""
+        file, entry = Entry("x", "/x", (), extra=True), Entry("a", "/a", (Scope("Client"),))
+        assert Grant().shows(file)
+        assert not Grant(extra=False).shows(file)
+        assert Grant(extra=False).shows(entry)
+        assert not Grant([Scope("Client")]).shows(file)
 
     def test_with_no_scope_sees_nothing(self) -> None:
         """An empty list grants nothing."""

@@ -27,12 +27,16 @@ from syncd.core.nats_binding import (
     MESSAGE_ID,
     BindingError,
     ContentMode,
+    PingError,
     decode,
     encode,
+    encode_ping,
     escape,
     filter_problem,
     render,
+    render_ping,
     subject_problem,
+    without_places,
 )
 
 STAMP = Stamp("5f0c2a91", "/syncd/node-1")
@@ -46,6 +50,18 @@ CONFIG = Event(
     VaultConfigData(("a",), (), (), ()),
     {},
 )
+
+
+@pytest.mark.parametrize("mode", ["structured", "binary"])
+def test_a_test_of_the_way_is_told_apart(mode: ContentMode) -> None:
+    """A ping has a subject of its own, and a relay knows that it is about nothing."""
+    ping = STAMP.ping("bus", "1", TIME)
+    subject = render_ping(f"syncd.{EVERY}", STAMP.source)
+    assert subject == "syncd.node-1.~ping.~.~"
+    headers, payload = encode_ping(ping, subject, mode)
+    assert headers[MESSAGE_ID].endswith(f"{ping.id}/{subject}")
+    with pytest.raises(PingError):
+        decode(headers, payload)
 
 
 @given(NAMES)
@@ -236,6 +252,19 @@ def test_what_is_no_event_is_refused(change_of: dict[str, Any], problem: str) ->
         )
 
 
+def test_a_file_outside_the_vault_config_has_no_scope() -> None:
+    """It is passed on all the same; a secret of the vault config has one."""
+    event = change("a", 2, 1)
+    data = msgspec.structs.replace(event.data, scope=[], extra=True)
+    extra = msgspec.structs.replace(event, data=data)
+    assert render("s.<resource_type>.<resource_id>", extra, "/syncd/n") == "s.~.~"
+    headers, payload = encode(extra, STAMP, "s.x", "structured")
+    assert decode(headers, payload).data == data
+    payload = payload.replace(b',"extra":true', b"")
+    with pytest.raises(BindingError, match="scope"):
+        decode(headers, payload)
+
+
 def test_an_adoption_of_another_secret_is_refused() -> None:
     """Whoever may see the subject must not be told of another secret."""
     content = msgspec.json.decode(STAMP.encode(ADOPTED))
@@ -276,3 +305,8 @@ def test_a_large_event_about_one_secret_is_refused(mode: ContentMode) -> None:
         else:
             with pytest.raises(BindingError, match="has more than 16 KiB about one secret"):
                 decode(headers, payload)
+
+
+def test_a_template_without_its_places() -> None:
+    """What is left is text, in which other placeholders are mistakes."""
+    assert without_places("a.<instance>.<other>.${X}") == "a...${X}"

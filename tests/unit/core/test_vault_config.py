@@ -396,3 +396,25 @@ def test_long_texts_are_refused(name: str, path: str, scope: str, code: str) -> 
     assert entries is None
     assert code in {found.code for found in findings}
     assert max(len(str(found)) for found in findings) < 1000
+
+
+class TestPlaceholders:
+    """What nobody filled in is named where it is, instead of what follows from it."""
+
+    @pytest.mark.parametrize("text", ["${X}", "<IDENTITY_CLIENT_ID>", "{{ .Values.x }}", "$(X)"])
+    def test_in_every_value(self, text: str) -> None:
+        """Names, paths and both forms of a scope."""
+        path, scope = f"/run/{text}", {"resource_type": text, "id": text}
+        found = told(text_of(**{text: {"path": path, "scope": scope}}))
+        assert [code for code, _ in found] == ["vault-config-placeholder"] * 4
+        assert decode_vault_config(text_of(a={"path": path, "scope": SCOPE}), SOURCE)[0]
+        listed = told(text_of(a={"path": "/run/a", "scope": [text]}))
+        assert ("vault-config-placeholder", "$.secret.a.scope[0]") in listed
+
+    def test_where_a_value_is_wrong_because_of_one(self) -> None:
+        """The remedy is to fill it in."""
+        relative = text_of(a={"path": "${DIR}/a", "scope": SCOPE})
+        assert "fill it in" in hint_of("path-not-absolute", relative)
+        unquoted = b'{"secret": {"a": {"path": {{ .Values.path }}}}}'
+        assert "fill in its placeholders" in hint_of("vault-config-malformed", unquoted)
+        assert hint_of("vault-config-malformed", b"{") == "correct the JSON"

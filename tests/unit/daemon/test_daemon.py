@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     ("error", "problem"),
     [
         (RefusedError("cannot read x: missing", "create it"), "cannot read x: missing; create it"),
-        (OSError(errno.EMFILE, "canary"), "internal error: OSError at "),
+        (OSError(errno.EMFILE, "canary"), "Too many open files; raise syncd's limit of open files"),
         (ModuleNotFoundError("canary"), "internal error: ModuleNotFoundError at "),
     ],
 )

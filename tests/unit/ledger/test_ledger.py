@@ -6,19 +6,22 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from syncd.core.announcements import Standing
 from syncd.core.changes import plan
 from syncd.core.errors import StateError
 from syncd.core.event_data import (
     SECRET_ADOPTED,
     SECRET_CHANGED,
+    SECRET_CONVERGED,
     VAULT_CONFIG_CHANGED,
     AdoptionData,
+    FleetData,
     SecretData,
     VaultConfigData,
 )
@@ -149,6 +152,34 @@ def test_append_gives_the_next_sequence(book: Book) -> None:
     extra = Event(0, "t", last.type, "a", last.data)
     assert book.ledger.append(extra, book.consumers).sequence == last.sequence + 1
     assert len(book.take()) == 1
+
+
+def test_what_was_announced_of_a_fleet_is_kept(book: Book) -> None:
+    """Together with its events; what is forgotten goes, and a mailbox knows what it replaced."""
+
+    def converged(version: str, previous: str | None) -> Event:
+        nobody: Any = ((), (), (), (), None, None, None)
+        data = FleetData("s", Scope("Client"), version, previous, 1, 1, 0, *nobody)
+        return Event(0, "t", SECRET_CONVERGED, "s", data)
+
+    assert book.ledger.standings() == ({}, None)
+    one, two = Standing("k1:2", "key"), Standing("k1:3", "key", since=2.0)
+    (event,) = book.ledger.announce(
+        [converged("k1:2", "k1:1")], {"s": one, "t": two}, "life", book.consumers
+    )
+    assert (event.sequence, book.ledger.standings()) == (1, ({"s": one, "t": two}, "life"))
+    book.ledger.announce([], {"t": None}, None, book.consumers)
+    again = converged("k1:2", "k1:2")  # the end of a divergence, before the first was delivered
+    book.ledger.announce([again], {}, "other", book.consumers)
+    assert book.ledger.standings() == ({"s": one}, "other")
+    (pending,) = book.ledger.take("hook", ALL, 9)
+    assert isinstance(pending.data, FleetData)
+    assert (pending.sequence, pending.data.previous_version) == (2, "k1:1")
+    book.ledger.announce([converged("k1:3", "k1:2")], {}, "other", book.consumers)
+    book.ledger.acknowledge("hook", [pending])
+    (newest,) = book.ledger.take("hook", ALL, 9)
+    assert isinstance(newest.data, FleetData)
+    assert newest.data.previous_version == "k1:2"
 
 
 # epochs

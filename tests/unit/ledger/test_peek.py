@@ -35,7 +35,13 @@ def test_an_open_and_a_closed_ledger(tmp_path: Path) -> None:
     ledger = Ledger.open(state, "boot")
     record(ledger, 100.0, same="1", changed="1")
     record(ledger, 200.0, same="1", changed="2")
-    expected = Rotations(100.0, {"same": 100.0, "changed": 200.0}, 100.0)
+    expected = Rotations(
+        100.0,
+        {"same": 100.0, "changed": 200.0},
+        100.0,
+        versions={"changed": "k1:2"},
+        replaced={"changed": ((200.0, "k1:1"),)},
+    )
     assert read_rotations(str(tmp_path)) == expected
     ledger.close()
     state.close()
@@ -78,3 +84,25 @@ def test_no_ledger(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "ledger.sqlite3").write_bytes(content)
     assert read_rotations(str(tmp_path)) == Rotations()
+
+
+def test_what_was_found_after_a_stop(tmp_path: Path) -> None:
+    """It may have changed since the ledger was closed, or after a crash since its newest event."""
+    state = StateDir.open(str(tmp_path))
+    ledger = Ledger.open(state, "boot")
+    assert ledger.resumed is None
+    record(ledger, 100.0, same="1", changed="1")
+    record(ledger, 200.0, same="1", changed="2")
+    crashed = Ledger.open(state, "boot")
+    assert crashed.resumed == rfc3339(200.0)
+    crashed.close()
+    opened = Ledger.open(state, "boot")
+    assert opened.resumed is not None
+    assert opened.resumed > rfc3339(300.0)
+    known = opened.inventory()
+    seen = {"changed": Observation(State.PRESENT, "k1:3")}
+    planned = plan(known, ENTRIES, seen, rfc3339(400.0))
+    opened.record(planned, known, "/vc.json", rfc3339(400.0), consumers={}, since=rfc3339(300.0))
+    assert read_rotations(str(tmp_path)).late == {400.0: 300.0}
+    opened.close()
+    state.close()

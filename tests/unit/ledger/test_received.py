@@ -16,6 +16,7 @@ from syncd.core.errors import StateError
 from syncd.core.event_data import VAULT_CONFIG_CHANGED, SecretData, VaultConfigData
 from syncd.core.events import Event, Origin
 from syncd.core.model import Grant, Scope, State
+from syncd.core.record import Record
 from syncd.ledger import received
 from syncd.ledger.ledger import Ledger
 from syncd.ledger.received import Arrival
@@ -127,23 +128,32 @@ def test_where_to_go_on(mail: Mail) -> None:
     assert told([event]) == [("e-2", version(2), version(3))]
 
 
+INDEX = "CREATE INDEX event_time ON event (time)"
+NO_RECORDS = "DROP TABLE attempt"
+NO_EXTRA = "ALTER TABLE secret DROP COLUMN extra"
+NO_ORIGIN = "ALTER TABLE event DROP COLUMN origin; DROP TABLE received"
+
+
 @pytest.mark.parametrize(
-    "older",
+    ("version", "changes"),
     [
-        "ALTER TABLE event DROP COLUMN origin; DROP TABLE received; PRAGMA user_version = 1",
-        "PRAGMA user_version = 2",
+        (1, [NO_EXTRA, NO_RECORDS, INDEX, NO_ORIGIN]),
+        (2, [NO_EXTRA, NO_RECORDS, INDEX]),
+        (3, [NO_EXTRA, NO_RECORDS]),
+        (4, [NO_EXTRA]),
     ],
 )
-def test_a_ledger_of_a_version_before_is_taken_over(tmp_path: Path, older: str) -> None:
+def test_a_ledger_of_a_version_before_is_taken_over(
+    tmp_path: Path, version: int, changes: list[str]
+) -> None:
     """With its events, and who may see them, and mailboxes."""
     mail = Mail(str(tmp_path))
     mail.ledger.append(change("a", 2, 1), ALL)
     mail.close()
+    audience = '{"a":[{"resource_type":"Client","id":"other"}]}'
+    script = [f"UPDATE event SET audience = '{audience}'", *changes]
     with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as old:
-        old.executescript(
-            "CREATE INDEX event_time ON event (time); UPDATE event SET audience ="
-            ' \'{"a":[{"resource_type":"Client","id":"other"}]}\';' + older
-        )
+        old.executescript("; ".join([*script, f"PRAGMA user_version = {version}"]))
     state = StateDir.open(str(tmp_path))
     ledger = Ledger.open(state, "boot")
     assert ledger.rebuilt is None
@@ -151,6 +161,8 @@ def test_a_ledger_of_a_version_before_is_taken_over(tmp_path: Path, older: str) 
     assert (event.subject, event.origin) == ("a", None)
     assert event.audience == {"a": (Scope("Client", "other"),)}
     assert ledger.receive([arrival(1, 2, 1)], ALL).events
+    ledger.acknowledge("hook", [event], [Record(1, 5.0, 5.0, 1, "delivered", 204)])
+    assert ledger.attempts([1]) == {1: {"hook": [Record(1, 5.0, 5.0, 1, "delivered", 204)]}}
     ledger.close()
     state.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -27,8 +28,9 @@ from syncd.system.files import read_file
 GENERATION = "..2026_11_23_20_40_28.123456789"
 _ELSEWHERE = (
     *("credential-", "grant-", "listen-", "manifest-", "provision-", "subscriber"),
-    *("address-unknown", "consumer-unreachable", "group-foreign"),
+    *("address-unknown", "command-", "consumer-unreachable", "group-foreign"),
     *("scope-unmatched", "state-unusable", "unit-unusable", "user-unknown"),
+    *("kubernetes-unusable", "replicas-unlisted"),
     "value-uninterpolated",
     *("aidbox-", "destination-", "entry-", "reference-", "secret-stored"),
 )
@@ -217,6 +219,49 @@ class TestMount:
         auth = f"{{username: u, password_file: {password}}}"
         consumer = f"{{name: a, kind: webhook, url: 'https://x', basic_auth: {auth}}}"
         assert world.check(f"consumers: [{consumer}]") == []
+
+    def test_whatever_the_configuration_names_is_mapped(self, world: Place) -> None:
+        """Credentials, sockets, manifests and their certificates, also beside a mistake."""
+        plain = world.plain
+        world.enter(world.write("a"))
+        for name in ("token", "key", "role", "manifest.yaml", "ca.pem", "client.pem", "client.key"):
+            world.write(name, b"x")
+        (plain / "state").mkdir()
+        world.write("state/ledger.sqlite3")
+        parameters = {
+            "vaultAddress": "https://vault",
+            "vaultCACertPath": f"{plain}/ca.pem",
+            "vaultTLSClientCertPath": f"{plain}/client.pem",
+            "vaultTLSClientKeyPath": f"{plain}/client.key",
+            "objects": "- {objectName: o, secretPath: s, secretKey: k}",
+        }
+        manifest = {
+            "apiVersion": "secrets-store.csi.x-k8s.io/v1",
+            "kind": "SecretProviderClass",
+            "metadata": {"name": "m"},
+            "spec": {"provider": "vault", "parameters": parameters},
+        }
+        world.write("manifest.yaml", json.dumps(manifest).encode())
+        auth = {"method": "approle", "role_id_file": f"{plain}/role"}
+        hook = {"kind": "webhook", "url": "http://127.0.0.1", "socket": f"{plain}/receiver.sock"}
+        config: dict[str, object] = {
+            "state_dir": f"{plain}/state",
+            "consumers": [{"name": "a", "bearer_token_file": f"{plain}/token", **hook}],
+            "provision": [{"manifest": f"{plain}/manifest.yaml", "target": "/run/x", "auth": auth}],
+        }
+        environ = {
+            "SYNCD_WEBHOOK_URL": "http://127.0.0.1",
+            "SYNCD_WEBHOOK_SIGNING_KEY_FILE": f"{plain}/key",
+            "BOX_VAULT_CONFIG": world.vault_config,
+        }
+        world.check()  # writes the vault config
+        with socket.socket(socket.AF_UNIX) as receiver:
+            receiver.bind(f"{plain}/receiver.sock")
+            for more in ({}, {"log": {"level": "loud"}}):
+                Path(world.config).write_text(json.dumps({**config, **more}))
+                codes = [item.code for item in run_checks(world.config, environ)]
+                assert ("config-invalid" in codes) is bool(more)
+                assert "file-unmapped" not in codes
 
     def test_many_unmapped_files_are_summed_up(self, world: Place) -> None:
         """A root as wide as a home directory does not flood the terminal."""
@@ -426,12 +471,14 @@ def test_every_mistake_is_named_in_one_run(world: Place, monkeypatch: pytest.Mon
     world.enter(f"{plain}/\0", "nul")
     world.entries |= {"": {}, "none": None, "typo": {"path": 1, "scope": {"resourceType": "x"}}}
     world.enter(str(plain / "b"), "nobody", [""])
+    world.enter(str(plain / "${NAME}"), "unfilled")
     text = json.dumps({"secret": world.entries})
     text = text.replace('{"secret": {', '{"secret": {"same": 0, ').replace(
         '"path": 1', '"path": 1, "path": 2'
     )
     world.write_vault_config(text)
-    findings = world.check("consumers: [{name: a, kind: webhook, url: x}]")
+    extra = f"watch: {{extra: [{{name: b, path: {plain}/other}}]}}"
+    findings = world.check(f"consumers: [{{name: a, kind: webhook, url: x}}]\n{extra}")
     expected = {code for code in CODES if not code.startswith(_ELSEWHERE)} - {
         "config-malformed",
         "config-unreadable",

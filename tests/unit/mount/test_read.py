@@ -723,3 +723,32 @@ def test_a_loop_of_links_has_an_end(tmp_path: Path) -> None:
     watched = Watched()
     assert follow(str(tmp_path / "loop"), watched) == str(tmp_path / "loop")
     assert watched.ways[str(tmp_path)] == {"loop"}
+
+
+def test_files_outside_the_vault_config_have_no_boundary(mount: Path, tmp_path: Path) -> None:
+    """The operator named them, so that their directory is no watch root, and links lead anywhere.
+
+    An entry of the vault config beside one stays outside.
+    """
+    publish(mount, {"a": b"1"})
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive/key1").write_bytes(b"key")
+    (tmp_path / "live").mkdir()
+    (tmp_path / "live/key").symlink_to("../archive/key1")
+    (tmp_path / "live/plain").write_bytes(b"plain")
+    named = {
+        name: Entry(name, str(tmp_path / "live" / name), (), extra=True)
+        for name in ("key", "plain")
+    }
+    beside = entries(tmp_path / "live", "plain")["plain"]
+    wanted = {**entries(mount, "a"), **named, "beside": beside}
+    wanted["beside"] = Entry("beside", beside.path, beside.scopes)
+    for boundary in ((mount,), ()):
+        looker = Looker(*boundary)
+        seen = looker.scan(wanted).observations
+        assert seen["key"].version == looker.version("key", b"key")
+        assert seen["plain"].version == looker.version("plain", b"plain")
+        code = "secret-outside-roots" if boundary else None
+        assert seen["beside"].code == code
+    directory = str(tmp_path / "archive")
+    assert looker.scan(wanted).watched.files[directory] == frozenset(("key1",))

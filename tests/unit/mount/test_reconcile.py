@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
+from support.pem import certificate
 from support.waiting import DEADLINE, until
 from support.world import World
 
@@ -21,6 +22,7 @@ from syncd.core.model import Grant, State
 from syncd.ledger.ledger import Ledger
 from syncd.ledger.state_dir import StateDir
 from syncd.mount import reconcile, watch
+from syncd.mount.contents import Contents
 from syncd.mount.reconcile import Reconciler
 from syncd.mount.root_scan import RootScan
 from syncd.mount.snapshot import Snapshot
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
     from syncd.core.events import Commit, Event
+    from syncd.core.model import Entry
 
 
 class Bench(World):
@@ -190,6 +193,24 @@ async def test_a_remount_is_no_removal(bench: Bench) -> None:
         assert await bench.wait(2) == [("b", "modified"), ("a", "modified")]
 
 
+async def test_a_mount_that_is_replaced_between_two_swaps_is_followed(bench: Bench) -> None:
+    """A swap alone is read under the watches that are there; another directory gets new ones."""
+    await bench.swap(a=b"1")
+    bench.map("a")
+    elsewhere = World(Path(bench.mount).parent / "elsewhere")
+    os.mkdir(elsewhere.directory)
+    async with bench.running():
+        for number in (1, 2):
+            await bench.swap(a=b"swapped %d" % number)
+            await bench.wait(number)
+        elsewhere.publish(a=b"another directory")
+        os.rename(bench.mount, f"{bench.mount}.old")
+        os.rename(elsewhere.mount, bench.mount)
+        await bench.wait(3)
+        await bench.swap(a=b"swapped there")
+        assert await bench.wait(4) == [("a", "modified")] * 4
+
+
 async def test_a_mount_that_appears_above_nested_files_is_found(bench: Bench) -> None:
     """Derived roots follow the file system: generations stay whole though the mount came late."""
     bench.map("db/user", "db/password")
@@ -246,8 +267,8 @@ async def test_cancellation_in_a_pass_tells_what_was_committed(
     record, token = bench.ledger.record, anyio.lowlevel.current_token()
     async with anyio.create_task_group() as tasks:
 
-        def slow(*arguments: Any) -> list[Event]:
-            events = record(*arguments)
+        def slow(*arguments: Any, **more: Any) -> list[Event]:
+            events = record(*arguments, **more)
             anyio.from_thread.run_sync(tasks.cancel_scope.cancel, token=token)
             return events
 
@@ -268,11 +289,11 @@ async def test_a_ledger_that_fails_for_a_while_loses_nothing(
     failures: list[str | None] = []
     async with bench.running() as reconciler:
 
-        def full(*arguments: Any) -> list[Event]:
+        def full(*arguments: Any, **more: Any) -> list[Event]:
             failures.append(reconciler.failure)
             if len(failures) < 3:
                 raise StateError("cannot use the ledger: full")
-            return record(*arguments)
+            return record(*arguments, **more)
 
         monkeypatch.setattr(bench.ledger, "record", full)
         await bench.swap(a=b"2")
@@ -291,7 +312,7 @@ async def test_a_reload_while_the_ledger_fails_loses_nothing(
     await bench.swap(a=b"2")
     record = bench.ledger.record
 
-    def full(*_: Any) -> list[Event]:
+    def full(*_: Any, **__: Any) -> list[Event]:
         raise StateError("cannot use the ledger: full")
 
     monkeypatch.setattr(bench.ledger, "record", full)
@@ -354,10 +375,10 @@ async def test_a_swap_in_the_middle_of_a_pass_is_not_lost(
     async with bench.running():
         record = bench.ledger.record
 
-        def late(*arguments: Any) -> list[Event]:
+        def late(*arguments: Any, **more: Any) -> list[Event]:
             monkeypatch.setattr(bench.ledger, "record", record)
             bench.publish(a=b"3")
-            return record(*arguments)
+            return record(*arguments, **more)
 
         monkeypatch.setattr(bench.ledger, "record", late)
         await bench.swap(a=b"2")
@@ -409,9 +430,9 @@ async def test_a_ledger_that_does_not_answer_is_reported(
     held, record = threading.Event(), bench.ledger.record
     async with bench.running() as reconciler:
 
-        def hang(*arguments: Any) -> list[Event]:
+        def hang(*arguments: Any, **more: Any) -> list[Event]:
             held.wait(DEADLINE)
-            return record(*arguments)
+            return record(*arguments, **more)
 
         monkeypatch.setattr(reconcile, "LIMIT", 0.05)
         monkeypatch.setattr(bench.ledger, "record", hang)
@@ -471,7 +492,7 @@ async def test_a_root_and_a_ledger_that_fail_together_keep_one_thread(
             held.wait(DEADLINE)
             return Snapshot()
 
-        def full(*_: Any) -> list[Event]:
+        def full(*_: Any, **__: Any) -> list[Event]:
             raise StateError("cannot use the ledger: full")
 
         with monkeypatch.context() as patched:
@@ -489,3 +510,26 @@ async def test_a_root_and_a_ledger_that_fail_together_keep_one_thread(
         await until(
             lambda: reconciler.inventory["a"].version == reconciler._reader.fingerprint("a", b"3")
         )
+
+
+async def test_certificates_are_judged_with_the_commit(bench: Bench) -> None:
+    """In a thread, and not when someone asks: with 10,000 of them that would take long."""
+    judged: list[bool] = []
+    judge = Contents.judge
+
+    def recording(self: Contents, entries: Mapping[str, Entry], now: float) -> None:
+        judged.append(threading.current_thread() is threading.main_thread())
+        judge(self, entries, now)
+
+    bench.publish(a=certificate(not_after=4e9), b=b"one")
+    bench.map("a", "b")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Contents, "judge", recording)
+        async with bench.running() as reconciler:
+            assert reconciler.contents.not_after == {"a": 4e9}
+            await bench.swap(b=b"two")
+            await bench.wait(1)
+            await bench.swap(a=certificate(1, not_after=1e9))
+            await until(lambda: reconciler.contents.not_after == {"a": 1e9})
+            assert "expired" in reconciler.contents.problems["a"]
+    assert judged == [False, False]

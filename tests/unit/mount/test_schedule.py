@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anyio
 import pytest
+from msgspec.structs import replace
 from support.waiting import DEADLINE
 
 from syncd.mount.schedule import Schedule
@@ -78,6 +79,27 @@ async def test_a_retry_has_the_reason_of_the_look_before() -> None:
     assert await turn(schedule) == "overflow"
     schedule.retry = 0.01
     assert await turn(schedule) == "overflow"
+
+
+async def test_a_look_knows_whether_there_was_only_a_swap() -> None:
+    """Anything else, and a look that must be repeated, means that anything can have changed."""
+    schedule = Schedule(NEVER, 0.01)
+    schedule.retry = None
+    swap, other = replace(SWAP, swap=True), Hint("inotify", True, frozenset({"/n"}), swap=True)
+    for hints, expected in (
+        ((swap,), {"/m"}),
+        ((swap, other), {"/m", "/n"}),
+        ((swap, WRITE), set()),
+        ((swap, LOST), set()),
+    ):
+        for hint in hints:
+            schedule.notify(hint)
+        assert await turn(schedule) == hints[-1].reason
+        assert schedule.swapped == expected
+    schedule.retry = NEVER / 2
+    schedule.notify(swap)
+    assert await turn(schedule) == "inotify"
+    assert not schedule.swapped
 
 
 async def test_work_rests_and_waiting_does_not() -> None:

@@ -183,3 +183,16 @@ def test_a_root_is_a_boundary_for_values(tmp_path: Path) -> None:
     assert own_value(tmp_path / "B" / "db", roots, OwnFiles()) == b"another team's"
     with pytest.raises(RefusedError, match="lies outside the watch roots"):
         own_value(tmp_path / "B" / "db", (tmp_path / "A",), OwnFiles())
+
+
+def test_the_value_of_a_file_outside_the_vault_config(tmp_path: Path, mount: Path) -> None:
+    """Its directory counts as a root, since the operator named it; a target of links does not."""
+    (tmp_path / "tls").mkdir()
+    (tmp_path / "tls/key").write_bytes(b"key")
+    (tmp_path / "tls/link").symlink_to(mount / "a")
+    watch = Watch(roots=(str(mount),))
+    paths = {name: str(tmp_path / "tls" / name) for name in ("key", "link")}
+    known = {name: Entry(name, path, (), extra=True) for name, path in paths.items()}
+    assert taken("key", known, watch, version_of("key", b"key")) == b"key"
+    with pytest.raises(RefusedError, match="outside the watch roots"):
+        taken("link", known, watch)

@@ -70,11 +70,20 @@ async def test_a_swap_is_urgent(watcher: Watcher, tmp_path: Path) -> None:
     (tmp_path / "..data_tmp").symlink_to("..gen")
     assert hints_so_far(watcher) == []
     os.replace(tmp_path / "..data_tmp", tmp_path / "..data")
-    assert await hint(watcher) == Hint("inotify", True, frozenset({str(tmp_path)}))
+    assert await hint(watcher) == Hint("inotify", True, frozenset({str(tmp_path)}), swap=True)
     (tmp_path / "..data").unlink()
-    assert (await hint(watcher)).urgent
+    assert await hint(watcher) == Hint("inotify", True, frozenset({str(tmp_path)}))
     (tmp_path / "..data").symlink_to("..gen")
-    assert (await hint(watcher)).urgent
+    assert await hint(watcher) == Hint("inotify", True, frozenset({str(tmp_path)}))
+
+
+async def test_a_swap_with_something_else_is_no_mere_swap(watcher: Watcher, tmp_path: Path) -> None:
+    """The way to the files may have changed, too."""
+    await arm(watcher, watched(tmp_path, ways=("..data", "link")))
+    for name, target in (("..data", "..gen"), ("link", "/elsewhere")):
+        (tmp_path / "..data_tmp").symlink_to(target)
+        os.replace(tmp_path / "..data_tmp", tmp_path / name)
+    assert await hint(watcher) == Hint("inotify", True, frozenset({str(tmp_path)}))
 
 
 async def test_a_file_in_a_directory_is_a_hint_that_can_wait(

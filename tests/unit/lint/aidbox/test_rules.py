@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from support.aidbox import client, reference
 
+from syncd.consumers.aidbox.resources import Sender
 from syncd.core.model import Entry, Scope
 from syncd.lint.aidbox.rotations import Evidence, Verdict
-from syncd.lint.aidbox.rules import Live, Sender, check_live
+from syncd.lint.aidbox.rules import Live, check_live
 
 URL = "http://127.0.0.1:8080"
 ENTRIES = {
@@ -66,11 +67,22 @@ def test_what_is_no_name_is_not_repeated(name: str) -> None:
     assert name not in str(findings[0])
 
 
+BACK = ((99.0, "k1:0"), (100.5, "k1:1"), (101.0, None))
+"""Replaced before the start, removed after it, and there again."""
+
+
 @pytest.mark.parametrize(
     ("evidence", "verdict"),
     [
         (Evidence(changed=101.0, since=50.0, written=500.0), Verdict.OLD),
         (Evidence(changed=100.0, since=50.0, written=500.0), Verdict.CURRENT),
+        (Evidence(101.0, version="k1:1", replaced=BACK, complete=50.0), Verdict.CURRENT),
+        (Evidence(101.0, version="k1:1", replaced=BACK, complete=100.2), Verdict.UNKNOWN),
+        (Evidence(101.0, version="k1:3", replaced=BACK, complete=50.0), Verdict.OLD),
+        (Evidence(101.0, replaced=((101.0, None),), complete=50.0), Verdict.OLD),
+        (Evidence(101.0, after=100.0), Verdict.OLD),
+        (Evidence(101.0, after=99.0), Verdict.UNKNOWN),
+        (Evidence(99.0, since=50.0, after=98.0), Verdict.CURRENT),
         (Evidence(since=100.0, written=500.0), Verdict.CURRENT),
         (Evidence(since=101.0, written=500.0), Verdict.UNKNOWN),
         (Evidence(since=101.0, written=100.0), Verdict.CURRENT),

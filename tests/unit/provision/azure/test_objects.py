@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from syncd.core.errors import RefusedError
@@ -48,7 +48,7 @@ def one(keys: str) -> AzureObject:
 
 def test_defaults() -> None:
     """Vault and objects are needed; the rest is as upstream has it."""
-    assert asdict(good()) == {
+    assert msgspec.to_builtins(good()) == {
         "vault": "kv-1",
         "cloud": "AzurePublicCloud",
         "environment_file": None,

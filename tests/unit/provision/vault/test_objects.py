@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 
 import pytest
+from msgspec.structs import asdict
 
 from syncd.provision.manifest import Manifest
 from syncd.provision.vault.objects import VaultClass, VaultObject, decode_vault

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, strategies as st
 from support.aidbox import reference
 
+from syncd.consumers.aidbox.references import references_in, stored_secrets
 from syncd.core.findings import json_path
 from syncd.core.model import Scope
-from syncd.lint.aidbox.references import references_in, stored_secrets
 
 OF = Scope("Client", "x")
 
