@@ -17,7 +17,16 @@ from benchmarks.bench import EFFORTS, Bench
 from benchmarks.others import in_peace
 from benchmarks.plot import Curve, svg
 from benchmarks.processes import Syncd
-from benchmarks.scenarios import fleet, idle, latency, memory, provisioning, startup, throughput
+from benchmarks.scenarios import (
+    fleet,
+    idle,
+    latency,
+    memory,
+    provisioning,
+    scale,
+    startup,
+    throughput,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +42,7 @@ SUBJECTS: Final[dict[str, Callable[[Bench], list[Row]]]] = {
     "subscriber": latency.subscriber_rows,
     "throughput": throughput.rows,
     "memory": memory.rows,
+    "scale": scale.rows,
     "startup": startup.rows,
     "provisioning": provisioning.rows,
     "idle": idle.rows,

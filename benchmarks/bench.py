@@ -34,6 +34,7 @@ class Effort:
         attempts: How often a subject is measured while other processes are busy.
         rotations: Swaps, and secrets that each of them rotates, before memory is looked at.
         fleet: Installations of a fleet, from few to many.
+        scale: Secrets in one mount, and consumers, of a large installation; None for none.
     """
 
     repetitions: int
@@ -46,6 +47,7 @@ class Effort:
     idle: float
     rotations: tuple[int, int]
     fleet: tuple[int, ...]
+    scale: tuple[int, int] | None = None
     attempts: int = 3
 
 
@@ -60,6 +62,7 @@ FULL = Effort(
     idle=60,
     rotations=(1000, 1000),
     fleet=(100, 1000, 10_000),
+    scale=(100_000, 200),
 )
 QUICK = Effort(
     repetitions=5,
@@ -84,6 +87,7 @@ TINY = Effort(
     idle=0.2,
     rotations=(3, 5),
     fleet=(3, 6),
+    scale=(30, 3),
     attempts=1,
 )
 EFFORTS = {"full": FULL, "quick": QUICK, "tiny": TINY}
