@@ -78,6 +78,7 @@ def test_the_dashboard(need: Callable[..., None], tmp_path: Path) -> None:
     metrics.consumer("hook").delivered(0.1)
     metrics.provider("vault").succeeded()
     metrics.adoption("aidbox").adopted(0.1)
+    metrics.fleet().set({"live": 1}, {"converged": 1})
     exposed = set(re.findall(r"^(\w+)", metrics.exposition()[0].decode(), re.MULTILINE))
     queries: list[str] = []
     taken: set[tuple[int, int]] = set()
