@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from syncd.mount.listing import mounts
-from syncd.mount.root_scan import RootScan, Rules
+from syncd.mount.root_scan import RootScan
 from syncd.mount.roots import Home, Parent, Root, group, home_of, of_extra, parents_of
+from syncd.mount.rules import Rules
 from syncd.mount.snapshot import Snapshot
 from syncd.mount.verdict import silent, unreadable
 from syncd.system.threads import gather, start

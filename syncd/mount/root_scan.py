@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from syncd.core.model import Observation, State
-from syncd.mount.lookup import exists, is_empty, is_generated, link, modified_ns
-from syncd.mount.roots import Candidate, is_inside
+from syncd.mount.file_reader import TRY_AGAIN, FileReader
+from syncd.mount.lookup import exists, is_empty, link, modified_ns
+from syncd.mount.roots import is_inside
 from syncd.mount.snapshot import Snapshot
 from syncd.mount.verdict import (
     GONE,
@@ -25,54 +22,19 @@ from syncd.mount.verdict import (
     failure,
     gone,
     missing,
-    not_a_file,
-    unreadable,
 )
 from syncd.mount.way import DATA_LINK, Watched, contains, follow, in_generation
 from syncd.system import beneath
-from syncd.system.lease import is_open_for_writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from syncd.core.model import Entry
     from syncd.mount.roots import Parent, Root
-
-WRITER_LIMIT: Final = 10.0
-"""Seconds that a file may be open for writing without changing until it is read all the same."""
+    from syncd.mount.rules import Rules
 
 _OF_DATA: Final = f"{DATA_LINK}/"
 _ATTEMPTS: Final = 50
-_TRY_AGAIN: Final = 1.0
-
-
-class Rules(msgspec.Struct, frozen=True):
-    """The parameters of every scan.
-
-    Attributes:
-        boundary: Directories that files must lie in after resolving symlinks; empty for none.
-        targets: Without a boundary, the directories that a symlink may lead to.
-        max_size: Largest secret, bytes.
-        settle: Seconds between two identical observations of a plain file before it is read.
-        grace: Seconds until the secrets of a mount that is away count as removed.
-        fingerprint: Returns the version for a secret's name and content.
-        former: Returns its versions under keys that were replaced; None where none was.
-        see: Called with each content that is taken, its secret's name and its version; None for
-            nobody.
-        refuses: Whether an open file must not be read, however it was reached; None for no file.
-        strict: Whether files outside the vault config must lie in the boundary, too.
-    """
-
-    boundary: tuple[str, ...]
-    targets: tuple[str, ...]
-    max_size: int
-    settle: float
-    grace: float
-    fingerprint: Callable[[str, bytes], str]
-    former: Callable[[str, bytes], Iterable[str]] | None = None
-    see: Callable[[str, str, bytes], object] | None = None
-    refuses: Callable[[int], bool] | None = None
-    strict: bool = False
 
 
 class _GenerationGoneError(Exception):
@@ -96,8 +58,9 @@ class RootScan:
         self._rules = rules
         self._members = members
         self._clock = clock
-        self._known = known
-        self._is_written = is_written
+        self._files = FileReader(
+            rules, root.candidates, clock=clock, known=known, is_written=is_written
+        )
         self.progress = 0
         """Grows with each file; a scan in which it stands still is held by a system call."""
         self._start()
@@ -312,7 +275,8 @@ class RootScan:
                 published = False
                 if link(root, DATA_LINK) != self._generation:
                     raise _GenerationGoneError
-            return self._read(descriptor, entry, published=published)
+            published_ns = self._published_ns if published else None
+            return self._files.read(descriptor, entry, self._snapshot, published_ns)
         except OSError as error:
             return self._failure(error)
         finally:
@@ -365,94 +329,9 @@ class RootScan:
                     os.close(pinned)
         raise OSError(errno.EXDEV, "outside")
 
-    def _read(self, descriptor: int, entry: Entry, *, published: bool) -> Observation:
-        rules, status = self._rules, os.fstat(descriptor)
-        size = status.st_size
-        unfit = size > rules.max_size or not stat.S_ISREG(status.st_mode)
-        if unfit or rules.refuses is not None:
-            problem = self._unfit(descriptor, status)
-            if problem is not None:
-                return problem
-        content = os.read(descriptor, size + 1)  # one more shows that it has grown
-        untouched = published and status.st_mtime_ns <= self._published_ns
-        version = rules.fingerprint(entry.name, content)
-        former = None if rules.former is None else self._former(entry, version, content)
-        if not untouched and not self._at_rest(descriptor, status, entry, version, former):
-            return Observation(State.PRESENT, settled=False)
-        if len(content) != size:
-            self._snapshot.retry_within(self._rules.settle)
-            return Observation(State.PRESENT, settled=False)
-        if not content:
-            self._snapshot.empty.append(entry.name)
-            if not untouched:
-                return unreadable("secret-empty", "is empty: half-written, or never filled")
-        if content.endswith(b"\n"):
-            self._snapshot.newline_ended.append(entry.name)
-        if not published and status.st_mode & stat.S_IROTH and not is_generated(descriptor):
-            self._snapshot.world_readable.append(entry.name)
-        if rules.see is not None:
-            rules.see(entry.name, version, content)
-        return Observation(State.PRESENT, version, former=former)
-
-    def _former(self, entry: Entry, version: str, content: bytes) -> str | None:
-        """The known version, where that is this content's under a key that was replaced."""
-        known = self._known(entry.name)
-        if known is None or known == version or self._rules.former is None:
-            return None
-        return known if known in self._rules.former(entry.name, content) else None
-
-    def _unfit(self, descriptor: int, status: os.stat_result) -> Observation | None:
-        if not stat.S_ISREG(status.st_mode):
-            return not_a_file(status.st_mode)
-        if self._rules.refuses is not None and self._rules.refuses(descriptor):
-            return unreadable("secret-unreadable", "is one of syncd's own files")
-        limit = self._rules.max_size
-        if status.st_size > limit:
-            return unreadable("secret-too-large", f"is larger than max_secret_size ({limit} bytes)")
-        return None
-
-    def _at_rest(
-        self,
-        descriptor: int,
-        before: os.stat_result,
-        entry: Entry,
-        version: str,
-        former: str | None,
-    ) -> bool:
-        """Whether a plain file's content may be taken: it is known, or was the same before.
-
-        Two identical observations, `settle` apart by the monotonic clock, need no wall clock: the
-        server of a network file system has another one. What two observations cannot show is a
-        writer that pauses for longer. The kernel knows the writers of this machine: inotify reports
-        them, and where it is not used, a lease is refused.
-        """
-        candidates, settle = self._root.candidates, self._rules.settle
-        status, after = _signature(before), _signature(os.fstat(descriptor))
-        if settle == 0:
-            return status == after
-        known = self._known(entry.name)
-        if known is not None and known in (version, former):
-            candidates.pop(entry.name, None)
-            return True
-        seen, now = candidates.get(entry.name), self._clock()
-        if status != after or seen is None or (seen.status, seen.version) != (status, version):
-            candidates[entry.name] = Candidate(after, version, now)
-            self._snapshot.retry_within(settle)
-            return False
-        left = seen.since + settle - now
-        if left > 0:
-            self._snapshot.retry_within(left)
-            return False
-        busy = seen.since + WRITER_LIMIT > now and is_open_for_writing(descriptor)
-        if busy or self._is_written(entry.path):
-            # No hurry: when the file is closed, the watcher gives a hint.
-            self._snapshot.retry_within(max(settle, _TRY_AGAIN))
-            return False
-        return True
-
     def _failure(self, error: OSError, mount: str | None = None) -> Observation:
         if error.errno in MACHINE_SHORT | RECOVERABLE:
-            self._snapshot.retry_within(_TRY_AGAIN)
+            self._snapshot.retry_within(TRY_AGAIN)
         return failure(error, mount)
 
     def _missing(self, entry: Entry, *, published: bool) -> Observation:
@@ -476,8 +355,3 @@ class RootScan:
                 directory, _, name = follow(path, watched).rpartition("/")
                 if not in_generation(directory):
                     watched.add_files(directory or "/", frozenset((name,)))
-
-
-def _signature(status: os.stat_result) -> tuple[int, ...]:
-    """What changes when a file is written, replaced or resized; its mode is no part of it."""
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

@@ -17,7 +17,7 @@ from support.waiting import DEADLINE
 from syncd.config.settings import Watch
 from syncd.core.decode import Size
 from syncd.core.model import Entry, Observation, Scope, State
-from syncd.mount import lookup, root_scan
+from syncd.mount import file_reader, lookup, root_scan
 from syncd.mount.read import Reader
 from syncd.mount.roots import home_of
 from syncd.mount.way import Watched, follow
@@ -214,9 +214,9 @@ def test_a_file_that_is_open_for_writing_is_waited_for(mount: Path) -> None:
     looker, wanted = Looker(mount), entries(mount, "a")
     with (mount / "a").open("ab"):
         assert brief(looker.scan(wanted).observations["a"]) == WRITTEN
-        looker.monotonic += root_scan.WRITER_LIMIT / 2
+        looker.monotonic += file_reader.WRITER_LIMIT / 2
         assert brief(looker.look(wanted).observations["a"]) == WRITTEN
-        looker.monotonic += root_scan.WRITER_LIMIT
+        looker.monotonic += file_reader.WRITER_LIMIT
         assert brief(looker.look(wanted).observations["a"]) == PRESENT
 
 
