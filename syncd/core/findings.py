@@ -58,6 +58,7 @@ CODES: Mapping[str, Severity] = MappingProxyType(
         "listen-exposed": Severity.WARNING,
         "listen-unusable": Severity.ERROR,
         "replicas-unlisted": Severity.WARNING,
+        "rollout-unknown": Severity.ERROR,
         "scope-unmatched": Severity.WARNING,
         "state-unusable": Severity.ERROR,
         "subscriber-unmapped": Severity.WARNING,

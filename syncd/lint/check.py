@@ -18,7 +18,7 @@ import structlog
 
 from syncd.config.extra import extra_entries, join
 from syncd.config.load import config_file, examine_any, read_tree
-from syncd.config.settings import RelaySettings
+from syncd.config.settings import Aidbox, RelaySettings
 from syncd.core.content import Format
 from syncd.core.decode import did_you_mean
 from syncd.core.errors import ConfigurationError, SyncdError
@@ -175,7 +175,7 @@ def _check_mounted(
     entries, conflicts = join(mapped, extra_entries(settings.watch), path)
     found = trusted + found + conflicts + check_scopes(settings, entries, source)
     found += planned + check_provision(settings, entries, plans)
-    found += _grants(settings, entries, source)
+    found += _unknown(settings, entries, source)
     contents = Contents(every=True)
     snapshot = scan_once(entries, settings.watch, settle=0.0, contents=contents)
     facts = _described(contents, snapshot)
@@ -267,17 +267,28 @@ def _subscribers(settings: Settings | RelaySettings, source: str) -> list[Findin
     ]
 
 
-def _grants(settings: Settings, entries: Mapping[str, Entry], source: str) -> list[Finding]:
+def _unknown(settings: Settings, entries: Mapping[str, Entry], source: str) -> list[Finding]:
+    """Names of secrets in the configuration that no entry has."""
+    places: list[tuple[str, str, str]] = [
+        ("grant-unknown", key_path("credentials", "grants", index, "secret"), item.secret)
+        for index, item in enumerate(settings.credentials.grants)
+    ]
+    places += [
+        ("rollout-unknown", key_path("consumers", index, "rollout", "secrets", place), name)
+        for index, item in enumerate(settings.consumers)
+        if isinstance(item, Aidbox) and item.rollout is not None
+        for place, name in enumerate(item.rollout.secrets)
+    ]
     return [
         finding(
-            "grant-unknown",
+            code,
             source,
-            key_path("credentials", "grants", index, "secret"),
-            f"{item.secret} is not in {settings.vault_config}",
-            did_you_mean(item.secret, entries, "correct the name, or add it to the vault config"),
+            where,
+            f"{name} is not in {settings.vault_config}",
+            did_you_mean(name, entries, "correct the name, or add it to the vault config"),
         )
-        for index, item in enumerate(settings.credentials.grants)
-        if item.secret not in entries
+        for code, where, name in places
+        if name not in entries
     ]
 
 

@@ -428,6 +428,24 @@ def test_a_grant_of_no_secret(world: Place) -> None:
     ]
 
 
+def test_a_rollout_for_no_secret(world: Place) -> None:
+    """A mistyped name would roll nothing out, and nobody would notice."""
+    world.write("client-secret", b"x", 0o600)
+    world.enter(str(world.plain / "client-secret"), "client-secret")
+    consumer = (
+        "{name: box, kind: aidbox, urls: [http://box], client_id: c, client_secret_file: /c,"
+        " actions: [rollout], rollout: {name: aidbox, secrets: [client-secret, client-secrets]}}"
+    )
+    key = "fingerprint_key_file: /key"
+    (found,) = [
+        item
+        for item in world.check(f"{key}\nconsumers: [{consumer}]")
+        if item.code == "rollout-unknown"
+    ]
+    assert (found.where, found.is_error) == ("consumers[0].rollout.secrets[1]", True)
+    assert "client-secret" in found.hint
+
+
 def test_a_subscriber_with_the_uid_of_unmapped_users(world: Place) -> None:
     """Wherever the check runs, the daemon may run in a user namespace."""
     world.write("a", b"x", 0o600)
