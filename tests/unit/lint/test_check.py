@@ -30,7 +30,7 @@ _ELSEWHERE = (
     *("credential-", "grant-", "listen-", "manifest-", "provision-", "subscriber"),
     *("address-unknown", "command-", "consumer-unreachable", "group-foreign"),
     *("scope-unmatched", "state-unusable", "unit-unusable", "user-unknown"),
-    *("kubernetes-unusable", "replicas-unlisted"),
+    *("kubernetes-unusable", "replicas-unlisted", "rollout-unknown"),
     "value-uninterpolated",
     *("aidbox-", "destination-", "entry-", "reference-", "secret-stored"),
 )
