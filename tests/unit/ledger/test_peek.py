@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -88,11 +90,14 @@ def test_no_ledger(tmp_path: Path, content: bytes | None) -> None:
 
 def test_what_was_found_after_a_stop(tmp_path: Path) -> None:
     """It may have changed since the ledger was closed, or after a crash since its newest event."""
-    state = StateDir.open(str(tmp_path))
-    ledger = Ledger.open(state, "boot")
-    assert ledger.resumed is None
-    record(ledger, 100.0, same="1", changed="1")
-    record(ledger, 200.0, same="1", changed="2")
+    with closing(StateDir.open(str(tmp_path / "first"))) as first:
+        ledger = Ledger.open(first, "boot")
+        assert ledger.resumed is None
+        record(ledger, 100.0, same="1", changed="1")
+        record(ledger, 200.0, same="1", changed="2")
+        shutil.copytree(tmp_path / "first", tmp_path / "left")  # as a SIGKILL leaves it
+        ledger.close()
+    state = StateDir.open(str(tmp_path / "left"))
     crashed = Ledger.open(state, "boot")
     assert crashed.resumed == rfc3339(200.0)
     crashed.close()
@@ -103,6 +108,6 @@ def test_what_was_found_after_a_stop(tmp_path: Path) -> None:
     seen = {"changed": Observation(State.PRESENT, "k1:3")}
     planned = plan(known, ENTRIES, seen, rfc3339(400.0))
     opened.record(planned, known, "/vc.json", rfc3339(400.0), consumers={}, since=rfc3339(300.0))
-    assert read_rotations(str(tmp_path)).late == {400.0: 300.0}
+    assert read_rotations(state.path).late == {400.0: 300.0}
     opened.close()
     state.close()
