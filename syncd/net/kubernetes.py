@@ -38,7 +38,6 @@ MERGE_PATCH: Final = "application/merge-patch+json"
 _TIMEOUT: Final = 5.0
 _LONGEST: Final = 4 << 20
 _LONGEST_NAME: Final = 253
-_DENIED: Final = frozenset((HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN))
 _EXPECTED: Final = frozenset((HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT))
 
 
@@ -125,8 +124,10 @@ class Cluster:
         if answer.is_temporary:
             raise TemporaryError(problem, retry_after=answer.wait)
         remedy = "see the log of the API server"
-        if answer.status in _DENIED:
-            component = "rollout" if "/apps/" in path else "repair"
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            remedy = "correct kubernetes.token_file: this API server does not accept the token"
+        elif answer.status == HTTPStatus.FORBIDDEN:
+            component = "rollout" if path.startswith("/apis/apps/") else "repair"
             remedy = f"give the service account the rights of kubernetes/components/{component}"
         raise RefusedError(problem, remedy)
 

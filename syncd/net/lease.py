@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from syncd.net.kubernetes import Cluster
 
 DURATION: Final = 15.0
-"""Seconds after the last renewal for which nobody else may take it; client-go's default."""
+"""Seconds after the last renewal before another one may take it; client-go's default."""
 
 BEGUN: Final = "syncd/begun"
 """The annotation with what was begun and not ended."""
 
 _RENEWALS: Final = 3
 """Renewals in a duration; when two are missed, the term is over."""
+_ATTEMPTS: Final = 5
+"""Attempts at a renewal in the time until the next one is due."""
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 """Seconds between two looks at a Lease that another one holds; client-go's retry period."""
@@ -52,6 +54,10 @@ class Lease:
         identity: Of this process, and of no other one that runs at the same time.
         duration: As `DURATION`.
         clock: Monotonic, seconds.
+
+    Attributes:
+        name: Its name.
+        clock: The clock of the terms.
     """
 
     def __init__(
@@ -64,10 +70,10 @@ class Lease:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
-        self._name = name
+        self.name = name
         self._identity = identity
         self._duration = duration
-        self._clock = clock
+        self.clock = clock
         self._own = anyio.Lock()
 
     async def has_begun(self) -> bool:
@@ -89,11 +95,12 @@ class Lease:
             RefusedError: It does not allow it.
         """
         async with self._own:  # two tasks of this process have one identity
-            term = LeaseTerm(self, await self._acquire())
+            term = await self._acquire()
             error: SyncdError | None = None
             try:
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._keep, term, tasks.cancel_scope)
+                    term.work = tasks.cancel_scope
+                    tasks.start_soon(self._keep, term)
                     try:
                         yield term
                     except SyncdError as failure:  # not as a part of a group
@@ -107,17 +114,17 @@ class Lease:
             if error is not None:
                 raise error
 
-    async def _acquire(self) -> dict[str, Any]:
+    async def _acquire(self) -> LeaseTerm:
         seen: object = None
-        since, pause = self._clock(), _FIRST_PAUSE
+        since, pause = self.clock(), _FIRST_PAUSE
         while True:
             lease = await self._read()
+            now = self.clock()
             if lease is None:
                 found = await self._write("POST", await self._path(), self._taken({}))
             else:
                 spec = lease.get("spec") or {}
                 holder = spec.get("holderIdentity") or ""
-                now = self._clock()
                 record = (holder, spec.get("renewTime"), spec.get("leaseTransitions"))
                 if record != seen:
                     seen, since = record, now
@@ -128,28 +135,29 @@ class Lease:
                     continue
                 found = await self.write(self._taken(lease))
             if found is not None:
-                log.info("lease.acquired", lease=self._name)
-                return found
+                log.info("lease.acquired", lease=self.name)
+                # another one counts from when the API server wrote it: not before, and perhaps
+                # long before its answer
+                return LeaseTerm(self, found, now)
 
-    async def _keep(self, term: LeaseTerm, scope: anyio.CancelScope) -> None:
+    async def _keep(self, term: LeaseTerm) -> None:
         """Renews the Lease, and ends the term when that fails for too long."""
         interval = self._duration / _RENEWALS
-        renewed = self._clock()
-        while True:
-            await anyio.sleep(interval)
-            begun = self._clock()
-            try:
-                with anyio.fail_after(interval):
+        pause, problem = 0.0, "the API server does not answer"
+        while term.lost is None:
+            now = self.clock()
+            # a request that is slow does not extend the term
+            with anyio.move_on_after(term.renewed + 2 * interval - now):
+                await anyio.sleep(max(pause, term.renewed + interval - now))
+                try:
                     await term.renew()
-            except (SyncdError, TimeoutError) as error:
-                is_over = term.lost is not None or self._clock() - renewed >= 2 * interval
-                if not is_over and not isinstance(error, RefusedError):
-                    continue
-                term.lost = term.lost or TemporaryError(f"cannot renew the Lease {self._name}")
-                log.warning("lease.lost", lease=self._name, reason=str(error))
-                scope.cancel()
-                return
-            renewed = begun
+                    pause = 0.0
+                except TemporaryError as error:
+                    pause, problem = interval / _ATTEMPTS, error.problem
+                except RefusedError as error:
+                    term.lose(f"cannot renew the Lease {self.name}: {error.problem}")
+            if self.clock() - term.renewed >= 2 * interval:
+                term.lose(f"cannot renew the Lease {self.name}: {problem}")
 
     async def _release(self, term: LeaseTerm) -> None:
         """Lets the next one have it at once; otherwise it waits for the end of the duration."""
@@ -158,7 +166,7 @@ class Lease:
         try:
             await term.update(holderIdentity="")
         except SyncdError as error:
-            log.warning("lease.not_released", lease=self._name, reason=str(error))
+            log.warning("lease.not_released", lease=self.name, reason=str(error))
 
     def _taken(self, lease: dict[str, Any]) -> dict[str, Any]:
         """The Lease with this process as its holder."""
@@ -172,35 +180,34 @@ class Lease:
             "renewTime": now,
         }
         new = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
-        return {**new, "metadata": {"name": self._name}, **lease, "spec": spec}
+        return {**new, "metadata": {"name": self.name}, **lease, "spec": spec}
 
     async def _path(self) -> str:
         namespace = await self._cluster.namespace()
         return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
 
     async def _read(self) -> dict[str, Any] | None:
-        path = f"{await self._path()}/{self._name}"
-        answer = await self._cluster.request(f"cannot read the Lease {self._name}", "GET", path)
+        path = f"{await self._path()}/{self.name}"
+        answer = await self._cluster.request(f"cannot read the Lease {self.name}", "GET", path)
         return None if answer.status == HTTPStatus.NOT_FOUND else _decoded(answer.body)
 
-    async def reread(self) -> dict[str, Any]:
-        """The Lease as it is now.
-
-        Raises:
-            TemporaryError: This process does not hold it any longer.
-        """
+    async def reread(self) -> dict[str, Any] | None:
+        """The Lease as it is now; None where this process does not hold it any longer."""
         lease = await self._read()
         if lease is None or (lease.get("spec") or {}).get("holderIdentity") != self._identity:
-            raise TemporaryError(f"another installation has taken the Lease {self._name}")
+            return None
         return lease
 
     async def write(self, lease: dict[str, Any]) -> dict[str, Any] | None:
-        """Writes it over the version that was read; None where somebody else has changed it."""
-        return await self._write("PUT", f"{await self._path()}/{self._name}", lease)
+        """Writes it over the version that was read; None where it was changed meanwhile."""
+        return await self._write("PUT", f"{await self._path()}/{self.name}", lease)
 
     async def _write(self, method: str, path: str, lease: dict[str, Any]) -> dict[str, Any] | None:
-        failed, content = f"cannot write the Lease {self._name}", msgspec.json.encode(lease)
+        failed, content = f"cannot write the Lease {self.name}", msgspec.json.encode(lease)
         answer = await self._cluster.request(failed, method, path, content)
+        if method == "POST" and answer.status == HTTPStatus.NOT_FOUND:
+            problem = f"{failed}: there is no namespace {await self._cluster.namespace()}"
+            raise RefusedError(problem, "correct kubernetes.namespace or kubernetes.server")
         return _decoded(answer.body) if answer.is_success else None
 
 
@@ -208,15 +215,26 @@ class LeaseTerm:
     """A term as the holder of a Lease.
 
     Attributes:
+        renewed: When the newest write that succeeded was sent, by the clock of the `Lease`.
         lost: Why it is over before its end, or None.
+        work: What is cancelled when it is lost.
     """
 
-    def __init__(self, lease: Lease, content: dict[str, Any]) -> None:
+    def __init__(self, lease: Lease, content: dict[str, Any], renewed: float) -> None:
         self._lease = lease
         self._content = content
         self._begun = dict(_begun(content))
         self._writing = anyio.Lock()
+        self.renewed = renewed
         self.lost: TemporaryError | None = None
+        self.work = anyio.CancelScope()
+
+    def lose(self, problem: str) -> None:
+        """Ends it, with all that is done in it."""
+        if self.lost is None:
+            self.lost = TemporaryError(problem)
+            log.warning("lease.lost", lease=self._lease.name, reason=problem)
+            self.work.cancel()
 
     @property
     def begun(self) -> Mapping[str, str]:
@@ -246,16 +264,18 @@ class LeaseTerm:
         """Writes the Lease with what is begun, and these fields; errors as for `begin`."""
         async with self._writing:
             while self.lost is None:
-                new = self._merged(spec)
-                found = await self._lease.write(new)
+                sent = self._lease.clock()
+                found = await self._lease.write(self._merged(spec))
                 if found is not None:
-                    self._content = found
+                    self._content, self.renewed = found, sent
                     return
-                try:
-                    # somebody else may have set a label; only another holder ends the term
-                    self._content = await self._lease.reread()
-                except TemporaryError as error:
-                    self.lost = error
+                # kubectl may have set a label; only another holder ends the term
+                current = await self._lease.reread()
+                if current is None:
+                    problem = f"another installation has taken the Lease {self._lease.name}"
+                    self.lose(f"{problem}, or it was deleted")
+                else:
+                    self._content = current
         raise self.lost
 
     def _merged(self, spec: Mapping[str, str]) -> dict[str, Any]:

@@ -164,7 +164,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.reply(401, None)
             return
         kind, name = parts[5], parts[6] if len(parts) > 6 else ""
-        assert parts[:5] == ["apis", *GROUPS[kind].split("/"), "namespaces", NAMESPACE], self.path
+        namespace = self.cluster.settings["namespace"]
+        assert parts[:5] == ["apis", *GROUPS[kind].split("/"), "namespaces", namespace], self.path
         with self.cluster.lock:
             content = json.loads(body) if body else None
             type_ = self.headers.get("content-type", "")

@@ -60,7 +60,7 @@ def spec(cluster: Double) -> dict[str, Any]:
 
 
 async def test_five_take_turns(cluster: Double, pods: Pods) -> None:
-    """Never two of them at once, whoever creates it; each hands it over at the end."""
+    """Never two of them at once, and one creates it; each hands it over at the end."""
     inside: list[str] = []
     turns: list[str] = []
 
@@ -68,7 +68,9 @@ async def test_five_take_turns(cluster: Double, pods: Pods) -> None:
         async with pods.lease(identity, duration=3).hold():
             inside.append(identity)
             assert inside == [identity]
-            await anyio.sleep(0.01)
+            seen = cluster.sent("GET", "leases")
+            if len(turns) < 4:  # another one looks meanwhile
+                await until(lambda: cluster.sent("GET", "leases") > seen)
             assert spec(cluster)["holderIdentity"] == identity
             inside.remove(identity)
             turns.append(identity)
@@ -86,7 +88,7 @@ async def test_five_take_turns(cluster: Double, pods: Pods) -> None:
 async def test_a_holder_that_died(cluster: Double, pods: Pods) -> None:
     """Its term ends after the duration without a renewal, and what it began is known then.
 
-    The same process, started again, need not wait; time is that of whoever waits.
+    The same process, started again, need not wait; time is that of the process that waits.
     """
     cluster.create(
         "leases",
@@ -127,7 +129,7 @@ async def test_a_term_that_is_lost(cluster: Double, pods: Pods) -> None:
     mine = pods.lease("mine", duration=0.9)
 
     async def fail(said: str, work: Callable[[LeaseTerm], Awaitable[object]]) -> None:
-        with pytest.raises(TemporaryError, match=said):
+        with anyio.fail_after(DEADLINE), pytest.raises(TemporaryError, match=said):
             async with mine.hold() as term:
                 await work(term)
 
@@ -135,11 +137,11 @@ async def test_a_term_that_is_lost(cluster: Double, pods: Pods) -> None:
         with cluster.lock:
             taken = {**spec(cluster), "holderIdentity": "other"}
             cluster.store("leases", {**cluster.objects["leases", "syncd"], "spec": taken})
-        await anyio.sleep(DEADLINE)
+        await anyio.sleep_forever()
 
     async def wait(_: LeaseTerm) -> None:
         cluster.broken = True
-        await anyio.sleep(DEADLINE)
+        await anyio.sleep_forever()
 
     async def begin(term: LeaseTerm) -> None:
         cluster.objects.clear()
@@ -150,10 +152,84 @@ async def test_a_term_that_is_lost(cluster: Double, pods: Pods) -> None:
     cluster.objects.clear()
     await fail("cannot renew the Lease syncd", wait)
     cluster.broken = False
-    await fail("has taken the Lease", begin)
+    await fail("has taken the Lease syncd, or it was deleted", begin)
 
 
-async def test_a_change_by_somebody_else_is_no_loss(cluster: Double, pods: Pods) -> None:
+async def test_a_term_counts_from_the_request_that_won_it(
+    cluster: Double, pods: Pods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from its answer: another one counts from when the API server wrote it."""
+    now = [0.0]
+    serve = cluster.serve
+
+    def slow(verb: str, *request: Any) -> Any:
+        answer = serve(verb, *request)
+        now[0] += 10.0 * (verb == "POST")
+        return answer
+
+    monkeypatch.setattr(cluster, "serve", slow)
+    with anyio.fail_after(DEADLINE), pytest.raises(TemporaryError, match="cannot renew the Lease"):
+        async with pods.lease("mine", clock=lambda: now[0]).hold():
+            await anyio.sleep_forever()
+    assert cluster.sent("PUT", "leases") == 0
+
+
+async def test_a_lost_term_ends_all_work_in_it(cluster: Double, pods: Pods) -> None:
+    """At once where one task finds out, not at the next renewal; the body stays written down."""
+
+    async def begin(term: LeaseTerm) -> None:
+        taken = {**spec(cluster), "holderIdentity": "other"}
+        with cluster.lock:
+            cluster.store("leases", {**cluster.objects["leases", "syncd"], "spec": taken})
+        with pytest.raises(TemporaryError):
+            await term.begin("d2", "{}")
+
+    async def work() -> None:
+        async with pods.lease("mine", duration=1e6).hold() as term:
+            await term.begin("d1", "{}")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(begin, term)
+                await anyio.sleep_forever()
+
+    with anyio.fail_after(DEADLINE), pytest.raises(TemporaryError, match="has taken the Lease"):
+        await work()
+    assert spec(cluster)["holderIdentity"] == "other"
+    annotations = cluster.objects["leases", "syncd"]["metadata"]["annotations"]
+    assert json.loads(annotations[BEGUN]) == {"d1": "{}"}
+
+
+async def test_an_api_server_that_fails_at_the_reread(
+    cluster: Double, pods: Pods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is no loss of the term: the write is tried again."""
+    serve = cluster.serve
+    with anyio.fail_after(DEADLINE):
+        async with pods.lease("mine").hold() as term:
+
+            def conflict(verb: str, *request: Any) -> Any:
+                return (409 if verb == "PUT" else 503), None
+
+            monkeypatch.setattr(cluster, "serve", conflict)
+            with pytest.raises(TemporaryError, match="answered 503"):
+                await term.begin("d", "{}")
+            monkeypatch.setattr(cluster, "serve", serve)
+            await term.renew()
+            assert term.lost is None
+    annotations = cluster.objects["leases", "syncd"]["metadata"]["annotations"]
+    assert json.loads(annotations[BEGUN]) == {"d": "{}"}
+
+
+async def test_a_namespace_that_does_not_exist(
+    cluster: Double, pods: Pods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API server answers 404 to the POST as well: a mistake, and no reason to ask again."""
+    monkeypatch.setattr(cluster, "serve", lambda *_: (404, None))
+    with anyio.fail_after(DEADLINE), pytest.raises(RefusedError, match="no namespace hospital; c"):
+        async with pods.lease("mine").hold():
+            pass
+
+
+async def test_a_change_by_another_client_is_no_loss(cluster: Double, pods: Pods) -> None:
     """A label that kubectl sets makes a new version, and stays."""
     async with pods.lease("mine").hold() as term:
         with cluster.lock:
@@ -176,13 +252,21 @@ async def test_errors_of_the_work_are_its_own(cluster: Double, pods: Pods) -> No
 
 
 async def test_what_is_not_allowed(cluster: Double, pods: Pods, tmp_path: Path) -> None:
-    """A missing right names where the rights are; so does a token that is not known."""
+    """A missing right names where the rights are; a token that is not known is another matter."""
     cluster.denied.add(("POST", "leases"))
     with pytest.raises(RefusedError, match=r"answered 403; give .* kubernetes/components/repair"):
         async with pods.lease("mine").hold():
             pass
     (tmp_path / "token").write_text("other")
-    with pytest.raises(RefusedError, match="answered 401"):
+    with pytest.raises(RefusedError, match=r"answered 401; correct kubernetes\.token_file"):
+        await pods.lease("mine").has_begun()
+
+
+async def test_a_namespace_by_the_name_of_an_api_group(cluster: Double, pods: Pods) -> None:
+    """The right that is missing is that of the resource, not of what the namespace is called."""
+    cluster.settings["namespace"] = "apps"
+    cluster.denied.add(("GET", "leases"))
+    with pytest.raises(RefusedError, match="kubernetes/components/repair"):
         await pods.lease("mine").has_begun()
 
 
