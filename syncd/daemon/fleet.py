@@ -26,7 +26,7 @@ from syncd.api.status import FleetStatus
 from syncd.core.announcements import fleet_data, judge
 from syncd.core.attempts import Attempts
 from syncd.core.errors import StateError, SyncdError
-from syncd.core.event_data import SECRET_CONVERGED
+from syncd.core.event_data import SECRET_CONVERGED, FleetData
 from syncd.core.events import Commit, Event
 from syncd.core.timing import Backoff, Pace, rfc3339
 from syncd.net.fleet_bucket import FleetBucket
@@ -101,12 +101,13 @@ class FleetWatch:
             tasks.start_soon(self._judge)
 
     def status(self) -> FleetStatus:
-        """The state of the fleet now."""
+        """The state of the fleet now; what was announced before a restart is not the state."""
+        held = f"bucket {self._name} is a new one, and installations may have yet to write to it"
         return FleetStatus(
             bucket=self._name,
-            failure=self._failure or self._unrecorded,
+            failure=self._failure or self._unrecorded or (held if self._held_until else None),
             instances=dict(self._instances),
-            secrets=dict(self._tally()),
+            secrets=dict(self._tally()) if self._instances else {},
             diverged=dict(self._diverged),
         )
 
@@ -186,8 +187,8 @@ class FleetWatch:
         names, self._touched = self._touched, set()
         try:
             await self._announce(sorted(names), now)
-        except BaseException:
-            self._touched |= names
+        except Exception:
+            self._touched |= names  # with what was touched meanwhile
             raise
         self._count(now)
 
@@ -230,13 +231,14 @@ class FleetWatch:
 
     def _report(self, events: list[Event]) -> None:
         for event in events:
-            data = event.succession
+            data = event.data
+            assert isinstance(data, FleetData)
             if event.type != SECRET_CONVERGED:
                 log.warning("fleet.diverged", secret=event.subject)
             else:
                 log.info("fleet.converged", secret=event.subject)
-                if data is not None and data.version != data.previous_version:
-                    self._metrics.converged(getattr(data, "seconds", None))
+                if data.version != data.previous_version:
+                    self._metrics.converged(data.seconds)
         if events:
             inventory = self._pipeline.inventory
             self._pipeline.committed(Commit(tuple(events), inventory, time.monotonic()))
