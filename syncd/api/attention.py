@@ -90,6 +90,9 @@ def fleet_problems(status: DaemonStatus) -> list[str]:
         return []
     fleet = status.source.fleet
     problems = [] if fleet.failure is None else [f"the fleet is not known: {fleet.failure}"]
+    if fleet.instances and not any(fleet.instances.values()):
+        where = "set state_bucket of their NATS consumers, or correct relay.state_bucket"
+        problems.append(f"no installation writes to bucket {fleet.bucket}; {where}")
     problems += [
         f"{fleet.instances[state]} installations are {state}; run syncd fleet status"
         for state in ("silent", "unreadable")

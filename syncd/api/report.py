@@ -169,8 +169,10 @@ class FleetReport(msgspec.Struct, frozen=True):
 
     Attributes:
         bucket: The bucket with the state of the installations.
-        instances: How many installations are `live`, `silent` and `unreadable`.
-        secrets: How many secrets have `converged`, are `spreading`, and have `diverged`.
+        instances: How many installations are `live`, `silent` and `unreadable`; empty before the
+            bucket was read.
+        secrets: How many secrets have `converged`, are `spreading`, and have `diverged`; empty
+            before the bucket was read.
     """
 
     bucket: str

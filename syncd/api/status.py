@@ -39,9 +39,11 @@ class FleetStatus(msgspec.Struct, frozen=True):
 
     Attributes:
         bucket: The bucket with the state of the installations.
-        failure: Why it cannot be read now, one line, or None.
-        instances: How many installations are `live`, `silent` and `unreadable`.
-        secrets: How many secrets have `converged`, are `spreading`, and have `diverged`.
+        failure: Why the state of the fleet is not known now, one line, or None.
+        instances: How many installations are `live`, `silent` and `unreadable`; empty before the
+            bucket was read.
+        secrets: How many secrets have `converged`, are `spreading`, and have `diverged`; empty
+            before the bucket was read.
         diverged: For each secret that has diverged, who is behind, one line.
     """
 

@@ -164,7 +164,8 @@ def _daemon(daemon: StatusReport, now: datetime, screen: Screen) -> Iterable[str
 
 def _fleet(fleet: FleetReport) -> str:
     parts = [
-        ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "none"
+        ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        or ("none" if counts else "not known yet")
         for counts in (fleet.instances, fleet.secrets)
     ]
     return f"installations: {parts[0]}  secrets: {parts[1]}"

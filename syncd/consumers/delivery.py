@@ -40,6 +40,7 @@ from syncd.consumers.trail import Trail
 from syncd.core.errors import RefusedError, StateError, SyncdError, TemporaryError
 from syncd.core.timing import rfc3339
 from syncd.telemetry.log import describe
+from syncd.telemetry.unexpected import unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -362,13 +363,16 @@ class Delivery:
         self._report.failed(group.events, reason, delay, failures, refused=refused)
 
     def _survive(self, batch: Batch, error: Exception) -> None:
-        found = describe(error)
-        reason = f"{found}, a bug in syncd; please report it"
+        found = unexpected(error)
+        if isinstance(found, TemporaryError):  # the machine is short: no bug, and not the consumer
+            self._judge(batch, found)
+            return
+        reason = str(found)
         delay = self._backlog.failed(
             batch.events, reason, self._monotonic(), refused=True, answered=False
         )
         self._trail.failed(batch.events, "rejected", None, reason, self._clock())
-        self._report.broken(found, delay)
+        self._report.broken(describe(error), delay)
 
     def _note(self, events: Sequence[Event], error: SyncdError) -> None:
         outcome: Outcome = "retried" if isinstance(error, TemporaryError) else "rejected"

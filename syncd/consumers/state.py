@@ -21,7 +21,7 @@ import structlog
 from syncd import __version__
 from syncd.config.settings import grant
 from syncd.core.attempts import Attempts
-from syncd.core.errors import RefusedError, SyncdError, TemporaryError
+from syncd.core.errors import SyncdError
 from syncd.core.event_data import SECRET_ADOPTED, SECRET_REJECTED, AdoptionData
 from syncd.core.installation import (
     SILENT_AFTER,
@@ -31,7 +31,7 @@ from syncd.core.installation import (
 )
 from syncd.core.timing import jittered, rfc3339
 from syncd.net.nats import Connection
-from syncd.telemetry.log import describe
+from syncd.telemetry.unexpected import unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -122,8 +122,7 @@ class StateWriter:
                     await self._fail(error)
                     continue
                 except Exception as error:  # noqa: BLE001 - a bug in it must not end the daemon
-                    problem = f"{describe(error)}, a bug in syncd"
-                    await self._fail(TemporaryError(problem, "please report it"))
+                    await self._fail(unexpected(error))
                     continue
                 self._succeed()
                 with anyio.move_on_after(jittered(self._heartbeat, self._rng)):
@@ -185,11 +184,9 @@ class StateWriter:
         )
 
     async def _fail(self, error: SyncdError) -> None:
-        refused = isinstance(error, RefusedError)
-        fail = self._attempts.refuse if refused else self._attempts.retry
-        failure = fail(str(error), self._rng)
+        failure = self._attempts.fail(error, self._rng)
         if failure.is_news:
-            report = log.error if refused else log.warning
+            report = log.error if self._attempts.is_refused else log.warning
             report("state.failing", consumer=self.name, bucket=self._bucket, reason=str(error))
         await anyio.sleep(failure.delay)
 

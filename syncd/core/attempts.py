@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from syncd.core.errors import StateError, TemporaryError
 from syncd.core.health import Health
 from syncd.core.timing import Backoff, rfc3339
 
 if TYPE_CHECKING:
     from random import Random
+
+    from syncd.core.errors import SyncdError
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -58,6 +61,11 @@ class Attempts(msgspec.Struct):
     def health(self) -> Health:
         """The present state, for reports."""
         return Health(self.last_success_at, self.last_error, self.failures, self.next_attempt_at)
+
+    def fail(self, error: SyncdError, rng: Random) -> Failure:
+        """Counts a failure: as `retry` does where it may heal by itself, else as `refuse` does."""
+        heals = isinstance(error, TemporaryError | StateError)
+        return (self.retry if heals else self.refuse)(str(error), rng)
 
     def retry(self, reason: str, rng: Random, *, at_least: float = 0.0) -> Failure:
         """Counts a failure that may heal.

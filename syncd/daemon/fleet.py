@@ -25,12 +25,12 @@ import structlog
 from syncd.api.status import FleetStatus
 from syncd.core.announcements import fleet_data, judge
 from syncd.core.attempts import Attempts
-from syncd.core.errors import RefusedError, StateError, SyncdError, TemporaryError
-from syncd.core.event_data import SECRET_CONVERGED
+from syncd.core.errors import StateError, SyncdError
+from syncd.core.event_data import SECRET_CONVERGED, FleetData
 from syncd.core.events import Commit, Event
 from syncd.core.timing import Backoff, Pace, rfc3339
 from syncd.net.fleet_bucket import FleetBucket
-from syncd.telemetry.log import describe
+from syncd.telemetry.unexpected import unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -101,12 +101,13 @@ class FleetWatch:
             tasks.start_soon(self._judge)
 
     def status(self) -> FleetStatus:
-        """The state of the fleet now."""
+        """The state of the fleet now; what was announced before a restart is not the state."""
+        held = f"bucket {self._name} is a new one, and installations may have yet to write to it"
         return FleetStatus(
             bucket=self._name,
-            failure=self._failure or self._unrecorded,
+            failure=self._failure or self._unrecorded or (held if self._held_until else None),
             instances=dict(self._instances),
-            secrets=dict(self._tally()),
+            secrets=dict(self._tally()) if self._instances else {},
             diverged=dict(self._diverged),
         )
 
@@ -120,8 +121,7 @@ class FleetWatch:
                 except SyncdError as error:
                     await self._fail(error)
                 except Exception as error:  # noqa: BLE001 - a bug of the library must not end the relay
-                    problem = f"{describe(error)}, a bug in syncd"
-                    await self._fail(TemporaryError(problem, "please report it"))
+                    await self._fail(unexpected(error))
         finally:
             await self._bucket.aclose()
 
@@ -143,11 +143,9 @@ class FleetWatch:
 
     async def _fail(self, error: SyncdError) -> None:
         self._is_current, self._failure = False, str(error)
-        if isinstance(error, RefusedError):
-            failure, report = self._attempts.refuse(self._failure, self._rng), log.error
-        else:
-            failure, report = self._attempts.retry(self._failure, self._rng), log.warning
+        failure = self._attempts.fail(error, self._rng)
         if failure.is_news:
+            report = log.error if self._attempts.is_refused else log.warning
             report("fleet.failing", bucket=self._name, reason=self._failure)
         await anyio.sleep(failure.delay)
 
@@ -166,7 +164,7 @@ class FleetWatch:
             except StateError as error:
                 unrecorded = str(error)
             except Exception as error:  # noqa: BLE001 - a bug in it must not end the relay
-                unrecorded = f"{describe(error)}, a bug in syncd; please report it"
+                unrecorded = str(unexpected(error))
             if unrecorded is not None and unrecorded != self._unrecorded:
                 log.error("fleet.not_recorded", reason=unrecorded)
             self._unrecorded = unrecorded
@@ -189,8 +187,8 @@ class FleetWatch:
         names, self._touched = self._touched, set()
         try:
             await self._announce(sorted(names), now)
-        except BaseException:
-            self._touched |= names
+        except Exception:
+            self._touched |= names  # with what was touched meanwhile
             raise
         self._count(now)
 
@@ -233,13 +231,14 @@ class FleetWatch:
 
     def _report(self, events: list[Event]) -> None:
         for event in events:
-            data = event.succession
+            data = event.data
+            assert isinstance(data, FleetData)
             if event.type != SECRET_CONVERGED:
                 log.warning("fleet.diverged", secret=event.subject)
             else:
                 log.info("fleet.converged", secret=event.subject)
-                if data is not None and data.version != data.previous_version:
-                    self._metrics.converged(getattr(data, "seconds", None))
+                if data.version != data.previous_version:
+                    self._metrics.converged(data.seconds)
         if events:
             inventory = self._pipeline.inventory
             self._pipeline.committed(Commit(tuple(events), inventory, time.monotonic()))

@@ -28,12 +28,12 @@ import structlog
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from syncd.core.attempts import Attempts
-from syncd.core.errors import RefusedError, StateError, SyncdError, TemporaryError
+from syncd.core.errors import RefusedError, StateError, SyncdError
 from syncd.core.nats_binding import BindingError, PingError, decode
 from syncd.core.timing import Backoff
 from syncd.ledger.received import Arrival
 from syncd.net.nats import Connection
-from syncd.telemetry.log import describe
+from syncd.telemetry.unexpected import unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -111,18 +111,15 @@ class Subscription:
                         self._connection.errors.of_request(error, self._source.subject)
                     )
                 except Exception as error:  # noqa: BLE001 - a bug of the library must not end the relay
-                    problem = f"{describe(error)}, a bug in syncd"
-                    await self._fail(TemporaryError(problem, "please report it"))
+                    await self._fail(unexpected(error))
         finally:
             await self._connection.aclose()
 
     async def _fail(self, error: SyncdError) -> None:
         self.failure = str(error)
-        if isinstance(error, RefusedError):
-            failure, report = self._attempts.refuse(self.failure, self._rng), log.error
-        else:
-            failure, report = self._attempts.retry(self.failure, self._rng), log.warning
+        failure = self._attempts.fail(error, self._rng)
         if failure.is_news:
+            report = log.error if self._attempts.is_refused else log.warning
             report(
                 "relay.failing",
                 reason=self.failure,

@@ -8,22 +8,18 @@ is what it leaves to its user, and its traps (nats-py 2.16):
 - A server that sends `-ERR` (credentials expired, revoked) makes the client close for good, and
   some failures in the middle of a reconnect end its attempts without a callback. So a client that
   is closed, or that has not reconnected within the timeout, is replaced by a new one.
-- It would speak plain text to a server that offers no TLS although TLS was asked for, and send
-  passwords over it. `_Client` refuses.
 - `connect` tries for ever; here every server gets one try, then the caller gets the reason.
-  Cancelled at the wrong moment, the client considers itself closed with its socket open.
 - It sends a ping behind its credentials. A server that refuses them closes with the ping unread,
   so the reset competes with the refusal; in verbose mode the library awaits the answer first. The
-  `+OK` that each later message gets is the price. What the server says before any other close is
-  kept by `syncd.net.nats_transport`.
-- It reports how closing failed as it reports any error, and would replace the refusal by it.
+  `+OK` that each later message gets is the price.
 - A publication that is not permitted is never acknowledged; the server's complaint comes on its
   own, and ends the wait.
 - Its `publish_async` does not report most refusals (it raises them where only the error callback
   gets them), and its `publish` waits for one message at a time. So acknowledgements are received
   here.
 
-What its errors mean is the part of `syncd.net.nats_errors`.
+The client and its traps are in `syncd.net.nats_client`, and what errors mean is in
+`syncd.net.nats_errors`.
 """
 
 from __future__ import annotations
@@ -31,20 +27,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import time
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import anyio
 import msgspec
 import nats.errors
-from nats.aio.client import DEFAULT_BUFFER_SIZE, Client, Srv
 
 from syncd.core.errors import RefusedError, SyncdError
-from syncd.net.nats_errors import NatsErrors, is_of_permission, server_error
-from syncd.net.nats_login import Login, LoginFiles
-from syncd.net.nats_transport import LastWordsTransport
+from syncd.net.nats_client import CLOSE_TIMEOUT, NatsClient
+from syncd.net.nats_errors import NatsErrors
+from syncd.net.nats_login import LoginFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,6 +48,7 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
 
     from syncd.config.settings import NatsServer
+    from syncd.net.nats_login import Login
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds within which one server must accept a connection; less where several share less."""
@@ -62,68 +57,7 @@ PING_INTERVAL: Final = 10
 """Seconds between two pings; a connection with three of them unanswered is closed."""
 
 _RECONNECT_WAIT: Final = (1.0, 3.0)
-_CLOSE_TIMEOUT: Final = 1.0
 _NO_RESPONDERS: Final = "503"
-
-
-class _Client(Client):
-    """A client that presents the current login, and only over TLS where that was asked for."""
-
-    def __init__(self, login: Login, *, requires_tls: bool) -> None:
-        super().__init__()
-        self.login = login
-        self.requires_tls = requires_tls
-        self.ended_by: nats.errors.Error | None = None
-
-    def login_options(self) -> dict[str, Any]:
-        """The options of `connect` that ask for the login, again for each connection."""
-        login = self.login
-        return {
-            **({"user": login.user, "password": lambda: self.login.password} if login.user else {}),
-            **({"token": lambda: self.login.token} if login.token else {}),
-            **({"signature_cb": lambda nonce: self.login.sign(nonce)} if login.seed else {}),  # noqa: PLW0108 - the login of then
-            **({"user_jwt_cb": lambda: str(self.login.jwt).encode()} if login.jwt else {}),
-        }
-
-    async def _connect_to_server(self, s: Srv) -> None:
-        s.last_attempt, self.ended_by = time.monotonic(), None
-        self._transport = LastWordsTransport()  # type: ignore[no-untyped-call] # the library's
-        timeout = self.options["connect_timeout"]
-        await self._transport.connect(s.uri, DEFAULT_BUFFER_SIZE, timeout)
-
-    async def _process_err(self, err_msg: str) -> None:
-        said = server_error(err_msg.strip().strip("'"))
-        if not is_of_permission(said):  # which ends nothing
-            self.ended_by = said
-        await super()._process_err(err_msg)
-
-    def reason(self, error: BaseException) -> BaseException:
-        """Why an operation failed: what the server said at the end, else the error."""
-        transport = self._transport
-        said = transport.last_words() if isinstance(transport, LastWordsTransport) else None
-        return self.ended_by or error if said is None else server_error(said)
-
-    async def force_close(self) -> None:
-        """Closes it in any state, within a bounded time."""
-        self._error_cb = _ignore  # how closing fails says nothing of why it is closed
-        with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True), contextlib.suppress(Exception):
-            await self.close()
-        # a `connect` that was cancelled leaves the socket open
-        if self._transport is not None:
-            self._transport.close()  # type: ignore[no-untyped-call] # it lacks annotations
-
-    def _connect_command(self) -> bytes:
-        """Makes the first message, the one with the credentials (called for each connection)."""
-        if self.requires_tls and not self._server_info.get("tls_required"):
-            raise nats.errors.SecureConnRequiredError
-        login = self.login
-        if login.seed is not None:
-            self._public_nkey = None if login.jwt is not None else login.public_key()
-        return super()._connect_command()
-
-
-async def _ignore(_error: Exception) -> None:
-    pass
 
 
 class _ApiError(msgspec.Struct):
@@ -181,7 +115,7 @@ class Connection:
         self._connect_timeout = min(CONNECT_TIMEOUT, self.timeout / len(self._urls))
         self.interrupted_by: SyncdError | None = None
         self.stored: PubAck | None = None
-        self._client: _Client | None = None
+        self._client: NatsClient | None = None
         self._connected = anyio.Event()
         self._last_error: SyncdError | None = None
         self._connecting = False
@@ -203,8 +137,7 @@ class Connection:
     @property
     def is_encrypted(self) -> bool:
         """Whether it is connected over TLS now."""
-        transport = None if self._client is None else self._client._transport  # noqa: SLF001 - ours
-        return isinstance(transport, LastWordsTransport) and transport.is_encrypted
+        return self._client is not None and self._client.is_encrypted
 
     async def jetstream(self) -> JetStreamContext:
         """JetStream's API over a connection that is open.
@@ -215,11 +148,8 @@ class Connection:
         """
         return (await self.client()).jetstream(timeout=self.timeout)
 
-    async def client(self) -> Client:
+    async def client(self) -> NatsClient:
         """The library's client, connected; raises as `jetstream`."""
-        return await self._connected_client()
-
-    async def _connected_client(self) -> _Client:
         with anyio.move_on_after(self.timeout):
             if self._client is not None and self._client.is_closed:
                 await self.aclose()
@@ -246,7 +176,7 @@ class Connection:
             TemporaryError: As for `jetstream`.
             RefusedError: As for `jetstream`.
         """
-        client = await self._connected_client()
+        client = await self.client()
         self._subjects = tuple(subject for subject, _, _ in messages)
         loop = asyncio.get_running_loop()
         # a token is never used again: a late answer to an earlier message must not count for this
@@ -338,10 +268,10 @@ class Connection:
         self, subscription: JetStreamContext.PullSubscription | Subscription
     ) -> None:
         """Ends a subscription, as far as there is a connection to end it on."""
-        with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True), contextlib.suppress(Exception):
+        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True), contextlib.suppress(Exception):
             await subscription.unsubscribe()
 
-    async def _open(self) -> _Client:
+    async def _open(self) -> NatsClient:
         """Makes a connection; credentials that are refused are read again and tried once more."""
         client = await self._connect(await self._files.read())
         if client is None and isinstance(self._last_error, RefusedError):
@@ -351,8 +281,8 @@ class Connection:
             raise self._last_error or self.errors.lost()
         return client
 
-    async def _connect(self, login: Login) -> _Client | None:
-        client = _Client(login, requires_tls=self._files.tls)
+    async def _connect(self, login: Login) -> NatsClient | None:
+        client = NatsClient(login, requires_tls=self._files.tls)
         self._last_error, self._connect_failures, self._connected = None, 0, anyio.Event()
         self._connecting = True
 

@@ -2,8 +2,8 @@
 
 An ordered pull consumer without acknowledgements, which the server forgets by itself: a gap or a
 lost connection means that everything is read again, and since a bucket holds the newest state, that
-loses nothing. A value that the bucket's own limit (`max_age`) deletes goes without a message: the
-caller gets the limit.
+loses nothing. A value that the bucket's own limit (`max_age`) deletes goes without a message, where
+the bucket has no markers (`subject_delete_marker_ttl`): the caller gets the limit.
 
 nats-py's `fetch` waits for each message on its own, which takes three times as long as to receive
 one. Here requests are sent ahead of what they deliver, and what has arrived is taken at once.
@@ -26,7 +26,7 @@ from syncd.core.installation import bucket_stream
 from syncd.net.nats import Connection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
 
     from nats.aio.client import Client
     from nats.aio.msg import Msg
@@ -48,6 +48,10 @@ FETCH_TIMEOUT: Final = 1.0
 
 _INACTIVE: Final = 60.0
 _REMOVED: Final = frozenset(("DEL", "PURGE"))
+_MARKER: Final = "Nats-Marker-Reason"
+"""Header of what the server stores in place of a value that it has deleted (ADR-43)."""
+
+_VALUE: Final = "$JS.ACK."
 _TIMED_OUT: Final = "408"
 _ENDS: Final = frozenset(("batch completed", "message size exceeds maxbytes"))
 _HEARTBEAT: Final = "100"
@@ -224,22 +228,27 @@ class _Inbox:
         return [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
 
     async def _receive(self, message: Msg) -> None:
-        status = (message.headers or {}).get("Status") if not message.data else None
-        if status is not None and status != _HEARTBEAT:
+        headers = message.headers or {}
+        # what was stored has an address for acknowledgements; its headers are the writer's, and a
+        # `Status` among them must not pass for the server's
+        if message.reply.startswith(_VALUE):
+            self._add(message, headers)
+        elif (status := headers.get("Status")) != _HEARTBEAT:
             self._asked = 0
-            reason = (message.headers or {}).get("Description", "").lower()
-            self.is_lost = self.is_lost or not (status == _TIMED_OUT or reason in _ENDS)
-        elif status is None:
-            # $JS.ACK.<stream>.<consumer>.<delivered>.<position>.<number>.<time>.<pending>; two
-            # tokens more before the stream, and one at the end, where there are domains
-            tokens = message.reply.split(".")
-            number, nanoseconds, pending = tokens[6:9] if len(tokens) == _TOKENS else tokens[8:11]
-            if int(number) != self._expected:
-                self.is_lost = True
-            self._expected += 1
-            self._asked -= 1
-            removed = (message.headers or {}).get("KV-Operation") in _REMOVED
-            content = None if removed else message.data
-            value = Value(message.subject, content, int(nanoseconds) / 1e9)
-            self._arrived.append(_Arrival(value, int(pending)))
+            ended = status == _TIMED_OUT or headers.get("Description", "").lower() in _ENDS
+            self.is_lost = self.is_lost or not ended
         self._news.set()
+
+    def _add(self, message: Msg, headers: Mapping[str, str]) -> None:
+        # $JS.ACK.<stream>.<consumer>.<delivered>.<position>.<number>.<time>.<pending>; two
+        # tokens more before the stream, and one at the end, where there are domains
+        tokens = message.reply.split(".")
+        number, nanoseconds, pending = tokens[6:9] if len(tokens) == _TOKENS else tokens[8:11]
+        if int(number) != self._expected:
+            self.is_lost = True
+        self._expected += 1
+        self._asked -= 1
+        removed = headers.get("KV-Operation") in _REMOVED or _MARKER in headers
+        content = None if removed else message.data
+        value = Value(message.subject, content, int(nanoseconds) / 1e9)
+        self._arrived.append(_Arrival(value, int(pending)))

@@ -180,7 +180,11 @@ def test_a_bucket_that_was_made_anew(fleet: Watched) -> None:
     fleet.start("n1", "n2")
     path = f"{fleet.world.directory}/relay.sock"
     relay = fleet.relay(socket=path)
-    wait_until(lambda: ask(path, "/v1/status")[1]["relay"]["fleet"]["secrets"]["converged"] == 1)
+
+    def state() -> Any:
+        return ask(path, "/v1/status")[1]["relay"]["fleet"]
+
+    wait_until(lambda: state()["secrets"].get("converged") == 1)
     assert relay.stop() == 0
     fleet.daemons["n2"].kill()
     fleet.server.ask(lambda js: js.delete_stream(f"KV_{fleet.bucket}"))
@@ -189,8 +193,21 @@ def test_a_bucket_that_was_made_anew(fleet: Watched) -> None:
     wait_until(lambda: documents(fleet.server, fleet.bucket).keys() == {"n1"})
     relay.start()
     relay.wait_for("fleet.bucket_new")
-    wait_until(lambda: ask(path, "/v1/status")[1]["relay"]["fleet"]["instances"])
-    assert ask(path, "/v1/status")[1]["sequence"] == 0
+    wait_until(lambda: state()["instances"])
+    _, status = ask(path, "/v1/status")
+    assert status["sequence"] == 0
+    assert any("the fleet is not known: bucket" in line for line in status["attention"])
+
+
+def test_a_fleet_without_installations(fleet: Watched) -> None:
+    """An empty bucket is not a fleet that is well: it may be another one than they write to."""
+    path = f"{fleet.world.directory}/relay.sock"
+    fleet.relay(socket=path)
+    expected = f"no installation writes to bucket {fleet.bucket}; set state_bucket"
+    wait_until(
+        lambda: any(expected in line for line in ask(path, "/v1/status")[1]["attention"]),
+        lambda: ask(path, "/v1/status"),
+    )
 
 
 def test_a_bucket_that_is_missing(fleet: Watched, nats: NatsServer) -> None:
@@ -199,8 +216,11 @@ def test_a_bucket_that_is_missing(fleet: Watched, nats: NatsServer) -> None:
     probes = free_port()
     nats.ask(lambda js: js.delete_stream(f"KV_{fleet.bucket}"))
     source = {"urls": [nats.url], "subject": f"{fleet.bucket}.>", "state_bucket": fleet.bucket}
-    settings: dict[str, Any] = {"relay": source, "api": {"listen": f"127.0.0.1:{probes}"}}
+    path = f"{fleet.world.directory}/relay.sock"
+    api = {"listen": f"127.0.0.1:{probes}", "socket": path}
+    settings: dict[str, Any] = {"relay": source, "api": api}
     with fleet.world.relay(**settings) as relay:
+        assert "not known yet" in fleet.world.run("status", "--socket", path).stdout
         reason = relay.wait_for("fleet.failing")["reason"]
         assert f"there is no bucket {fleet.bucket}" in reason
         relay.wait_for("relay.following")

@@ -190,6 +190,55 @@ async def test_a_gap_is_noticed(nats: NatsServer) -> None:
     await reader.aclose()
 
 
+async def test_a_document_that_looks_like_an_answer_of_the_server(nats: NatsServer) -> None:
+    """One installation, which may write its own key only, cannot stop the reading of all."""
+    good = {"instance": "n1", "time": rfc3339(time.time()), "key": "k", "ttl": 180, "secrets": {}}
+
+    async def write(js: Any) -> None:
+        forged = {"Status": "409", "Description": "Consumer Deleted"}
+        await js.publish("$KV.forged.n2", b"", headers=forged)
+        await js.publish("$KV.forged.n1", json.dumps(good).encode())
+
+    await anyio.to_thread.run_sync(nats.ask, bucket("forged"))
+    await anyio.to_thread.run_sync(nats.ask, write)
+    reader = FleetBucket(Server(urls=(nats.url,)), "forged", "test")
+    with anyio.fail_after(DEADLINE):
+        async with aclosing(reader.changes()) as changes:
+            await anext(changes)
+    await reader.aclose()
+    assert [member.instance for member in reader.fleet.members.values()] == ["n1"]
+    assert list(reader.fleet.unreadable.values()) == ["n2"]
+
+
+async def test_a_marker_is_a_deletion(nats: NatsServer) -> None:
+    """What the server stores when `max_age` deletes a document is not an unreadable document."""
+    content = {"time": rfc3339(time.time()), "key": "k", "ttl": 180, "secrets": {}}
+
+    async def write(js: Any) -> None:
+        await js.publish("$KV.marked.n1", json.dumps({"instance": "n1", **content}).encode())
+
+    more = {"max_age": 1.0, "subject_delete_marker_ttl": 3600.0}
+    await anyio.to_thread.run_sync(nats.ask, bucket("marked", **more))
+    reader = FleetBucket(Server(urls=(nats.url,)), "marked", "test")
+    with anyio.fail_after(DEADLINE):
+        async with aclosing(reader.changes()) as changes:
+            await anext(changes)
+            await anyio.to_thread.run_sync(nats.ask, write)
+            while not reader.fleet.members:
+                await anext(changes)
+
+            async def is_marked(js: Any) -> bool:
+                last = await js.get_last_msg("KV_marked", "$KV.marked.n1")
+                return "Nats-Marker-Reason" in (last.headers or {})
+
+            while not await anyio.to_thread.run_sync(nats.ask, is_marked):
+                await anext(changes)
+        async with aclosing(reader.changes()) as changes:
+            await anext(changes)
+    await reader.aclose()
+    assert (reader.fleet.members, reader.fleet.unreadable) == ({}, {})
+
+
 async def until_it_fails(changes: AsyncIterator[set[str]]) -> None:
     async for _ in changes:
         pass

@@ -287,9 +287,7 @@ class Recreation:
             try:
                 await self._post(id_, body, accept=_EXISTS)
             except SyncdError as error:
-                refused = isinstance(error, RefusedError)
-                fail = attempts.refuse if refused else attempts.retry
-                failure = fail(str(error), self._rng)
+                failure = attempts.fail(error, self._rng)
                 if failure.is_news:
                     log.error("destination.missing", destination=id_, problem=str(error))
                 await anyio.sleep(failure.delay)

@@ -14,9 +14,9 @@ import anyio.to_thread
 import structlog
 
 from syncd.core.attempts import Attempts
-from syncd.core.errors import RefusedError, SyncdError
+from syncd.core.errors import SyncdError
 from syncd.core.timing import Backoff
-from syncd.telemetry.log import describe
+from syncd.telemetry.unexpected import unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -105,8 +105,7 @@ class Worker:
                     await self._fail(error)
                     continue
                 except Exception as error:  # noqa: BLE001 - a bug in it must never end the daemon
-                    problem = f"internal error: {describe(error)}"
-                    await self._fail(RefusedError(problem, "please report it"))
+                    await self._fail(unexpected(error))
                     continue
                 self._attempts.succeed(time.time())
                 if not self._woken.is_set():
@@ -120,11 +119,9 @@ class Worker:
         return self._ledger.take(self._mailbox, self._grant, _MAX_PENDING)
 
     async def _fail(self, error: SyncdError) -> None:
-        refused = isinstance(error, RefusedError)
-        fail = self._attempts.refuse if refused else self._attempts.retry
-        failure = fail(str(error), self._rng)
+        failure = self._attempts.fail(error, self._rng)
         if failure.is_news:
-            report = log.error if refused else log.warning
+            report = log.error if self._attempts.is_refused else log.warning
             report(
                 "action.postponed",
                 action=self._action,

@@ -242,6 +242,19 @@ async def test_a_bug_is_survived_and_its_text_not_logged(mail: Mail) -> None:
     assert 30 <= naps.taken[0] <= 60
 
 
+async def test_a_shortage_is_no_bug(mail: Mail) -> None:
+    """A machine that is short of memory is reported as such, and the event is tried again."""
+    loop = delivery(Listener(MemoryError("canary-7f3a")), mail)
+    await mail.put(change("a", 2, 1))
+    with capture_logs() as logs:
+        async with running(loop):
+            await drained(loop)
+    (failed,) = [entry for entry in logs if entry["event"] == "delivery.retry"]
+    assert failed["log_level"] == "warning"
+    assert failed["reason"].startswith("there is not enough memory; free memory")
+    assert "canary" not in str(logs)
+
+
 async def test_a_bug_is_an_error_once(mail: Mail) -> None:
     """As every failure that only a person can end; it is counted each time."""
     metrics = Metrics()

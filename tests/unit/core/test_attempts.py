@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
+
 from syncd.core.attempts import Attempts
+from syncd.core.errors import RefusedError, StateError, SyncdError, TemporaryError
 from syncd.core.health import Health
 from syncd.core.timing import Backoff
 
@@ -24,6 +27,22 @@ def test_an_error_is_news_once_for_each_reason() -> None:
     news = [attempts.refuse(reason, rng).is_news for reason in ("a", "a", "b", "a", "b")]
     assert news == [True, False, True, False, False]
     assert attempts.is_refused
+
+
+@pytest.mark.parametrize(
+    ("error", "needs_a_person"),
+    [
+        (TemporaryError("down"), False),
+        (StateError("full"), False),
+        (RefusedError("no", "ask"), True),
+        (SyncdError("a bug"), True),
+    ],
+)
+def test_an_error_decides_whether_it_may_heal(error: SyncdError, needs_a_person: bool) -> None:
+    """A bug needs a person as much as a refusal."""
+    attempts = Attempts()
+    attempts.fail(error, Random(1))
+    assert (attempts.last_error, attempts.is_refused) == (str(error), needs_a_person)
 
 
 def test_a_refusal_waits_by_the_backoff_or_at_its_cap() -> None:
