@@ -19,7 +19,8 @@ from syncd.core.errors import ConfigurationError
 from syncd.core.findings import Finding, finding, key_path
 from syncd.core.placeholders import correction, unfilled
 from syncd.core.text import encodable
-from syncd.core.tree import TreeError, parse_yaml
+from syncd.core.tree import TreeError
+from syncd.core.yaml_text import parse_yaml
 from syncd.system.errnos import reason, remedy
 from syncd.system.files import read_file
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from syncd.config.load import config_file, read_tree
-from syncd.core.tree import TreeError, parse_yaml
+from syncd.core.tree import TreeError
+from syncd.core.yaml_text import parse_yaml
 from syncd.system.files import read_file
 
 if TYPE_CHECKING:

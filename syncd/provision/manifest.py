@@ -23,7 +23,8 @@ from syncd.core.decode import Problem, Text, decode, did_you_mean, keys_of
 from syncd.core.findings import Finding, finding, key_path
 from syncd.core.payload import path_problem
 from syncd.core.placeholders import correction, holds_placeholder
-from syncd.core.tree import Node, Scalar, TreeError, parse_first_yaml, parse_yaml
+from syncd.core.tree import Node, Scalar, TreeError
+from syncd.core.yaml_text import parse_first_yaml, parse_yaml
 from syncd.provision.yaml_v3 import resolve
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from syncd.config.settings import Aidbox as Consumer, Settings
 from syncd.config.validation import check_section
 from syncd.core.decode import decode
 from syncd.core.findings import CODES
-from syncd.core.tree import parse_yaml
 from syncd.core.vault_config import decode_vault_config
+from syncd.core.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

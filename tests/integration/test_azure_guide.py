@@ -13,7 +13,7 @@ from support.documents import REPOSITORY, blocks, document, follow
 from syncd.config.auth import AzureAuth
 from syncd.config.settings import Provision
 from syncd.core.decode import decode
-from syncd.core.tree import parse_yaml
+from syncd.core.yaml_text import parse_yaml
 from syncd.provision.azure.objects import _CLOUDS, _PARAMETERS, _Object
 
 if TYPE_CHECKING:

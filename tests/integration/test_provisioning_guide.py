@@ -11,7 +11,7 @@ from support.openbao import free_ports
 from syncd.config.auth import VaultAuth
 from syncd.config.settings import Provision
 from syncd.core.decode import decode
-from syncd.core.tree import parse_yaml
+from syncd.core.yaml_text import parse_yaml
 from syncd.provision.vault.objects import _PREFIXED, _Object
 
 if TYPE_CHECKING:

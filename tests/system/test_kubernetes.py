@@ -16,8 +16,8 @@ from syncd import __version__
 from syncd.config.settings import Settings
 from syncd.config.validation import check_section
 from syncd.core.decode import decode
-from syncd.core.tree import parse_yaml
 from syncd.core.vault_config import lint_vault_config
+from syncd.core.yaml_text import parse_yaml
 from syncd.provision.manifest import decode_manifests
 from syncd.provision.vault.objects import decode_vault
 

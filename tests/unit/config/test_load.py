@@ -28,7 +28,7 @@ from syncd.config.validation import check_section
 from syncd.core.decode import schema
 from syncd.core.errors import ConfigurationError
 from syncd.core.model import Scope
-from syncd.core.tree import parse_yaml
+from syncd.core.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

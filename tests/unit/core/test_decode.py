@@ -20,7 +20,8 @@ from syncd.core.decode import (
     did_you_mean,
     schema,
 )
-from syncd.core.tree import parse_json, parse_yaml
+from syncd.core.tree import parse_json
+from syncd.core.yaml_text import parse_yaml
 
 CANARY = "hunter2-canary"
 

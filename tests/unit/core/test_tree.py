@@ -1,4 +1,4 @@
-"""syncd.core.tree: text to tree."""
+"""syncd.core.tree and syncd.core.yaml_text: text to tree."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from hypothesis import given, settings, strategies as st
 
-from syncd.core.tree import (
-    LARGEST_JSON,
-    Node,
-    Scalar,
-    TreeError,
-    parse_first_yaml,
-    parse_json,
-    parse_yaml,
-    values,
-)
+from syncd.core import yaml_text
+from syncd.core.tree import LARGEST_JSON, Node, Scalar, TreeError, parse_json, values
+from syncd.core.yaml_text import parse_first_yaml, parse_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,6 +79,14 @@ class TestJson:
 
 
 class TestYaml:
+    @pytest.fixture(autouse=True, params=["libyaml", "PyYAML"])
+    def _parser(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        """By both parsers; the second is alone where libyaml is not built in."""
+        assert len(yaml_text._CORE) == len(yaml_text._RAW) == 2
+        if request.param == "PyYAML":
+            monkeypatch.setattr(yaml_text, "_CORE", yaml_text._CORE[-1:])
+            monkeypatch.setattr(yaml_text, "_RAW", yaml_text._RAW[-1:])
+
     @pytest.mark.parametrize(
         ("written", "value"),
         [
@@ -292,6 +294,35 @@ def test_no_refusal_quotes_the_text(text: str) -> None:
     """However a text is broken, a secret in it does not reach the message."""
     for parse in (parse_json, parse_yaml):
         assert CANARY not in _refusal(parse, text.encode())
+
+
+def _written(tree: object) -> object:
+    """A tree with everything that raw scalars and mappings know."""
+    if isinstance(tree, Scalar):
+        return (str(tree), repr(tree.value), tree.plain)
+    if isinstance(tree, Node):
+        return ([(key, _written(item)) for key, item in tree.items()], tree.duplicates)
+    if isinstance(tree, list):
+        return [_written(item) for item in tree]
+    return tree
+
+
+@settings(max_examples=300)
+@given(st.lists(FRAGMENTS.filter(lambda text: text != "!"), max_size=25).map("".join))
+def test_both_parsers_read_the_same(text: str) -> None:
+    """libyaml accepts more, such as a tab behind a word: so do Go's libraries.
+
+    And it takes nothing with the tag `!` for a text, not for null.
+    """
+    fast, own = yaml_text._RAW
+    try:
+        found = [_written(tree) for tree in yaml_text._documents(fast(text))]
+    except (yaml.YAMLError, TreeError):
+        return
+    try:
+        assert found == [_written(tree) for tree in yaml_text._documents(own(text))]
+    except yaml.YAMLError:
+        assert "\t" in text
 
 
 @pytest.mark.parametrize("item", [b"[]", b"{}", b'{"a": [0, {"b": []}]}', b"0"], ids=repr)

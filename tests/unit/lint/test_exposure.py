@@ -22,7 +22,7 @@ from syncd.config.settings import (
 )
 from syncd.config.validation import check_section
 from syncd.core.decode import decode
-from syncd.core.tree import parse_yaml
+from syncd.core.yaml_text import parse_yaml
 from syncd.lint.exposure import check_exposure
 from syncd.provision.plan import plan_provision
 

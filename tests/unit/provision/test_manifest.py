@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from syncd.core.tree import Scalar, parse_yaml
+from syncd.core.tree import Scalar
+from syncd.core.yaml_text import parse_yaml
 from syncd.provision.manifest import (
     Manifest,
     Report,

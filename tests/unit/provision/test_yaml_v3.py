@@ -7,7 +7,8 @@ import json
 import pytest
 from hypothesis import given, strategies as st
 
-from syncd.core.tree import Scalar, parse_yaml
+from syncd.core.tree import Scalar
+from syncd.core.yaml_text import parse_yaml
 from syncd.provision.yaml_v3 import NotJsonError, json_value, resolve, timestamp
 
 
