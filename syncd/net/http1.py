@@ -35,6 +35,7 @@ KEEP_ALIVE: Final = 60.0
 _CHUNK: Final = 64 << 10
 
 # RFC 9110, section 5: names are tokens, values visible ASCII with single spaces between their ends
+_PLAIN_NAMES: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]*")
 _PLAIN_FIELDS: Final = re.compile(r"(?:[-!#$%&'*+.^_`|~0-9A-Za-z]+: [!-~]+(?: [!-~]+)*\r\n)*")
 _PLAIN_TARGET: Final = re.compile(r"[!-~]+")
 _OF_CONNECTION: Final = frozenset(
@@ -89,6 +90,8 @@ class Request(msgspec.Struct, frozen=True):
         fields = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
         plain = (
             _PLAIN_FIELDS.fullmatch(fields)
+            and fields.count("\n") == len(self.headers)  # none is two
+            and _PLAIN_NAMES.fullmatch("".join(self.headers))
             and _PLAIN_TARGET.fullmatch(self.url.target)
             and _PLAIN_TARGET.fullmatch(self.url.authority)
             and _OF_CONNECTION.isdisjoint(map(str.lower, self.headers))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import anyio
 import h11
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from syncd.net import http1
 from syncd.net.http1 import ConnectTimeoutError, Pool, Request, parse_plain_success
@@ -153,7 +153,18 @@ async def test_an_answer_that_is_not_read_to_its_end_ends_its_connection() -> No
 
 
 NAMES = st.sampled_from(
-    ["x-env", "authorization", "Host", "connection", "content-length", "te", "bad name", "", "x\n"]
+    [
+        "x-env",
+        "authorization",
+        "Host",
+        "connection",
+        "content-length",
+        "te",
+        "bad name",
+        "",
+        "x\n",
+        "x: y",
+    ]
 )
 VALUES = st.one_of(
     st.sampled_from(["a", "a b", " a", "a ", "a  b", "", "a\tb", "a\r\nx: y", "\xe9", "\u20ac"]),
@@ -162,6 +173,8 @@ VALUES = st.one_of(
 
 
 @given(st.dictionaries(NAMES, VALUES, max_size=3), st.binary(max_size=5))
+@example({"x-env": "a\r\nx: y"}, b"")
+@example({"x: y": "a"}, b"")
 def test_what_is_sent_without_h11_is_what_h11_sends(
     headers: dict[str, str], content: bytes
 ) -> None:
