@@ -41,7 +41,8 @@ from syncd.config.auth import (
 )
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.payload import File, Payload
-from syncd.net import requests_session as transport
+from syncd.net import interruption
+from syncd.net.interruption import Interruption
 from syncd.net.tls import Trust
 from syncd.provision.azure.objects import decode_azure
 from syncd.provision.azure.provider import AzureProvider
@@ -469,7 +470,7 @@ def test_a_fault_that_may_pass(
     says: str,
 ) -> None:
     """Tried again within the pass, a few times; then one line, and the next pass succeeds."""
-    monkeypatch.setattr(transport.Interruption, "pause", lambda _self, _seconds: False)
+    monkeypatch.setattr(Interruption, "pause", lambda _self, _seconds: False)
     provider = open_provider()
     azure.fault(*[fault] * 3)
     assert contents(provider.fetch()) == {"app": CANARY.encode()}
@@ -488,7 +489,7 @@ def test_retry_after(azure: Azure, open_provider: Open, monkeypatch: pytest.Monk
         waited.append(seconds)
         return False
 
-    monkeypatch.setattr(transport.Interruption, "pause", wait)
+    monkeypatch.setattr(Interruption, "pause", wait)
     provider = open_provider()
     azure.fault(answer(429, retry_after="7"))
     provider.fetch()
@@ -504,7 +505,7 @@ def test_an_answer_beyond_all_bounds_is_cut_off(
 ) -> None:
     """Memory is bounded; the next pass goes on."""
     provider = open_provider()
-    monkeypatch.setattr(transport, "LONGEST_ANSWER", 1 << 20)
+    monkeypatch.setattr(interruption, "LONGEST_ANSWER", 1 << 20)
     azure.fault(lambda handler: handler.say(200, b"x" * (2 << 20)))
     with pytest.raises(RefusedError, match="answers with more than 1 MiB; check that it is a Key"):
         provider.fetch()
@@ -517,11 +518,11 @@ def test_a_vault_that_hangs(
     """The time limits end it with one line; interrupting does at once, a pause too."""
     provider = open_provider()
     provider.fetch()
-    monkeypatch.setattr(transport, "REQUEST_LIMIT", 0.2)
+    monkeypatch.setattr(interruption, "REQUEST_LIMIT", 0.2)
     azure.fault(hang)
     with pytest.raises(TemporaryError, match="did not finish within"):
         provider.fetch()
-    monkeypatch.setattr(transport, "REQUEST_LIMIT", 2 * DEADLINE)
+    monkeypatch.setattr(interruption, "REQUEST_LIMIT", 2 * DEADLINE)
     for fault in (hang, answer(429, retry_after="15")):
         azure.fault(fault)
         before = len(azure.requests)
@@ -553,7 +554,7 @@ def test_tls_that_cannot_be_trusted(
     to: str,
 ) -> None:
     """A wrong CA and an expired certificate are told apart, for the vault and for the login."""
-    monkeypatch.setattr(transport.Interruption, "pause", lambda _self, _seconds: False)
+    monkeypatch.setattr(Interruption, "pause", lambda _self, _seconds: False)
     other = Authority(tmp_path, "other")
     file = tmp_path / "client-secret"
     file.write_text(azure.client_secret)

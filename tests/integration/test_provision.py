@@ -21,7 +21,7 @@ from support.subscriber import ask
 from support.waiting import DEADLINE
 from support.world import CANARY, World as Plain, secret
 
-from syncd.net.requests_session import READ_TIMEOUT
+from syncd.net.interruption import READ_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ from support.tls import Authority
 
 from syncd.config.auth import ClientSecret
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
-from syncd.net import requests_session as transport
+from syncd.net.interruption import Interruption
 from syncd.net.tls import Trust
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ WAYS = ["vault", "vault without TLS", "azure", "login"]
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(transport, "READ_TIMEOUT", 0.3)
-    monkeypatch.setattr(transport.Interruption, "pause", lambda _self, _seconds: False)
+    monkeypatch.setattr(Interruption, "pause", lambda _self, _seconds: False)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,8 @@ from support.waiting import DEADLINE, wait_until
 
 from syncd.config.auth import AppRole, AzureLogin
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
-from syncd.net import requests_session as transport
+from syncd.net import interruption
+from syncd.net.requests_session import CONNECTIONS
 from syncd.net.tls import Trust
 from syncd.provision.vault import http as vault_http, provider as provider_module
 from syncd.provision.vault.auth import Login
@@ -85,7 +86,7 @@ def server() -> Iterator[Receiver]:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vault_http, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(vault_http, "READ_TIMEOUT", 0.3)
-    monkeypatch.setattr(transport, "REQUEST_LIMIT", 0.6)
+    monkeypatch.setattr(interruption, "REQUEST_LIMIT", 0.6)
 
 
 def make(openbao: OpenBao, server: Receiver, objects: str = OBJECTS, **more: Any) -> VaultProvider:
@@ -233,7 +234,7 @@ def test_an_answer_beyond_all_bounds_is_cut_off(
 ) -> None:
     """Memory is bounded."""
     provider = make(openbao, server)
-    monkeypatch.setattr(transport, "LONGEST_ANSWER", 1 << 20)
+    monkeypatch.setattr(interruption, "LONGEST_ANSWER", 1 << 20)
     server.script(reply(200, b"x" * (2 << 20)))
     with pytest.raises(RefusedError, match="answers with more than 1 MiB; check secretPath"):
         provider.fetch()
@@ -318,7 +319,7 @@ def test_interrupting_ends_a_fetch_that_hangs(
     """Shutdown waits for no dead vault; after `resume` the provider works again."""
     provider = make(openbao, server)
     monkeypatch.setattr(vault_http, "READ_TIMEOUT", 2 * DEADLINE)
-    monkeypatch.setattr(transport, "REQUEST_LIMIT", 2 * DEADLINE)
+    monkeypatch.setattr(interruption, "REQUEST_LIMIT", 2 * DEADLINE)
     provider = make(openbao, server)
     server.script(hang)
     failure: list[BaseException] = []
@@ -733,11 +734,11 @@ def test_reads_are_made_in_parallel_and_writes_after_them(
     """A few at a time, over connections that are kept; a write is not made before all are read."""
     write = "- {objectName: w, secretPath: pki/issue/web, secretKey: k, method: PUT}\n"
     provider = make(openbao, server, write + MANY)
-    together = threading.Barrier(transport.CONNECTIONS)
-    server.script(*[reply_together(together)] * transport.CONNECTIONS)
+    together = threading.Barrier(CONNECTIONS)
+    server.script(*[reply_together(together)] * CONNECTIONS)
     provider.fetch()
     assert [request.method for request in server.requests] == ["GET"] * 8 + ["PUT"]
-    assert len({request.connection for request in server.requests}) == transport.CONNECTIONS
+    assert len({request.connection for request in server.requests}) == CONNECTIONS
 
 
 def test_nothing_is_written_to_the_vault_when_a_read_fails(

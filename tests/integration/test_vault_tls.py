@@ -17,7 +17,7 @@ from support.tls import EXPIRED, FUTURE, Authority
 
 from syncd.config.auth import ClientSecret
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
-from syncd.net import requests_session as transport
+from syncd.net.interruption import Interruption
 from syncd.net.tls import Trust
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[tuple[str, Callable[[str, Trust], SyncdError]]]:
     """Which way, and a fetch from an address that fails."""
-    monkeypatch.setattr(transport.Interruption, "pause", lambda _self, _seconds: False)
+    monkeypatch.setattr(Interruption, "pause", lambda _self, _seconds: False)
     with Azure(tmp_path) as azure, ExitStack() as stack:
         monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", azure.imds)
         open_provider = stack.enter_context(

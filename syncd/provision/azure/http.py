@@ -17,13 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 from azure.core.pipeline.transport import RequestsTransport
 
 from syncd.core.errors import TemporaryError
-from syncd.net.requests_session import (
-    CONNECT_TIMEOUT,
-    READ_TIMEOUT,
-    Interruption,
-    RotatingSession,
-    interrupted,
-)
+from syncd.net.interruption import CONNECT_TIMEOUT, READ_TIMEOUT, Interruption, interrupted
+from syncd.net.requests_session import make_session
+from syncd.net.rotating_session import RotatingSession
 
 if TYPE_CHECKING:
     import requests
@@ -61,7 +57,7 @@ class Transport(RequestsTransport):
         super().__init__(use_env_settings=False)
         self.session: requests.Session | None = None
         self._address = address
-        self._sessions = RotatingSession(address, trust)
+        self._sessions = RotatingSession(address, trust, make_session)
         self._interruption = interruption
         self.status = 0
         """The status of the last answer, for errors of the SDK that have none."""

@@ -17,7 +17,8 @@ from azure.core.exceptions import AzureError
 
 from syncd.config.auth import ClientCertificate, ClientSecret, ManagedIdentity, WorkloadIdentity
 from syncd.core.errors import RefusedError, TemporaryError
-from syncd.net.requests_session import explain, unavailable
+from syncd.net.interruption import unavailable
+from syncd.net.requests_session import explain
 from syncd.provision.azure.http import pipeline_options
 from syncd.provision.credential_file import read_bytes, read_credential
 from syncd.provision.imds import identity_token

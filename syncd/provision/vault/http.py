@@ -17,6 +17,7 @@ import random
 import threading
 import time
 from http import HTTPStatus
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -27,19 +28,17 @@ from hvac.adapters import RawAdapter
 
 from syncd.core.errors import RefusedError, TemporaryError
 from syncd.core.timing import Backoff
+from syncd.net.direct_session import DirectSession
+from syncd.net.interruption import CONNECT_TIMEOUT, READ_TIMEOUT, Interruption
 from syncd.net.proxies import proxy_for
 from syncd.net.reasons import parse_retry_after
-from syncd.net.requests_session import (
-    CONNECT_TIMEOUT,
-    READ_TIMEOUT,
-    Interruption,
-    PlainSession,
-    RotatingSession,
-    explain,
-)
+from syncd.net.requests_session import CONNECTIONS, explain, make_session
+from syncd.net.rotating_session import RotatingSession
 from syncd.provision.vault.response import ResponseError, parse_response
 
 if TYPE_CHECKING:
+    import ssl
+
     from syncd.net.tls import Trust
     from syncd.provision.vault.response import Response
 
@@ -90,7 +89,7 @@ class Connection:
         self.address = address
         self._namespace = namespace
         self._interruption = Interruption()
-        self._session = RotatingSession(address, trust, PlainSession)
+        self._session = RotatingSession(address, trust, _session)
         self._adapter: Any = None
         self._lock = threading.Lock()
 
@@ -273,10 +272,18 @@ class Connection:
         return kind(message, remedy, retry_after=answer.retry_after)
 
 
-_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+_ERRORS = (HTTPException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 _TLS_ONLY = (b"to an https server", b"sent to https port")
 """What Go's net/http and nginx answer to HTTP on a port for HTTPS."""
 _RNG = random.Random()  # noqa: S311 - jitter
+
+
+def _session(
+    address: str, trust: Trust, context: ssl.SSLContext | None
+) -> DirectSession | requests.Session:
+    if proxy_for(address) is not None:
+        return make_session(address, trust, context)
+    return DirectSession(address, context, server_name=trust.server_name, keep=CONNECTIONS)
 
 
 def _is_temporary(status: int) -> bool:
