@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from syncd.commands.table import Screen
     from syncd.config.settings import NatsServer
-    from syncd.core.fleet import Convergence, Fleet
+    from syncd.core.convergence import Convergence
+    from syncd.core.fleet import Fleet
 
 _RETRY: Final = 1.0
 

@@ -26,7 +26,7 @@ from syncd.core.event_data import SECRET_CONVERGED, SECRET_DIVERGED, FleetData, 
 from syncd.core.timing import rfc3339
 
 if TYPE_CHECKING:
-    from syncd.core.fleet import Convergence
+    from syncd.core.convergence import Convergence
     from syncd.core.model import Scope
 
 MOST_NAMED: Final = 1000

@@ -1,34 +1,15 @@
-"""Convergence: from the documents of all installations to what each of them has of a secret.
+"""The fleet: what the documents of all installations say, kept up to date.
 
-The rules:
-
-- Versions are compared among installations with one fingerprint key, the one that most have; an
-  installation with another key is lagging, since what it has is not known.
-- The newest version is the one that arrived last anywhere (`changed_at`). One that has not changed
-  since an installation's first scan is no arrival: a replica that starts with yesterday's secret
-  does not make that the newest. Where nothing arrived, it is the one that most have.
-- An installation is silent when its document is older than its `ttl`. A silent one has proven
-  nothing, also where it had the newest version.
-- An installation whose newest document cannot be read is unreadable: which secrets it has is not
-  known, so none has converged. What it had before counts until it is silent.
-- A secret has converged when every installation that has it in its vault config has the newest
-  version, and none is silent or unreadable.
-
-It is pure. Ten thousand documents have the same names, keys and versions, so each is kept once:
-a secret of an installation takes about 17 bytes.
+It is pure. What that means for a secret is in `syncd.core.convergence`.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter, defaultdict
-from collections.abc import Mapping
-from math import inf, isnan
+from math import inf
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
-import msgspec
-
+from syncd.core.convergence import Census
 from syncd.core.installation import (
     ScopedSecret,
     checked_version,
@@ -36,143 +17,17 @@ from syncd.core.installation import (
     decode_secrets,
     decode_secrets_and_scopes,
 )
+from syncd.core.member import Layout, Member
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from syncd.core.convergence import Convergence
     from syncd.core.installation import ReadInstallation, ReadSecret
     from syncd.core.model import Scope
 
 _SPARE: Final = 1000
 """Texts that may be kept although no document has them any longer, beside as many as are in use."""
-
-
-class Layout(msgspec.Struct, weakref=True, eq=False):
-    """The secrets of an installation, shared by all that have the same.
-
-    Attributes:
-        places: The place of each secret in the columns of a `Member`, by name.
-    """
-
-    places: dict[str, int]
-
-
-class Member(msgspec.Struct):
-    """One installation; what it has of its secrets is in columns, see `Layout`.
-
-    Attributes:
-        instance: Its name.
-        key: Names its fingerprint key.
-        heard: When its document was stored, seconds since the epoch.
-        ttl: Seconds after which it is silent.
-        content: Distinguishes what it has from what it had.
-        layout: Its secrets.
-        versions: The version of each, or None.
-        arrived: When it arrived, seconds since the epoch; NaN where it was there from the start.
-        adopted: A bit for each: whether every replica that was verified accepts it, and one was.
-    """
-
-    instance: str
-    key: str
-    heard: float
-    ttl: float
-    content: int
-    layout: Layout
-    versions: tuple[str | None, ...]
-    arrived: array[float]
-    adopted: int
-
-    def is_silent(self, now: float) -> bool:
-        """Whether it should have written again by now (seconds since the epoch)."""
-        return now - self.heard > self.ttl
-
-    def states(self) -> dict[str, tuple[str | None, float | None, bool]]:
-        """Version, arrival and adoption of each secret, by name."""
-        return {
-            name: (
-                self.versions[place],
-                None if isnan(self.arrived[place]) else self.arrived[place],
-                bool(self.adopted >> place & 1),
-            )
-            for name, place in self.layout.places.items()
-        }
-
-
-class Convergence(msgspec.Struct, frozen=True):
-    """How far a secret has spread.
-
-    Attributes:
-        secret: Its name.
-        version: The newest version, or the one that was asked for; None where there is none.
-        key: Names the key of the versions that were compared.
-        instances: How many installations have the secret in their vault config.
-        have: How many of them have the version, and are not silent.
-        adopted: How many of these have proven that their replicas accept it.
-        older: Installations that have another version or none, sorted.
-        silent: Installations that are silent, sorted.
-        incomparable: Installations that have another key, sorted.
-        unreadable: Installations whose document cannot be read, sorted.
-        versions: How many installations have which version, silent ones included.
-        first: When the version arrived first, seconds since the epoch, or None.
-        last: When it arrived last.
-    """
-
-    secret: str
-    version: str | None
-    key: str | None
-    instances: int
-    have: int
-    adopted: int
-    older: tuple[str, ...]
-    silent: tuple[str, ...]
-    incomparable: tuple[str, ...]
-    unreadable: tuple[str, ...]
-    versions: Mapping[str, int]
-    first: float | None
-    last: float | None
-
-    @property
-    def converged(self) -> bool:
-        """Whether all have it."""
-        known = self.version is not None and not self.unreadable
-        return known and 0 < self.instances == self.have
-
-    @property
-    def is_adopted(self) -> bool:
-        """Whether all have it, and all have proven adoption."""
-        return self.converged and self.adopted == self.instances
-
-    @property
-    def lagging(self) -> tuple[str, ...]:
-        """Installations that do not have it, or have not proven that they do, sorted."""
-        return tuple(sorted({*self.older, *self.silent, *self.incomparable, *self.unreadable}))
-
-    @property
-    def deviates(self) -> str | None:
-        """The version of all but one installation, which alone has the newest; None otherwise.
-
-        Where nothing changes any longer, it is that one whose value is another, and not the others
-        that have missed a rotation.
-        """
-        others = [version for version in self.versions if version != self.version]
-        if self.version is None or self.versions.get(self.version) != 1 or len(others) != 1:
-            return None
-        return others[0] if self.versions[others[0]] > 1 else None
-
-    @property
-    def seconds(self) -> float | None:
-        """How long the version took from the first installation to the last; None if unknown."""
-        if self.first is None or self.last is None:
-            return None
-        return round(self.last - self.first, 3)
-
-
-class _Group(msgspec.Struct, eq=False):
-    """Members with the same secrets and the same key; see `Layout`."""
-
-    places: dict[str, int]
-    key: str
-    members: list[Member]
 
 
 class Fleet:
@@ -193,7 +48,7 @@ class Fleet:
         self.unreadable: dict[str, str] = {}
         self._scopes: dict[str, bytes] = {}
         self._layouts: WeakValueDictionary[tuple[str, ...], Layout] = WeakValueDictionary()
-        self._texts: dict[str, str] = {}
+        self._texts: dict[str | None, str] = {}
         self._room = _SPARE
         self._next_silence = inf
         self._silenced_at = -inf
@@ -263,78 +118,11 @@ class Fleet:
             now: Seconds since the epoch.
             version: What counts as the newest version; found by the rules if not given.
         """
-        return self._convergence(self._groups(), secret, now, version)
+        return Census(self.members.values(), self.unreadable.values(), now).of(secret, version)
 
     def convergences(self, secrets: Iterable[str], now: float) -> Iterator[Convergence]:
-        """The convergence of several secrets, in less time; nothing may change meanwhile."""
-        groups = self._groups()
-        for secret in secrets:
-            yield self._convergence(groups, secret, now, None)
-
-    def _groups(self) -> list[_Group]:
-        groups: defaultdict[tuple[Layout, str], list[Member]] = defaultdict(list)
-        for member in self.members.values():
-            groups[member.layout, member.key].append(member)
-        return [_Group(layout.places, key, members) for (layout, key), members in groups.items()]
-
-    def _convergence(
-        self, groups: list[_Group], secret: str, now: float, version: str | None
-    ) -> Convergence:
-        holders = [(group, group.places[secret]) for group in groups if secret in group.places]
-        keys: Counter[str] = Counter()
-        for group, _ in holders:
-            keys[group.key] += len(group.members)
-        key = max(keys, key=lambda item: (keys[item], item), default=None)
-        comparable = [(group.members, place) for group, place in holders if group.key == key]
-        held = [m.versions[place] for members, place in comparable for m in members]
-        arrived = [m.arrived[place] for members, place in comparable for m in members]
-        versions = Counter([version for version in held if version is not None])
-        arrivals = _arrivals(held, arrived)
-        newest = version or max(
-            versions,
-            key=lambda item: (max(arrivals[item], default=-inf), versions[item], item),
-            default=None,
-        )
-        at, instances = arrivals[newest], keys.total()
-        live = (
-            []
-            if newest is None
-            else [
-                m.adopted >> place & 1
-                for members, place in comparable
-                for m in members
-                if m.versions[place] == newest and now - m.heard <= m.ttl
-            ]
-        )
-        older: list[str] = []
-        silent: list[str] = []
-        incomparable: list[str] = []
-        if len(live) < instances:
-            for group, place in holders:
-                silent += [m.instance for m in group.members if m.is_silent(now)]
-                if group.key != key:
-                    incomparable += [m.instance for m in group.members]
-                else:
-                    older += [
-                        m.instance
-                        for m in group.members
-                        if newest is None or m.versions[place] != newest
-                    ]
-        return Convergence(
-            secret,
-            newest,
-            key,
-            instances,
-            len(live),
-            sum(live),
-            tuple(sorted(older)),
-            tuple(sorted(silent)),
-            tuple(sorted(incomparable)),
-            tuple(sorted(self.unreadable.values())),
-            versions,
-            min(at, default=None),
-            max(at, default=None),
-        )
+        """The convergence of several secrets, in less time."""
+        return map(Census(self.members.values(), self.unreadable.values(), now).of, secrets)
 
     def _set_unreadable(self, key: str, instance: str | None) -> set[str]:
         """An installation that may have any secret concerns all."""
@@ -350,10 +138,10 @@ class Fleet:
         secrets = self._decode(raw)
         names, items, texts = tuple(secrets), secrets.values(), self._texts
         arrived = document.arrivals([item.changed_at for item in items], heard)
-        versions = [
-            None if version is None else texts.get(version) or self._text(checked_version(version))
-            for version in [item.version for item in items]
-        ]
+        written = [item.version for item in items]
+        versions = [*map(texts.get, written)]  # most are known: ten thousand have the same
+        if None in versions:
+            versions = [v if v is None else self._text(checked_version(v)) for v in written]
         adopted = 0
         if any(states := [item.adopted for item in items]):
             for place, of_replicas in enumerate(states):
@@ -410,12 +198,3 @@ def _difference(before: Member | None, after: Member, heard: float) -> set[str]:
         return {*places, *(before.layout.places if before else ())}
     old, new = before.states(), after.states()
     return {name for name in {**old, **new} if old.get(name) != new.get(name)}
-
-
-def _arrivals(held: list[str | None], arrived: list[float]) -> defaultdict[str | None, list[float]]:
-    """When each version arrived; nothing of None, and nothing that was there from the start."""
-    found: defaultdict[str | None, list[float]] = defaultdict(list)
-    for version, at in zip(held, arrived, strict=True):
-        if version is not None and at == at:  # noqa: PLR0124 - not NaN
-            found[version].append(at)
-    return found

@@ -23,7 +23,7 @@ from syncd.core.model import Scope, State
 from syncd.core.nats_binding import escape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
 SILENT_AFTER: Final = 3
 """Heartbeats after which an installation that wrote nothing is silent."""
@@ -82,7 +82,7 @@ class ReadSecret(msgspec.Struct, gc=False):
     """What is read of an `InstalledSecret`."""
 
     version: str | None = None
-    changed_at: _Moment | None = None
+    changed_at: str | None = None
     adopted: dict[str, bool] | None = None
 
 
@@ -101,27 +101,32 @@ class ReadInstallation(msgspec.Struct, gc=False):
     ttl: float
     secrets: msgspec.Raw
 
-    def arrivals(self, moments: Iterable[datetime | None], stored: float) -> array[float]:
+    def arrivals(self, moments: Sequence[str | None], stored: float) -> array[float]:
         """When versions arrived, seconds since the epoch by the server's clock; NaN for None.
 
         The clock of an installation may be wrong, and must not decide which version is the newest.
 
         Args:
-            moments: The times by the clock of the installation.
+            moments: The times by the clock of the installation (RFC 3339); what one scan found has
+                one time.
             stored: When the server stored the document, seconds since the epoch.
 
         Raises:
             ValueError: Nothing of the document can have happened at such a time.
+            msgspec.ValidationError: One of them is not a time.
         """
         skew = self.time.timestamp() - stored
         skew = skew if abs(skew) > _SKEW else 0.0
-        times = [nan if t is None else t.timestamp() - skew for t in moments]
-        known = [time for time in times if time == time]  # noqa: PLR0124 - not NaN
-        if known and (min(known) < 0 or max(known) > stored + _STEP):
+        times = {
+            moment: msgspec.convert(moment, _Moment).timestamp() - skew
+            for moment in set(moments)
+            if moment is not None
+        }
+        if times and (min(times.values()) < 0 or max(times.values()) > stored + _STEP):
             raise ValueError("not between 1970 and the time of the document")
-        if known and max(known) > stored:
-            times = [min(time, stored) for time in times]
-        return array("d", times)
+        if times and max(times.values()) > stored:
+            times = {moment: min(time, stored) for moment, time in times.items()}
+        return array("d", [nan if moment is None else times[moment] for moment in moments])
 
 
 _decode_document: Final = msgspec.json.Decoder(ReadInstallation).decode

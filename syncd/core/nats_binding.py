@@ -47,6 +47,7 @@ _PLACE: Final = re.compile(r"<([^<>.]*)>")
 _NONE: Final = "~"
 _VAULT_CONFIG: Final = "~vault_config"
 _PING: Final = "~ping"
+_PLAIN_TOKEN: Final = re.compile(r"[-_A-Za-z0-9]*")
 _LONGEST_TOKEN: Final = 200  # a server takes 4096 bytes for command, subject and reply subject
 _LONGEST_TEMPLATE: Final = 512
 _HEADER_SAFE: Final = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
@@ -67,7 +68,9 @@ def escape(name: str) -> str:
 
     A token of more than 200 characters is cut, and ends in `~` and a hash of the whole name.
     """
-    token = quote(name, safe="").replace(".", "%2E").replace("~", "%7E")
+    token = name
+    if not _PLAIN_TOKEN.fullmatch(name):
+        token = quote(name, safe="").replace(".", "%2E").replace("~", "%7E")
     if len(token) > _LONGEST_TOKEN:
         return f"{token[:160]}~{blake2b(name.encode(), digest_size=16).hexdigest()}"
     return token

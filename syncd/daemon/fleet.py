@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from syncd.config.settings import RelaySource
     from syncd.core.announcements import Standing
-    from syncd.core.fleet import Convergence
+    from syncd.core.convergence import Convergence
     from syncd.daemon.pipeline import Pipeline
     from syncd.ledger.ledger import Ledger
     from syncd.telemetry.metrics import FleetMetrics

@@ -15,8 +15,8 @@ from syncd.core.announcements import (
     fleet_data,
     judge,
 )
+from syncd.core.convergence import Convergence
 from syncd.core.event_data import SECRET_CONVERGED, SECRET_DIVERGED
-from syncd.core.fleet import Convergence
 from syncd.core.model import Scope
 
 LIMIT = 600.0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 import pytest
 
-from syncd.core.fleet import Convergence, Fleet
+from syncd.core.fleet import Fleet
 from syncd.core.installation import (
     UNUSABLE,
     Installation,
@@ -17,6 +19,9 @@ from syncd.core.installation import (
 )
 from syncd.core.model import Scope, State
 from syncd.core.timing import rfc3339
+
+if TYPE_CHECKING:
+    from syncd.core.convergence import Convergence
 
 NOW, TTL = 1_000_000.0, 180.0
 
