@@ -7,6 +7,8 @@ that what is measured is the sender.
 from __future__ import annotations
 
 import contextlib
+import re
+import select
 import selectors
 import socket
 import threading
@@ -15,6 +17,7 @@ from typing import Final
 
 from benchmarks.processes import DEADLINE
 
+_LENGTH: Final = re.compile(rb"\ncontent-length: *([0-9]+)", re.IGNORECASE)
 _ANSWER: Final = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
@@ -24,13 +27,15 @@ class Arrivals:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._times: list[float] = []
+        self._wanted = 0
 
     def note(self, count: int = 1) -> None:
         """Something arrived just now."""
         now = time.perf_counter()
         with self._changed:
             self._times += [now] * count
-            self._changed.notify_all()
+            if len(self._times) >= self._wanted:  # else whoever waits would run for nothing
+                self._changed.notify_all()
 
     def clear(self) -> None:
         """Forgets what has arrived."""
@@ -44,53 +49,77 @@ class Arrivals:
             TimeoutError: It did not.
         """
         with self._changed:
+            self._wanted = count
             if not self._changed.wait_for(lambda: len(self._times) >= count, DEADLINE):
                 raise TimeoutError(f"{len(self._times)} of {count} arrived")
             return self._times[count - 1]
 
 
 class Webhook(Arrivals):
-    """Answers every POST on a port of its own by 204."""
+    """Answers every POST on a port of its own by 204, all connections in one thread.
+
+    A thread for each would have them take turns at the interpreter, and the sender wait for that.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/events"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        """Takes no more connections."""
+        """Hangs up, and takes no more connections."""
+        self._closed = True
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
+        self._thread.join(DEADLINE)
+
+    def _serve(self) -> None:
+        connections: dict[int, socket.socket] = {}
+        listener, poll = self._listener.fileno(), select.epoll()
+        poll.register(listener, select.EPOLLIN)
+        while not self._closed:
+            for number, _ in poll.poll():
+                if number == listener:
+                    with contextlib.suppress(OSError):
+                        connection, _ = self._listener.accept()
+                        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                        connections[connection.fileno()] = connection
+                        poll.register(connection, select.EPOLLIN)
+                elif not self._answer(connections[number]):
+                    connections.pop(number).close()
+        for connection in connections.values():
+            connection.close()
+        poll.close()
         self._listener.close()
 
-    def _accept(self) -> None:
+    def _answer(self, connection: socket.socket) -> bool:
+        """Answers what has arrived; whether the connection goes on."""
         with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        buffer = b""
-        with connection, contextlib.suppress(OSError):
-            while chunk := connection.recv(1 << 16):
-                buffer += chunk
-                while (size := _request_size(buffer)) is not None and len(buffer) >= size:
-                    self.note(_events(buffer[:size]))
-                    connection.sendall(_ANSWER)
-                    buffer = buffer[size:]
+            buffer = connection.recv(1 << 16)
+            while buffer:
+                while (size := _request_size(buffer)) is None or len(buffer) < size:
+                    chunk = connection.recv(1 << 16)
+                    if not chunk:
+                        return False
+                    buffer += chunk
+                self.note(_events(buffer[:size]))
+                connection.sendall(_ANSWER)
+                buffer = buffer[size:]
+                if not buffer:
+                    return True
+        return False
 
 
 def _request_size(buffer: bytes) -> int | None:
     """Bytes of the request that the buffer begins with, once its header is whole."""
-    head, end, _ = buffer.partition(b"\r\n\r\n")
-    if not end:
+    end = buffer.find(b"\r\n\r\n")
+    if end < 0:
         return None
-    for line in head.lower().split(b"\r\n"):
-        if line.startswith(b"content-length:"):
-            return len(head) + 4 + int(line[15:])
-    return len(head) + 4
+    length = _LENGTH.search(buffer, 0, end)
+    return end + 4 + (int(length[1]) if length else 0)
 
 
 def _events(request: bytes) -> int:

@@ -16,7 +16,7 @@ import re
 import select
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import h11
@@ -24,10 +24,13 @@ import msgspec
 from anyio.abc import ByteStream, SocketAttribute
 
 from syncd.net.url import Url
+from syncd.net.wire import Wire, connect
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator
+
+    _Stream = ByteStream | Wire
 
 KEEP_ALIVE: Final = 60.0
 """Seconds for which an idle connection is used again."""
@@ -175,17 +178,22 @@ class Response:
         await self._pool._give_back(self._link, whole=self._whole is not None)  # noqa: SLF001 - of one module
 
 
+def _raw_socket(stream: _Stream) -> Any:  # noqa: ANN401 - asyncio's or ssl's
+    if isinstance(stream, Wire):
+        return stream.raw_socket
+    return stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - it is no Django
+
+
 class _Link:
     """One connection."""
 
-    def __init__(self, stream: ByteStream, place: tuple[object, ...]) -> None:
+    def __init__(self, stream: _Stream, place: tuple[object, ...]) -> None:
         self.place = place
         self.idle_since = 0.0
         self.protocol = h11.Connection(our_role=h11.CLIENT)
         self._stream = stream
         self._poll = select.poll()
-        raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - it is no Django
-        self._poll.register(raw, select.POLLIN)
+        self._poll.register(_raw_socket(stream), select.POLLIN)
 
     @property
     def is_usable(self) -> bool:
@@ -299,6 +307,8 @@ class Pool:
         url = request.url
         try:
             with anyio.fail_after(self._connect_timeout):
+                if url.scheme == "http" and self._socket is None:
+                    return _Link(await connect(request.address or url.host, url.port), place)
                 stream: ByteStream
                 if self._socket is not None:
                     stream = await anyio.connect_unix(self._socket)

@@ -295,7 +295,7 @@ async def test_no_connection_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(*_: object) -> None:
         await anyio.sleep_forever()
 
-    monkeypatch.setattr(anyio, "connect_tcp", never)
+    monkeypatch.setattr(http1, "connect", never)
     connections = Pool(None, socket=None, keep=1, connect_timeout=0.01)
     with pytest.raises(ConnectTimeoutError):
         await connections.request(Request("GET", Url.parse("http://192.0.2.1"), {}))
