@@ -48,6 +48,7 @@ _MASKED: Final = (
     "value",
 )
 _PLAIN: Final = (str, int, float, bool, type(None))
+_NUMBERS: Final = frozenset((int, float, bool, type(None)))
 _DEEPEST: Final = 8
 
 
@@ -88,7 +89,13 @@ def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         problem = problem[1]
     if isinstance(problem, BaseException):
         event["exception"] = describe(problem)
-    return {key: _mask(key, value) for key, value in event.items()}
+    return {
+        key: value
+        if (type(value) in _NUMBERS or (type(value) is str and value.isascii()))
+        and not _must_be_masked(key)
+        else _mask(key, value)  # nearly never
+        for key, value in event.items()
+    }
 
 
 def describe(error: BaseException) -> str:
