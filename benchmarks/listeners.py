@@ -34,7 +34,7 @@ class Arrivals:
         now = time.perf_counter()
         with self._changed:
             self._times += [now] * count
-            if len(self._times) >= self._wanted:  # else whoever waits would run for nothing
+            if len(self._times) >= self._wanted:  # else a waiting thread would run for nothing
                 self._changed.notify_all()
 
     def clear(self) -> None:

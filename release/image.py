@@ -43,7 +43,7 @@ def main() -> None:
         commit += "-modified"
     created = datetime.fromtimestamp(int(time), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     name = f"syncd:{version}"
-    # no build arguments: podman takes labels made of them from its cache, whatever they are now
+    # no build arguments: podman takes labels made of them from its cache after they changed
     labels = {"version": version, "revision": commit, "created": created}
     options = [f"--label=org.opencontainers.image.{key}={text}" for key, text in labels.items()]
     run(DOCKER, "build", *options, "-t", name, "-t", "syncd:latest", ".")

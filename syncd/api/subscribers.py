@@ -5,7 +5,8 @@ own user can read the mount itself, so they see everything; other users see what
 grants, and without an entry nothing.
 
 In a user namespace one uid stands for all users that are not mapped into it
-(`syncd.system.accounts`). It identifies no user: whatever the configuration says, it has no grant.
+(`syncd.system.accounts`). It identifies no user, so it has no grant, also with an entry in the
+configuration.
 """
 
 from __future__ import annotations

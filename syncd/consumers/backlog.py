@@ -1,7 +1,7 @@
 """What a consumer's mailbox holds that is being delivered, and which of it comes next.
 
 Pure: events, outcomes and times in, batches out; `syncd.consumers.delivery` performs them. The
-ledger has the truth, this is a part of it, so whatever is dropped here is taken again. The rules:
+ledger has the truth, this is a part of it, so what is dropped here is taken again. The rules:
 
 - *Lane*: the events of one secret (or the changes of one vault config). Of each lane one event at
   a time is delivered, the oldest; what comes meanwhile waits for it. Lanes do not wait for each

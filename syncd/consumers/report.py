@@ -139,7 +139,7 @@ class Report:
         )
 
     def calm(self) -> None:
-        """Nothing waits any longer: whatever comes is news."""
+        """Nothing waits any longer: every failure that follows is news."""
         self._told.clear()
         self._refused.clear()
         self._last_error = None

@@ -182,7 +182,7 @@ class Fleet:
         return self._texts.setdefault(text, text)
 
     def _tidy(self) -> None:
-        """Lets go of texts that no document has any longer."""
+        """Forgets texts that are in no document now."""
         members = self.members.values()
         used = {text for member in members for text in member.versions if text is not None}
         used |= {member.key for member in members}

@@ -237,7 +237,7 @@ def _envelope(headers: Mapping[str, str], payload: bytes) -> _Envelope:
 def _is_time(text: str) -> bool:
     try:
         moment = datetime.fromisoformat(text)
-        # one that has no UTC, before the year 1 or after 9999, nobody could compare
+        # one that has no UTC, before the year 1 or after 9999, no consumer could compare
         return moment.tzinfo is not None and bool(moment.astimezone(UTC))
     except (ValueError, OverflowError):
         return False

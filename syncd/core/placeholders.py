@@ -24,7 +24,7 @@ otherwise take time by its square, in which no other thread runs.
 """
 
 _NAME: Final = re.compile(r"<[A-Z]+(?:_[A-Z0-9]+)+>")
-"""One that nobody has as a part of a secret."""
+"""One that is no part of a secret."""
 
 FILL_IN: Final = (
     "write the value itself, or fill it in (envsubst, Helm) before syncd reads the file"

@@ -1,4 +1,4 @@
-"""What was begun outside of syncd and must be ended, whatever happens to the process.
+"""What was begun outside of syncd and must be ended, however the process ends.
 
 An intention is on the disk when `intend` returns, also after a power cut: it is written before the
 first step, and removed after the last one. It never holds a value of a secret.

@@ -185,7 +185,7 @@ def _read_or_make_keys(path: str, directory: int) -> FingerprintKeys:
 def _write_keys(path: str, directory: int, keys: FingerprintKeys) -> FingerprintKeys:
     temporary = f"{_KEY}.new"
     try:
-        with contextlib.suppress(FileNotFoundError):  # of a crash, or of somebody else
+        with contextlib.suppress(FileNotFoundError):  # of a crash, or of another process
             os.unlink(temporary, dir_fd=directory)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, _KEY_MODE, dir_fd=directory)

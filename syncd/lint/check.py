@@ -243,7 +243,7 @@ def _subscribers(settings: Settings | RelaySettings, source: str) -> list[Findin
     """
     findings = []
     if settings.api.subscribers and not settings.api.socket:
-        message = "is set, but api.socket is not: nobody can connect"
+        message = "is set, but api.socket is not: no subscriber can connect"
         hint = "set api.socket, unless a socket unit of systemd passes one"
         findings.append(
             finding("subscribers-unreachable", source, "api.subscribers", message, hint)

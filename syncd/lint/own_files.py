@@ -1,6 +1,6 @@
 """The files that syncd itself uses, which no entry of the vault config has to name.
 
-Credentials, manifests and what these name, sockets, the configuration: whatever of it lies in a
+Credentials, manifests and what these name, sockets, the configuration: all of it that lies in a
 watch root is no stray secret. A configuration with a mistake names them as well.
 """
 

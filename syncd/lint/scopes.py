@@ -1,7 +1,7 @@
 """`syncd check`: scopes of consumers and subscribers that let less through than was meant.
 
 A scope is free text to the configuration, since Aidbox may learn new types. What no entry of the
-vault config matches, though, delivers nothing, and nobody notices until a rotation is missed.
+vault config matches, though, delivers nothing, which is not noticed until a rotation is missed.
 """
 
 from __future__ import annotations

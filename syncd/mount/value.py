@@ -7,7 +7,7 @@ watch roots, of a limited size, at rest. It is not kept here, and callers drop i
 Values are more than versions, so two rules are stricter. A root is a boundary: a link from one
 configured root into another is not followed, else the writer of one could have a file of the other
 sent out. And syncd's own credentials, configuration and state are never read as values, by
-whatever path, link or hard link they are reached.
+any path, link or hard link they are reached.
 
 Everything here blocks: call it in a worker thread.
 """

@@ -1,7 +1,7 @@
 """The proxy of the environment, and the failures that are its own and not the server's.
 
-Whoever reads that a vault refuses connections looks at the vault. So a failure on the way to a
-proxy, or an answer of the proxy's, names the proxy and the variable that it comes from.
+A message that a vault refuses connections makes its reader look at the vault. So a failure on the
+way to a proxy, or an answer of the proxy's, names the proxy and the variable that it comes from.
 
 What belongs to the proxy (requests 2.34, urllib3 2.8, http.client of Python 3.11 to 3.13):
 

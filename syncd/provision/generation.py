@@ -4,8 +4,9 @@ A generation is made with mode 0700 and opened once. Everything in it is reached
 descriptor, and until it is complete no other user can enter it. So a file gets its mode and owner
 before anyone can reach it, through the descriptor that wrote it.
 
-Directories stay syncd's own, whoever owns the files: their owner could otherwise replace what is
-in them. The group may enter them by its permissions, and an owner by an access control list.
+Directories stay syncd's own, also where the files have another owner, who could otherwise replace
+what is in them. The group may enter them by its permissions, and an owner by an access control
+list.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ def _fill(
     for file in files:
         step("write file")
         _write_file(generation, file, access)
-    # the generation's own is the last: until then, nobody else can enter
+    # the generation's own is the last: until then, no other user can enter
     for directory in reversed(directories):
         step("sync directory")
         descriptor = os.open(directory, _DIRECTORY, dir_fd=generation)

@@ -95,7 +95,7 @@ class Refresher:
             over.
         clock: Seconds since the epoch.
         sleep: Waits for some seconds.
-        monotonic: A clock that nobody sets, seconds.
+        monotonic: A monotonic clock, seconds.
 
     Attributes:
         provider: As passed, and so is `key`.

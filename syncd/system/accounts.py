@@ -47,7 +47,7 @@ def group_id(group: str) -> int:
 
 
 def account_problem(account: str) -> str | None:
-    """Why a text can name no user and no group, whatever accounts there are, or None."""
+    """Why a text can name no user and no group on any machine, or None."""
     if not account or not account.isprintable() or ":" in account:
         return "is not a name or number of an account"
     if _is_number(account) and not _fits(account):

@@ -5,7 +5,7 @@ the whole group gets SIGTERM, and SIGKILL `GRACE` seconds later. When the comman
 left running in its group is killed as well, lest a command that forks with every event fills the
 machine; a process that makes a session of its own (setsid(2)) is out of reach.
 
-The input is a memory file (memfd_create(2)) and not a pipe: nobody has to write while the command
+The input is a memory file (memfd_create(2)) and not a pipe: nothing has to write while the command
 reads, and a command that does not read is none the worse. The output goes to `/dev/null`: a command
 that reads a secret may print it, so there is nothing to bound, to keep or to log.
 

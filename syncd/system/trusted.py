@@ -1,6 +1,6 @@
-"""Opening a directory that nobody but syncd's user and root can change, on a path they control.
+"""Opening a directory that only syncd's user and root can change, on a path they control.
 
-Whoever can write a directory can replace what is in it between two calls by path: a link in the
+A user who can write a directory can replace what is in it between two calls by path: a link in the
 place of a new file sends a chown(2) to any file of the machine. So everything that is written below
 such a directory goes through the descriptor that is opened here, and only if
 

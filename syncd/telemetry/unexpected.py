@@ -1,4 +1,4 @@
-"""What an exception that nobody expected is told as: one line, without its text.
+"""What an unexpected exception is reported as: one line, without its text.
 
 The text can quote a secret. What the machine was short of is no bug, and has a remedy.
 """

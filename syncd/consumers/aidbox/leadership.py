@@ -54,7 +54,7 @@ class Leadership(Protocol):
 
 
 class LocalLeadership:
-    """Within one process: by the lock of its state directory nobody else has this ledger."""
+    """Within one process: by the lock of its state directory no other process has this ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

@@ -11,7 +11,7 @@ DELETE drops what is not delivered, and what is published until the POST finds n
 5. every replica has a sender that started after the rotation;
 6. the stand-in has delivered what it has, and is deleted.
 
-A destination is never left missing: whatever ends the process between 4 and 5, `recover` creates it
+A destination is never left missing: however the process ends between 4 and 5, `recover` creates it
 from what was kept.
 """
 

@@ -35,7 +35,7 @@ class Evidence:
 
     Attributes:
         changed: When its content was last seen to change, or None.
-        since: Since when a change would have been seen; infinite where nobody looked.
+        since: Since when a change would have been seen; infinite where nothing was seen.
         written: When it was last written, with or without a change; infinite where unknown.
         version: Its version now, or None.
         replaced: When it changed, and the version before, in order, without a gap from `complete`
