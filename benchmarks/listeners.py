@@ -89,6 +89,8 @@ class Webhook(Arrivals):
                         connections[connection.fileno()] = connection
                         poll.register(connection, select.EPOLLIN)
                 elif not self._answer(connections[number]):
+                    # a child between fork and exec has it open, too: closing is not enough
+                    poll.unregister(number)
                     connections.pop(number).close()
         for connection in connections.values():
             connection.close()

@@ -59,7 +59,7 @@ def _rate(mount: Mount, hook: Webhook) -> float:
 
 
 def _curls(hook: Webhook) -> float:
-    command = ["curl", "-sS", "-o", "/dev/null", "-X", "POST", "-d", "{}", hook.url]
+    command = ["curl", "-sS", "-m", "30", "-o", "/dev/null", "-X", "POST", "-d", "{}", hook.url]
     start = time.perf_counter()
     for _ in range(_CURLS):
         subprocess.run(command, check=True)
