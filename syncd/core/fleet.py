@@ -48,7 +48,8 @@ class Fleet:
         self.unreadable: dict[str, str] = {}
         self._scopes: dict[str, bytes] = {}
         self._layouts: WeakValueDictionary[tuple[str, ...], Layout] = WeakValueDictionary()
-        self._texts: dict[str | None, str] = {}
+        self._texts: dict[str, str] = {}
+        self._versions: dict[str | None, str] = {}
         self._room = _SPARE
         self._next_silence = inf
         self._silenced_at = -inf
@@ -136,12 +137,14 @@ class Fleet:
 
     def _member(self, document: ReadInstallation, raw: bytes, content: int, heard: float) -> Member:
         secrets = self._decode(raw)
-        names, items, texts = tuple(secrets), secrets.values(), self._texts
+        names, items, known = tuple(secrets), secrets.values(), self._versions
         arrived = document.arrivals([item.changed_at for item in items], heard)
         written = [item.version for item in items]
-        versions = [*map(texts.get, written)]  # most are known: ten thousand have the same
+        versions = [*map(known.get, written)]  # most are known: ten thousand have the same
         if None in versions:
-            versions = [v if v is None else self._text(checked_version(v)) for v in written]
+            versions = [
+                v if v is None else known.setdefault(checked_version(v), v) for v in written
+            ]
         adopted = 0
         if any(states := [item.adopted for item in items]):
             for place, of_replicas in enumerate(states):
@@ -153,7 +156,7 @@ class Fleet:
         if layout is None:
             places = {self._text(name): place for place, name in enumerate(names)}
             layout = self._layouts[tuple(places)] = Layout(places)
-        if len(self._texts) > self._room:
+        if len(self._texts) + len(known) > self._room:
             self._tidy()
         return Member(
             document.instance,
@@ -184,12 +187,12 @@ class Fleet:
     def _tidy(self) -> None:
         """Forgets texts that are in no document now."""
         members = self.members.values()
-        used = {text for member in members for text in member.versions if text is not None}
-        used |= {member.key for member in members}
+        versions = {text for member in members for text in member.versions if text is not None}
         names = set(self.names)
-        self._texts = {text: text for text in used | names}
+        self._versions = {version: version for version in versions}
+        self._texts = {text: text for text in names | {member.key for member in members}}
         self._scopes = {name: scope for name, scope in self._scopes.items() if name in names}
-        self._room = 2 * len(self._texts) + _SPARE
+        self._room = 2 * (len(self._texts) + len(versions)) + _SPARE
 
 
 def _difference(before: Member | None, after: Member, heard: float) -> set[str]:
