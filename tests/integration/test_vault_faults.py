@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import shutil
 import threading
@@ -216,6 +217,15 @@ def test_an_answer_that_is_no_vault_s_is_told_as_such(
     with pytest.raises(TemporaryError, match=says) as caught:
         provider.fetch()
     assert "CANARY" not in repr(caught.value)
+
+
+def test_an_answer_that_is_compressed_unasked(openbao: OpenBao, server: Receiver) -> None:
+    """What does so is a proxy in front of the server: the server is not to blame."""
+    provider = make(openbao, server)
+    server.script(reply(200, gzip.compress(b'{"data": {}}'), content_encoding="gzip"))
+    with pytest.raises(TemporaryError, match="is compressed, unasked; turn compression off in the"):
+        provider.fetch()
+    assert server.requests[-1].headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize("body", [{}, {"data": None}, {"data": "text"}, {"auth": {"x": "y"}}])

@@ -151,6 +151,11 @@ class Connection:
         Raises:
             TemporaryError: It is not a response of Vault's.
         """
+        if answer.body.startswith(_GZIP):  # requests unpacks it; `DirectSession` asks for none
+            raise TemporaryError(
+                f"cannot {what}: the answer of {self.address} is compressed, unasked",
+                "turn compression off in the proxy in front of the server",
+            )
         try:
             return parse_response(answer.body)
         except ResponseError as error:
@@ -275,6 +280,7 @@ class Connection:
 _ERRORS = (HTTPException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 _TLS_ONLY = (b"to an https server", b"sent to https port")
 """What Go's net/http and nginx answer to HTTP on a port for HTTPS."""
+_GZIP = b"\x1f\x8b"
 _RNG = random.Random()  # noqa: S311 - jitter
 
 
