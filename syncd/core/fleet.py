@@ -122,7 +122,7 @@ class Fleet:
         return Census(self.members.values(), self.unreadable.values(), now).of(secret, version)
 
     def convergences(self, secrets: Iterable[str], now: float) -> Iterator[Convergence]:
-        """The convergence of several secrets, in less time."""
+        """The convergence of several secrets, in less time; nothing may change meanwhile."""
         return map(Census(self.members.values(), self.unreadable.values(), now).of, secrets)
 
     def _set_unreadable(self, key: str, instance: str | None) -> set[str]:

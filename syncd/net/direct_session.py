@@ -114,7 +114,7 @@ class DirectSession:
         try:
             with link.exchange(method, target, {**_HEADERS, **headers}, data) as response:
                 content = _read(response, bounds)
-        except BaseException:
+        except BaseException:  # the rest of its answer would be taken for the next one
             link.close()
             raise
         self._give_back(link)

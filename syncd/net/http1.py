@@ -5,8 +5,8 @@ redirect, cookie, proxy, `.netrc`, decoding or log line.
 
 An event costs little but for its request, and h11 was a third of that. So the usual exchange does
 without it: a request whose headers need no correction, and a success that has arrived whole with
-headers that say nothing of the connection. Everything else is h11's, which then gets
-the same request and the same bytes.
+headers that say nothing of the connection. Everything else is h11's, which then gets the same
+request and the same bytes.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _MOST: Final = 256 << 10
 
 
 async def connect(host: str, port: int) -> Wire | SocketStream:
-    """A connection, or anyio's stream where only a second address accepted one in time.
+    """A connection; anyio's stream where all of several addresses failed, and then one accepts.
 
     Raises:
         OSError: No address accepts one.
@@ -40,7 +40,7 @@ async def connect(host: str, port: int) -> Wire | SocketStream:
 
 
 class Wire(asyncio.Protocol, AsyncResource):
-    """The connection; its methods are those of anyio's streams.
+    """The connection, for one task at a time; its methods are those of anyio's streams.
 
     Attributes:
         raw_socket: The socket.
