@@ -93,8 +93,8 @@ class Pace(msgspec.Struct):
 
 
 def jittered(interval: float, rng: Random) -> float:
-    """An interval ± 10 % of it, so that a fleet does not arrive at once."""
-    return interval * rng.uniform(0.9, 1.1)
+    """An interval or up to 10 % less, so that a fleet does not arrive at once, and nobody late."""
+    return interval * rng.uniform(0.9, 1.0)
 
 
 class Lifetime(msgspec.Struct, frozen=True):
