@@ -29,6 +29,7 @@ from syncd.commands.queries import COMMANDS
 from syncd.core.errors import ConfigurationError, SyncdError
 from syncd.core.text import visible
 from syncd.system.lean_import import import_daemon_libraries
+from syncd.system.memory import uncollected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,23 +61,25 @@ def cli() -> None:
 )
 def run(config: str | None, *, once: bool, timeout: float) -> None:
     """Runs the daemon until SIGTERM or SIGINT."""
-    import_daemon_libraries()
+    with uncollected():
+        import_daemon_libraries()
 
-    from syncd.config.load import config_file, load
+        from syncd.config.load import config_file, load
 
-    reload = partial(load, config)
-    settings = _set_up(reload, listens=not once)
-    file = config_file(config, os.environ)
+        reload = partial(load, config)
+        settings = _set_up(reload, listens=not once)
+        file = config_file(config, os.environ)
 
-    import anyio
+        import anyio
 
-    from syncd.daemon.engine import open_engine, run_once
-    from syncd.system.threads import leave
+        from syncd.daemon.engine import open_engine, run_once
+        from syncd.system.threads import leave
 
     if once:
         leave(0 if anyio.run(run_once, settings, timeout, file) else 1)
 
-    from syncd.daemon.daemon import Daemon
+    with uncollected():
+        from syncd.daemon.daemon import Daemon
 
     opener = partial(open_engine, config=file)
     anyio.run(Daemon(settings, reload=reload, open_engine=opener).run)
@@ -123,21 +126,22 @@ def _set_up(load: Callable[[], _S], *, listens: bool = True) -> _S:
 @click.option("--credentials-file", metavar="FILE", help="A .creds file for the login.")
 def relay(config: str | None, urls: tuple[str, ...], **options: str | None) -> None:
     """Delivers events from NATS to the configured consumers until SIGTERM or SIGINT."""
-    import_daemon_libraries()
-
-    from syncd.config.load import load_relay
-
     given: dict[str, object] = {name: value for name, value in options.items() if value is not None}
     if urls:
         given["urls"] = list(urls)
-    reload = partial(load_relay, config, given)
-    settings = _set_up(reload)
+    with uncollected():
+        import_daemon_libraries()
 
-    import anyio
+        from syncd.config.load import load_relay
 
-    from syncd.daemon.daemon import Daemon
-    from syncd.daemon.relay import open_engine
-    from syncd.system.threads import leave
+        reload = partial(load_relay, config, given)
+        settings = _set_up(reload)
+
+        import anyio
+
+        from syncd.daemon.daemon import Daemon
+        from syncd.daemon.relay import open_engine
+        from syncd.system.threads import leave
 
     anyio.run(Daemon(settings, reload=reload, open_engine=open_engine).run)
     leave(0)

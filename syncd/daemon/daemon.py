@@ -26,7 +26,7 @@ from syncd.core.model import State
 from syncd.daemon.pipeline import make_stamp
 from syncd.daemon.resources import open_resources
 from syncd.daemon.retention import Retention
-from syncd.system.memory import release_memory, share_one_arena
+from syncd.system.memory import release_memory, share_one_arena, uncollected
 from syncd.system.threads import exit_within
 from syncd.telemetry.log import configure as configure_log
 from syncd.telemetry.systemd import Notifier
@@ -135,7 +135,8 @@ class Daemon(Generic[_S, _E]):
         """
         share_one_arena()
         async with open_resources(self._settings) as resources:
-            engine = await self._open_engine(self._settings, resources, None)
+            with uncollected():
+                engine = await self._open_engine(self._settings, resources, None)
             self._reported = self._next = engine
             service = Service(
                 resources.ledger,

@@ -23,6 +23,7 @@ from syncd.daemon.resources import open_resources
 from syncd.mount.reconcile import Reconciler
 from syncd.mount.value import OwnFiles, read_value, read_version
 from syncd.mount.vault_config_file import VaultConfigFile
+from syncd.system.memory import uncollected
 from syncd.system.threads import run
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ async def run_once(settings: Settings, limit: float, config: str | None = None) 
     """
     deadline = anyio.current_time() + limit
     async with open_resources(settings) as resources:
-        engine = await open_engine(settings, resources, None, config=config)
+        with uncollected():
+            engine = await open_engine(settings, resources, None, config=config)
         return await engine.run_once(deadline)
 
 
