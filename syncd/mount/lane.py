@@ -117,7 +117,7 @@ class Lane(Follower):
         return self.members.root.generation is not None and self.schedule.swapped == {self.path}
 
     def scan(
-        self, reader: Reader, recorder: Recorder, watcher: Watcher, *, is_armed: bool = False
+        self, reader: Reader, recorder: Recorder, watcher: Watcher, *, swapped: bool = False
     ) -> Snapshot:
         """Scans the root under its own watches. Blocks, perhaps for ever.
 
@@ -125,7 +125,7 @@ class Lane(Follower):
             reader: Reads the files.
             recorder: Knows the versions so far.
             watcher: Is armed with what matters.
-            is_armed: Whether it is, for what mattered last time.
+            swapped: Whether this is all that happened, see `was_swapped`.
         """
         # Which directories matter depends on what the scan finds (links, mounts, missing parents),
         # but they must be watched before the scan, or a change between scan and watch would give no
@@ -133,11 +133,14 @@ class Lane(Follower):
         # matters, watch that and scan again, until a scan ran entirely under its own watches.
         # Arming the same directories again is needed, too: one that was replaced by another of the
         # same name gets a new watch.
-        if not is_armed:
+        if not swapped:
             watcher.arm(self.watched, self.path)
         for _ in range(_REARMS):
             scan = self._scan = reader.root_scan(
-                self.members, known=recorder.version_of, is_written=watcher.is_written
+                self.members,
+                known=recorder.version_of,
+                is_written=watcher.is_written,
+                swapped=swapped,
             )
             snapshot = scan.run()
             self._scan = None  # it holds the snapshot
@@ -145,6 +148,7 @@ class Lane(Follower):
                 return snapshot
             self.watched = snapshot.watched
             watcher.arm(self.watched, self.path)
+            swapped = False
         # The mount changes with every scan. This snapshot is consistent all the same, and what its
         # watches may miss is found by a scan after the settle time.
         snapshot.retry_within(self._settle)
@@ -167,7 +171,7 @@ class Lane(Follower):
         entries, recorded = self.entries, None
         was_swapped = self.was_swapped
         moved = not was_swapped and reader.has_moved(self.members)
-        snapshot = self.scan(reader, recorder, watcher, is_armed=was_swapped)
+        snapshot = self.scan(reader, recorder, watcher, swapped=was_swapped)
         if not moved and claim.acquire(blocking=False):
             recorded = recorder.record(entries, snapshot.observations, started)
         took, duration = time.thread_time() - began, time.monotonic() - started

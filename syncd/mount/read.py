@@ -193,6 +193,7 @@ class Reader:
         clock: Callable[[], float] = time.monotonic,
         known: Callable[[str], str | None] = _unknown,
         is_written: Callable[[str], bool] = _never,
+        swapped: bool = False,
     ) -> RootScan:
         """A scan of one root, to be run.
 
@@ -201,6 +202,7 @@ class Reader:
             clock: Monotonic clock, seconds.
             known: The version of a secret that is known already; such content is at rest.
             is_written: Whether a file, by its path, is being written, as `Watcher.is_written`.
+            swapped: Whether nothing but a swap of its generation was noticed since the last scan.
         """
         return RootScan(
             members.root,
@@ -209,6 +211,7 @@ class Reader:
             clock=clock,
             known=known,
             is_written=is_written,
+            swapped=swapped,
         )
 
     def scan(

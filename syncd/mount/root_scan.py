@@ -27,7 +27,7 @@ from syncd.mount.way import DATA_LINK, Watched, contains, follow, in_generation
 from syncd.system import beneath
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from syncd.core.model import Entry
     from syncd.mount.roots import Parent, Root
@@ -48,11 +48,12 @@ class RootScan:
         self,
         root: Root,
         rules: Rules,
-        members: Sequence[tuple[Parent, str]],
+        members: list[tuple[Parent, str]],
         *,
         clock: Callable[[], float],
         known: Callable[[str], str | None],
         is_written: Callable[[str], bool],
+        swapped: bool,
     ) -> None:
         self._root = root
         self._rules = rules
@@ -61,6 +62,8 @@ class RootScan:
         self._files = FileReader(
             rules, root.candidates, clock=clock, known=known, is_written=is_written
         )
+        self._trusts_links = swapped and root.linked is members
+        root.linked = None  # until this scan has looked at all of them
         self.progress = 0
         """Grows with each file; a scan in which it stands still is held by a system call."""
         self._start()
@@ -75,6 +78,7 @@ class RootScan:
         self._published_ns = 0
         self._dangling = False
         self._left = False
+        self._all_linked = True
 
     def run(self) -> Snapshot:
         """Reads the root's entries, again as often as their generation is replaced meanwhile.
@@ -118,6 +122,7 @@ class RootScan:
         for _ in range(_ATTEMPTS):
             self._start()
             try:
+                self._trusts_links &= self._identity(root) == self._root.identity
                 data = self._pin(root)
                 try:
                     if data is None and self._is_away():
@@ -135,6 +140,11 @@ class RootScan:
         self._start()
         self._observe_all(Observation(State.PRESENT, settled=False))
         self._snapshot.retry_within(self._rules.settle)
+
+    @staticmethod
+    def _identity(root: int) -> tuple[int, int]:
+        status = os.fstat(root)
+        return status.st_dev, status.st_ino
 
     def _pin(self, root: int) -> int | None:
         """Opens the directory behind `..data`, so that all files are read from this one."""
@@ -197,8 +207,7 @@ class RootScan:
         empty, since it may be a mount point that is not mounted yet. A secret that was added to the
         vault config since the last scan has no version to lose, and is not in `vanished`.
         """
-        known, status = self._root, os.fstat(root)
-        identity = (status.st_dev, status.st_ino)
+        known, identity = self._root, self._identity(root)
         absent = frozenset(self._absent)
         first = known.identity is None
         vanished = absent - known.absent if first else absent & known.names - known.absent
@@ -216,6 +225,8 @@ class RootScan:
             known.away_since = None
         known.identity, known.generation = identity, self._generation
         known.names, known.absent = frozenset(self._snapshot.observations), absent
+        if self._all_linked and self._generation is not None:
+            known.linked = self._members
 
     def _may_return(self, names: Iterable[str] | None = None) -> bool:
         """Keeps secrets of a mount that is away unsettled while the grace period lasts.
@@ -286,10 +297,14 @@ class RootScan:
         """Whether a visible name is the AtomicWriter's link into the current generation.
 
         A name that does not exist counts as published: the AtomicWriter creates the links of new
-        files after the swap.
+        files after the swap. A name that was the link when it was last looked at still is, if
+        nothing but a swap was noticed since.
         """
-        if "/" not in relative and link(root, relative) == _OF_DATA + relative:
+        if "/" not in relative and (
+            self._trusts_links or link(root, relative) == _OF_DATA + relative
+        ):
             return True  # the usual case, and each name comes once
+        self._all_linked = False
         first = relative.partition("/")[0]
         if first == DATA_LINK:
             return True

@@ -64,6 +64,8 @@ class Root(msgspec.Struct):
         absent: Names of the secrets that count as removed.
         away_since: Since when the mount counts as away (monotonic clock, seconds), or None.
         candidates: New contents of plain files that wait for a second, identical observation.
+        linked: The entries of the last scan, where the visible name of each was the AtomicWriter's
+            link; else None.
     """
 
     path: str
@@ -73,6 +75,7 @@ class Root(msgspec.Struct):
     absent: frozenset[str] = frozenset()
     away_since: float | None = None
     candidates: dict[str, Candidate] = {}
+    linked: list[tuple[Parent, str]] | None = None
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):

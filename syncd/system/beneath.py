@@ -18,6 +18,7 @@ _SYS_OPENAT2 = 437  # the same on every architecture: include/uapi/asm-generic/u
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_BENEATH = 0x08
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_PLAIN = _READ | os.O_NOFOLLOW
 _PIN = os.O_PATH | os.O_CLOEXEC
 _NO_NAMES = frozenset(("", ".", ".."))
 
@@ -53,7 +54,7 @@ def open_file(directory: int, path: str) -> int:
     if "/" not in path and path not in _NO_NAMES:
         # the usual case, in half of the time: a name in the directory itself that is not a symlink
         try:
-            return os.open(path, _READ | os.O_NOFOLLOW, dir_fd=directory)
+            return os.open(path, _PLAIN, dir_fd=directory)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise

@@ -24,7 +24,7 @@ from syncd.mount.way import Watched, follow
 from syncd.system import beneath
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from syncd.mount.snapshot import Snapshot
@@ -145,6 +145,58 @@ def test_a_scan_keeps_the_key_that_it_began_with(mount: Path) -> None:
     seen = looker.reader.root_scan(members, known=lambda _: before).run().observations["a"]
     assert (seen.version, seen.former) == (looker.version("a", b"same"), before)
     assert seen.version != before
+
+
+class TestAfterNothingButASwap:
+    """The visible names need no second look, unless one was no link or the directory is another."""
+
+    def look(self, looker: Looker, wanted: dict[str, Entry]) -> Callable[..., list[str | None]]:
+        """A first scan; returns what makes further ones, and their versions."""
+        (members,) = looker.reader.locate(wanted)[0].values()
+
+        def versions(*, swapped: bool) -> list[str | None]:
+            scan = looker.reader.root_scan(members, swapped=swapped)
+            return [seen.version for seen in scan.run().observations.values()]
+
+        versions(swapped=False)
+        return versions
+
+    def test_links_are_taken_as_they_were(self, mount: Path) -> None:
+        """What replaced one gives a hint of its own; the next look finds it."""
+        publish(mount, {"a": b"1", "b": b"1"})
+        looker, wanted = Looker(mount), entries(mount, "a", "b")
+        versions = self.look(looker, wanted)
+        publish(mount, {"a": b"2", "b": b"2"})
+        (mount / "a").unlink()
+        (mount / "a").write_bytes(b"plain")
+        both = [looker.version("a", b"2"), looker.version("b", b"2")]
+        assert versions(swapped=True) == both
+        assert versions(swapped=False) == [None, both[1]]
+        assert versions(swapped=True) == [None, both[1]]
+
+    def test_another_directory_is_looked_at(self, mount: Path) -> None:
+        """Its names are its own."""
+        publish(mount, {"a": b"1"})
+        looker, wanted = Looker(mount), entries(mount, "a")
+        versions = self.look(looker, wanted)
+        mount.rename(mount.with_name("former"))
+        publish(mount, {"a": b"2"})
+        (mount / "a").unlink()
+        (mount / "a").write_bytes(b"plain")
+        assert versions(swapped=True) == [None]
+
+    def test_a_scan_that_found_no_generation_is_no_look(self, mount: Path) -> None:
+        """What the names were before is not known to hold."""
+        publish(mount, {"a": b"1"})
+        looker, wanted = Looker(mount), entries(mount, "a")
+        versions = self.look(looker, wanted)
+        generation = os.readlink(mount / "..data")
+        (mount / "..data").unlink()
+        versions(swapped=False)
+        (mount / "a").unlink()
+        (mount / "a").write_bytes(b"plain")
+        (mount / "..data").symlink_to(generation)
+        assert versions(swapped=True) == [None]
 
 
 def test_a_swap_while_the_generation_is_pinned(
