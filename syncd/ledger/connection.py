@@ -69,6 +69,7 @@ class LedgerConnection(ReadConnection):
         super().__init__(path, connection)
         self._room = room
         self._damaged = False
+        self._autocheckpoint: int | None = None
 
     @contextmanager
     def transaction(self, *, checkpoint: bool = True) -> Iterator[sqlite3.Connection]:
@@ -77,8 +78,7 @@ class LedgerConnection(ReadConnection):
         With `checkpoint` the commit also moves a long log into the database.
         """
         with self.held() as db:
-            pages = self._room.log_pages if checkpoint else 0
-            db.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+            self._checkpoint_after(db, self._room.log_pages if checkpoint else 0)
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
@@ -89,6 +89,13 @@ class LedgerConnection(ReadConnection):
                     db.execute("ROLLBACK")
                 raise
             self._room.is_full = False
+            # now rather than before the next one, which may be of an event that is waited for
+            self._checkpoint_after(db, 0)
+
+    def _checkpoint_after(self, db: sqlite3.Connection, pages: int) -> None:
+        if pages != self._autocheckpoint:
+            db.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+            self._autocheckpoint = pages
 
     def _keep_room(self, db: sqlite3.Connection) -> None:
         """Makes sure that the next checkpoint has room for what the database has grown by."""

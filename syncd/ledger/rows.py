@@ -101,8 +101,10 @@ def store_inventory(db: sqlite3.Connection, plan: Plan, known: Mapping[str, Know
         "UPDATE secret SET state = ?, version = ?, problem = ?, changed_at = ? WHERE name = ?",
         updates,
     )
-    db.executemany("INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-    db.executemany("DELETE FROM secret WHERE name = ?", [(name,) for name in plan.dropped])
+    if rows:
+        db.executemany("INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    if plan.dropped:
+        db.executemany("DELETE FROM secret WHERE name = ?", [(name,) for name in plan.dropped])
 
 
 def state_events(
