@@ -16,10 +16,11 @@ means is the consumer's part.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 import anyio.lowlevel
@@ -65,6 +66,13 @@ MAX_RETRY_AFTER = 3600.0
 """Seconds of `Retry-After` that are honoured at most: a rotation cannot wait longer."""
 
 log = structlog.get_logger()
+
+
+class _Spare(NamedTuple):
+    """A task that has delivered, and waits for more."""
+
+    batch: asyncio.Future[Batch | None]
+    scope: anyio.CancelScope
 
 
 class Delivery:
@@ -117,6 +125,7 @@ class Delivery:
         self._ledger_due = 0.0
         self._acknowledged: list[tuple[Sequence[Event], int]] = []
         self._in_flight: set[anyio.CancelScope] = set()
+        self._spare: _Spare | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._news = anyio.Event()
         self._drained = anyio.Event()
@@ -219,6 +228,8 @@ class Delivery:
         consumer's own timeout: systemd and the kubelet kill after theirs.
         """
         self._tasks = None
+        if self._spare is not None:
+            self._spare.batch.set_result(None)
         with anyio.move_on_after(self.grace):
             while self._in_flight:
                 self._news = anyio.Event()
@@ -258,9 +269,13 @@ class Delivery:
         """Begins the deliveries that are possible now."""
         while batch := self._next():
             assert self._tasks is not None
-            scope = anyio.CancelScope(shield=True)
+            spare, self._spare = self._spare, None
+            scope = anyio.CancelScope(shield=True) if spare is None else spare.scope
             self._in_flight.add(scope)
-            self._tasks.start_soon(self._deliver, batch, scope)
+            if spare is None:
+                self._tasks.start_soon(self._deliver, batch, scope)
+            else:
+                spare.batch.set_result(batch)
 
     def _next(self) -> Batch | None:
         """The batch to deliver now, or None."""
@@ -299,9 +314,19 @@ class Delivery:
                     self._news.set()
                     batch = self._next()
                     self._start()
+                    if batch is None:
+                        batch = await self._stand_by(scope)
         finally:
             self._in_flight.discard(scope)
             self._news.set()
+
+    async def _stand_by(self, scope: anyio.CancelScope) -> Batch | None:
+        """Waits for the next batch, since starting a task takes longer; None for the end."""
+        if self._spare is not None or self._tasks is None:
+            return None
+        self._in_flight.discard(scope)
+        self._spare = _Spare(asyncio.get_running_loop().create_future(), scope)
+        return await self._spare.batch
 
     async def _attempt(self, batch: Batch) -> Exception | int | None:
         try:

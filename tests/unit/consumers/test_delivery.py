@@ -422,6 +422,22 @@ async def test_shutdown_lets_a_delivery_in_flight_finish(mail: Mail) -> None:
     assert listener.closed
 
 
+async def test_shutdown_lets_a_delivery_finish_that_was_only_handed_over(mail: Mail) -> None:
+    """A task that has delivered before takes the next batch; its first step is still to come."""
+    listener = Listener()
+    loop = delivery(listener, mail)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(loop.run)
+        await drained(loop)
+        for name in "ab":
+            loop.wake(await mail.put(change(name, 2, 1)))
+            if name == "a":
+                await drained(loop)
+        tasks.cancel_scope.cancel()
+    assert [subjects(events) for events in listener.got] == [["a"], ["b"]]
+    assert await mail.left() == 0
+
+
 async def test_shutdown_waits_no_longer_than_the_grace(
     mail: Mail, monkeypatch: pytest.MonkeyPatch
 ) -> None:
