@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import Future
+from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -18,15 +20,16 @@ from syncd.system import beneath
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from threading import Lock
 
     from syncd.core.model import Entry
     from syncd.mount.read import Members, Reader
     from syncd.mount.record import Recorder
     from syncd.mount.root_scan import RootScan
-    from syncd.mount.watch import Watcher
+    from syncd.mount.watch import Hint, Watcher
 
 _REARMS: Final = 5
+_SMALL: Final = 1000
+"""Secrets that an errand looks at, at most: with more, the garbage collector is to be off."""
 
 
 class Pass(msgspec.Struct, frozen=True):
@@ -67,6 +70,22 @@ class Follower:
         )
 
 
+class Errand(msgspec.Struct, eq=False):
+    """A look at a root that the attendant's thread has begun.
+
+    Attributes:
+        reason: As that of a turn.
+        future: Gets the result.
+        claim: As for `Lane.work`.
+        announced: Whether what it committed was announced.
+    """
+
+    reason: str
+    future: Future[Pass] = msgspec.field(default_factory=Future)
+    claim: Lock = msgspec.field(default_factory=Lock)
+    announced: bool = False
+
+
 class Lane(Follower):
     """One root while it is followed.
 
@@ -76,6 +95,7 @@ class Lane(Follower):
         failed: Why the root cannot be read, or None.
         settled: Whether the last scan decided about every file.
         scope: Ends the lane's task.
+        errand: A look that was begun, and that the lane's task does not know of yet.
     """
 
     def __init__(
@@ -88,6 +108,8 @@ class Lane(Follower):
         self.settled = False
         self.scope = anyio.CancelScope()
         self._settle = settle
+        self.errand: Errand | None = None
+        self._turn = Lock()
         self._scan: RootScan | None = None
 
     @property
@@ -100,6 +122,26 @@ class Lane(Follower):
         """Differs from the value before as long as a scan is not held by one system call."""
         scan = self._scan
         return (0, 0) if scan is None else (id(scan), scan.progress)
+
+    def take(self, hint: Hint) -> Errand | None:
+        """Begins an errand after a swap of this small root, if a turn could begin now.
+
+        May be called from any thread. Until the lane's task has called `adopt`, no other begins.
+        """
+        root = self.members.root
+        if hint.directories != {self.path} or root.generation is None or len(root.names) > _SMALL:
+            return None
+        with self._turn:
+            if self.errand is None and self.schedule.is_open:
+                self.errand = Errand(hint.reason)
+                return self.errand
+        return None
+
+    def adopt(self) -> Errand | None:
+        """The errand that was begun since the last call, or None. In the event loop only."""
+        with self._turn:
+            errand, self.errand = self.errand, None
+            return errand
 
     def saw(self, snapshot: Snapshot) -> None:
         """Takes over what a scan says of the root and of the next turn."""
@@ -154,7 +196,9 @@ class Lane(Follower):
         snapshot.retry_within(self._settle)
         return snapshot
 
-    def work(self, claim: Lock, reader: Reader, recorder: Recorder, watcher: Watcher) -> Pass:
+    def work(
+        self, claim: Lock, reader: Reader, recorder: Recorder, watcher: Watcher, *, swapped: bool
+    ) -> Pass:
         """Scans the root and records what changed. Blocks, perhaps for ever.
 
         Args:
@@ -163,15 +207,15 @@ class Lane(Follower):
             reader: As for `scan`.
             recorder: Compares and commits.
             watcher: As for `scan`.
+            swapped: As for `scan`.
 
         Raises:
             StateError: The ledger cannot be used.
         """
         started, began = time.monotonic(), time.thread_time()
         entries, recorded = self.entries, None
-        was_swapped = self.was_swapped
-        moved = not was_swapped and reader.has_moved(self.members)
-        snapshot = self.scan(reader, recorder, watcher, swapped=was_swapped)
+        moved = not swapped and reader.has_moved(self.members)
+        snapshot = self.scan(reader, recorder, watcher, swapped=swapped)
         if not moved and claim.acquire(blocking=False):
             recorded = recorder.record(entries, snapshot.observations, started)
         took, duration = time.thread_time() - began, time.monotonic() - started

@@ -18,6 +18,7 @@ run (`core.timing.Pace`); the loop rests in between, and then scans the newest s
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Literal
@@ -28,6 +29,7 @@ import structlog
 from syncd.core.errors import StateError
 from syncd.core.model import State
 from syncd.core.timing import rfc3339
+from syncd.mount.attendant import Attendant
 from syncd.mount.contents import Contents, formats_of
 from syncd.mount.lane import Follower, Lane, Probe
 from syncd.mount.ledger_use import LedgerUse
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from syncd.core.events import Commit
     from syncd.core.model import Entry, Grant, Known
     from syncd.ledger.ledger import Ledger
-    from syncd.mount.lane import Pass
+    from syncd.mount.lane import Errand, Pass
     from syncd.mount.read import Members
     from syncd.mount.record import Recorded
     from syncd.mount.snapshot import Snapshot
@@ -109,6 +111,9 @@ class Reconciler:
         self._reader = Reader.configured(key, settings, self.contents)
         self._recorder = Recorder(ledger, vault_config.path, consumers)
         self._reporter = Reporter(metrics, self.watcher, self.contents)
+        self._attendant = Attendant(
+            self.watcher, work=self._perform, notify=self._notify, landed=self._landed
+        )
         self._lanes: dict[str, Lane] = {}
         self._config = Follower(settings.rescan_interval, settings.settle)
         self._regroup = anyio.Event()
@@ -226,59 +231,81 @@ class Reconciler:
 
     async def run(self) -> None:
         """Follows the mounts until cancelled. `start` comes first."""
-        async with anyio.create_task_group() as tasks:
+        try:
+            async with anyio.create_task_group() as tasks:
+                for lane in self._lanes.values():
+                    if lane.failed:
+                        lane.schedule.retry = 0.0
+                    tasks.start_soon(self._follow, lane)
+                tasks.start_soon(self._follow_vault_config)
+                tasks.start_soon(self._follow_roots, tasks)
+                tasks.start_soon(self._probe)
+                self._attend_to_all()
+                await self._attendant.run()
+        finally:
             for lane in self._lanes.values():
-                if lane.failed:
-                    lane.schedule.retry = 0.0
-                tasks.start_soon(self._follow, lane)
-            tasks.start_soon(self._follow_vault_config)
-            tasks.start_soon(self._follow_roots, tasks)
-            tasks.start_soon(self._probe)
-            while True:
-                hint = await self.watcher.next_hint()
-                if not hint.directories:
-                    self._reader.forget_mounts()
-                for follower in (*self._lanes.values(), self._config):
-                    if follower.concerns(hint.directories):
-                        follower.schedule.notify(hint)
+                errand = lane.adopt()
+                if errand is not None and not errand.announced:
+                    with suppress(StateError):
+                        await self._abandon(Call.of(errand.future), errand.claim)
+
+    def _attend_to_all(self) -> None:
+        self._attendant.followers = (*self._lanes.values(), self._config)
+
+    def _notify(self, hint: Hint) -> None:
+        if not hint.directories:
+            self._reader.forget_mounts()
+        for follower in self._attendant.followers:
+            if follower.concerns(hint.directories):
+                follower.schedule.notify(hint)
+
+    def _perform(self, lane: Lane, errand: Errand) -> Pass:
+        return lane.work(errand.claim, self._reader, self._recorder, self.watcher, swapped=True)
+
+    def _landed(self, lane: Lane, errand: Errand) -> None:
+        """Announces what an errand has committed at once; the lane's task does the rest."""
+        if lane.errand is not errand:
+            return
+        if errand.future.exception() is None:
+            self._announce(errand.future.result(), errand)
+        lane.schedule.conclude()
 
     async def _follow(self, lane: Lane) -> None:
         """One root's loop."""
         with lane.scope:
             while True:
                 reason = await lane.schedule.next()
+                if (errand := lane.adopt()) is not None:
+                    await self._turn(lane, errand.reason, errand)
                 if reason == "interval":
                     self._reader.forget_mounts()
-                await self._turn(lane, reason)
+                if reason is not None:
+                    await self._turn(lane, reason)
 
-    async def _turn(self, lane: Lane, reason: str) -> None:
+    async def _turn(self, lane: Lane, reason: str, errand: Errand | None = None) -> None:
         try:
-            result = await self._pass(lane)
+            result = await self._pass(lane, errand)
             if result is not None:
-                await self._finish(lane, reason, result)
+                await self._finish(lane, reason, result, errand)
         except StateError as error:
             # The inventory in memory is still the ledger's, so the next pass finds the same changes
             # again and nothing is lost.
             self._use.fail(lane.path, error)
             lane.schedule.retry = self._use.pause()
 
-    async def _pass(self, lane: Lane) -> Pass | None:
+    async def _pass(self, lane: Lane, errand: Errand | None) -> Pass | None:
         """Scans and commits; None where the file system did not answer and now does.
+
+        With an errand, it is that which does.
 
         Raises:
             StateError: The ledger cannot be used.
         """
-        claim = Lock()
         with uncollected():
-            try:
-                self._slots.acquire_on_behalf_of_nowait(lane)
-            except anyio.WouldBlock:
-                await self._slots.acquire_on_behalf_of(lane)
-            try:
-                call = Call(lane.work, claim, self._reader, self._recorder, self.watcher)
-                answered = await self._wait(call, claim, _SLOT_LIMIT)
-            finally:
-                self._slots.release_on_behalf_of(lane)
+            if errand is None:
+                call, claim, answered = await self._start(lane)
+            else:
+                call, claim, answered = Call.of(errand.future), errand.claim, errand.future.done()
             while not answered:
                 before = lane.progress
                 answered = await self._wait(call, claim, LIMIT)
@@ -296,17 +323,34 @@ class Reconciler:
             self._use.hang(lane.path)
         return call.result()
 
+    async def _start(self, lane: Lane) -> tuple[Call[Pass], Lock, bool]:
+        """Begins a pass when there is a slot; returns also whether it has ended soon."""
+        claim, swapped = Lock(), lane.was_swapped
+        work = partial(lane.work, claim, self._reader, self._recorder, self.watcher)
+        try:
+            self._slots.acquire_on_behalf_of_nowait(lane)
+        except anyio.WouldBlock:
+            await self._slots.acquire_on_behalf_of(lane)
+        try:
+            call = Call(partial(work, swapped=swapped))
+            return call, claim, await self._wait(call, claim, _SLOT_LIMIT)
+        finally:
+            self._slots.release_on_behalf_of(lane)
+
     async def _wait(self, call: Call[Pass], claim: Lock, limit: float) -> bool:
         """Waits for a pass. A cancellation abandons a scan, and waits for a commit."""
         try:
             return await call.wait(limit)
         except anyio.get_cancelled_exc_class():
-            if not claim.acquire(blocking=False):
-                # what is being committed must become known here, too
-                with anyio.CancelScope(shield=True):
-                    if await call.wait(LIMIT) and (recorded := call.result().recorded) is not None:
-                        self._committed(recorded)
+            await self._abandon(call, claim)
             raise
+
+    async def _abandon(self, call: Call[Pass], claim: Lock) -> None:
+        if not claim.acquire(blocking=False):
+            # what is being committed must become known here, too
+            with anyio.CancelScope(shield=True):
+                if await call.wait(LIMIT):
+                    self._announce(call.result())
 
     async def _give_up(self, lane: Lane) -> None:
         """The root's secrets are unreadable until its file system answers."""
@@ -326,7 +370,7 @@ class Reconciler:
             self._committed(recorded)
             await self._report(recorded)
 
-    async def _finish(self, lane: Lane, reason: str, result: Pass) -> None:
+    async def _finish(self, lane: Lane, reason: str, result: Pass, errand: Errand | None) -> None:
         """Takes over the result of a pass, and reports it after the events had a head start."""
         lane.saw(result.snapshot)
         lane.schedule.looked(result.took)
@@ -337,7 +381,7 @@ class Reconciler:
                 lane.schedule.retry = self._settings.settle
                 self._regroup.set()
             return
-        self._committed(recorded)
+        self._announce(result, errand)
         self._use.recover(lane.path)
         try:
             if recorded.commit is not None and recorded.commit.events:
@@ -357,6 +401,13 @@ class Reconciler:
                 await run(self.contents.judge, entries, now)
         finally:
             self._reporter.recorded(recorded)
+
+    def _announce(self, result: Pass, errand: Errand | None = None) -> None:
+        """Announces what a pass has committed, unless that was done for its errand."""
+        if result.recorded is not None and not (errand and errand.announced):
+            self._committed(result.recorded)
+        if errand is not None:
+            errand.announced = True
 
     def _committed(self, recorded: Recorded) -> None:
         if recorded.commit is not None:
@@ -413,6 +464,7 @@ class Reconciler:
                 else:
                     lane.members, lane.entries = members, entries
                     lane.schedule.notify(_ANYWHERE)
+            self._attend_to_all()
 
     async def _probe(self) -> None:
         """Finds the roots that no longer answer long before their next rescan."""

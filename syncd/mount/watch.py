@@ -25,7 +25,7 @@ import errno
 import os
 import select
 import time
-from threading import Lock
+from threading import Event, Lock
 from typing import Final, Literal
 
 import anyio
@@ -118,6 +118,8 @@ class Watcher:
         self._epoll: select.epoll | None = None
         self._kept: Hint | None = None
         self._unusable: str | None = None
+        self._opened = Event()
+        self._is_waited_for = False
         self._closed = False
 
     @property
@@ -200,6 +202,7 @@ class Watcher:
                 self._epoll = select.epoll()
             if self._wake is None:
                 self._wake = _open_wake(self._epoll)
+                self._opened.set()
             if self._mounts is None:
                 self._mounts = _open_mounts(self._epoll)
             if self._wanted and self._inotify is None:
@@ -217,7 +220,7 @@ class Watcher:
         from any thread.
         """
         with self._lock:
-            hint = None if self._epoll is None else self._drain(self._epoll)
+            hint = None if self._epoll is None else self._drain(self._epoll.poll(0))
             if hint is not None:
                 self._kept = hint if self._kept is None else self._kept.merge(hint)
                 if self._wake is not None:
@@ -233,9 +236,7 @@ class Watcher:
         """Waits for a hint."""
         while True:
             with self._lock:
-                hint, self._kept = self._kept, None
-                if hint is None and self._epoll is not None:
-                    hint = self._drain(self._epoll)
+                hint = None if self._epoll is None else self._take(self._epoll.poll(0))
             if hint is not None:
                 return hint
             if self._epoll is None:
@@ -243,18 +244,42 @@ class Watcher:
             else:
                 await anyio.wait_readable(self._epoll.fileno())
 
-    def _drain(self, epoll: select.epoll) -> Hint | None:
+    def wait(self) -> Hint | None:
+        """Waits for a hint, in a thread; None when the watcher is closed.
+
+        No second thread may wait, and nobody for `next_hint`, meanwhile.
+        """
+        self._opened.wait()
+        ready: list[tuple[int, int]] | None = None
+        while True:
+            with self._lock:
+                epoll = self._epoll
+                if self._closed or epoll is None:
+                    self._is_waited_for = False
+                    self._close()
+                    return None
+                hint = self._take(epoll.poll(0) if ready is None else ready)
+                self._is_waited_for = hint is None
+            if hint is not None:
+                return hint
+            ready = epoll.poll()
+
+    def _take(self, ready: list[tuple[int, int]]) -> Hint | None:
+        """The hint of what is ready, for the one who waits, with what was kept for it."""
+        if self._wake is not None and any(descriptor == self._wake for descriptor, _ in ready):
+            os.eventfd_read(self._wake)
+        hint, kept, self._kept = self._drain(ready), self._kept, None
+        return kept.merge(hint) if kept and hint else kept or hint
+
+    def _drain(self, ready: list[tuple[int, int]]) -> Hint | None:
         directories: set[str] = set()
         urgent = anywhere = overflow = False
         swap = True
-        for descriptor, _ in epoll.poll(0):
+        for descriptor, _ in ready:
             if descriptor == self._mounts:
                 urgent = anywhere = True
                 continue
-            if descriptor == self._wake:
-                os.eventfd_read(descriptor)
-                continue
-            if self._inotify is None:
+            if descriptor == self._wake or self._inotify is None:
                 continue
             for event in self._inotify.read(timeout=0):
                 if event.mask & flags.Q_OVERFLOW:
@@ -291,16 +316,24 @@ class Watcher:
         return False
 
     def close(self) -> None:
-        """Closes all descriptors."""
+        """Closes all descriptors, or has it done by the thread that waits."""
         with self._lock:
-            for closable in (self._epoll, self._inotify):
-                if closable is not None:
-                    closable.close()
-            for descriptor in (self._mounts, self._wake):
-                if descriptor is not None:
-                    os.close(descriptor)
-            self._epoll = self._inotify = self._mounts = self._wake = self._kept = None
-            self._armed, self._table, self._closed = {}, {}, True
+            self._closed = True
+            self._opened.set()
+            if self._is_waited_for and self._wake is not None:
+                os.eventfd_write(self._wake, 1)
+            else:
+                self._close()
+
+    def _close(self) -> None:
+        for closable in (self._epoll, self._inotify):
+            if closable is not None:
+                closable.close()
+        for descriptor in (self._mounts, self._wake):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._epoll = self._inotify = self._mounts = self._wake = self._kept = None
+        self._armed, self._table = {}, {}
 
 
 def _open_wake(epoll: select.epoll) -> int:

@@ -18,7 +18,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread, Timer, enumerate as enumerate_threads
-from typing import TYPE_CHECKING, Final, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NoReturn, Self, TypeVar
 
 import anyio
 
@@ -102,9 +102,19 @@ class Call(Generic[_T]):
     """A call in a thread, waited for in the event loop, again and again if need be."""
 
     def __init__(self, function: Callable[[Unpack[_A]], _T], *arguments: *_A) -> None:
+        self._follow(start(function, *arguments))
+
+    @classmethod
+    def of(cls, future: Future[_T]) -> Self:
+        """A call that was begun elsewhere."""
+        call = cls.__new__(cls)
+        call._follow(future)  # noqa: SLF001 - its own
+        return call
+
+    def _follow(self, future: Future[_T]) -> None:
         self._loop = asyncio.get_running_loop()
         self._returned = anyio.Event()
-        self._future = start(function, *arguments)
+        self._future = future
         self._future.add_done_callback(self._notify)
 
     def _notify(self, _future: Future[_T]) -> None:

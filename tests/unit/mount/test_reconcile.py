@@ -23,6 +23,7 @@ from syncd.ledger.ledger import Ledger
 from syncd.ledger.state_dir import StateDir
 from syncd.mount import reconcile, watch
 from syncd.mount.contents import Contents
+from syncd.mount.lane import Lane
 from syncd.mount.reconcile import Reconciler
 from syncd.mount.root_scan import RootScan
 from syncd.mount.snapshot import Snapshot
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 
     from syncd.core.events import Commit, Event
     from syncd.core.model import Entry
+    from syncd.mount.lane import Errand
+    from syncd.mount.watch import Hint
+
+NEVER = 3600.0
 
 
 class Bench(World):
@@ -533,3 +538,119 @@ async def test_certificates_are_judged_with_the_commit(bench: Bench) -> None:
             await until(lambda: reconciler.contents.not_after == {"a": 1e9})
             assert "expired" in reconciler.contents.problems["a"]
     assert judged == [False, False]
+
+
+class TestASwapOfASmallRoot:
+    """It is looked at by the thread that notices it; the loop hears of the commit."""
+
+    @pytest.fixture(autouse=True)
+    def errands(self, monkeypatch: pytest.MonkeyPatch) -> list[Errand]:
+        begun: list[Errand] = []
+        take = Lane.take
+
+        def noted(lane: Lane, hint: Hint) -> Errand | None:
+            errand = take(lane, hint)
+            if errand is not None:
+                begun.append(errand)
+            return errand
+
+        monkeypatch.setattr(Lane, "take", noted)
+        return begun
+
+    async def ready(self, reconciler: Reconciler) -> None:
+        lanes = reconciler._lanes.values()
+        await until(lambda: all(it.errand is None and it.schedule.is_open for it in lanes))
+
+    async def test_is_announced_once(self, bench: Bench, errands: list[Errand]) -> None:
+        """However many follow each other."""
+        await bench.swap(a=b"0", b=b"0")
+        bench.map("a", "b")
+        async with bench.running() as reconciler:
+            for number in range(1, 6):
+                await self.ready(reconciler)
+                await bench.swap(a=b"%d" % number)
+                assert await bench.wait(number) == [("a", "modified")] * number
+            await self.ready(reconciler)
+            assert len(bench.commits) == 6  # with the baseline
+            assert len(errands) == 5
+
+    async def test_is_tried_again_when_the_ledger_fails(
+        self, bench: Bench, errands: list[Errand], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As any pass."""
+        await bench.swap(a=b"1")
+        bench.map("a")
+        record, failed = bench.ledger.record, threading.Event()
+
+        def fail(*arguments: Any, **more: Any) -> list[Event]:
+            if not failed.is_set():
+                failed.set()
+                raise StateError("cannot use the ledger", "full")
+            return record(*arguments, **more)
+
+        async with bench.running() as reconciler:
+            await self.ready(reconciler)
+            monkeypatch.setattr(bench.ledger, "record", fail)
+            await bench.swap(a=b"2")
+            assert await bench.wait(1) == [("a", "modified")]
+            assert failed.is_set()
+            assert errands
+            await until(lambda: reconciler.failure is None)
+
+    @pytest.mark.parametrize("method", ["run", "record"])
+    async def test_is_known_when_the_daemon_stops_meanwhile(
+        self, bench: Bench, errands: list[Errand], monkeypatch: pytest.MonkeyPatch, method: str
+    ) -> None:
+        """What is being committed is announced; a scan is given up."""
+        await bench.swap(a=b"1")
+        bench.map("a")
+        held, reached = threading.Event(), threading.Event()
+        where: Any = RootScan if method == "run" else bench.ledger
+        real = getattr(where, method)
+
+        def hang(*arguments: Any, **more: Any) -> object:
+            reached.set()
+            held.wait(DEADLINE)
+            return real(*arguments, **more)
+
+        monkeypatch.setattr("syncd.mount.attendant.SLOW", NEVER)  # the lane's task must not follow
+        async with bench.running() as reconciler:
+            await self.ready(reconciler)
+            monkeypatch.setattr(where, method, hang)
+            await bench.swap(a=b"2")
+            await until(reached.is_set)
+            release = threading.Timer(0.05, held.set)
+            release.start()
+        release.join()
+        assert len(errands) == 1
+        errands[0].future.exception(DEADLINE)
+        assert bench.changes() == ([("a", "modified")] if method == "record" else [])
+        stored = await anyio.to_thread.run_sync(bench.ledger.inventory)
+        assert reconciler.inventory == stored
+
+    async def test_is_followed_by_the_turn_that_came_meanwhile(
+        self, bench: Bench, errands: list[Errand], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The lane's task follows the look, which may have begun too early, and has its own."""
+        await bench.swap(a=b"1")
+        bench.map("a")
+        held, scans, run_scan = threading.Event(), [0], RootScan.run
+
+        def hang(scan: RootScan) -> Snapshot:
+            found = run_scan(scan)
+            scans[0] += 1
+            held.wait(DEADLINE)
+            return found
+
+        monkeypatch.setattr("syncd.mount.attendant.SLOW", NEVER)
+        async with bench.running() as reconciler:
+            await self.ready(reconciler)
+            monkeypatch.setattr(RootScan, "run", hang)
+            await bench.swap(a=b"2")
+            await until(lambda: scans[0])
+            reconciler.use_key(bench.state_dir.keys.current, ())
+            await until(lambda: reconciler._lanes[bench.mount].errand is None)
+            held.set()
+            assert await bench.wait(1) == [("a", "modified")]
+            await until(lambda: scans[0] == 2)
+            assert len(errands) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 import pytest
 from msgspec.structs import replace
 from support.waiting import DEADLINE
@@ -16,7 +17,7 @@ LOST = Hint("overflow", True, frozenset())
 NEVER = 3600.0
 
 
-async def turn(schedule: Schedule) -> str:
+async def turn(schedule: Schedule) -> str | None:
     with anyio.fail_after(DEADLINE):
         return await schedule.next()
 
@@ -112,3 +113,58 @@ async def test_work_rests_and_waiting_does_not() -> None:
     schedule.looked(NEVER)
     schedule.notify(SWAP)
     assert await waits(schedule)
+
+
+async def test_a_look_that_was_begun_elsewhere_ends_the_wait() -> None:
+    """There is no turn then; the next wait is as before."""
+    schedule = Schedule(NEVER, NEVER)
+    schedule.retry = None
+    schedule.conclude()
+    assert await turn(schedule) is None
+    assert await waits(schedule)
+    schedule.notify(SWAP)
+    schedule.conclude()
+    assert await turn(schedule) is None
+    assert await turn(schedule) == "inotify"
+
+
+async def test_a_hint_that_must_wait_has_its_turn_after_a_look_from_elsewhere() -> None:
+    """It came after that look had begun."""
+    schedule = Schedule(NEVER, 0.05)
+    schedule.retry = NEVER / 2
+    async with anyio.create_task_group() as tasks:
+
+        async def first() -> None:
+            assert await schedule.next() is None
+            tasks.cancel_scope.cancel()
+
+        schedule.notify(WRITE)
+        tasks.start_soon(first)
+        while schedule._hint is not None:
+            await anyio.lowlevel.checkpoint()
+        schedule.conclude()
+    schedule.retry = None
+    assert await turn(schedule) == "inotify"
+
+
+async def test_a_turn_could_begin_only_while_one_is_waited_for() -> None:
+    """Not before, not after, and not while something is put off."""
+    schedule = Schedule(NEVER, NEVER)
+    assert not schedule.is_open
+    for retry, rest, hint, expected in (
+        (None, 0.0, None, True),
+        (NEVER / 2, 0.0, None, False),
+        (None, NEVER / 2, None, False),
+        (None, 0.0, SWAP, False),
+    ):
+        schedule = Schedule(NEVER, NEVER)
+        schedule.retry = retry
+        schedule.looked(rest)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(schedule.next)
+            await anyio.lowlevel.checkpoint()
+            if hint is not None:
+                schedule._hint = hint
+            assert schedule.is_open == expected
+            tasks.cancel_scope.cancel()
+        assert not schedule.is_open

@@ -8,12 +8,14 @@ import resource
 import select
 import subprocess
 import sys
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 from inotify_simple import Event, INotify, flags
-from support.waiting import DEADLINE
+from support.waiting import DEADLINE, wait_until
 
 from syncd.mount import watch
 from syncd.mount.watch import Hint, Watcher
@@ -58,7 +60,7 @@ def mode(watcher: Watcher) -> str:
 
 def hints_so_far(watcher: Watcher) -> list[Hint]:
     """All hints so far: they are in the queue when the system call that made them returns."""
-    found = [watcher._kept, watcher._epoll and watcher._drain(watcher._epoll)]
+    found = [watcher._kept, watcher._epoll and watcher._drain(watcher._epoll.poll(0))]
     watcher._kept = None
     return [hint for hint in found if hint is not None]
 
@@ -75,6 +77,51 @@ async def test_a_swap_is_urgent(watcher: Watcher, tmp_path: Path) -> None:
     assert await hint(watcher) == Hint("inotify", True, frozenset({str(tmp_path)}))
     (tmp_path / "..data").symlink_to("..gen")
     assert await hint(watcher) == Hint("inotify", True, frozenset({str(tmp_path)}))
+
+
+def test_what_a_scan_came_across_is_for_the_one_who_waits(watcher: Watcher, tmp_path: Path) -> None:
+    """Who is woken for it only once."""
+    watcher.arm(watched(tmp_path))
+    (tmp_path / "a").touch()
+    watcher.is_written(str(tmp_path / "a"))
+    assert watcher._wake is not None
+    assert select.select([watcher._wake], [], [], 0)[0]
+    watcher.is_written(str(tmp_path / "a"))  # which takes nothing of it
+    (tmp_path / "..data").symlink_to("..gen")
+    assert watcher.wait() == Hint("inotify", True, frozenset({str(tmp_path)}))
+    assert not select.select([watcher._wake], [], [], 0)[0]
+    assert hints_so_far(watcher) == []
+
+
+def test_a_thread_waits_until_there_is_something_to_watch(watcher: Watcher, tmp_path: Path) -> None:
+    """Then for what happens, until the watcher is closed."""
+    found: SimpleQueue[Hint | None] = SimpleQueue()
+
+    def wait() -> None:
+        found.put(None)
+        while (hint := watcher.wait()) is not None:
+            found.put(hint)
+        found.put(None)
+
+    Thread(target=wait, daemon=True).start()
+    assert found.get(timeout=DEADLINE) is None
+    watcher.arm(watched(tmp_path))
+    (tmp_path / "..data").symlink_to("..gen")
+    assert found.get(timeout=DEADLINE) == Hint("inotify", True, frozenset({str(tmp_path)}))
+    wait_until(lambda: watcher._is_waited_for)
+    with watcher._lock:  # so that all that it makes is one hint
+        (tmp_path / "a").touch()
+    assert found.get(timeout=DEADLINE) == Hint("inotify", False, frozenset({str(tmp_path)}))
+    wait_until(lambda: watcher._is_waited_for)
+    watcher.close()
+    assert found.get(timeout=DEADLINE) is None
+    assert watcher._epoll is None
+
+
+def test_a_watcher_that_is_closed_makes_nobody_wait(watcher: Watcher) -> None:
+    """Whether it ever watched something or not."""
+    watcher.close()
+    assert watcher.wait() is None
 
 
 async def test_a_swap_with_something_else_is_no_mere_swap(watcher: Watcher, tmp_path: Path) -> None:
@@ -367,13 +414,9 @@ def test_events_of_unknown_watches_are_nobodys(watcher: Watcher) -> None:
         def fileno(self) -> int:
             return -1
 
-    class Ready:
-        def poll(self, timeout: int) -> list[tuple[int, int]]:
-            return [(-1, 1)]
-
     real, watcher._inotify = watcher._inotify, Queue()
     try:
-        assert watcher._drain(Ready()) is None  # type: ignore[arg-type]
+        assert watcher._drain([(-1, 1)]) is None
     finally:
         watcher._inotify = real
     assert not watcher._modified
@@ -390,16 +433,20 @@ watched = Watched(files={root: frozenset(("a",))})
 
 async def main():
     for mode in ("auto", "poll"):
-        watcher = Watcher(mode)
-        watcher.arm(watched)
-        for command in (["mount", "-t", "tmpfs", "none", root], ["umount", root]):
-            await anyio.to_thread.run_sync(subprocess.check_call, command)
-            with anyio.fail_after(60):
-                hint = await watcher.next_hint()
-            print(mode, command[0], hint.urgent, sorted(hint.directories))
-            watcher._drain(watcher._epoll)
+        for way in ("next_hint", "wait"):
+            watcher = Watcher(mode)
             watcher.arm(watched)
-        watcher.close()
+            for command in (["mount", "-t", "tmpfs", "none", root], ["umount", root]):
+                await anyio.to_thread.run_sync(subprocess.check_call, command)
+                with anyio.fail_after(60):
+                    if way == "wait":
+                        hint = await anyio.to_thread.run_sync(watcher.wait)
+                    else:
+                        hint = await watcher.next_hint()
+                print(mode, way, command[0], hint.urgent, sorted(hint.directories))
+                watcher._drain(watcher._epoll.poll(0))
+                watcher.arm(watched)
+            watcher.close()
 
 anyio.run(main)
 """
@@ -419,5 +466,8 @@ def test_a_mount_and_an_unmount_are_urgent_hints(tmp_path: Path) -> None:
         pytest.skip("no mount namespaces here")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        f"{mode} {command} True []" for mode in ("auto", "poll") for command in ("mount", "umount")
+        f"{mode} {way} {command} True []"
+        for mode in ("auto", "poll")
+        for way in ("next_hint", "wait")
+        for command in ("mount", "umount")
     ]
