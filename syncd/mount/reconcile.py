@@ -5,12 +5,10 @@ changed is decided by comparing a whole scan with the ledger's inventory. So los
 hints cost time and never a change, and a pass that failed is simply repeated.
 
 Every root has a loop of its own (`Lane`). Scan, comparison and commit of a pass are one trip to a
-thread, which only commits are one at a time in. A root whose file system does not answer keeps that
-thread, and delays no other root: after `LIMIT` seconds without progress its secrets are unreadable,
-and the pass is disowned. When the thread comes back, its result is old, and a new pass begins at
-once.
+thread (`syncd.mount.passes`), which only commits are one at a time in; a small root that was
+swapped is looked at by the thread that notices it (`syncd.mount.attendant`). A root whose file
+system does not answer keeps its thread, and delays no other root: its secrets are unreadable.
 
-During a pass the garbage collector is off: it makes tens of thousands of objects and no cycle.
 However fast a publisher swaps, passes take at most half of the time, and a fifth of it in the long
 run (`core.timing.Pace`); the loop rests in between, and then scans the newest state.
 """
@@ -20,7 +18,6 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from functools import partial
-from threading import Lock
 from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
@@ -33,11 +30,11 @@ from syncd.mount.attendant import Attendant
 from syncd.mount.contents import Contents, formats_of
 from syncd.mount.lane import Follower, Lane, Probe
 from syncd.mount.ledger_use import LedgerUse
+from syncd.mount.passes import SLOTS, Passes
 from syncd.mount.read import LIMIT, OUTSIDE, Reader, await_all, unanswered
 from syncd.mount.record import Recorder
 from syncd.mount.report import Reporter
 from syncd.mount.watch import Hint, Watcher
-from syncd.system.memory import uncollected
 from syncd.system.threads import Call, run, start
 
 if TYPE_CHECKING:
@@ -57,12 +54,7 @@ if TYPE_CHECKING:
     from syncd.telemetry.metrics import Metrics
 
 _BASELINE_LIMIT: Final = 5.0
-_SLOTS: Final = 8
-_SLOT_LIMIT: Final = 0.1
-"""So many scans run at a time; one that takes longer than so many seconds frees its slot, so that
-mounts that do not answer hold up no others."""
-
-_PROBE_INTERVAL: Final = 5.0
+_PROBE_INTERVAL: Final = 6.0
 _PROBE_LIMIT: Final = 1.0
 _VAULT_CONFIG: Final = "vault config"
 _HEAD_START: Final = 0.002
@@ -111,14 +103,21 @@ class Reconciler:
         self._reader = Reader.configured(key, settings, self.contents)
         self._recorder = Recorder(ledger, vault_config.path, consumers)
         self._reporter = Reporter(metrics, self.watcher, self.contents)
+        self._use = LedgerUse()
+        self._passes = Passes(
+            self._reader,
+            self._recorder,
+            self.watcher,
+            self._use,
+            announce=self._announce,
+            give_up=self._give_up,
+        )
         self._attendant = Attendant(
-            self.watcher, work=self._perform, notify=self._notify, landed=self._landed
+            self.watcher, work=self._passes.perform, notify=self._notify, landed=self._landed
         )
         self._lanes: dict[str, Lane] = {}
         self._config = Follower(settings.rescan_interval, settings.settle)
         self._regroup = anyio.Event()
-        self._slots = anyio.CapacityLimiter(_SLOTS)
-        self._use = LedgerUse()
         self.scanned_at: str | None = None
 
     @property
@@ -247,7 +246,7 @@ class Reconciler:
                 errand = lane.adopt()
                 if errand is not None and not errand.announced:
                     with suppress(StateError):
-                        await self._abandon(Call.of(errand.future), errand.claim)
+                        await self._passes.abandon(errand)
 
     def _attend_to_all(self) -> None:
         self._attendant.followers = (*self._lanes.values(), self._config)
@@ -258,9 +257,6 @@ class Reconciler:
         for follower in self._attendant.followers:
             if follower.concerns(hint.directories):
                 follower.schedule.notify(hint)
-
-    def _perform(self, lane: Lane, errand: Errand) -> Pass:
-        return lane.work(errand.claim, self._reader, self._recorder, self.watcher, swapped=True)
 
     def _landed(self, lane: Lane, errand: Errand) -> None:
         """Announces what an errand has committed at once; the lane's task does the rest."""
@@ -284,7 +280,7 @@ class Reconciler:
 
     async def _turn(self, lane: Lane, reason: str, errand: Errand | None = None) -> None:
         try:
-            result = await self._pass(lane, errand)
+            result = await self._passes.run(lane, errand)
             if result is not None:
                 await self._finish(lane, reason, result, errand)
         except StateError as error:
@@ -292,65 +288,6 @@ class Reconciler:
             # again and nothing is lost.
             self._use.fail(lane.path, error)
             lane.schedule.retry = self._use.pause()
-
-    async def _pass(self, lane: Lane, errand: Errand | None) -> Pass | None:
-        """Scans and commits; None where the file system did not answer and now does.
-
-        With an errand, it is that which does.
-
-        Raises:
-            StateError: The ledger cannot be used.
-        """
-        with uncollected():
-            if errand is None:
-                call, claim, answered = await self._start(lane)
-            else:
-                call, claim, answered = Call.of(errand.future), errand.claim, errand.future.done()
-            while not answered:
-                before = lane.progress
-                answered = await self._wait(call, claim, LIMIT)
-                if not answered and lane.progress == before:
-                    break
-        if answered:
-            return call.result()
-        if claim.acquire(blocking=False):
-            # from now on the thread's result is void, whenever it comes
-            await self._give_up(lane)
-            await call.wait()
-            lane.schedule.retry = 0.0
-            return None
-        while not await self._wait(call, claim, LIMIT):
-            self._use.hang(lane.path)
-        return call.result()
-
-    async def _start(self, lane: Lane) -> tuple[Call[Pass], Lock, bool]:
-        """Begins a pass when there is a slot; returns also whether it has ended soon."""
-        claim, swapped = Lock(), lane.was_swapped
-        work = partial(lane.work, claim, self._reader, self._recorder, self.watcher)
-        try:
-            self._slots.acquire_on_behalf_of_nowait(lane)
-        except anyio.WouldBlock:
-            await self._slots.acquire_on_behalf_of(lane)
-        try:
-            call = Call(partial(work, swapped=swapped))
-            return call, claim, await self._wait(call, claim, _SLOT_LIMIT)
-        finally:
-            self._slots.release_on_behalf_of(lane)
-
-    async def _wait(self, call: Call[Pass], claim: Lock, limit: float) -> bool:
-        """Waits for a pass. A cancellation abandons a scan, and waits for a commit."""
-        try:
-            return await call.wait(limit)
-        except anyio.get_cancelled_exc_class():
-            await self._abandon(call, claim)
-            raise
-
-    async def _abandon(self, call: Call[Pass], claim: Lock) -> None:
-        if not claim.acquire(blocking=False):
-            # what is being committed must become known here, too
-            with anyio.CancelScope(shield=True):
-                if await call.wait(LIMIT):
-                    self._announce(call.result())
 
     async def _give_up(self, lane: Lane) -> None:
         """The root's secrets are unreadable until its file system answers."""
@@ -472,7 +409,7 @@ class Reconciler:
         while True:
             await anyio.sleep(_PROBE_INTERVAL)
             held = [call for call in held if not call.done]
-            if len(held) == _SLOTS:
+            if len(held) == SLOTS:
                 continue
             probe = Probe([lane for lane in self._lanes.values() if not lane.failed])
             call = Call(probe.run)

@@ -21,7 +21,7 @@ from syncd.core.event_data import SecretData, VaultConfigData
 from syncd.core.model import Grant, State
 from syncd.ledger.ledger import Ledger
 from syncd.ledger.state_dir import StateDir
-from syncd.mount import reconcile, watch
+from syncd.mount import passes, watch
 from syncd.mount.contents import Contents
 from syncd.mount.lane import Lane
 from syncd.mount.reconcile import Reconciler
@@ -400,7 +400,7 @@ async def test_a_root_that_does_not_answer_is_unreadable_until_it_does(
     await bench.swap(a=b"1")
     bench.map("a", paths={"b": str(other / "b")})
     held, run_scan = threading.Event(), RootScan.run
-    monkeypatch.setattr(reconcile, "LIMIT", 0.05)
+    monkeypatch.setattr(passes, "LIMIT", 0.05)
     async with bench.running() as reconciler:
         await until(lambda: bench.mount in reconciler.watcher._armed)
         before = reconciler.inventory["a"]
@@ -439,7 +439,7 @@ async def test_a_ledger_that_does_not_answer_is_reported(
             held.wait(DEADLINE)
             return record(*arguments, **more)
 
-        monkeypatch.setattr(reconcile, "LIMIT", 0.05)
+        monkeypatch.setattr(passes, "LIMIT", 0.05)
         monkeypatch.setattr(bench.ledger, "record", hang)
         await bench.swap(a=b"2")
         await until(lambda: reconciler.failure is not None)
@@ -501,7 +501,7 @@ async def test_a_root_and_a_ledger_that_fail_together_keep_one_thread(
             raise StateError("cannot use the ledger: full")
 
         with monkeypatch.context() as patched:
-            patched.setattr(reconcile, "LIMIT", 0.05)
+            patched.setattr(passes, "LIMIT", 0.05)
             patched.setattr(RootScan, "run", hang)
             patched.setattr(bench.ledger, "record", full)
             await bench.swap(a=b"2")
