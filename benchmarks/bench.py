@@ -29,7 +29,7 @@ class Effort:
         crowd: Subscribers, and how many secrets are rotated for them at once.
         bulk: Secrets that are all rotated by one swap, and sit in memory.
         provisioned: Secrets in the vault, and in a small one.
-        polled: Seconds between two looks at a vault, and rotations of one of its secrets.
+        polled: Seconds between two looks at a vault, and rotations of one of its secrets at a time.
         idle: Seconds of a repetition in which nothing happens.
         attempts: How often a subject is measured while other processes are busy.
         rotations: Swaps, and secrets that each of them rotates, before memory is looked at.
@@ -58,7 +58,7 @@ FULL = Effort(
     crowd=(1000, 100),
     bulk=10_000,
     provisioned=(500, 10),
-    polled=(5, 15),
+    polled=(5, 150),
     idle=60,
     rotations=(1000, 1000),
     fleet=(100, 1000, 10_000),
@@ -71,7 +71,7 @@ QUICK = Effort(
     crowd=(1000, 20),
     bulk=10_000,
     provisioned=(100, 10),
-    polled=(2, 5),
+    polled=(2, 60),
     idle=5,
     rotations=(50, 1000),
     fleet=(100, 1000),
