@@ -262,7 +262,7 @@ class Watcher:
                 self._is_waited_for = hint is None
             if hint is not None:
                 return hint
-            ready = epoll.poll()
+            ready = epoll.poll()  # takes the signal of the mount table, so it must be looked at
 
     def _take(self, ready: list[tuple[int, int]]) -> Hint | None:
         """The hint of what is ready, for the one who waits, with what was kept for it."""
