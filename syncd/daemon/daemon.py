@@ -241,6 +241,8 @@ class Daemon(Generic[_S, _E]):
 
     def _stop_engine(self) -> None:
         if self._scope is not None:
+            if self._running is not None:
+                self._running.pipeline.end()
             self._scope.cancel()
 
     def _refresh(self) -> None:

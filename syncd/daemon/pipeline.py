@@ -76,6 +76,7 @@ class Pipeline:
         self._consumers = settings.consumers
         self._has_state = isinstance(settings, Settings)
         self._resources = resources
+        self._has_ended = False
         self.rng = Random()  # noqa: S311 - jitter
         self.inventory: Mapping[str, Known] = {}
         self.grants = mailboxes(settings.consumers)
@@ -218,10 +219,14 @@ class Pipeline:
                     log.info("delivery.retry_now", consumer=name, reason="a credential changed")
                     self.deliveries[name].retry()
 
+    def end(self) -> None:
+        """Hands over no more: what is committed from now on is the following pipeline's."""
+        self._has_ended = True
+
     def committed(self, commit: Commit) -> None:
         """Wakes the delivery loops and calls the listeners. In the event loop only."""
         self.inventory = commit.inventory
-        if commit.events:
+        if commit.events and not self._has_ended:
             for delivery in self.deliveries.values():
                 delivery.wake(commit.events)
         for state in self.states:

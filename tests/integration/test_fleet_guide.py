@@ -96,7 +96,7 @@ def test_the_sums() -> None:
     assert f"= {fleet * cost:.0f} s of processor" in text
     assert f"relay each: {fleet / 10 * cost:.0f} s, {40 + 1.4e-3 * fleet / 10:.0f} MB" in text
     assert f"{fleet / 50_000:.0f} leaf nodes" in text
-    spread = 2 * 0.1 * interval
+    spread = 0.1 * interval
     assert f"over {spread:.0f} s: {nodes / spread:.0f} per second" in text
     deviation = spread / math.sqrt(12) * math.sqrt(9)
     peak = nodes / (deviation * math.sqrt(2 * math.pi))
