@@ -89,8 +89,10 @@ class LedgerConnection(ReadConnection):
                     db.execute("ROLLBACK")
                 raise
             self._room.is_full = False
-            # now rather than before the next one, which may be of an event that is waited for
-            self._checkpoint_after(db, 0)
+            # now rather than before the next one, which may be of an event that is waited for; an
+            # error must not turn what is committed into a failure
+            with suppress(sqlite3.Error):
+                self._checkpoint_after(db, 0)
 
     def _checkpoint_after(self, db: sqlite3.Connection, pages: int) -> None:
         if pages != self._autocheckpoint:
