@@ -75,11 +75,13 @@ class Passes:
         Raises:
             StateError: The ledger cannot be used.
         """
+        if errand is not None and errand.future.done():
+            return errand.future.result()
         with uncollected():
             if errand is None:
                 call, claim, answered = await self._start(lane)
             else:
-                call, claim, answered = Call.of(errand.future), errand.claim, errand.future.done()
+                call, claim, answered = Call.of(errand.future), errand.claim, False
             while not answered:
                 before = lane.progress
                 answered = await self._wait(call, claim, LIMIT)
