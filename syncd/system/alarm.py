@@ -10,7 +10,7 @@ import ctypes
 import functools
 import os
 import time
-from typing import Final, Self
+from typing import Final
 
 _libc: Final = ctypes.PyDLL(None, use_errno=True)  # it keeps the interpreter: the calls are short
 
@@ -49,12 +49,6 @@ class Alarm:
     def close(self) -> None:
         """Closes the descriptor."""
         os.close(self._descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.close()
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+from contextlib import closing
 
 import pytest
 from support.waiting import DEADLINE
@@ -17,7 +18,7 @@ def is_over(clock: Alarm, within: float) -> bool:
 
 def test_a_limit_ends() -> None:
     """Once; the next one is as good, and none is over before it began."""
-    with Alarm() as clock:
+    with closing(Alarm()) as clock:
         assert not is_over(clock, 0)
         for seconds in (0.001, 0.002):
             clock.set(seconds)
@@ -28,7 +29,7 @@ def test_a_limit_ends() -> None:
 
 def test_a_limit_is_put_off_and_taken_back() -> None:
     """What was set last counts; seconds and their parts alike."""
-    with Alarm() as clock:
+    with closing(Alarm()) as clock:
         for seconds in (0.001, 3600.5):
             clock.set(seconds)
         assert not is_over(clock, 0.05)
