@@ -93,7 +93,7 @@ class Pace(msgspec.Struct):
 
 
 def jittered(interval: float, rng: Random) -> float:
-    """An interval or up to 10 % less, so that a fleet does not arrive at once, and nobody late."""
+    """An interval or up to 10 % less: a fleet does not arrive at once, and never too late."""
     return interval * rng.uniform(0.9, 1.0)
 
 

@@ -69,7 +69,7 @@ class Attendant:
         self._failure: asyncio.Future[None]
 
     async def run(self) -> None:
-        """Attends until cancelled; then begins no errand any more."""
+        """Attends until cancelled; from then on it begins no errand."""
         self._loop = asyncio.get_running_loop()
         self._failure = self._loop.create_future()
         with suppress(OSError):  # without it there are no errands

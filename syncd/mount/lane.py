@@ -128,8 +128,7 @@ class Lane(Follower):
 
         May be called from any thread. Until the lane's task has called `adopt`, no other begins.
         """
-        root = self.members.root
-        if hint.directories != {self.path} or root.generation is None or len(root.names) > _SMALL:
+        if not self._is_swap(hint.directories) or len(self.members.root.names) > _SMALL:
             return None
         with self._turn:
             if self.errand is None and self.schedule.is_open:
@@ -156,7 +155,11 @@ class Lane(Follower):
         Every directory on the way to it is as it was then: another one would have given a hint, and
         where hints are not reliable, the rescan looks at all of them.
         """
-        return self.members.root.generation is not None and self.schedule.swapped == {self.path}
+        return self._is_swap(self.schedule.swapped)
+
+    def _is_swap(self, directories: frozenset[str]) -> bool:
+        """Whether swaps in these directories are one of this root's generation."""
+        return self.members.root.generation is not None and directories == {self.path}
 
     def scan(
         self, reader: Reader, recorder: Recorder, watcher: Watcher, *, swapped: bool = False

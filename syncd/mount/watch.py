@@ -216,7 +216,7 @@ class Watcher:
     def is_written(self, path: str) -> bool:
         """Whether a file, or the file that a symlink leads to, is being written.
 
-        This takes all events until now. Their hint is kept for the next `next_hint`. May be called
+        This takes all events until now. Their hint is kept for `next_hint` or `wait`. May be called
         from any thread.
         """
         with self._lock:
@@ -247,7 +247,7 @@ class Watcher:
     def wait(self) -> Hint | None:
         """Waits for a hint, in a thread; None when the watcher is closed.
 
-        No second thread may wait, and nobody for `next_hint`, meanwhile.
+        One thread may wait at a time, and no task for `next_hint` meanwhile.
         """
         self._opened.wait()
         ready: list[tuple[int, int]] | None = None

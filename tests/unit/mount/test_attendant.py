@@ -200,7 +200,7 @@ async def test_without_a_thread_the_relief_comes_later(
 async def test_without_a_timer_nothing_is_taken(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody would notice that a root does not answer."""
+    """A root that does not answer would go unnoticed."""
 
     def refuse() -> None:
         raise OSError
@@ -213,7 +213,7 @@ async def test_without_a_timer_nothing_is_taken(
 
 
 async def test_the_end_is_the_end(desk: Desk) -> None:
-    """Nothing is begun any more, and the thread ends with the watcher."""
+    """No errand is begun, and the thread ends with the watcher."""
     async with desk.attending() as (one, _):
         pass
     swap(path(one))
@@ -224,7 +224,7 @@ async def test_the_end_is_the_end(desk: Desk) -> None:
 
 
 async def test_a_failure_ends_the_daemon(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that is gone would notice no change, and nobody that."""
+    """Without the thread, changes would go unnoticed."""
 
     def fail() -> None:
         raise OSError("broken")

@@ -118,7 +118,7 @@ def test_a_thread_waits_until_there_is_something_to_watch(watcher: Watcher, tmp_
     assert watcher._epoll is None
 
 
-def test_a_watcher_that_is_closed_makes_nobody_wait(watcher: Watcher) -> None:
+def test_a_watcher_that_is_closed_has_no_hint_to_wait_for(watcher: Watcher) -> None:
     """Whether it ever watched something or not."""
     watcher.close()
     assert watcher.wait() is None
