@@ -92,6 +92,11 @@ class Backlog:
         """Whether nothing is known that is still to deliver."""
         return not self._lanes and not self.more
 
+    def is_calm(self, now: float) -> bool:
+        """Whether what is added from now on is delivered at once, whenever that is."""
+        in_doubt = self.halted or self._in_a_row >= DOUBT or now < self.resume
+        return self.is_empty and not self.in_flight and not in_doubt
+
     @property
     def is_untroubled(self) -> bool:
         """Whether no lane has failed since it last succeeded."""

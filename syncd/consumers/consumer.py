@@ -112,6 +112,30 @@ class Testable(Protocol):
         """
 
 
+class Posting(Protocol):
+    """A delivery to an idle consumer that any thread can begin, once."""
+
+    def post(self, events: Sequence[Event]) -> bool:
+        """Sends events without waiting; returns whether that has begun. In any thread.
+
+        Where it has not, nothing was sent, and they are to be delivered the usual way.
+        """
+
+    async def outcome(self) -> int | None:
+        """What `Consumer.deliver` would return or raise, for the events that were posted."""
+
+    def withdraw(self) -> None:
+        """Gives it up; nothing was posted."""
+
+
+@runtime_checkable
+class Prompt(Protocol):
+    """A consumer that events can be posted to."""
+
+    def reserve(self) -> Posting | None:
+        """Prepares one delivery, if that is possible now. In the event loop only."""
+
+
 class UnusableError(RefusedError):
     """No event can be delivered until a person has changed something."""
 

@@ -30,6 +30,7 @@ import structlog
 from syncd.consumers.backlog import Backlog
 from syncd.consumers.consumer import (
     Consumer,
+    Prompt,
     Testable,
     Tested,
     Undelivered,
@@ -37,6 +38,7 @@ from syncd.consumers.consumer import (
     UnusableError,
 )
 from syncd.consumers.report import Report
+from syncd.consumers.shortcut import Shortcut
 from syncd.consumers.trail import Trail
 from syncd.core.errors import RefusedError, StateError, SyncdError, TemporaryError
 from syncd.core.timing import rfc3339
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from random import Random
 
+    from syncd.consumers.consumer import Posting
     from syncd.consumers.lanes import Batch
     from syncd.core.events import Event
     from syncd.core.health import ConsumerHealth
@@ -68,10 +71,17 @@ MAX_RETRY_AFTER = 3600.0
 log = structlog.get_logger()
 
 
+class _Flight(NamedTuple):
+    """A delivery that begins, or has begun where there is a posting."""
+
+    batch: Batch
+    posting: Posting | None = None
+
+
 class _Spare(NamedTuple):
     """A task that has delivered, and waits for more."""
 
-    batch: asyncio.Future[Batch | None]
+    flight: asyncio.Future[_Flight | None]
     scope: anyio.CancelScope
 
 
@@ -129,6 +139,8 @@ class Delivery:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._news = anyio.Event()
         self._drained = anyio.Event()
+        self._shortcut = Shortcut(consumer.grant, consumer.max_batch)
+        self._has_ended = False
 
     @property
     def health(self) -> ConsumerHealth:
@@ -149,6 +161,19 @@ class Delivery:
         """Sets whether the consumer has ever acknowledged an event at its address."""
         self._report.is_proven = proven
 
+    def post(self, committed: Sequence[Event]) -> None:
+        """Begins the delivery of a commit where the consumer is idle; `wake` must follow.
+
+        To be called by the thread that has committed, for all events of one commit.
+        """
+        if self._withdrawals == self._ledger.withdrawals:
+            self._shortcut.post(committed)
+
+    def end(self) -> None:
+        """Posts no more. In the event loop only."""
+        self._has_ended = True
+        self._follow_posted()
+
     def wake(self, committed: Sequence[Event] = ()) -> None:
         """Notifies the loop of new events in the mailbox. Call it from the event loop.
 
@@ -158,6 +183,8 @@ class Delivery:
         if self._drained.is_set():
             self._drained = anyio.Event()
         self._news.set()
+        if self._follow_posted() and committed and committed[-1].sequence <= self._backlog.cursor:
+            return
         if not self._woken and committed and self._offer(committed):
             self._start()
             return
@@ -176,8 +203,22 @@ class Delivery:
         self._report.count(len(events))
         return True
 
+    def _follow_posted(self) -> bool:
+        """Closes the shortcut, and follows what was posted, if anything, as if it was offered."""
+        posted = self._shortcut.close()
+        if posted is None:
+            return False
+        is_offered = self._backlog.offer(posted.events, posted.first, posted.last)
+        batch = self._backlog.next(self._monotonic())
+        assert is_offered
+        assert batch is not None
+        self._report.count(len(posted.events))
+        self._launch(_Flight(batch, posted.posting))
+        return True
+
     def retry(self) -> int:
         """Tries what waits now, regardless of the backoff; returns how many events are pending."""
+        self._follow_posted()
         self._backlog.retry(self._monotonic())
         self._ledger_due = 0.0
         self._woken = True
@@ -227,9 +268,10 @@ class Delivery:
         be delivered again at the next start. So the answer gets some time, but not as much as the
         consumer's own timeout: systemd and the kubelet kill after theirs.
         """
+        self.end()
         self._tasks = None
         if self._spare is not None:
-            self._spare.batch.set_result(None)
+            self._spare.flight.set_result(None)
         with anyio.move_on_after(self.grace):
             while self._in_flight:
                 self._news = anyio.Event()
@@ -263,19 +305,33 @@ class Delivery:
                 continue
             if self._backlog.is_empty and not self._woken and not self._acknowledged:
                 self._drained.set()
+                self._open_shortcut(now)
             await self._rest(now)
+            self._follow_posted()
 
     def _start(self) -> None:
         """Begins the deliveries that are possible now."""
         while batch := self._next():
-            assert self._tasks is not None
-            spare, self._spare = self._spare, None
-            scope = anyio.CancelScope(shield=True) if spare is None else spare.scope
-            self._in_flight.add(scope)
-            if spare is None:
-                self._tasks.start_soon(self._deliver, batch, scope)
-            else:
-                spare.batch.set_result(batch)
+            self._launch(_Flight(batch))
+
+    def _launch(self, flight: _Flight) -> None:
+        assert self._tasks is not None
+        spare, self._spare = self._spare, None
+        scope = anyio.CancelScope(shield=True) if spare is None else spare.scope
+        self._in_flight.add(scope)
+        if spare is None:
+            self._tasks.start_soon(self._deliver, flight, scope)
+        else:
+            spare.flight.set_result(flight)
+
+    def _open_shortcut(self, now: float) -> None:
+        """Has the next commit posted, if it can be."""
+        consumer = self._consumer
+        if self._has_ended or not isinstance(consumer, Prompt) or not self._backlog.is_calm(now):
+            return
+        posting = consumer.reserve()
+        if posting is not None:
+            self._shortcut.open(posting, self._backlog.cursor)
 
     def _next(self) -> Batch | None:
         """The batch to deliver now, or None."""
@@ -302,35 +358,36 @@ class Delivery:
             await self._news.wait()
             tasks.cancel_scope.cancel()
 
-    async def _deliver(self, first: Batch, scope: anyio.CancelScope) -> None:
+    async def _deliver(self, first: _Flight, scope: anyio.CancelScope) -> None:
         """Delivers a batch, and what follows, without waiting for the ledger in between."""
-        batch: Batch | None = first
+        flight: _Flight | None = first
         try:
             with scope:
-                while batch is not None:
-                    outcome = await self._attempt(batch)
-                    self._backlog.landed(batch)
-                    self._judge(batch, outcome)
+                while flight is not None:
+                    outcome = await self._attempt(flight)
+                    self._backlog.landed(flight.batch)
+                    self._judge(flight.batch, outcome)
                     self._news.set()
                     batch = self._next()
                     self._start()
-                    if batch is None:
-                        batch = await self._stand_by(scope)
+                    flight = await self._stand_by(scope) if batch is None else _Flight(batch)
         finally:
             self._in_flight.discard(scope)
             self._news.set()
 
-    async def _stand_by(self, scope: anyio.CancelScope) -> Batch | None:
-        """Waits for the next batch, since starting a task takes longer; None for the end."""
+    async def _stand_by(self, scope: anyio.CancelScope) -> _Flight | None:
+        """Waits for the next one, since starting a task takes longer; None for the end."""
         if self._spare is not None or self._tasks is None:
             return None
         self._in_flight.discard(scope)
         self._spare = _Spare(asyncio.get_running_loop().create_future(), scope)
-        return await self._spare.batch
+        return await self._spare.flight
 
-    async def _attempt(self, batch: Batch) -> Exception | int | None:
+    async def _attempt(self, flight: _Flight) -> Exception | int | None:
         try:
-            return await self._consumer.deliver(batch.events)
+            if flight.posting is not None:
+                return await flight.posting.outcome()
+            return await self._consumer.deliver(flight.batch.events)
         except Exception as error:  # noqa: BLE001 - a bug in one consumer must not stop the others
             return error
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from syncd import __version__
@@ -20,19 +21,20 @@ from syncd.consumers.consumer import Tested, Undelivered, UnusableError, undeliv
 from syncd.core.errors import RefusedError, SyncdError, TemporaryError
 from syncd.core.events import BATCH, STRUCTURED
 from syncd.core.trace import trace_headers
-from syncd.net.credentials import CredentialFiles, Keyring
+from syncd.net.credentials import CredentialFiles, Credentials, Keyring
 from syncd.net.http import Connection
 from syncd.net.http1 import Request
 from syncd.net.tls import RotatingContext, Trust
 from syncd.net.url import Url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from syncd.config.settings import Webhook
+    from syncd.consumers.consumer import Posting
     from syncd.core.events import Event, Stamp
-    from syncd.net.credentials import Credentials
     from syncd.net.http import Answer
+    from syncd.net.http1 import Reserved
 
 _NOT_ACCEPTED: Final = frozenset((401, 403))
 
@@ -101,15 +103,35 @@ class WebhookConsumer:
             UndeliveredError: Any other 5xx.
             RefusedError: Any other answer.
         """
-        body = (
-            self._stamp.encode(events[0])
-            if self.max_batch == 1
-            else self._stamp.encode_batch(events)
-        )
-        message_id = self._stamp.origin(events[-1]).id
-        answer = await self._post(message_id, body)
+        message = self._message(events)
+        answer = await self._post(*message)
         if answer.status in _NOT_ACCEPTED and self._keyring.secret_files:
-            answer = await self._post(message_id, body, reread=True)
+            answer = await self._post(*message, reread=True)
+        return self._acknowledged(events, answer)
+
+    def reserve(self) -> Posting | None:
+        """Keeps a connection for the next events; see `Prompt`."""
+        reserved = self._connection.reserve(self._url)
+        if reserved is None:
+            return None
+        return _Posting(reserved, self._plain_request, partial(self._outcome, reserved))
+
+    def _plain_request(self, events: Sequence[Event]) -> Request:
+        return self._request(*self._message(events), Credentials())
+
+    async def _outcome(self, reserved: Reserved, events: Sequence[Event]) -> int:
+        return self._acknowledged(events, await self._connection.answer(self._failed, reserved))
+
+    def _message(self, events: Sequence[Event]) -> tuple[str, bytes]:
+        """The id and the body."""
+        if self.max_batch == 1:
+            body = self._stamp.encode(events[0])
+        else:
+            body = self._stamp.encode_batch(events)
+        return self._stamp.origin(events[-1]).id, body
+
+    def _acknowledged(self, events: Sequence[Event], answer: Answer) -> int:
+        """The status of an acknowledgement; raises as `deliver` for every other answer."""
         error = self._judge(answer)
         if isinstance(error, TemporaryError) and not answer.is_about_server:
             # an internal error, for instance, is most often about what was sent
@@ -136,14 +158,18 @@ class WebhookConsumer:
         await self._connection.aclose()
 
     async def _post(self, message_id: str, body: bytes, *, reread: bool = False) -> Answer:
-        def make(credentials: Credentials) -> Request:
-            return Request("POST", self._url, self._sign(message_id, body, credentials), body)
-
-        failed = f"cannot deliver to {self.address}"
+        make = partial(self._request, message_id, body)
         try:
-            return await self._connection.exchange(failed, make, reread=reread)
+            return await self._connection.exchange(self._failed, make, reread=reread)
         except RefusedError as error:
             raise UnusableError.of(error) from None
+
+    @property
+    def _failed(self) -> str:
+        return f"cannot deliver to {self.address}"
+
+    def _request(self, message_id: str, body: bytes, credentials: Credentials) -> Request:
+        return Request("POST", self._url, self._sign(message_id, body, credentials), body)
 
     def _sign(self, message_id: str, body: bytes, credentials: Credentials) -> dict[str, str]:
         headers = {**trace_headers(message_id), **self._headers}
@@ -163,7 +189,7 @@ class WebhookConsumer:
         if answer.is_success:
             return None
         status = answer.status
-        problem = f"cannot deliver to {self.address}: it answered {status}"
+        problem = f"{self._failed}: it answered {status}"
         if answer.is_temporary:
             return TemporaryError(problem, retry_after=answer.wait).answered(status)
         if status in _NOT_ACCEPTED:
@@ -175,6 +201,37 @@ class WebhookConsumer:
         else:
             remedy = "see the receiver's log, and correct url or the receiver"
         return RefusedError(problem, remedy).answered(status)
+
+
+class _Posting:
+    """One delivery; see `Posting`.
+
+    Args:
+        reserved: The connection.
+        make: The request.
+        outcome: Waits for the answer.
+    """
+
+    def __init__(
+        self,
+        reserved: Reserved,
+        make: Callable[[Sequence[Event]], Request],
+        outcome: Callable[[Sequence[Event]], Awaitable[int]],
+    ) -> None:
+        self._reserved = reserved
+        self._make = make
+        self._outcome = outcome
+        self._events: Sequence[Event] = ()
+
+    def post(self, events: Sequence[Event]) -> bool:
+        self._events = events
+        return self._reserved.post(self._make(events))
+
+    async def outcome(self) -> int:
+        return await self._outcome(self._events)
+
+    def withdraw(self) -> None:
+        self._reserved.give_back()
 
 
 def _files(settings: Webhook) -> CredentialFiles:

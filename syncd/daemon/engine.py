@@ -129,6 +129,7 @@ class MountEngine:
             ledger=resources.ledger,
             consumers=self.pipeline.grants,
             metrics=resources.metrics,
+            post=self.pipeline.post,
             on_commit=self._committed,
         )
         self._key_file = FingerprintKeyFile(settings.fingerprint_key_file, resources, self._use_key)

@@ -222,6 +222,16 @@ class Pipeline:
     def end(self) -> None:
         """Hands over no more: what is committed from now on is the following pipeline's."""
         self._has_ended = True
+        for delivery in self.deliveries.values():
+            delivery.end()
+
+    def post(self, commit: Commit) -> None:
+        """Begins the delivery to idle consumers, in the thread that has committed.
+
+        Each commit is then to be announced by `committed`.
+        """
+        for delivery in self.deliveries.values():
+            delivery.post(commit.events)
 
     def committed(self, commit: Commit) -> None:
         """Wakes the delivery loops and calls the listeners. In the event loop only."""

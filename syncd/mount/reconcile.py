@@ -76,6 +76,7 @@ class Reconciler:
         ledger: Where changes are committed.
         consumers: Names of the mailboxes to fill, and what each consumer may see.
         metrics: The daemon's metrics.
+        post: Called after each commit of events, in the thread that made it.
         on_commit: Called in the event loop after each commit.
 
     Attributes:
@@ -92,6 +93,7 @@ class Reconciler:
         ledger: Ledger,
         consumers: Mapping[str, Grant],
         metrics: Metrics,
+        post: Callable[[Commit], None],
         on_commit: Callable[[Commit], None],
     ) -> None:
         self._settings = settings
@@ -101,7 +103,7 @@ class Reconciler:
         self.watcher = Watcher(settings.mode)
         self.contents = Contents(formats_of(settings))
         self._reader = Reader.configured(key, settings, self.contents)
-        self._recorder = Recorder(ledger, vault_config.path, consumers)
+        self._recorder = Recorder(ledger, vault_config.path, consumers, post)
         self._reporter = Reporter(metrics, self.watcher, self.contents)
         self._use = LedgerUse()
         self._passes = Passes(

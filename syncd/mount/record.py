@@ -19,6 +19,8 @@ from syncd.core.model import Known
 from syncd.core.timing import rfc3339
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from syncd.core.model import Entry, Grant, Observation
     from syncd.ledger.ledger import Ledger
 
@@ -40,17 +42,30 @@ class Recorded(msgspec.Struct, frozen=True):
 class Recorder:
     """The inventory, in step with the ledger. Methods block and may be called from any thread.
 
+    Args:
+        ledger: Where changes are committed.
+        vault_config: Subject of a vault config event.
+        consumers: Names of the mailboxes to fill, and what each consumer may see.
+        post: Called after each commit of events, in the thread that made it.
+
     Attributes:
         inventory: Every secret, as of the last commit.
         entries: The vault config's, by name, that scans are made for.
     """
 
-    def __init__(self, ledger: Ledger, vault_config: str, consumers: Mapping[str, Grant]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        vault_config: str,
+        consumers: Mapping[str, Grant],
+        post: Callable[[Commit], None],
+    ) -> None:
         self.inventory: Mapping[str, Known] = {}
         self.entries: Mapping[str, Entry] = {}
         self._ledger = ledger
         self._vault_config = vault_config
         self._consumers = consumers
+        self._post = post
         self._lock = Lock()
         self._resumed: str | None = None
         self._settled: set[str] = set()
@@ -85,7 +100,8 @@ class Recorder:
         """
         with self._lock:
             self.entries = entries
-            return self._record(observations, time.monotonic())
+            recorded = self._record(observations, time.monotonic())
+        return self._posted(recorded)
 
     def record(
         self,
@@ -108,7 +124,15 @@ class Recorder:
                 finds the same changes again.
         """
         with self._lock:
-            return self._record(observations, started) if entries is self.entries else None
+            if entries is not self.entries:
+                return None
+            recorded = self._record(observations, started)
+        return self._posted(recorded)
+
+    def _posted(self, recorded: Recorded) -> Recorded:
+        if recorded.commit is not None and recorded.commit.events:
+            self._post(recorded.commit)
+        return recorded
 
     def _record(self, observations: Mapping[str, Observation], started: float) -> Recorded:
         before, now = self.inventory, rfc3339(time.time())

@@ -64,6 +64,8 @@ class RootScan:
         )
         self._trusts_links = swapped and root.linked is members
         root.linked = None  # until this scan has looked at all of them
+        root.scans += 1
+        self._number = root.scans
         self.progress = 0
         """Grows with each file; a scan in which it stands still is held by a system call."""
         self._start()
@@ -79,6 +81,7 @@ class RootScan:
         self._dangling = False
         self._left = False
         self._all_linked = True
+        self._is_linked = False
 
     def run(self) -> Snapshot:
         """Reads the root's entries, again as often as their generation is replaced meanwhile.
@@ -225,8 +228,7 @@ class RootScan:
             known.away_since = None
         known.identity, known.generation = identity, self._generation
         known.names, known.absent = frozenset(self._snapshot.observations), absent
-        if self._all_linked and self._generation is not None:
-            known.linked = self._members
+        self._is_linked = self._all_linked and self._generation is not None
 
     def _may_return(self, names: Iterable[str] | None = None) -> bool:
         """Keeps secrets of a mount that is away unsettled while the grace period lasts.
@@ -356,7 +358,16 @@ class RootScan:
         return seen
 
     def _watch(self) -> None:
-        watched = self._snapshot.watched
+        known = self._root
+        if self._trusts_links and self._is_linked:
+            self._snapshot.watched = known.watched  # the way is what it was, too
+        else:
+            self._follow(self._snapshot.watched)
+        # one that was given up because it was held must not take back what a later one has found
+        if self._is_linked and known.scans == self._number:
+            known.linked, known.watched = self._members, self._snapshot.watched
+
+    def _follow(self, watched: Watched) -> None:
         for parent, _ in self._members:
             directory = follow(parent.path, watched)
             if not in_generation(directory):

@@ -66,6 +66,8 @@ class Root(msgspec.Struct):
         candidates: New contents of plain files that wait for a second, identical observation.
         linked: The entries of the last scan, where the visible name of each was the AtomicWriter's
             link; else None.
+        watched: What that scan said must be watched.
+        scans: How many scans have begun.
     """
 
     path: str
@@ -76,6 +78,8 @@ class Root(msgspec.Struct):
     away_since: float | None = None
     candidates: dict[str, Candidate] = {}
     linked: list[tuple[Parent, str]] | None = None
+    watched: Watched = msgspec.field(default_factory=Watched)
+    scans: int = 0
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):

@@ -22,11 +22,12 @@ from syncd.system.threads import Turn
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from syncd.net.credentials import Credentials, Keyring
-    from syncd.net.http1 import Request, Response
+    from syncd.net.http1 import Request, Reserved, Response
     from syncd.net.tls import RotatingContext
+    from syncd.net.url import Url
 
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds within which a connection must be accepted; less if the timeout is less."""
@@ -135,11 +136,33 @@ class Connection:
             TemporaryError: There was no answer, or a credential file is missing.
             RefusedError: A credential file is malformed.
         """
+
+        async def request() -> Response:
+            credentials, context = await self._read_files(again=reread)
+            pool = await self._pool_with(context)
+            return await pool.request(make(credentials))
+
+        return await self._complete(failed, request, body_limit)
+
+    def reserve(self, url: Url) -> Reserved | None:
+        """A connection for one request that another thread sends without credentials.
+
+        None where a request needs some, or to be encrypted, and where none was made yet.
+        """
+        if self._keyring.secret_files or self._tls is not None or self._pool is None:
+            return None
+        return self._pool.reserve(url)
+
+    async def answer(self, failed: str, reserved: Reserved) -> Answer:
+        """The answer to a request that was sent on such a connection; raises as `exchange`."""
+        return await self._complete(failed, reserved.answer)
+
+    async def _complete(
+        self, failed: str, request: Callable[[], Awaitable[Response]], body_limit: int = 0
+    ) -> Answer:
         try:
             with anyio.move_on_after(self._timeout) as scope:
-                credentials, context = await self._read_files(again=reread)
-                pool = await self._pool_with(context)
-                response = await pool.request(make(credentials))
+                response = await request()
                 body = await _read(response, body_limit) if body_limit else b""
             if scope.cancelled_caught:
                 raise TimeoutError  # noqa: TRY301 - as the system's, and cheaper than fail_after

@@ -24,7 +24,7 @@ import msgspec
 from anyio.abc import ByteStream, SocketAttribute
 
 from syncd.net.url import Url
-from syncd.net.wire import Wire, connect
+from syncd.net.wire import Wire, connect, connect_unix
 
 if TYPE_CHECKING:
     import ssl
@@ -200,6 +200,16 @@ class _Link:
         """Whether it can carry another request: it is not old, and nothing came unasked, no end."""
         return time.monotonic() - self.idle_since < KEEP_ALIVE and not self._poll.poll(0)
 
+    @property
+    def can_be_posted(self) -> bool:
+        """Whether another thread may send on it."""
+        return isinstance(self._stream, Wire) and self._stream.is_flushed
+
+    def post(self, data: bytes) -> int:
+        """As that of `Wire`."""
+        assert isinstance(self._stream, Wire)
+        return self._stream.post(data)
+
     async def send(self, data: bytes) -> None:
         # a server may answer before it has read everything, and close
         with contextlib.suppress(anyio.BrokenResourceError):
@@ -230,6 +240,35 @@ class _Link:
             contextlib.suppress(OSError, anyio.BrokenResourceError),
         ):
             await anyio.aclose_forcefully(self._stream)
+
+
+class Reserved:
+    """An idle connection for one request, which another thread sends."""
+
+    def __init__(self, pool: Pool, link: _Link) -> None:
+        self._pool = pool
+        self._link = link
+        self._sent: tuple[Request, bytes] | None = None
+
+    def post(self, request: Request) -> bool:
+        """Sends it without waiting, from any thread; returns whether anything was sent."""
+        data = request.encode_plainly()
+        if data is None or not self._link.is_usable:
+            return False
+        count = self._link.post(data)
+        if count:
+            self._sent = request, data[count:]
+        return count > 0
+
+    async def answer(self) -> Response:
+        """The answer to the request that was posted; raises as `Pool.request`."""
+        assert self._sent is not None
+        request, rest = self._sent
+        return await self._pool._exchange(self._link, request, rest)  # noqa: SLF001 - of one module
+
+    def give_back(self) -> None:
+        """Gives the connection back, on which nothing was sent."""
+        self._pool._idle.append(self._link)  # noqa: SLF001 - of one module
 
 
 class Pool:
@@ -267,15 +306,18 @@ class Pool:
             OSError, anyio.BrokenResourceError, anyio.EndOfStream, h11.ProtocolError: The
                 connection failed, or this is no HTTP.
         """
-        url = request.url
-        place = (url.scheme, url.host, url.port, request.address)
+        place = _place(request.url, request.address)
         link = await self._idle_link(place) or await self._connect(request, place)
+        return await self._exchange(link, request, request.encode_plainly())
+
+    async def _exchange(self, link: _Link, request: Request, plain: bytes | None) -> Response:
+        """Sends a request, plainly where that is possible or was begun; returns its answer."""
         try:
-            plain = request.encode_plainly()
             if plain is None:
                 await link.send(request.encode(link.protocol))
             else:
-                await link.send(plain)
+                if plain:
+                    await link.send(plain)
                 answer = await link.read()
                 success = parse_plain_success(answer)
                 if success is not None:
@@ -286,6 +328,14 @@ class Pool:
         except BaseException:
             await link.aclose()
             raise
+
+    def reserve(self, url: Url) -> Reserved | None:
+        """Keeps the connection that was used last for a request to come, if there is one."""
+        if not self._idle or not self._idle[-1].can_be_posted:
+            return None
+        if self._idle[-1].place != _place(url):
+            return None
+        return Reserved(self, self._idle.pop())
 
     async def aclose(self) -> None:
         """Closes idle connections now, and the others when they are given back."""
@@ -307,15 +357,14 @@ class Pool:
         url = request.url
         try:
             with anyio.fail_after(self._connect_timeout):
-                if url.scheme == "http" and self._socket is None:
-                    return _Link(await connect(request.address or url.host, url.port), place)
-                stream: ByteStream
-                if self._socket is not None:
-                    stream = await anyio.connect_unix(self._socket)
-                else:
-                    stream = await anyio.connect_tcp(request.address or url.host, url.port)
-                if url.scheme == "https":
-                    stream = await self._secure(stream, url.host)
+                host, path = request.address or url.host, self._socket
+                if url.scheme == "http":
+                    plain = await (connect_unix(path) if path else connect(host, url.port))
+                    return _Link(plain, place)
+                opened = await (
+                    anyio.connect_unix(path) if path else anyio.connect_tcp(host, url.port)
+                )
+                stream = await self._secure(opened, url.host)
         except TimeoutError:
             raise ConnectTimeoutError from None
         return _Link(stream, place)
@@ -342,6 +391,11 @@ class Pool:
         self._idle.append(link)
         while len(self._idle) > (0 if self._closed else self._keep):
             await self._idle.pop(0).aclose()
+
+
+def _place(url: Url, address: str | None = None) -> tuple[object, ...]:
+    """What connections are told apart by."""
+    return url.scheme, url.host, url.port, address
 
 
 class ConnectTimeoutError(Exception):

@@ -1,4 +1,4 @@
-"""A TCP connection without TLS, on asyncio's transport.
+"""A connection without TLS, over TCP or a Unix socket, on asyncio's transport.
 
 anyio's stream for one costs a fifth of an event: it takes two more steps of the event loop for a
 request and its answer, and registers the socket anew for each answer.
@@ -7,6 +7,8 @@ request and its answer, and registers the socket anew for each answer.
 from __future__ import annotations
 
 import asyncio
+import os
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 _NEXT_ADDRESS: Final = 0.25
 """Seconds after which the next address of a host is tried as well (RFC 8305)."""
+
+_CHUNK: Final = 8 << 10
+"""Bytes that are read at once."""
 
 _MOST: Final = 256 << 10
 """Bytes that may have arrived and not been taken; no more is read then."""
@@ -39,8 +44,20 @@ async def connect(host: str, port: int) -> Wire | SocketStream:
     return wire
 
 
-class Wire(asyncio.Protocol, AsyncResource):
+async def connect_unix(path: str) -> Wire:
+    """A connection to a Unix socket.
+
+    Raises:
+        OSError: It accepts none.
+    """
+    _, wire = await asyncio.get_running_loop().create_unix_connection(Wire, path)
+    return wire
+
+
+class Wire(asyncio.BufferedProtocol, AsyncResource):
     """The connection, for one task at a time; its methods are those of anyio's streams.
+
+    `post` is for any thread, while no task uses the connection.
 
     Attributes:
         raw_socket: The socket.
@@ -50,11 +67,14 @@ class Wire(asyncio.Protocol, AsyncResource):
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport
+        self._buffer = bytearray(_CHUNK)
         self._arrived = bytearray()
         self._has_ended = False
         self._failure: Exception | None = None
         self._news: asyncio.Future[None] | None = None
         self._is_full = False
+        self._open = Lock()
+        """Held while another thread writes, so that the descriptor is not closed under it."""
 
     async def send(self, data: bytes) -> None:
         """Sends; returns when the system has taken most of it.
@@ -66,6 +86,24 @@ class Wire(asyncio.Protocol, AsyncResource):
         while self._is_full and self._failure is None and not self._has_ended:
             await self._wait()
         self._check()
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether the system has taken everything that was sent."""
+        return self._transport.get_write_buffer_size() == 0
+
+    def post(self, data: bytes) -> int:
+        """Sends what the system takes now, from any thread; returns how many bytes.
+
+        What is left is for `send`. It is everything where the connection has failed or ended.
+        """
+        with self._open:
+            if self._has_ended:
+                return 0
+            try:
+                return os.write(self.raw_socket.fileno(), data)
+            except OSError:
+                return 0
 
     async def receive(self, most: int) -> bytes:
         """What has arrived, at least one byte.
@@ -110,9 +148,13 @@ class Wire(asyncio.Protocol, AsyncResource):
         self._transport = transport
         self.raw_socket = transport.get_extra_info("socket")
 
-    def data_received(self, data: bytes) -> None:
-        """Keeps it; stops reading where it is not taken."""
-        self._arrived += data
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - as asyncio calls it
+        """A small one: asyncio's own is 256 KiB, which are mapped and unmapped for each answer."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Keeps what has arrived; stops reading where it is not taken."""
+        self._arrived += memoryview(self._buffer)[:nbytes]
         if len(self._arrived) > _MOST:
             self._transport.pause_reading()
         self._tell()
@@ -124,7 +166,8 @@ class Wire(asyncio.Protocol, AsyncResource):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Keeps the reason."""
-        self._has_ended, self._failure = True, exc
+        with self._open:  # it is closed next
+            self._has_ended, self._failure = True, exc
         self._tell()
 
     def pause_writing(self) -> None:

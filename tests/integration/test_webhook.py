@@ -118,6 +118,56 @@ async def test_a_connection_is_used_again(receiver: Receiver, mail: Mail) -> Non
     assert {request.connection for request in receiver.requests} == {1}
 
 
+@pytest.mark.parametrize("max_batch", [1, 10])
+async def test_a_commit_is_posted_to_an_idle_webhook(
+    receiver: Receiver, mail: Mail, max_batch: int
+) -> None:
+    """By the thread that made it, on the connection that was used last, as any other request."""
+    loop = delivery(webhook(receiver, mail, max_batch=max_batch), mail)
+
+    async def commit(number: int) -> None:
+        events = await mail.put(change("a", number, number - 1))
+        await anyio.to_thread.run_sync(loop.post, events)
+        if number > 2:
+            receiver.wait(number - 1)  # before the loop hears of it
+        loop.wake(events)
+        await drained(loop)
+
+    receiver.script(reply(), reply(202), reply(200, b"thanks"), reply(500), reply(503), reply(503))
+    async with running(loop):
+        await drained(loop)
+        for number in range(2, 8):
+            await commit(number)
+    first, *others = receiver.requests
+    assert [one.connection for one in others[:3]] == [first.connection] * 3
+    assert len(receiver.requests) == 9
+    found = [one.cloud_events()[0] for one in receiver.requests]
+    assert [one.get_subject() for one in found] == ["a"] * 9
+    ids = [one.get_id() for one in found]
+    assert len(set(ids)) == 6
+    assert first.headers.keys() == others[0].headers.keys()
+    assert await mail.left() == 0
+
+
+@pytest.mark.parametrize("kind", ["signed", "encrypted"])
+async def test_what_needs_a_file_is_not_posted(mail: Mail, tmp_path: Path, kind: str) -> None:
+    """To read one can take long, and that is for another thread than the one that commits."""
+    (tmp_path / "key").write_text(key("signing-key-one!"))
+    authority = Authority(tmp_path)
+    settings = {"signing_key_file": tmp_path / "key"}
+    if kind == "encrypted":
+        settings = {"ca_file": authority.file}
+    with Receiver(tls=authority.server() if kind == "encrypted" else None) as receiver:
+        consumer = webhook(receiver, mail, **settings)
+        loop = delivery(consumer, mail)
+        async with running(loop):
+            await drained(loop)
+            loop.wake(await mail.put(change("a", 2, 1)))
+            await drained(loop)
+            assert len(receiver.requests) == 1
+            assert consumer.reserve() is None
+
+
 async def test_scope_is_respected(receiver: Receiver, mail: Mail) -> None:
     """A consumer gets what lies within its scope and nothing else."""
     scope = tuple(

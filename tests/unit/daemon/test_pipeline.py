@@ -34,10 +34,18 @@ async def test_a_configuration_that_was_replaced_delivers_nothing_more(mail: Mai
     listeners: list[Callable[[Commit], None]] = [heard.append]
     resources = SimpleNamespace(ledger=mail.ledger, listeners=listeners)
     pipeline = Pipeline(Settings(vault_config="/v"), cast("Resources", resources))
-    pipeline.deliveries = {"hook": cast("Any", SimpleNamespace(wake=woken.append))}
+    posted: list[Sequence[Event]] = []
+    ended: list[bool] = []
+    delivery = SimpleNamespace(
+        wake=woken.append, post=posted.append, end=lambda: ended.append(True)
+    )
+    pipeline.deliveries = {"hook": cast("Any", delivery)}
     before, after = (Commit((change("a", number, 1),), {}, 0.0) for number in (2, 3))
+    pipeline.post(before)
     pipeline.committed(before)
+    assert not ended
     pipeline.end()
     pipeline.committed(after)
-    assert woken == [before.events]
+    assert ended == [True]
+    assert posted == woken == [before.events]
     assert heard == [before, after]

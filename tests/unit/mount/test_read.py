@@ -174,6 +174,37 @@ class TestAfterNothingButASwap:
         assert versions(swapped=False) == [None, both[1]]
         assert versions(swapped=True) == [None, both[1]]
 
+    def test_the_way_is_what_it_was(self, mount: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is not followed again, and what must be watched is the same; else it is."""
+        publish(mount, {"a": b"1"})
+        looker, followed = Looker(mount), []
+        (members,) = looker.reader.locate(entries(mount, "a"))[0].values()
+
+        def noted(path: str, watched: Watched) -> str:
+            followed.append(path)
+            return follow(path, watched)
+
+        monkeypatch.setattr(root_scan, "follow", noted)
+        first = looker.reader.root_scan(members).run().watched
+        assert str(mount) in first.ways
+        publish(mount, {"a": b"2"})
+        assert looker.reader.root_scan(members, swapped=True).run().watched == first
+        assert len(followed) == 1
+        looker.reader.root_scan(members).run()
+        assert len(followed) == 2
+
+    def test_a_scan_that_was_given_up_takes_nothing_back(self, mount: Path) -> None:
+        """It was held by a file system, and ends after a later one has seen that a link is none."""
+        publish(mount, {"a": b"1"})
+        looker, wanted = Looker(mount), entries(mount, "a")
+        (members,) = looker.reader.locate(wanted)[0].values()
+        held = looker.reader.root_scan(members)
+        later = looker.reader.root_scan(members)
+        held.run()
+        assert members.root.linked is None
+        later.run()
+        assert members.root.linked is not None
+
     def test_another_directory_is_looked_at(self, mount: Path) -> None:
         """Its names are its own."""
         publish(mount, {"a": b"1"})

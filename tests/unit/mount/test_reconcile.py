@@ -50,6 +50,8 @@ class Bench(World):
         self.state_dir = StateDir.open(self.state)
         self.ledger = Ledger.open(self.state_dir, "boot")
         self.commits: list[Commit] = []
+        self.posted: list[Commit] = []
+        self.threads: set[int] = set()
         self.woken = anyio.Event()
 
     def close(self) -> None:
@@ -77,6 +79,11 @@ class Bench(World):
                 self.woken = anyio.Event()
         return self.changes()
 
+    def _post(self, commit: Commit) -> None:
+        assert commit not in self.commits
+        self.posted.append(commit)
+        self.threads.add(threading.get_ident())
+
     def _committed(self, commit: Commit) -> None:
         self.commits.append(commit)
         self.woken.set()
@@ -94,6 +101,7 @@ class Bench(World):
             ledger=self.ledger,
             consumers={"hook": Grant()},
             metrics=Metrics(),
+            post=self._post,
             on_commit=self._committed,
         )
         return self.reconciler
@@ -127,6 +135,19 @@ async def test_only_what_changed_is_told_and_a_swap_as_a_whole(bench: Bench) -> 
         await bench.swap(c=b"2", a=b"2")
         assert await bench.wait(2) == [("a", "modified"), ("c", "modified")]
         assert len({event.time for event in bench.announced()}) == 1
+
+
+async def test_commits_are_posted_before_they_are_announced(bench: Bench) -> None:
+    """Those of a root, by the thread that made them, and those of the vault config."""
+    await bench.swap(a=b"1", b=b"1")
+    bench.map("a")
+    async with bench.running():
+        await bench.swap(a=b"2")
+        await bench.wait(1)
+        bench.map("a", "b")
+        await bench.wait(2)
+    assert bench.threads.isdisjoint({threading.get_ident()})
+    assert bench.posted == [commit for commit in bench.commits if commit.events]
 
 
 async def test_false_events_are_none(bench: Bench) -> None:

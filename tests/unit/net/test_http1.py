@@ -152,6 +152,82 @@ async def test_an_answer_that_is_not_read_to_its_end_ends_its_connection() -> No
     assert server.connections == 2
 
 
+async def test_a_request_that_another_thread_sends() -> None:
+    """Over the connection that was used last, which then is used again; with any answer."""
+    chunked = b"HTTP/1.1 202 Ok\r\ntransfer-encoding: chunked\r\n\r\n1\r\no\r\n0\r\n\r\n"
+    async with serving(OK, OK, chunked, OK) as server:
+        connections = pool()
+        sent = request(server)
+        assert connections.reserve(sent.url) is None
+        await ask(connections, sent)
+        for expected in ((200, b"ok"), (202, b"o")):
+            reserved = connections.reserve(sent.url)
+            assert reserved is not None
+            assert connections.reserve(sent.url) is None
+            assert await anyio.to_thread.run_sync(reserved.post, sent)
+            response = await reserved.answer()
+            body = b"".join([part async for part in response.body()])
+            await response.aclose()
+            assert (response.status, body) == expected
+        other = Url.parse(f"http://localhost:{server.port}")
+        assert connections.reserve(other) is None
+        kept = connections.reserve(sent.url)
+        assert kept is not None
+        kept.give_back()
+        assert await ask(connections, sent) == (200, b"ok")
+        await connections.aclose()
+    assert server.connections == 1
+    assert len(server.read) == 4
+    assert len(set(server.read)) == 1
+
+
+async def test_what_is_left_of_a_request_follows() -> None:
+    """The system takes a part of a large one at once."""
+    content = b"x" * (16 << 20)
+    read: list[int] = []
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = int(head.partition(b"content-length: ")[2].partition(b"\r")[0])
+            read.append(len(await reader.readexactly(length)))
+            writer.write(OK)
+            await writer.drain()
+        writer.close()
+
+    listener = await asyncio.start_server(count, "127.0.0.1", 0)
+    async with listener:
+        server = Server(())
+        server.port = listener.sockets[0].getsockname()[1]
+        connections = pool()
+        await ask(connections, request(server))
+        reserved = connections.reserve(request(server).url)
+        assert reserved is not None
+        assert reserved.post(request(server, content))
+        response = await reserved.answer()
+        await response.aclose()
+        await connections.aclose()
+    assert read == [4, len(content)]
+
+
+async def test_nothing_is_posted_where_that_is_not_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that h11 must judge, a connection that is old, one that the server has closed."""
+    async with serving(OK, None) as server:
+        connections = pool()
+        await ask(connections, request(server))
+        reserved = connections.reserve(request(server).url)
+        assert reserved is not None
+        assert not reserved.post(request(server, None))
+        with monkeypatch.context() as patch:
+            patch.setattr(http1, "KEEP_ALIVE", 0.0)
+            assert not reserved.post(request(server))
+        await server.closed.wait()
+        assert not reserved.post(request(server))
+        reserved.give_back()
+        await connections.aclose()
+    assert len(server.read) == 1
+
+
 NAMES = st.sampled_from(
     [
         "x-env",

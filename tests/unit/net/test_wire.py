@@ -13,10 +13,11 @@ import pytest
 from support.waiting import DEADLINE, until
 
 from syncd.net import wire
-from syncd.net.wire import Wire, connect
+from syncd.net.wire import Wire, connect, connect_unix
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from pathlib import Path
 
 
 @asynccontextmanager
@@ -112,6 +113,52 @@ async def test_sending_waits_for_the_other_side() -> None:
         while received < len(content):
             received += len(await anyio.to_thread.run_sync(far.recv, 1 << 20))
     assert received == len(content)
+
+
+async def test_another_thread_posts() -> None:
+    """It gets no more done than the system takes at once, and does not wait for the rest."""
+    content = b"x" * (16 << 20)
+    async with pair() as (near, far):
+        assert near.is_flushed
+        sent = await anyio.to_thread.run_sync(near.post, content)
+        assert 0 < sent < len(content)
+        assert await anyio.to_thread.run_sync(near.post, content) == 0
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(near.send, content[sent:])
+            received = 0
+            while received < len(content):
+                received += len(await anyio.to_thread.run_sync(far.recv, 1 << 20))
+            assert received == len(content)
+
+
+async def test_what_waits_to_be_sent_comes_first() -> None:
+    """Another thread must not write into the middle of it."""
+    async with pair() as (near, _far):
+        near._transport.write(b"x" * (16 << 20))
+        assert not near.is_flushed
+
+
+async def test_nothing_is_posted_after_the_end() -> None:
+    """The descriptor may be closed, and then be that of another file."""
+    async with pair() as (near, far):
+        far.close()
+        await until(lambda: near._has_ended)
+        assert near.post(b"x") == 0
+
+
+async def test_a_unix_socket(tmp_path: Path) -> None:
+    """As TCP."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        near = await connect_unix(str(tmp_path / "s"))
+        far, _ = listener.accept()
+        with far:
+            far.sendall(b"x")
+            assert await near.receive(100) == b"x"
+            assert near.post(b"y") == 1
+            assert far.recv(100) == b"y"
+        await near.aclose()
 
 
 async def test_no_address_accepts() -> None:
