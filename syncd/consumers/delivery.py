@@ -10,8 +10,8 @@ So it promises (guarantees 1, 2 and 4 of the delivery contract)
   an attempt takes what is there then. A secret that fails holds up no other;
 - isolation: nothing that one consumer does, not even a bug in its code, delays another one.
 
-What comes next is decided by `syncd.consumers.backlog`. How a request is made and what its answer
-means is the consumer's part.
+What comes next is decided by `syncd.consumers.backlog`, and what an outcome means by
+`syncd.consumers.outcomes`. How a request is made is the consumer's part.
 """
 
 from __future__ import annotations
@@ -33,17 +33,13 @@ from syncd.consumers.consumer import (
     Prompt,
     Testable,
     Tested,
-    Undelivered,
-    UndeliveredError,
-    UnusableError,
 )
+from syncd.consumers.outcomes import Outcomes
 from syncd.consumers.report import Report
 from syncd.consumers.shortcut import Shortcut
 from syncd.consumers.trail import Trail
-from syncd.core.errors import RefusedError, StateError, SyncdError, TemporaryError
+from syncd.core.errors import RefusedError, StateError
 from syncd.core.timing import rfc3339
-from syncd.telemetry.log import describe
-from syncd.telemetry.unexpected import unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -53,7 +49,7 @@ if TYPE_CHECKING:
     from syncd.consumers.lanes import Batch
     from syncd.core.events import Event
     from syncd.core.health import ConsumerHealth
-    from syncd.core.record import Outcome, Record
+    from syncd.core.record import Record
     from syncd.ledger.ledger import Ledger
     from syncd.telemetry.metrics import Metrics
 
@@ -64,9 +60,6 @@ SHUTDOWN_GRACE = 5.0
 
 EAGER_REST = 0.5
 """Seconds that an eager loop rests at least after a failure."""
-
-MAX_RETRY_AFTER = 3600.0
-"""Seconds of `Retry-After` that are honoured at most: a rotation cannot wait longer."""
 
 log = structlog.get_logger()
 
@@ -131,9 +124,10 @@ class Delivery:
         self._backlog = Backlog(consumer.max_batch, consumer.max_in_flight, rng)
         self._woken = True
         self._withdrawals = ledger.withdrawals
-        self._stopped_at = 0.0
+        self._outcomes = Outcomes(
+            self._backlog, self._report, self._trail, rng, clock=clock, monotonic=monotonic
+        )
         self._ledger_due = 0.0
-        self._acknowledged: list[tuple[Sequence[Event], int]] = []
         self._in_flight: set[anyio.CancelScope] = set()
         self._spare: _Spare | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -191,7 +185,7 @@ class Delivery:
         self._woken = True
         if self._eager:
             backlog = self._backlog
-            backlog.resume = min(backlog.resume, self._stopped_at + EAGER_REST)
+            backlog.resume = min(backlog.resume, self._outcomes.stopped_at + EAGER_REST)
 
     def _offer(self, committed: Sequence[Event]) -> bool:
         """Delivers straight from a commit what would come next from the ledger."""
@@ -278,7 +272,7 @@ class Delivery:
                 await self._news.wait()
         for scope in self._in_flight:
             scope.cancel()
-        done = [event for events, _ in self._acknowledged for event in events]
+        done = [event for events, _ in self._outcomes.acknowledged for event in events]
         records = self._trail.take()
         if done or records:
             acknowledge = partial(self._ledger.acknowledge, delivered=bool(done))
@@ -287,12 +281,12 @@ class Delivery:
                 await anyio.to_thread.run_sync(
                     acknowledge, name, done, records, limiter=self._threads
                 )
-                self._recorded(len(self._acknowledged))
+                self._recorded(len(self._outcomes.acknowledged))
 
     async def _loop(self) -> None:
         while True:
             self._news = anyio.Event()
-            if self._acknowledged and self._in_flight:
+            if self._outcomes.acknowledged and self._in_flight:
                 await anyio.lowlevel.checkpoint()  # other answers that are here share the commit
             now = self._monotonic()
             if self._withdrawals != self._ledger.withdrawals:
@@ -300,10 +294,12 @@ class Delivery:
                 self._backlog.start_over(now)
             self._start()
             limit, slots = (0, []) if now < self._ledger_due else self._backlog.wanted(now)
-            if now >= self._ledger_due and (limit or slots or self._woken or self._acknowledged):
+            if now >= self._ledger_due and (
+                limit or slots or self._woken or self._outcomes.acknowledged
+            ):
                 await self._exchange(limit, slots)
                 continue
-            if self._backlog.is_empty and not self._woken and not self._acknowledged:
+            if self._backlog.is_empty and not self._woken and not self._outcomes.acknowledged:
                 self._drained.set()
                 self._open_shortcut(now)
             await self._rest(now)
@@ -366,7 +362,7 @@ class Delivery:
                 while flight is not None:
                     outcome = await self._attempt(flight)
                     self._backlog.landed(flight.batch)
-                    self._judge(flight.batch, outcome)
+                    self._outcomes.judge(flight.batch, outcome)
                     self._news.set()
                     batch = self._next()
                     self._start()
@@ -391,80 +387,6 @@ class Delivery:
         except Exception as error:  # noqa: BLE001 - a bug in one consumer must not stop the others
             return error
 
-    def _judge(self, batch: Batch, error: Exception | int | None) -> None:
-        """Says what an outcome means, for the receiver and for the events.
-
-        Args:
-            batch: What was delivered.
-            error: Why not, or the status of the answer that acknowledges it.
-        """
-        if not isinstance(error, Exception):
-            self._succeed(batch.events, error)
-        elif isinstance(error, UndeliveredError):
-            failed = {event.sequence for group in error.groups for event in group.events}
-            self._succeed([event for event in batch.events if event.sequence not in failed])
-            for group in error.groups:
-                self._fail(group, answered=True)
-        elif isinstance(error, UnusableError):
-            failure = self._report.receiver.refuse(str(error), self._rng, at_cap=True)
-            self._stop(batch, failure.delay)
-            self._note(batch.events, error)
-            self._report.stopped(failure, str(error), refused=True)
-        elif isinstance(error, TemporaryError):
-            if error.retry_after is None and self._backlog.blames_events(batch):
-                self._fail(Undelivered(batch.events, error), answered=False)
-                return
-            at_least = min(error.retry_after or 0.0, MAX_RETRY_AFTER)
-            failure = self._report.receiver.retry(str(error), self._rng, at_least=at_least)
-            self._stop(batch, failure.delay)
-            self._note(batch.events, error)
-            self._report.stopped(failure, str(error), refused=False)
-        elif isinstance(error, SyncdError):
-            self._fail(Undelivered(batch.events, error), answered=True)
-        else:
-            self._survive(batch, error)
-
-    def _succeed(self, events: Sequence[Event], status: int | None = None) -> None:
-        if not events:
-            return
-        now = self._clock()
-        failures = self._backlog.succeeded(events, self._monotonic())
-        failures = max(failures, self._report.receiver.succeed(now))
-        self._trail.delivered(events, status, now)
-        self._acknowledged.append((events, failures))
-
-    def _fail(self, group: Undelivered, *, answered: bool) -> None:
-        reason, refused = str(group.error), not isinstance(group.error, TemporaryError)
-        self._note(group.events, group.error)
-        delay = self._backlog.failed(
-            group.events, reason, self._monotonic(), refused=refused, answered=answered
-        )
-        if answered:
-            self._report.receiver.recover()
-        failures = self._backlog.failures(group.events[0])
-        self._report.failed(group.events, reason, delay, failures, refused=refused)
-
-    def _survive(self, batch: Batch, error: Exception) -> None:
-        found = unexpected(error)
-        if isinstance(found, TemporaryError):  # the machine is short: no bug, and not the consumer
-            self._judge(batch, found)
-            return
-        reason = str(found)
-        delay = self._backlog.failed(
-            batch.events, reason, self._monotonic(), refused=True, answered=False
-        )
-        self._trail.failed(batch.events, "rejected", None, reason, self._clock())
-        self._report.broken(describe(error), delay)
-
-    def _note(self, events: Sequence[Event], error: SyncdError) -> None:
-        outcome: Outcome = "retried" if isinstance(error, TemporaryError) else "rejected"
-        self._trail.failed(events, outcome, error.status, str(error), self._clock())
-
-    def _stop(self, batch: Batch, delay: float) -> None:
-        self._stopped_at = self._monotonic()
-        self._backlog.stopped(batch, self._stopped_at, delay)
-        self._report.receiver.schedule(self._clock(), self._backlog.resume - self._stopped_at)
-
     async def _exchange(self, limit: int, slots: list[str]) -> None:
         """One trip to the ledger: records what was delivered, takes what comes next.
 
@@ -473,8 +395,8 @@ class Delivery:
         """
         backlog, report = self._backlog, self._report
         generation, after, count = backlog.generation, backlog.cursor, self._woken
-        batches = len(self._acknowledged)
-        done = [event for events, _ in self._acknowledged for event in events]
+        batches = len(self._outcomes.acknowledged)
+        done = [event for events, _ in self._outcomes.acknowledged for event in events]
         records = self._trail.take()
         if count:
             # before the look, not after it: an event that is committed meanwhile sets it again
@@ -519,7 +441,7 @@ class Delivery:
     def _recorded(self, batches: int) -> None:
         """The first batches of those that were acknowledged have left the mailbox."""
         now = self._clock()
-        for events, failures in self._acknowledged[:batches]:
+        for events, failures in self._outcomes.acknowledged[:batches]:
             self._backlog.recorded(events)
             self._report.acknowledged(events, failures, now)
-        del self._acknowledged[:batches]
+        del self._outcomes.acknowledged[:batches]
