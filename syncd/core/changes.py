@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from syncd.core.model import Entry
 
 _UNSEEN = Observation(State.MISSING, settled=False)
+_UNCHANGED = VaultConfigData((), (), (), ())
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -72,9 +73,21 @@ def plan(
     changes: list[Change] = []
     inventory: dict[str, Known] = {}
     touched: list[str] = []
+    differing: list[str] = []
     for name in sorted(entries):
-        before = known.get(name)
-        after, change = _judge(before, entries[name], observations.get(name, _UNSEEN), at)
+        before, entry, seen = known.get(name), entries[name], observations.get(name, _UNSEEN)
+        if before is not None:
+            if entry is not before.entry and entry != before.entry:
+                differing.append(name)
+            elif (
+                seen.settled
+                and seen.version == before.version
+                and seen.state is before.state
+                and seen.problem == before.problem
+            ):
+                inventory[name] = before  # by far the most frequent case
+                continue
+        after, change = _judge(before, entry, seen, at)
         inventory[name] = after
         if after is not before:
             touched.append(name)
@@ -87,7 +100,6 @@ def plan(
         if gone.version is not None
     ]
     changes.sort(key=lambda change: change.entry.name)
-    differing = _differing(known, entries)
     return Plan(
         tuple(changes),
         _vault_config(known, entries, differing),
@@ -101,15 +113,6 @@ def plan(
 def _judge(
     before: Known | None, entry: Entry, seen: Observation, at: str
 ) -> tuple[Known, Change | None]:
-    if (
-        before is not None
-        and seen.settled
-        and seen.version == before.version
-        and seen.state is before.state
-        and seen.problem == before.problem
-        and (entry is before.entry or entry == before.entry)
-    ):
-        return before, None  # by far the most frequent case, and ten thousand times a scan
     last = before.version if before is not None else None
     changed_at = before.changed_at if before is not None else None
     version, change = last, None
@@ -130,17 +133,15 @@ def _judge(
     return after, change
 
 
-def compare_entries(known: Mapping[str, Known], entries: Mapping[str, Entry]) -> VaultConfigData:
-    """Compares the vault config's entries with those that were known.
-
-    A file that moves between `watch.extra` and the vault config is added to it, or removed from it.
-    """
-    return _vault_config(known, entries, _differing(known, entries))
-
-
 def _vault_config(
     known: Mapping[str, Known], entries: Mapping[str, Entry], differing: Sequence[str]
 ) -> VaultConfigData:
+    """How the vault config changed; `differing` are the names whose entry did.
+
+    A file that moves between `watch.extra` and the vault config is added to it, or removed from it.
+    """
+    if not differing and known.keys() == entries.keys():
+        return _UNCHANGED
     joined = {n for n in differing if known[n].entry.extra and not entries[n].extra}
     left = {n for n in differing if entries[n].extra and not known[n].entry.extra}
     stayed = [n for n in differing if not (known[n].entry.extra or entries[n].extra)]
@@ -151,13 +152,4 @@ def _vault_config(
         removed=tuple(sorted(removed | left)),
         rescoped=tuple(n for n in stayed if known[n].entry.scopes != entries[n].scopes),
         repointed=tuple(n for n in stayed if known[n].entry.path != entries[n].path),
-    )
-
-
-def _differing(known: Mapping[str, Known], entries: Mapping[str, Entry]) -> list[str]:
-    # In nearly every scan none of ten thousand entries differs, so none is sorted or compared.
-    return sorted(
-        name
-        for name, entry in entries.items()
-        if (old := known.get(name)) is not None and old.entry is not entry and old.entry != entry
     )

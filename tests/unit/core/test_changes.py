@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from msgspec.structs import replace
 
-from syncd.core.changes import Plan, compare_entries, plan
+from syncd.core.changes import Plan, plan
 from syncd.core.event_data import VaultConfigData
 from syncd.core.model import Change, ChangeKind, Entry, Known, Observation, Scope, State
 
@@ -151,7 +151,9 @@ class TestEntries:
         """New and lost names are told apart and sorted."""
         entries = {name: replace(ENTRY, name=name) for name in "dcb"}
         known = {name: replace(KNOWN, entry=replace(ENTRY, name=name)) for name in "ab"}
-        assert compare_entries(known, entries) == VaultConfigData(("c", "d"), ("a",), (), ())
+        assert plan(known, entries, {}, "t").vault_config == VaultConfigData(
+            ("c", "d"), ("a",), (), ()
+        )
 
 
 NAMES = st.sampled_from("abcd")
