@@ -40,6 +40,7 @@ from syncd.consumers.shortcut import Shortcut
 from syncd.consumers.trail import Trail
 from syncd.core.errors import RefusedError, StateError
 from syncd.core.timing import rfc3339
+from syncd.telemetry.log import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -441,7 +442,8 @@ class Delivery:
     def _recorded(self, batches: int) -> None:
         """The first batches of those that were acknowledged have left the mailbox."""
         now = self._clock()
-        for events, failures in self._outcomes.acknowledged[:batches]:
-            self._backlog.recorded(events)
-            self._report.acknowledged(events, failures, now)
+        with at_once():
+            for events, failures in self._outcomes.acknowledged[:batches]:
+                self._backlog.recorded(events)
+                self._report.acknowledged(events, failures, now)
         del self._outcomes.acknowledged[:batches]

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import threading
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +31,7 @@ import structlog
 from syncd.core.text import encodable, escape_json, visible
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     from structlog.typing import EventDict, Processor, WrappedLogger
@@ -52,6 +54,43 @@ _NUMBERS: Final = frozenset((int, float, bool, type(None)))
 _DEEPEST: Final = 8
 
 
+class _Output:
+    """Standard error; within `at_once`, lines are kept back to be written together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: list[str] | None = None
+
+    def write(self, line: str) -> None:
+        with self._lock:
+            if self._kept is None:
+                sys.stderr.write(line)
+            else:
+                self._kept.append(line)
+
+    def flush(self) -> None:
+        if self._kept is None:
+            sys.stderr.flush()
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        with self._lock:
+            kept = self._kept = []
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._kept = None
+                sys.stderr.write("".join(kept))
+                sys.stderr.flush()
+
+
+_output: Final = _Output()
+at_once: Final = _output.at_once
+"""Writes the lines of a block together: a system call for each takes as long as making it. For the
+event loop, without an `await` in the block."""
+
+
 def configure(level: str, format_: str) -> None:
     """Configures structlog and the standard `logging`, both to standard error.
 
@@ -70,7 +109,7 @@ def configure(level: str, format_: str) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(_output),  # type: ignore[arg-type] # it needs no more
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_Foreign()], level=max(threshold, logging.WARNING), force=True)

@@ -192,3 +192,36 @@ def test_text_of_others_stays_in_its_line(said: io.StringIO, kind: str) -> None:
     structlog.get_logger().warning("test.bytes", path=NOT_UTF8)
     assert_safe(said.getvalue())
     assert len(said.getvalue().splitlines()) == 2
+
+
+class Writes(io.StringIO):
+    """Counts its writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def write(self, text: str) -> int:
+        self.count += 1
+        return super().write(text)
+
+
+@pytest.mark.usefixtures("said")
+def test_lines_of_a_block_are_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, with those of other threads, and also where the block fails."""
+    written = Writes()
+    monkeypatch.setattr(sys, "stderr", written)
+    log = structlog.get_logger()
+    with contextlib.suppress(KeyError), telemetry.at_once():
+        log.info("first")
+        other = threading.Thread(target=log.info, args=("second",))
+        other.start()
+        other.join()
+        log.info("third")
+        assert written.count == 0
+        raise KeyError
+    assert written.count == 1
+    found = [next(w for w in ("first", "second", "third") if w in line) for line in lines(written)]
+    assert found == ["first", "second", "third"]
+    log.info("fourth")
+    assert "fourth" in written.getvalue()
