@@ -213,7 +213,6 @@ class Delivery:
 
     def retry(self) -> int:
         """Tries what waits now, regardless of the backoff; returns how many events are pending."""
-        self._follow_posted()
         self._backlog.retry(self._monotonic())
         self._ledger_due = 0.0
         self._woken = True

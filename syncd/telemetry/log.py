@@ -55,22 +55,23 @@ _DEEPEST: Final = 8
 
 
 class _Output:
-    """Standard error; within `at_once`, lines are kept back to be written together."""
+    """What the log is written to; within `at_once`, lines are kept back to be written together."""
 
     def __init__(self) -> None:
+        self.stream = sys.stderr
         self._lock = threading.Lock()
         self._kept: list[str] | None = None
 
     def write(self, line: str) -> None:
         with self._lock:
             if self._kept is None:
-                sys.stderr.write(line)
+                self.stream.write(line)
             else:
                 self._kept.append(line)
 
     def flush(self) -> None:
         if self._kept is None:
-            sys.stderr.flush()
+            self.stream.flush()
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -81,8 +82,9 @@ class _Output:
         finally:
             with self._lock:
                 self._kept = None
-                sys.stderr.write("".join(kept))
-                sys.stderr.flush()
+                if kept:
+                    self.stream.write("".join(kept))
+                    self.stream.flush()
 
 
 _output: Final = _Output()
@@ -106,6 +108,7 @@ def configure(level: str, format_: str) -> None:
         redact,
         *((_escape, _console()) if console else (_render_json,)),
     ]
+    _output.stream = sys.stderr
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(threshold),

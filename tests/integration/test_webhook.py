@@ -149,23 +149,23 @@ async def test_a_commit_is_posted_to_an_idle_webhook(
     assert await mail.left() == 0
 
 
-@pytest.mark.parametrize("kind", ["signed", "encrypted"])
+@pytest.mark.parametrize("kind", ["plain", "signed", "encrypted"])
 async def test_what_needs_a_file_is_not_posted(mail: Mail, tmp_path: Path, kind: str) -> None:
     """To read one can take long, and that is for another thread than the one that commits."""
     (tmp_path / "key").write_text(key("signing-key-one!"))
     authority = Authority(tmp_path)
-    settings = {"signing_key_file": tmp_path / "key"}
-    if kind == "encrypted":
-        settings = {"ca_file": authority.file}
+    files = {
+        "signed": {"signing_key_file": tmp_path / "key"},
+        "encrypted": {"ca_file": authority.file},
+    }
     with Receiver(tls=authority.server() if kind == "encrypted" else None) as receiver:
-        consumer = webhook(receiver, mail, **settings)
-        loop = delivery(consumer, mail)
-        async with running(loop):
-            await drained(loop)
-            loop.wake(await mail.put(change("a", 2, 1)))
-            await drained(loop)
-            assert len(receiver.requests) == 1
-            assert consumer.reserve() is None
+        consumer = webhook(receiver, mail, **files.get(kind, {}))
+        await consumer.deliver(await mail.put(change("a", 2, 1)))
+        posting = consumer.reserve()
+        assert (posting is None) == (kind != "plain")
+        if posting is not None:
+            posting.withdraw()
+        await consumer.aclose()
 
 
 async def test_scope_is_respected(receiver: Receiver, mail: Mail) -> None:

@@ -11,7 +11,7 @@ import pytest
 from support.mail import APP, Mail, change, delivery, drained, running, subjects, version
 from support.waiting import DEADLINE
 
-from syncd.consumers.backlog import Backlog
+from syncd.consumers.backlog import DOUBT, Backlog
 from syncd.core.event_data import SecretData
 from syncd.core.model import Grant, Scope
 
@@ -134,6 +134,30 @@ def test_two_events_of_one_secret_in_one_commit_are_left_to_the_mailbox() -> Non
     older, newer = change("a", 2, 1), change("a", 3, 2)
     assert not backlog.offer([older, newer], 5, 6)
     assert backlog.offer([newer], 5, 5)
+
+
+def test_what_is_posted_is_the_next_delivery() -> None:
+    """So nothing is posted while the next delivery would be none, or a smaller one."""
+
+    def idle() -> Backlog:
+        backlog = Backlog(2, 2, Random(7))
+        backlog.take([], 16, newest=4)
+        return backlog
+
+    backlog = idle()
+    assert backlog.is_calm(0.0)
+    backlog.halted = 1
+    assert not backlog.is_calm(0.0)
+    backlog = idle()
+    backlog.resume = 5.0
+    assert not backlog.is_calm(4.0)
+    assert backlog.is_calm(5.0)
+    backlog = idle()
+    backlog._in_a_row = DOUBT
+    assert not backlog.is_calm(0.0)
+    backlog = idle()
+    assert backlog.offer([change("a", 2, 1)], 5, 5)
+    assert not backlog.is_calm(0.0)
 
 
 @pytest.mark.parametrize("woken", [True, False])

@@ -14,6 +14,7 @@ from hypothesis import example, given, strategies as st
 from syncd.net import http1
 from syncd.net.http1 import ConnectTimeoutError, Pool, Request, parse_plain_success
 from syncd.net.url import Url
+from syncd.net.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -171,6 +172,9 @@ async def test_a_request_that_another_thread_sends() -> None:
             assert (response.status, body) == expected
         other = Url.parse(f"http://localhost:{server.port}")
         assert connections.reserve(other) is None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Wire, "is_flushed", False)
+            assert connections.reserve(sent.url) is None
         kept = connections.reserve(sent.url)
         assert kept is not None
         kept.give_back()

@@ -211,6 +211,7 @@ def test_lines_of_a_block_are_written_at_once(monkeypatch: pytest.MonkeyPatch) -
     """In order, with those of other threads, and also where the block fails."""
     written = Writes()
     monkeypatch.setattr(sys, "stderr", written)
+    telemetry.configure("info", "json")
     log = structlog.get_logger()
     with contextlib.suppress(KeyError), telemetry.at_once():
         log.info("first")
