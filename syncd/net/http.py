@@ -147,9 +147,9 @@ class Connection:
     def reserve(self, url: Url) -> Reserved | None:
         """A connection for one request that another thread sends without credentials.
 
-        None where a request needs some, or to be encrypted, and where none was made yet.
+        None where a request needs some, and where no connection is idle that takes it as it is.
         """
-        if self._keyring.secret_files or self._tls is not None or self._pool is None:
+        if self._keyring.secret_files or self._pool is None:
             return None
         return self._pool.reserve(url)
 

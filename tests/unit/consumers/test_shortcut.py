@@ -129,7 +129,8 @@ async def test_the_loop_wakes_for_something_else_first(
     third = await mail.put(change("a", 3, 2))
     loop.post(third)
     loop.retry()
-    await until(lambda: receiver.open == 1 and loop.health.pending == 0)
+    await until(lambda: not loop._woken)
+    await drained(loop)
     loop.wake(third)
     await drained(loop)
     assert receiver.posted == ["a", "a"]
