@@ -177,7 +177,7 @@ def _all_rotated(bench: Bench) -> list[Row]:
             pair.ours,
             pair.peer,
             against="one thread that reads and hashes the same files",
-            bound=3,
+            bound=2.5,
         ),
         Row("events per second, one subscriber", "1/s", [count / took for took in pair.ours]),
     ]
