@@ -23,7 +23,7 @@ import anyio.lowlevel
 import structlog
 
 from syncd.api.answers import CHUNK, SEND_TIMEOUT, Answers, BusyError
-from syncd.api.history import History, frame
+from syncd.api.history import FEW, History, frame
 from syncd.api.link import Blocked
 from syncd.api.positions import AllPositions
 from syncd.api.report import states
@@ -149,10 +149,9 @@ class Stream:
         self._due |= heartbeat
         self._woken.set()
 
-    @property
-    def blocked(self) -> bool:
-        """Whether it waits for its subscriber to read."""
-        return self._blocked is not None
+    def is_held(self, now: float) -> bool:
+        """Whether its subscriber has read nothing for a while; `now` is in monotonic seconds."""
+        return self._blocked is not None and now - self._blocked.since >= _BURST_TIMEOUT
 
     def overdue(self, now: float) -> bool:
         """Whether the subscriber has read nothing for too long; `now` is in monotonic seconds."""
@@ -193,6 +192,8 @@ class Stream:
                 await self._resume()
             elif items:
                 await self._send_items(items)
+                if history.is_large and self.position % FEW < len(items):
+                    self._broadcast.trim()
                 # a long backlog must not starve other tasks, nor worker threads
                 await anyio.sleep(0 if self.caller.privileged else _PAUSE)
             elif self._broadcast.closing:
@@ -348,7 +349,7 @@ class Broadcast:
         if not self._streams:
             self.history.add(events, keep=False)
             return
-        self.history.forget(self._needed())
+        self.trim()
         self.history.add(events, keep=True)
         if len(self._streams) > _TURN:
             self._news.set()  # `run` wakes them in turns
@@ -427,10 +428,14 @@ class Broadcast:
                     # ledger, and so the webhooks), which wait for the interpreter's lock
                     await anyio.sleep(_PAUSE)
 
+    def trim(self) -> None:
+        """Frees what all streams have sent."""
+        self.history.forget(self._needed())
+
     def _needed(self) -> int:
         """The position up to which all streams that make progress have sent everything."""
-        last = self.history.last
-        return min((s.position for s in self._streams if not s.blocked), default=last)
+        last, now = self.history.last, anyio.current_time()
+        return min((s.position for s in self._streams if not s.is_held(now)), default=last)
 
     async def _tidy(self) -> None:
         """Frees what no stream needs, and looks for events that were not published."""
@@ -438,7 +443,7 @@ class Broadcast:
         if not self._streams:
             self.history.forget(self.history.last)
             return
-        self.history.forget(self._needed())
+        self.trim()
         try:
             _, last = await self.answers.run(self._ledger.span)
         except StateError:

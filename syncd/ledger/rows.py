@@ -67,13 +67,13 @@ def insert_events(db: sqlite3.Connection, events: Iterable[Event]) -> None:
     """Appends events to the log, at the sequences that they have."""
     db.executemany(
         "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [
+        (  # one row at a time: there can be 100,000
             (
                 *(e.sequence, e.time, e.type, e.subject, _encode(e.data), _encode(e.visible_to)),
                 None if e.origin is None else _encode(e.origin),
             )
             for e in events
-        ],
+        ),
     )
 
 
@@ -86,25 +86,35 @@ def secret_of(row: Sequence) -> Known:  # type: ignore[type-arg] # sqlite3's row
 
 def store_inventory(db: sqlite3.Connection, plan: Plan, known: Mapping[str, Known]) -> None:
     """Writes what a plan changes of the inventory, which was `known` before it."""
-    rows, updates = [], []
+    updates: list[Known] = []
+    rows: list[Known] = []
     for name in plan.touched:
         item, before = plan.inventory[name], known.get(name)
-        seen = (item.state.value, item.version, item.problem, item.changed_at)
         # Most often the content changed and the entry did not: its scopes need no encoding then.
-        if before is not None and (before.entry is item.entry or before.entry == item.entry):
-            updates.append((*seen, name))
-        else:
-            entry = item.entry
-            scopes = _encode(entry.scopes).decode()
-            rows.append((name, entry.path, scopes, *seen, entry.extra))
+        is_same = before is not None and (before.entry is item.entry or before.entry == item.entry)
+        (updates if is_same else rows).append(item)
     db.executemany(
         "UPDATE secret SET state = ?, version = ?, problem = ?, changed_at = ? WHERE name = ?",
-        updates,
+        ((*_seen(item), item.entry.name) for item in updates),
     )
     if rows:
-        db.executemany("INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        db.executemany(
+            "INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                (
+                    *(item.entry.name, item.entry.path, _encode(item.entry.scopes).decode()),
+                    *_seen(item),
+                    item.entry.extra,
+                )
+                for item in rows
+            ),
+        )
     if plan.dropped:
         db.executemany("DELETE FROM secret WHERE name = ?", [(name,) for name in plan.dropped])
+
+
+def _seen(item: Known) -> tuple[str | None, ...]:
+    return item.state.value, item.version, item.problem, item.changed_at
 
 
 def state_events(

@@ -198,6 +198,8 @@ class _Link:
     @property
     def is_usable(self) -> bool:
         """Whether it can carry another request: it is not old, and nothing came unasked, no end."""
+        if isinstance(self._stream, Wire) and not self._stream.is_quiet:
+            return False
         return time.monotonic() - self.idle_since < KEEP_ALIVE and not self._poll.poll(0)
 
     @property

@@ -92,6 +92,11 @@ class Wire(asyncio.BufferedProtocol, AsyncResource):
         """Whether the system has taken everything that was sent."""
         return self._transport.get_write_buffer_size() == 0
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing has arrived that was not taken, and no end."""
+        return not self._arrived and not self._has_ended
+
     def post(self, data: bytes) -> int:
         """Sends what the system takes now, from any thread; returns how many bytes.
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 import pytest
+from msgspec.structs import replace
 from support.mail import APP, Mail, change, version
 from support.waiting import DEADLINE
 
-from syncd.api import streams as broadcasting
+from syncd.api import history as histories, streams as broadcasting
 from syncd.api.answers import Slot
+from syncd.api.history import PAGE
 from syncd.api.link import Blocked
 from syncd.api.positions import GrantPositions, Place
 from syncd.api.streams import BACKLOG, HEARTBEAT, STALLED, Broadcast, Stream
@@ -192,3 +194,27 @@ async def test_a_reset_stands_for_what_it_tells(mail: Mail) -> None:
     broadcast.publish(events)
     _, place = await broadcast.reset(View(Grant()), everything, Slot())
     assert place.sequence == 1
+
+
+async def test_many_events_of_one_commit_are_sent_from_memory(
+    mail: Mail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read them back takes longer; what all streams have sent is freed on the way.
+
+    A subscriber that has just begun to wait keeps what it needs, and one that is held does not.
+    """
+    few = 2 * PAGE
+    for module in (broadcasting, histories):
+        monkeypatch.setattr(module, "FEW", few)
+    monkeypatch.setattr(mail.ledger, "events_after", None)
+    count = 5 * few
+    events = [replace(change(f"s{n}", 2, 1), sequence=n) for n in range(1, count + 1)]
+    async with subscribed(mail, Grant()) as (broadcast, peer):
+        broadcast.publish(events)
+        await peer.wait(b"\ndata: ", count)
+        assert len(broadcast.history._recent) <= few
+        stream, now = next(iter(broadcast._streams)), anyio.current_time()
+        stream.position = count - 3
+        for since, needed in ((now, count - 3), (now - 2, count)):
+            stream._blocked = Blocked(since, count, 10)
+            assert broadcast._needed() == needed

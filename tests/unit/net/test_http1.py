@@ -118,6 +118,20 @@ async def test_a_connection_that_the_server_closed_is_not_used_again() -> None:
     assert server.connections == 2
 
 
+async def test_what_comes_unasked_is_no_answer() -> None:
+    """A proxy says 408 before it closes an idle connection, and more so a server that is broken."""
+
+    async with serving(OK, OK) as server:
+        connections = pool()
+        await ask(connections, request(server))
+        (link,) = connections._idle
+        assert isinstance(link._stream, Wire)
+        link._stream._arrived += OK.replace(b"200", b"202")
+        assert await ask(connections, request(server)) == (200, b"ok")
+        await connections.aclose()
+    assert server.connections == 2
+
+
 async def test_an_old_connection_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway in between may have forgotten it without a word."""
     async with serving(OK, OK) as server:
