@@ -235,9 +235,8 @@ class Stream:
                 await self._write(data[at : at + chunk] for at in range(0, len(data), chunk))
         if sending.cancelled_caught:
             self.disconnect()
-        self.position = place.sequence
+        self.position, self._lost_track = place.sequence, False
         self._number = self._announced = place.number
-        self._lost_track = False
 
     async def _resume(self) -> None:
         """Goes on where events were pruned, with a reset if the subscriber was to see any."""

@@ -16,6 +16,7 @@ import os
 import sys
 from concurrent.futures import Future, wait
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread, Timer, enumerate as enumerate_threads
 from typing import TYPE_CHECKING, Final, Generic, NoReturn, Self, TypeVar
@@ -112,14 +113,12 @@ class Call(Generic[_T]):
         return call
 
     def _follow(self, future: Future[_T]) -> None:
-        self._loop = asyncio.get_running_loop()
         self._returned = anyio.Event()
         self._future = future
-        self._future.add_done_callback(self._notify)
-
-    def _notify(self, _future: Future[_T]) -> None:
-        with suppress(RuntimeError):  # the loop is closed, so nothing waits
-            self._loop.call_soon_threadsafe(self._returned.set)
+        # without a reference to itself: it would be garbage only the collector finds, and results
+        # can be large
+        notify = partial(_notify, asyncio.get_running_loop(), self._returned.set)
+        self._future.add_done_callback(notify)
 
     @property
     def done(self) -> bool:
@@ -135,6 +134,13 @@ class Call(Generic[_T]):
     def result(self) -> _T:
         """What a call that is done returned; raises what it raised."""
         return self._future.result(timeout=0)
+
+
+def _notify(
+    loop: asyncio.AbstractEventLoop, notify: Callable[[], None], _future: Future[_T]
+) -> None:
+    with suppress(RuntimeError):  # the loop is closed, so nothing waits
+        loop.call_soon_threadsafe(notify)
 
 
 class Turn(Generic[_T]):

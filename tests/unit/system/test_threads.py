@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from support.waiting import DEADLINE, wait_until
+from support.waiting import DEADLINE, until, wait_until
 
 from syncd.system import threads
 from syncd.system.threads import Call, exit_within, gather, run, spread, start
@@ -91,6 +93,30 @@ async def test_a_call_is_waited_for_again_and_again(held: threading.Event) -> No
     held.set()
     assert await call.wait(DEADLINE)
     assert call.result() is True
+
+
+class Large:
+    """A result."""
+
+
+async def test_a_result_is_freed_with_its_call() -> None:
+    """It can be large, and the collector may not look at it for a long time."""
+    results: list[weakref.ref[Large]] = []
+
+    def large() -> Large:
+        result = Large()
+        results.append(weakref.ref(result))
+        return result
+
+    gc.disable()
+    try:
+        call = Call(large)
+        assert await call.wait(DEADLINE)
+        assert call.result() is results[0]()
+        del call
+        await until(lambda: results[0]() is None)
+    finally:
+        gc.enable()
 
 
 async def test_a_cancellation_abandons_the_call(held: threading.Event) -> None:
