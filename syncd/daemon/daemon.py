@@ -236,8 +236,8 @@ class Daemon(Generic[_S, _E]):
             # is still being stopped
             self._next.release(engine)
         self._settings, self._next = settings, engine
-        log.info("daemon.reloaded")
         self._stop_engine()
+        log.info("daemon.reloaded")  # now that no thread posts to a former address any longer
 
     def _stop_engine(self) -> None:
         if self._scope is not None:

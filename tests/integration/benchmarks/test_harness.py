@@ -176,7 +176,7 @@ def test_a_tiny_run(tmp_path: Path) -> None:
     rows = results["rows"]
     assert results["machine"]["cores"] >= 1
     assert all(row.keys() >= KEYS for row in rows)
-    assert {row["bound"] for row in rows} == {3, None, 0.6}
+    assert {row["bound"] for row in rows} == {3, 2.5, None, 0.6}
     assert all(row["ours"] > 0 for row in rows)
     assert done.returncode == report.verdict(rows), done.stderr
     assert all(row["name"] in done.stdout for row in rows)
