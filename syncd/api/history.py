@@ -34,8 +34,8 @@ PAGE: Final = 256
 
 RECENT: Final = 131_072
 """Events in memory, at most, and only while a stream has yet to send them. 100,000 secrets that all
-rotate fit in: their events are in memory when they are committed, and to read them back from the
-ledger takes four times as long as to send them."""
+rotate fit in: their events are in memory when they are committed, and take five times as long to
+send when they are read back from the ledger."""
 
 FEW: Final = 8192
 """Events that are not worth being freed one page after the other: their frames are a few MiB."""
@@ -133,11 +133,15 @@ class History:
         """Whether so much is in memory that it is worth freeing what was sent."""
         return len(self._recent) > FEW
 
-    def forget(self, upto: int) -> None:
-        """Frees recent events up to a sequence, and all pages."""
+    def free(self, upto: int) -> None:
+        """Frees recent events up to a sequence."""
         if self._recent:
             first = self._recent[0].event.sequence
             del self._recent[: max(0, upto + 1 - first)]
+
+    def forget(self, upto: int) -> None:
+        """Frees recent events up to a sequence, and all pages."""
+        self.free(upto)
         self._pages.clear()
 
     def at_hand(self, position: int) -> Sequence[Item] | None:

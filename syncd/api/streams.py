@@ -193,7 +193,7 @@ class Stream:
             elif items:
                 await self._send_items(items)
                 if history.is_large and self.position % FEW < len(items):
-                    self._broadcast.trim()
+                    self._broadcast.free_sent()
                 # a long backlog must not starve other tasks, nor worker threads
                 await anyio.sleep(0 if self.caller.privileged else _PAUSE)
             elif self._broadcast.closing:
@@ -348,7 +348,7 @@ class Broadcast:
         if not self._streams:
             self.history.add(events, keep=False)
             return
-        self.trim()
+        self.history.forget(self._needed())
         self.history.add(events, keep=True)
         if len(self._streams) > _TURN:
             self._news.set()  # `run` wakes them in turns
@@ -427,9 +427,9 @@ class Broadcast:
                     # ledger, and so the webhooks), which wait for the interpreter's lock
                     await anyio.sleep(_PAUSE)
 
-    def trim(self) -> None:
-        """Frees what all streams have sent."""
-        self.history.forget(self._needed())
+    def free_sent(self) -> None:
+        """Frees what all streams have sent, but for pages, which streams that resume share."""
+        self.history.free(self._needed())
 
     def _needed(self) -> int:
         """The position up to which all streams that make progress have sent everything."""
@@ -442,7 +442,7 @@ class Broadcast:
         if not self._streams:
             self.history.forget(self.history.last)
             return
-        self.trim()
+        self.history.forget(self._needed())
         try:
             _, last = await self.answers.run(self._ledger.span)
         except StateError:

@@ -116,6 +116,9 @@ async def test_a_page_is_read_once(mail: Mail, monkeypatch: pytest.MonkeyPatch) 
         for position in range(100):
             tasks.start_soon(history.read, position)
     assert reads == 1
+    history.free(PAGE)  # while another stream sends much
+    await history.read(0)
+    assert reads == 1
 
 
 def test_an_event_is_encoded_once_for_each_view(mail: Mail) -> None:
