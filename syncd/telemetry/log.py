@@ -59,7 +59,8 @@ class _Output:
 
     def __init__(self) -> None:
         self.stream = sys.stderr
-        self._lock = threading.Lock()
+        # the collector may come while it is held, and what it destroys may log something
+        self._lock = threading.RLock()
         self._kept: list[str] | None = None
 
     def write(self, line: str) -> None:

@@ -226,3 +226,22 @@ def test_lines_of_a_block_are_written_at_once(monkeypatch: pytest.MonkeyPatch) -
     assert found == ["first", "second", "third"]
     log.info("fourth")
     assert "fourth" in written.getvalue()
+
+
+@pytest.mark.usefixtures("said")
+def test_what_is_destroyed_during_a_write_may_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector can come at any moment, and an error that it meets is a line of its own."""
+
+    class Interrupted(Writes):
+        def write(self, text: str) -> int:
+            if not self.count:
+                self.count += 1
+                structlog.get_logger().info("inner")
+            return super().write(text)
+
+    written = Interrupted()
+    monkeypatch.setattr(sys, "stderr", written)
+    telemetry.configure("info", "json")
+    with telemetry.at_once():
+        structlog.get_logger().info("outer")
+    assert ["inner" in line for line in lines(written)] == [True, False]
