@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from syncd.consumers.consumer import Posting
     from syncd.core.events import Event, Stamp
     from syncd.net.http import Answer
-    from syncd.net.http1 import Reserved
+    from syncd.net.pool import Reserved
 
 _NOT_ACCEPTED: Final = frozenset((401, 403))
 

@@ -1,6 +1,6 @@
 """HTTP to consumers: credentials that rotate, answers bounded.
 
-Connections are kept alive (`syncd.net.http1`), and closed when the certificates change. No foreign
+Connections are kept alive (`syncd.net.pool`), and closed when the certificates change. No foreign
 exception leaves this module: see `syncd.net.reasons`.
 """
 
@@ -15,7 +15,7 @@ import anyio
 from h11 import ProtocolError
 
 from syncd.core.errors import TemporaryError
-from syncd.net.http1 import ConnectTimeoutError, Pool
+from syncd.net.pool import ConnectTimeoutError, Pool
 from syncd.net.reasons import CHECK_SERVER, parse_retry_after, reason_of
 from syncd.system.files import size_text
 from syncd.system.threads import Turn
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from syncd.net.credentials import Credentials, Keyring
-    from syncd.net.http1 import Request, Reserved, Response
+    from syncd.net.http1 import Request
+    from syncd.net.pool import Reserved, Response
     from syncd.net.tls import RotatingContext
     from syncd.net.url import Url
 

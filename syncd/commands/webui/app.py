@@ -23,7 +23,8 @@ from syncd.commands.client import SILENCE, unreachable
 from syncd.commands.webui import page
 from syncd.commands.webui.guard import from_page, names_loopback
 from syncd.core.errors import SyncdError
-from syncd.net.http1 import ConnectTimeoutError, Pool, Request as Question, Response as Answer
+from syncd.net.http1 import Request as Question
+from syncd.net.pool import ConnectTimeoutError, Pool, Response as Answer
 from syncd.net.url import Url
 
 if TYPE_CHECKING:
