@@ -15,6 +15,7 @@ import threading
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Self
 
+from support.holding import hold
 from support.receiver import Receiver, Reply
 from support.waiting import DEADLINE, wait_until
 from support.world import secret
@@ -224,7 +225,7 @@ def paused(daemon: DaemonProcess) -> Iterator[None]:
     """Holds a daemon still."""
     import signal
 
-    daemon.signal(signal.SIGSTOP)
+    hold(daemon.pid)
     try:
         yield
     finally:

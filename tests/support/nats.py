@@ -34,6 +34,7 @@ import nats.errors
 import nats.js.errors
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from nats.js.api import DiscardPolicy, StreamConfig
+from support.holding import hold
 from support.waiting import DEADLINE, wait_until
 
 if TYPE_CHECKING:
@@ -155,7 +156,10 @@ class NatsServer:
     def freeze(self, *, frozen: bool) -> None:
         """Stops it from answering, with its connections open."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+        if frozen:
+            hold(self._process.pid)
+        else:
+            self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Kills it; harmless after the end."""

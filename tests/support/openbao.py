@@ -25,6 +25,7 @@ import urllib.request
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any, Self
 
+from support.holding import hold
 from support.waiting import DEADLINE, wait_until
 
 from syncd.config.auth import TokenFile, VaultAuth
@@ -128,7 +129,10 @@ class OpenBao:
     def freeze(self, *, frozen: bool) -> None:
         """Keeps it from answering, with its connections open."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+        if frozen:
+            hold(self._process.pid)
+        else:
+            self._process.send_signal(signal.SIGCONT)
 
     def ask(
         self,
