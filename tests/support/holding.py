@@ -1,4 +1,4 @@
-"""Holding a process still: SIGSTOP returns before its threads have stopped, and one may answer yet."""
+"""Holding a process still: SIGSTOP returns before its threads have stopped, so one may answer."""
 
 from __future__ import annotations
 
