@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -12,7 +13,7 @@ from syncd.core.model import Change, ChangeKind, Entry, Known, Scope, State
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from syncd.core.changes import Plan
     from syncd.core.model import Grant
@@ -26,7 +27,15 @@ EVENT_COLUMNS: Final = (
 INVENTORY_COLUMNS: Final = "name, path, scopes, state, version, problem, changed_at, extra"
 """What a statement selects for `secret_of`."""
 
-_encode = msgspec.json.encode
+_INSERT: Final = "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)"
+_AT_ONCE: Final = 50
+_INSERT_SEVERAL: Final = _INSERT + ", (?, ?, ?, ?, ?, ?, ?)" * (_AT_ONCE - 1)
+"""So many events in one statement take a fifth less time than one by one."""
+
+_BY_DATA: Final = b"null"
+"""An event's audience where the scope in its data decides."""
+
+_encode = msgspec.json.Encoder().encode
 _decode_audience = msgspec.json.Decoder(dict[str, tuple[Scope, ...]] | None).decode
 _decode_origin = msgspec.json.Decoder(Origin).decode
 _decode_scopes = msgspec.json.Decoder(tuple[Scope, ...]).decode
@@ -63,17 +72,25 @@ def event_of(row: Sequence) -> Event:  # type: ignore[type-arg] # sqlite3's rows
     )
 
 
-def insert_events(db: sqlite3.Connection, events: Iterable[Event]) -> None:
+def insert_events(db: sqlite3.Connection, events: Sequence[Event]) -> None:
     """Appends events to the log, at the sequences that they have."""
-    db.executemany(
-        "INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (  # one row at a time: there can be 100,000
-            (
-                *(e.sequence, e.time, e.type, e.subject, _encode(e.data), _encode(e.visible_to)),
-                None if e.origin is None else _encode(e.origin),
-            )
-            for e in events
-        ),
+    rest = len(events) - len(events) % _AT_ONCE
+    for start in range(0, rest, _AT_ONCE):
+        some = map(_event_row, events[start : start + _AT_ONCE])
+        db.execute(_INSERT_SEVERAL, tuple(chain.from_iterable(some)))
+    db.executemany(_INSERT, map(_event_row, events[rest:]))
+
+
+def _event_row(event: Event) -> tuple[object, ...]:
+    audience, origin = event.visible_to, event.origin
+    return (
+        event.sequence,
+        event.time,
+        event.type,
+        event.subject,
+        _encode(event.data),
+        _BY_DATA if audience is None else _encode(audience),
+        None if origin is None else _encode(origin),
     )
 
 
@@ -95,26 +112,22 @@ def store_inventory(db: sqlite3.Connection, plan: Plan, known: Mapping[str, Know
         (updates if is_same else rows).append(item)
     db.executemany(
         "UPDATE secret SET state = ?, version = ?, problem = ?, changed_at = ? WHERE name = ?",
-        ((*_seen(item), item.entry.name) for item in updates),
+        ((str(it.state), it.version, it.problem, it.changed_at, it.entry.name) for it in updates),
     )
     if rows:
         db.executemany(
             "INSERT OR REPLACE INTO secret VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 (
-                    *(item.entry.name, item.entry.path, _encode(item.entry.scopes).decode()),
-                    *_seen(item),
-                    item.entry.extra,
+                    *(it.entry.name, it.entry.path, _encode(it.entry.scopes).decode()),
+                    *(str(it.state), it.version, it.problem, it.changed_at),
+                    it.entry.extra,
                 )
-                for item in rows
+                for it in rows
             ),
         )
     if plan.dropped:
         db.executemany("DELETE FROM secret WHERE name = ?", [(name,) for name in plan.dropped])
-
-
-def _seen(item: Known) -> tuple[str | None, ...]:
-    return item.state.value, item.version, item.problem, item.changed_at
 
 
 def state_events(

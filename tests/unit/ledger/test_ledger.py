@@ -145,6 +145,18 @@ def test_everything_is_there_after_a_clean_restart_and_after_a_kill(book: Book) 
     assert [event.sequence for event in book.record(a="3")] == [first + 1]
 
 
+@pytest.mark.parametrize("count", [1, 49, 50, 51, 123])
+def test_any_number_of_changes_at_once(book: Book, count: int) -> None:
+    """Each is in the log, in order, whether or not they fill the last statement."""
+    names = [f"s{number:03}" for number in range(count)]
+    book.record(**dict.fromkeys(names, "1"))
+    last = book.ledger.span()[1]
+    events = book.record(**dict.fromkeys(names, "2"))
+    assert [event.subject for event in events] == names
+    assert book.ledger.events_after(last, 2 * count) == events
+    assert book.ledger.span()[1] == last + count
+
+
 def test_append_gives_the_next_sequence(book: Book) -> None:
     """An event from elsewhere takes its place in the order."""
     book.record(a="1")
