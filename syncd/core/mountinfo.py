@@ -83,6 +83,8 @@ class MountTree:
         self._children: dict[int, list[Mount]] = {}
         for mount in listed:
             self._children.setdefault(mount.parent, []).append(mount)
+        self._points = frozenset(mount.point for mount in listed)
+        self._found: dict[str, Mount | None] = {}
 
     def mount_of(self, path: str) -> Mount | None:
         """The mount that a path leads to, or None where it is not listed.
@@ -93,6 +95,13 @@ class MountTree:
         Args:
             path: Real path of a file or directory.
         """
+        # what nothing is mounted on is in the mount of its directory, which many files share
+        place = path if path in self._points else path.rpartition("/")[0] or "/"
+        if place not in self._found:
+            self._found[place] = self._find(place)
+        return self._found[place]
+
+    def _find(self, path: str) -> Mount | None:
         found, candidates, passed = None, self._tops, set[int]()
         while on_path := [mount for mount in candidates if _lies_in(path, mount.point)]:
             # of two on one point, the later one is on top

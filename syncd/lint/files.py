@@ -16,7 +16,7 @@ from syncd.core.mountinfo import MountTree, frozen_mount
 from syncd.mount.listing import mounts, unclaimed_files
 from syncd.mount.read import LIMIT, Reader
 from syncd.mount.roots import parents_of
-from syncd.mount.way import Watched, follow
+from syncd.mount.way import RealPaths
 from syncd.system.threads import gather
 
 if TYPE_CHECKING:
@@ -159,7 +159,8 @@ def real_paths(entries: Mapping[str, Entry]) -> dict[str, str]:
     """The real path of each entry's file, as far as the file systems answer."""
 
     def resolve(parent: Parent) -> dict[str, str]:
-        return {entry.name: follow(entry.path, Watched()) for entry in parent.entries}
+        paths = RealPaths()
+        return {entry.name: paths.of(entry.path) for entry in parent.entries}
 
     parents = parents_of(entries.values())
     resolved = gather({path: partial(resolve, found) for path, found in parents.items()}, LIMIT)

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from syncd.core.mountinfo import Mount, parse_mountinfo
-from syncd.mount.way import Watched, follow
+from syncd.mount.way import RealPaths
 from syncd.system.files import read_file
 
 if TYPE_CHECKING:
@@ -48,13 +48,13 @@ def unclaimed_files(
     Returns:
         The first paths in order, as a vault config would name them, and how many there are in all.
     """
-    known = frozenset(claimed)
-    real = {follow(path, Watched()) for path in known}
+    known, paths = frozenset(claimed), RealPaths()
+    real = set(map(paths.of, known))
     count = 0
 
     def unclaimed() -> Iterator[str]:
         nonlocal count
-        for path, resolved in _files(root, elsewhere, most):
+        for path, resolved in _files(root, elsewhere, most, paths):
             if path not in known and resolved not in real:
                 count += 1
                 yield path
@@ -62,7 +62,9 @@ def unclaimed_files(
     return nsmallest(named, unclaimed()), count
 
 
-def _files(root: str, elsewhere: Collection[str], most: int) -> Iterator[tuple[str, str]]:
+def _files(
+    root: str, elsewhere: Collection[str], most: int, paths: RealPaths
+) -> Iterator[tuple[str, str]]:
     """Files below a directory and their real paths, of so many items that are looked at.
 
     Links are followed at its top, where the AtomicWriter's are.
@@ -71,7 +73,7 @@ def _files(root: str, elsewhere: Collection[str], most: int) -> Iterator[tuple[s
     pending = [root]
     while pending and most > 0:
         directory = pending.pop()
-        real = follow(directory, Watched()).rstrip("/")
+        real = paths.of(directory).rstrip("/")
         try:
             with os.scandir(directory) as listing:
                 for item in islice(listing, most):
@@ -80,10 +82,7 @@ def _files(root: str, elsewhere: Collection[str], most: int) -> Iterator[tuple[s
                         continue
                     if not _is_directory(item, follow=directory == root):
                         linked = item.is_symlink()
-                        yield (
-                            item.path,
-                            follow(item.path, Watched()) if linked else f"{real}/{item.name}",
-                        )
+                        yield item.path, paths.of(item.path) if linked else f"{real}/{item.name}"
                     elif item.path not in elsewhere and _device(item.path) == device:
                         pending.append(item.path)
         except OSError:

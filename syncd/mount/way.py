@@ -86,6 +86,34 @@ def follow(path: str, watched: Watched) -> str:
     return real or "/"
 
 
+class RealPaths:
+    """Real paths of many files, as `follow` finds them: a directory is followed once for all.
+
+    For a moment only, in which no directory is expected to change.
+    """
+
+    def __init__(self) -> None:
+        self._directories: dict[str, str] = {}
+
+    def of(self, path: str) -> str:
+        """The real path of an absolute one; never fails."""
+        for _ in range(_MOST_LINKS):
+            directory, _, name = path.rpartition("/")
+            if name in ("", ".", ".."):
+                return follow(path, Watched())
+            real = self._directories.get(directory)
+            if real is None:
+                real = follow(directory, Watched()).rstrip("/")
+                self._directories[directory] = real
+            here = f"{real}/{name}"
+            try:
+                target = os.readlink(here)
+            except OSError:  # not a link, or it cannot be looked up
+                return here
+            path = target if target.startswith("/") else f"{real}/{target}"
+        return here
+
+
 def in_generation(directory: str) -> bool:
     """Whether a real path lies in a generation of an AtomicWriter mount, going by the names."""
     return "/.." in directory

@@ -76,7 +76,9 @@ def test_what_does_not_follow_a_publisher(
     mounts: list[Mount | tuple[Mount, int]], frozen: tuple[str, str] | str | None
 ) -> None:
     """A mount of one file, of one generation, or of what is gone; the one on top decides."""
-    found = frozen_mount(stack(*mounts), "/run/s/a")
+    tree = stack(*mounts)
+    tree.mount_of("/run/s/b")  # what is known of a file beside it must not decide
+    found = frozen_mount(tree, "/run/s/a")
     if isinstance(frozen, str):
         frozen = ("/run/s", frozen)
     assert ((found.mount.point, found.kind) if found else None) == frozen
