@@ -157,6 +157,27 @@ def test_any_number_of_changes_at_once(book: Book, count: int) -> None:
     assert book.ledger.span()[1] == last + count
 
 
+def test_who_may_see_an_event_and_where_it_comes_from_are_kept(book: Book) -> None:
+    """As text, beside events that have neither; an older syncd wrote bytes."""
+    book.record(a="1")
+    (own,) = book.record(a="2")
+    scopes = {"b": (Scope("Client", "b"),)}
+    data = VaultConfigData(("b",), (), (), ())
+    events = [
+        Event(0, "t", VAULT_CONFIG_CHANGED, "/vc.json", data, scopes),
+        Event(0, "t", own.type, "a", own.data),
+        Event(0, "t", own.type, "a", own.data, None, Origin("e-1", "/syncd/other")),
+    ]
+    kept = book.ledger.announce(events, {}, None, book.consumers)
+    assert [msgspec.structs.replace(event, sequence=0) for event in kept] == events
+    assert book.ledger.events_after(own.sequence, 9) == kept
+    with book.ledger._file.transaction() as db:
+        types = "SELECT DISTINCT typeof(data), typeof(audience) FROM event"
+        assert db.execute(types).fetchall() == [("text", "text")]
+        db.execute("UPDATE event SET data = CAST(data AS BLOB), audience = CAST(audience AS BLOB)")
+    assert book.ledger.events_after(own.sequence, 9) == kept
+
+
 def test_append_gives_the_next_sequence(book: Book) -> None:
     """An event from elsewhere takes its place in the order."""
     book.record(a="1")
