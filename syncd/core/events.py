@@ -56,6 +56,12 @@ class Origin(msgspec.Struct, frozen=True):
     id: str
     source: str
 
+    def is_before(self, id_: str) -> bool:
+        """Whether it is an older event than another one of the same installation and ledger."""
+        other = Stamp(id_.rpartition("-")[0], self.source)
+        sequence, later = other.sequence(self.id), other.sequence(id_)
+        return sequence is not None and later is not None and sequence < later
+
 
 class Event(msgspec.Struct, frozen=True, gc=False):
     """One event as the ledger keeps it.

@@ -284,8 +284,8 @@ class Ledger(Intentions):
     ) -> Receipt:
         """Commits events of other installations, with new sequences.
 
-        Duplicates are left out, and so are events that come late: older, in the stream, than what
-        is known of the same secret. Where the stream dropped what lay between, `previous_version`
+        Duplicates are left out, and so are events that come late: older, in the stream or where they
+        were made, than what is known of the same secret. Where the stream dropped what lay between, `previous_version`
         becomes the version received last, so that a mailbox always knows what its consumer
         acknowledged.
 

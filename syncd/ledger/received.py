@@ -114,7 +114,8 @@ def admit(
 ) -> Event | None:
     """Remembers an arrival, and returns its event, or None for one that is not new.
 
-    An event is not new if it was received before, or if a newer one of the same secret was. Its
+    An event is not new if it was received before, or if a newer one of the same secret was: a
+    server that was cut off can store a message late, after the one that took its place. Its
     `previous_version` becomes the version that was received last, which is another one where the
     stream dropped what lay between. Where there is no room for one more secret, its event is
     refused.
@@ -126,7 +127,7 @@ def admit(
     known = db.execute("SELECT id, position, data FROM received WHERE slot = ?", (slot,)).fetchone()
     if known is not None:
         id_, position, data = known
-        if id_ == origin.id or arrival.position <= position:
+        if id_ == origin.id or arrival.position <= position or origin.is_before(id_):
             return None
         event = event.since(_decode_secret(data).version)
     elif not secret:

@@ -80,6 +80,17 @@ def test_what_comes_late_does_not_undo_what_is_newer(mail: Mail) -> None:
     assert late.subject == "c"
 
 
+def test_what_was_made_earlier_comes_late_wherever_it_is_stored(mail: Mail) -> None:
+    """A server that was cut off stores it after its successor; another ledger counts anew."""
+    mail.ledger.receive([arrival(2, 3, 2)], ALL)
+    earlier = arrival(1, 2, 1).event
+    assert mail.ledger.receive([Arrival(earlier, 9)], ALL).events == []
+    anew = msgspec.structs.replace(earlier, origin=Origin("f-1", "/syncd/n1"))
+    assert told(mail.ledger.receive([Arrival(anew, 10)], ALL).events) == [
+        ("f-1", version(3), version(2))
+    ]
+
+
 def test_two_installations_may_use_one_name(mail: Mail) -> None:
     """Each has its own place in mailboxes and inventory."""
     mail.ledger.receive([arrival(1, 2, 1), arrival(2, 3, 2, source="/syncd/n2")], ALL)
@@ -124,8 +135,8 @@ def test_where_to_go_on(mail: Mail) -> None:
     mail.ledger.receive([arrival(44, 2, 1)], ALL)
     assert mail.ledger.follow("s one", 50) == 40
     assert mail.ledger.follow("s two", 3) == 0
-    (event,) = mail.ledger.receive([Arrival(arrival(2, 3, 2).event, 1)], ALL).events
-    assert told([event]) == [("e-2", version(2), version(3))]
+    (event,) = mail.ledger.receive([Arrival(arrival(45, 3, 2).event, 1)], ALL).events
+    assert told([event]) == [("e-45", version(2), version(3))]
 
 
 INDEX = "CREATE INDEX event_time ON event (time)"
