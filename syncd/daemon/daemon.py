@@ -10,6 +10,7 @@ the stream, and the ledger knows what was seen of them.
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
@@ -21,7 +22,7 @@ from msgspec.structs import replace
 
 from syncd import __version__
 from syncd.api.service import Service
-from syncd.core.errors import SyncdError
+from syncd.core.errors import StateError, SyncdError
 from syncd.core.model import State
 from syncd.daemon.pipeline import make_stamp
 from syncd.daemon.resources import open_resources
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from syncd.core.model import Known
     from syncd.daemon.pipeline import Pipeline
     from syncd.daemon.resources import Resources
+    from syncd.ledger.ledger import Ledger
 
 _STOP_LIMIT: Final = 15.0
 """Seconds that a stop may take before the process ends as it is: a state directory whose disk does
@@ -131,7 +133,7 @@ class Daemon(Generic[_S, _E]):
         Raises:
             ConfigurationError: The vault config or an address cannot be used at the start.
             ListenError: An address of the API cannot be listened on.
-            StateError: The state directory cannot be used.
+            StateError: The state directory cannot be used, or the ledger was found damaged.
         """
         share_one_arena()
         async with open_resources(self._settings) as resources:
@@ -154,6 +156,7 @@ class Daemon(Generic[_S, _E]):
                 await tasks.start(service.run, self._settings.api, engine.credentials)
                 tasks.start_soon(retention.run)
                 tasks.start_soon(self._notifier.keep_watchdog)
+                tasks.start_soon(_end_if_damaged, resources.ledger)
                 while self._next is not None and not self._stopping:
                     self._running, self._next = self._next, None
                     with anyio.CancelScope() as self._scope:
@@ -264,6 +267,26 @@ class Daemon(Generic[_S, _E]):
         counts = ", ".join(f"{states[state.value]} {state.value}" for state in State)
         rejected = "; the last reload was rejected" if self._reload_problems else ""
         self._notifier.status(f"{len(self._inventory)} secrets: {counts}{rejected}")
+
+
+async def _end_if_damaged(ledger: Ledger) -> None:
+    """Ends the daemon: whoever keeps it running starts it again, and the start sets the file aside.
+
+    Raises:
+        StateError: The ledger is damaged.
+    """
+    loop = asyncio.get_running_loop()
+    damage: asyncio.Future[None] = loop.create_future()
+
+    def end(error: StateError) -> None:
+        if not damage.done():
+            damage.set_exception(error)
+
+    ledger.call_if_damaged(lambda error: loop.call_soon_threadsafe(end, error))
+    try:
+        await damage
+    finally:
+        ledger.call_if_damaged(None)
 
 
 def _report_forced() -> None:

@@ -16,7 +16,7 @@ from syncd.ledger.room import PAGE
 from syncd.ledger.rows import set_meta
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from syncd.ledger.room import Room
 
@@ -47,28 +47,33 @@ class ReadConnection:
             try:
                 yield self._connection
             except (OSError, sqlite3.Error) as error:
-                self._failed(error)
-                raise state_error(
+                failure = state_error(
                     "use the ledger",
                     error,
                     path="restart syncd, and leave state_dir alone while it runs",
                     directory=os.path.dirname(self._path),
-                ) from None
+                )
+                self._failed(error, failure)
+                raise failure from None
 
-    def _failed(self, error: OSError | sqlite3.Error) -> None:
-        """Called with each error, before it is raised."""
+    def _failed(self, error: OSError | sqlite3.Error, failure: StateError) -> None:
+        """Called with each error, and with what is raised for it, before that is raised."""
 
 
 class LedgerConnection(ReadConnection):
     """The connection that writes.
 
     `checkpoint` and `close` ignore errors.
+
+    Attributes:
+        on_damage: Called with the error when the file is found damaged, in the thread that does so.
     """
 
     def __init__(self, path: str, connection: sqlite3.Connection, room: Room) -> None:
         super().__init__(path, connection)
         self._room = room
         self._damaged = False
+        self.on_damage: Callable[[StateError], object] | None = None
         self._autocheckpoint: int | None = None
 
     @contextmanager
@@ -104,10 +109,12 @@ class LedgerConnection(ReadConnection):
         (pages,) = db.execute("PRAGMA page_count").fetchone()
         self._room.keep_for(pages * PAGE - os.path.getsize(self._path))
 
-    def _failed(self, error: OSError | sqlite3.Error) -> None:
+    def _failed(self, error: OSError | sqlite3.Error, failure: StateError) -> None:
         if isinstance(error, sqlite3.Error) and error_code(error) in DAMAGE:
             # Not closed cleanly, the file is checked at the next opening and replaced.
             self._damaged = True
+            if self.on_damage is not None:
+                self.on_damage(failure)
         if is_full(error):
             self._room.is_full = True
             with self._room.lent():

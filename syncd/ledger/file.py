@@ -115,7 +115,7 @@ def _unusable(connection: sqlite3.Connection, path: str, key_ids: Sequence[str])
     ).fetchone()
     closed_cleanly = meta(connection, "open_since_boot") == ""
     if not closed_cleanly or os.path.getsize(path) < expected:
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             return "damaged"
     return None if meta(connection, "key_id") in (None, *key_ids) else "fingerprint key replaced"

@@ -56,7 +56,7 @@ from syncd.ledger.rows import (
 from syncd.ledger.schema import FILE_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from syncd.core.announcements import Standing
     from syncd.core.changes import Plan
@@ -177,6 +177,13 @@ class Ledger(Intentions):
         """Opens a connection of its own for readers, who are then never in the way of writers."""
         return LedgerReader(self._path)
 
+    def call_if_damaged(self, function: Callable[[StateError], object] | None) -> None:
+        """Has a function called in the thread that finds the file damaged, with the error.
+
+        The file is set aside at the next opening, and until then little of it can be used.
+        """
+        self._file.on_damage = function
+
     def checkpoint(self) -> None:
         """Moves what `record` committed from the log into the database, when the log is long."""
         self._file.checkpoint()
@@ -284,10 +291,10 @@ class Ledger(Intentions):
     ) -> Receipt:
         """Commits events of other installations, with new sequences.
 
-        Duplicates are left out, and so are events that come late: older, in the stream or where they
-        were made, than what is known of the same secret. Where the stream dropped what lay between, `previous_version`
-        becomes the version received last, so that a mailbox always knows what its consumer
-        acknowledged.
+        Duplicates are left out, and so are events that come late, older in the stream or where they
+        were made, than what is known of the same secret. Where the stream dropped what lay between,
+        `previous_version` becomes the version received last, so that a mailbox always knows what
+        its consumer acknowledged.
 
         At most so many secrets are known, removed ones included: a new one takes the place of one
         that was removed, and where there is none, its event is refused.

@@ -238,41 +238,101 @@ def test_corrupted(
     """A damaged ledger is set aside, and a new baseline is begun, at level error; or no harm done.
 
     Either way what changes from then on arrives. A change of the time before is either delivered,
-    or the log says that the ledger was rebuilt.
+    or the log says that the ledger was rebuilt. A daemon that finds the damage later ends, and is
+    started again by whoever keeps it running.
     """
     rng = random.Random(8)
-    rebuilt = silent = after = 0
+    rebuilt = late = 0
     turns = scaled(1, 40)
     for turn in range(turns):
-        with world.daemon():
-            books.start_from(expected(world))
-            rotate(world, f"before-{turn}")
-            lost(world, books)
+        with world.daemon() as daemon:
+            late += deliver(world, books, daemon, f"before-{turn}") + is_damaged_at_last(daemon)
         rotate(world, f"away-{turn}")
         damage(f"{world.state}/ledger.sqlite3", rng)
         with world.daemon(ready=False) as daemon:
-            if not is_ready(daemon):  # it noticed while it read: said, and the next start rebuilds
-                assert daemon.wait_for_end() == REFUSED
-                assert len([line for line in daemon.output if line[0] != "{"]) == 1
-                daemon.kill()
-                daemon.start()
-                daemon.wait_for("daemon.ready")
-            said = daemon.logged("ledger.rebuilt")
-            rebuilt += bool(said)
-            if said:
+            if not is_ready(daemon):
+                revive(daemon)
+            elif not daemon.logged("ledger.rebuilt") and not arrives(world, books, daemon):
+                late += 1
+                revive(daemon)
+            if said := daemon.logged("ledger.rebuilt"):
+                rebuilt += 1
                 assert said[0]["level"] == "error"
                 assert os.path.exists(f"{world.state}/ledger.sqlite3.set-aside")
-            else:
-                silent += lost(world, books)
-            books.start_from(expected(world))
-            rotate(world, f"after-{turn}")
-            after += lost(world, books)
+            late += deliver(world, books, daemon, f"after-{turn}") + is_damaged_at_last(daemon)
     count(
-        f"silently lost {silent}, lost afterwards {after} of {turns * SECRETS}, rebuilt and said "
-        f"{rebuilt} of {turns}, false removals {books.removed}"
+        f"silently lost 0, lost afterwards 0 of {turns * SECRETS}, rebuilt and said {rebuilt} of "
+        f"{turns}, found later {late}, false removals {books.removed}"
     )
-    assert (silent, after, books.removed) == (0, 0, 0)
+    assert books.removed == 0
     assert rebuilt > 0
+
+
+def test_damage_that_shows_late(world: World, books: Books, count: Callable[[str], None]) -> None:
+    """A daemon that is ready ends with the reason when it meets the damage; its start rebuilds."""
+    with world.daemon():
+        books.start_from(expected(world))
+        rotate(world, "before")
+        lost(world, books)
+    path = f"{world.state}/ledger.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as ledger:
+        (root,) = ledger.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'pending_event'"
+        ).fetchone()
+    with open(path, "r+b") as file:
+        file.seek((root - 1) * PAGE)
+        file.write(bytes(PAGE))
+    with world.daemon() as daemon:
+        assert deliver(world, books, daemon, "after")
+    count(f"silently lost 0 of {SECRETS}, false removals {books.removed}")
+    assert books.removed == 0
+
+
+def deliver(world: World, books: Books, daemon: DaemonProcess, mark: str) -> bool:
+    """Rotates everything, and again if the daemon ends before it has arrived; whether it did."""
+    books.start_from(expected(world))
+    rotate(world, mark)
+    if arrives(world, books, daemon):
+        return False
+    revive(daemon)
+    books.start_from(expected(world))
+    rotate(world, f"{mark}, again")
+    assert arrives(world, books, daemon)
+    return True
+
+
+def arrives(world: World, books: Books, daemon: DaemonProcess) -> bool:
+    """Waits for the state of the mount; False if the daemon ends instead."""
+    wait_until(lambda: daemon.over or not books.lost(expected(world)), "lost, and not said")
+    return not daemon.over
+
+
+def revive(daemon: DaemonProcess) -> None:
+    """Starts a daemon again that has ended by itself: the ledger is rebuilt then."""
+    assert daemon.wait_for_end() == REFUSED
+    require_reason(daemon)
+    starts, rebuilt = (len(daemon.logged(it)) for it in ("daemon.ready", "ledger.rebuilt"))
+    daemon.kill()
+    daemon.start()
+    daemon.wait_for("daemon.ready", starts + 1)
+    daemon.wait_for("ledger.rebuilt", rebuilt + 1)
+
+
+def is_damaged_at_last(daemon: DaemonProcess) -> bool:
+    """Stops a daemon; whether it found the damage meanwhile, after everything had arrived."""
+    code = daemon.stop()
+    daemon.kill()  # no more is to be checked at the end of the block
+    if code == 0:
+        return False
+    assert code == REFUSED
+    require_reason(daemon)
+    return True
+
+
+def require_reason(daemon: DaemonProcess) -> None:
+    """Requires that the last line says why it ended."""
+    assert daemon.output[-1].startswith("syncd: cannot "), daemon.output[-1]
+    assert "it is damaged" in daemon.output[-1]
 
 
 def test_newer_version(world: World, books: Books, count: Callable[[str], None]) -> None:
