@@ -168,6 +168,19 @@ class TestStamp:
         assert STAMP.sequence(event_id) is None
 
 
+class TestOrigin:
+    @pytest.mark.parametrize(
+        ("later", "is_before"),
+        [
+            *(("a-10", True), ("a-9", False), ("a-8", False)),
+            *(("b-10", False), ("a-x", False), ("10", False), ("", False)),
+        ],
+    )
+    def test_is_before_what_its_ledger_numbered_later(self, later: str, *, is_before: bool) -> None:
+        """By number; of another ledger, or of a foreign id, nothing is known."""
+        assert Origin("a-9", "/syncd/n1").is_before(later) is is_before
+
+
 class TestSlot:
     def test_is_shared_by_the_events_of_one_secret(self) -> None:
         """A newer state of a secret supersedes an older one."""
