@@ -21,6 +21,9 @@ _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _PLAIN = _READ | os.O_NOFOLLOW
 _PIN = os.O_PATH | os.O_CLOEXEC
 _NO_NAMES = frozenset(("", ".", ".."))
+_ATTEMPTS = 100
+"""While anything on the machine is renamed or mounted, the kernel cannot tell whether a `..` leads
+outside, and fails with EAGAIN: openat2(2) advises to try again."""
 
 
 class _OpenHow(ctypes.Structure):
@@ -67,13 +70,15 @@ def open_directory(directory: int, path: str) -> int:
 
 
 def _openat2(directory: int, path: str, flags: int) -> int:
-    descriptor: int = _libc.syscall(
-        _SYS_OPENAT2, directory, os.fsencode(path), _how[flags], _HOW_SIZE
-    )
-    if descriptor < 0:
+    name, number = os.fsencode(path), errno.EAGAIN
+    for _ in range(_ATTEMPTS):
+        descriptor: int = _libc.syscall(_SYS_OPENAT2, directory, name, _how[flags], _HOW_SIZE)
+        if descriptor >= 0:
+            return descriptor
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return descriptor
+        if number != errno.EAGAIN:
+            break
+    raise OSError(number, os.strerror(number))
 
 
 def _open_by_pinning(directory: int, path: str, flags: int) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -89,6 +91,31 @@ def test_what_leads_outside_does_not_open(
             beneath.open_file(directory, path)
     with pytest.raises(OSError, match=OUTSIDE):
         beneath.open_directory(directory, "..")
+
+
+@pytest.mark.parametrize("times", [1, 20])
+def test_what_the_kernel_cannot_tell_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, root: Path, directory: int, times: int
+) -> None:
+    """Whether `..` leads outside while anything is renamed: openat2(2), EAGAIN."""
+    if not beneath._is_supported():
+        pytest.skip("this kernel has no openat2")
+    kernel, refusals = beneath._libc.syscall, [errno.EAGAIN] * times
+
+    def syscall(*arguments: object) -> int:
+        if refusals:
+            ctypes.set_errno(refusals.pop())
+            return -1
+        return int(kernel(*arguments))
+
+    monkeypatch.setattr(beneath, "_libc", SimpleNamespace(syscall=syscall))
+    (root / "sub" / "up").symlink_to("../sub/file")
+    os.close(beneath._openat2(directory, "sub/up", beneath._READ))
+    assert refusals == []
+    refusals += [errno.EAGAIN] * 1000
+    with pytest.raises(BlockingIOError):
+        beneath._openat2(directory, "sub/up", beneath._READ)
+    assert refusals
 
 
 def test_magic_links_do_not_help(way: str, root: Path, directory: int, outside: Path) -> None:
