@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 import anyio
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from syncd.mount.record import Recorded
     from syncd.mount.snapshot import Snapshot
     from syncd.mount.vault_config_file import VaultConfigFile
+    from syncd.mount.way import Watched
     from syncd.telemetry.metrics import Metrics
 
 _BASELINE_LIMIT: Final = 5.0
@@ -354,11 +354,14 @@ class Reconciler:
 
     async def _follow_vault_config(self) -> None:
         file, follower = self.vault_config, self._config
-        arm = partial(self.watcher.arm, owner=_VAULT_CONFIG)
+
+        def arm(watched: Watched) -> None:
+            follower.watched = watched  # first: its hints can come before the reading is known
+            self.watcher.arm(watched, _VAULT_CONFIG)
+
         while True:
             await follower.schedule.next()
             changed = await file.refresh(arm=arm)
-            follower.watched = file.watched
             follower.schedule.retry = self._settings.settle if file.postponed else None
             if changed:
                 if file.valid:

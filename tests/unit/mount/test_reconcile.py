@@ -21,7 +21,7 @@ from syncd.core.event_data import SecretData, VaultConfigData
 from syncd.core.model import Grant, State
 from syncd.ledger.ledger import Ledger
 from syncd.ledger.state_dir import StateDir
-from syncd.mount import passes, watch
+from syncd.mount import passes, vault_config_file, watch
 from syncd.mount.contents import Contents
 from syncd.mount.lane import Lane
 from syncd.mount.reconcile import Reconciler
@@ -279,6 +279,33 @@ async def test_a_vault_config_written_before_it_is_watched_is_seen(bench: Bench)
             tasks.cancel_scope.cancel()
     finally:
         reconciler.watcher.close()
+
+
+async def test_a_vault_config_written_while_it_is_first_watched_is_seen(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hint can come before the reading is known that armed the watch for it."""
+    await bench.swap(a=b"1", b=b"1")
+    bench.map("a")
+    reconciler_notify, read = Reconciler._notify, vault_config_file.read_vault_config
+    heard, readings = threading.Event(), []
+
+    def notify(reconciler: Reconciler, hint: Hint) -> None:
+        reconciler_notify(reconciler, hint)
+        heard.set()
+
+    def reading(path: str) -> tuple[bytes, os.stat_result]:
+        found = read(path)
+        readings.append(found)
+        if len(readings) == 2:
+            bench.map("a", "b")
+            assert heard.wait(DEADLINE)
+        return found
+
+    monkeypatch.setattr(Reconciler, "_notify", notify)
+    monkeypatch.setattr(vault_config_file, "read_vault_config", reading)
+    async with bench.running():
+        assert await bench.wait(1) == [("b", "added")]
 
 
 async def test_cancellation_in_a_pass_tells_what_was_committed(
