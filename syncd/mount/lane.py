@@ -12,6 +12,7 @@ import anyio
 import msgspec
 
 from syncd.mount.record import Recorded
+from syncd.mount.roots import opened
 from syncd.mount.schedule import Schedule
 from syncd.mount.snapshot import Snapshot
 from syncd.mount.verdict import RECOVERABLE
@@ -228,13 +229,18 @@ class Lane(Follower):
 class Probe:
     """Looks whether file systems still answer, by opening one file of each root.
 
+    Args:
+        lanes: The roots.
+        boundary: Where files of the vault config must lie; empty for anywhere.
+
     Attributes:
         left: The roots that did not answer yet; the first one is being asked.
         failed: The roots whose file system says that it is broken.
     """
 
-    def __init__(self, lanes: Iterable[Lane]) -> None:
+    def __init__(self, lanes: Iterable[Lane], boundary: Iterable[str]) -> None:
         self.left = list(lanes)
+        self._boundary = boundary
         self.failed: list[Lane] = []
 
     def run(self) -> None:
@@ -242,13 +248,12 @@ class Probe:
         while self.left:
             lane = self.left[0]
             parent, named = lane.members.parents[0]
-            relative = parent.entries[0].path[len(named.rstrip("/")) + 1 :]
+            entry = parent.entries[0]
+            relative = entry.path[len(named.rstrip("/")) + 1 :]
             try:
-                root = os.open(lane.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
+                # a file that the operator named may lie anywhere
+                with opened(lane.path, () if entry.extra else self._boundary) as root:
                     os.close(beneath.open_file(root, relative))
-                finally:
-                    os.close(root)
             except OSError as error:
                 if error.errno in RECOVERABLE:
                     self.failed.append(lane)

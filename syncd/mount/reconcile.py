@@ -416,7 +416,8 @@ class Reconciler:
             held = [call for call in held if not call.done]
             if len(held) == SLOTS:
                 continue
-            probe = Probe([lane for lane in self._lanes.values() if not lane.failed])
+            answering = [lane for lane in self._lanes.values() if not lane.failed]
+            probe = Probe(answering, self._settings.roots)
             call = Call(probe.run)
             suspects = probe.failed
             if not await call.wait(_PROBE_LIMIT):

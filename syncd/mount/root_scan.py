@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from syncd.core.model import Observation, State
 from syncd.mount.file_reader import TRY_AGAIN, FileReader
 from syncd.mount.lookup import exists, is_empty, link, modified_ns
-from syncd.mount.roots import is_inside
+from syncd.mount.roots import opened
 from syncd.mount.snapshot import Snapshot
 from syncd.mount.verdict import (
     GONE,
@@ -89,12 +89,9 @@ class RootScan:
         Never fails: an error of the file system is the observation of what it concerns.
         """
         try:
-            root = os.open(self._root.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                self._require_inside(root)
+            are_free = all(map(self._is_free, self._entries()))
+            with opened(self._root.path, () if are_free else self._rules.boundary) as root:
                 self._read_root(root)
-            finally:
-                os.close(root)
         except OSError as error:
             self._start()
             if error.errno not in GONE:
@@ -104,15 +101,6 @@ class RootScan:
                 self._root.absent = frozenset(self._snapshot.observations)
         self._watch()
         return self._snapshot
-
-    def _require_inside(self, root: int) -> None:
-        boundary = self._rules.boundary
-        if boundary and not all(map(self._is_free, self._entries())):
-            real = os.readlink(f"/proc/self/fd/{root}")
-            if not is_inside(self._root.path, real, boundary):
-                # the path of a directory that was just deleted has a suffix
-                deleted = os.fstat(root).st_nlink == 0
-                raise OSError(errno.ENOENT if deleted else errno.EXDEV, "outside")
 
     def _fail(self, error: OSError) -> None:
         """The root cannot be read at all."""

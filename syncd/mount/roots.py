@@ -13,7 +13,9 @@ A mount that is away has no `..data` link. What was found before is remembered (
 
 from __future__ import annotations
 
+import errno
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,7 +24,7 @@ from syncd.core.model import Entry
 from syncd.mount.way import DATA_LINK, Watched, contains, follow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 
 class Parent(msgspec.Struct, frozen=True, gc=False):
@@ -174,6 +176,31 @@ def is_inside(path: str, real: str, boundary: Iterable[str]) -> bool:
     """
     ordered = sorted(boundary, key=lambda limit: not contains(os.path.normpath(limit), path))
     return any(contains(follow(limit, Watched()), real) for limit in ordered)
+
+
+@contextmanager
+def opened(path: str, boundary: Iterable[str]) -> Iterator[int]:
+    """Pins a root's directory while the block runs, wherever its path leads by now. Blocks.
+
+    Args:
+        path: The directory.
+        boundary: Where it must really lie; empty for anywhere.
+
+    Returns:
+        A descriptor (`O_PATH`).
+
+    Raises:
+        OSError: `EXDEV` where it lies outside, else as `open(2)`.
+    """
+    root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if boundary and not is_inside(path, os.readlink(f"/proc/self/fd/{root}"), boundary):
+            # the path of a directory that was just deleted has a suffix
+            deleted = os.fstat(root).st_nlink == 0
+            raise OSError(errno.ENOENT if deleted else errno.EXDEV, "outside")
+        yield root
+    finally:
+        os.close(root)
 
 
 def group(
