@@ -156,7 +156,7 @@ class Daemon(Generic[_S, _E]):
                 await tasks.start(service.run, self._settings.api, engine.credentials)
                 tasks.start_soon(retention.run)
                 tasks.start_soon(self._notifier.keep_watchdog)
-                tasks.start_soon(_end_if_damaged, resources.ledger)
+                tasks.start_soon(self._end_if_damaged, resources.ledger)
                 while self._next is not None and not self._stopping:
                     self._running, self._next = self._next, None
                     with anyio.CancelScope() as self._scope:
@@ -204,7 +204,10 @@ class Daemon(Generic[_S, _E]):
                     log.info("daemon.stopping", signal=signal.Signals(number).name)
                     self._notifier.stopping()
                     self._stopping = True
-                    self._forced = exit_within(_STOP_LIMIT, _report_forced)
+                    self._forced = _force_end(
+                        "check the disk of state_dir and the mounts;"
+                        " nothing that was committed is lost"
+                    )
                     self._stop_engine()
                     return
 
@@ -242,6 +245,28 @@ class Daemon(Generic[_S, _E]):
         self._stop_engine()
         log.info("daemon.reloaded")  # now that no thread posts to a former address any longer
 
+    async def _end_if_damaged(self, ledger: Ledger) -> None:
+        """Ends the daemon when its ledger is found damaged; the next start sets the file aside.
+
+        Raises:
+            StateError: It is damaged.
+        """
+        loop = asyncio.get_running_loop()
+        damage: asyncio.Future[StateError] = loop.create_future()
+
+        def found(error: StateError) -> None:
+            if not damage.done():
+                damage.set_result(error)
+
+        ledger.call_if_damaged(lambda error: loop.call_soon_threadsafe(found, error))
+        try:
+            error = await damage
+        finally:
+            ledger.call_if_damaged(None)
+        log.error("ledger.damaged", problem=str(error))
+        self._forced = _force_end("check the mounts; the next start sets the ledger aside")
+        raise error
+
     def _stop_engine(self) -> None:
         if self._scope is not None:
             if self._running is not None:
@@ -269,26 +294,8 @@ class Daemon(Generic[_S, _E]):
         self._notifier.status(f"{len(self._inventory)} secrets: {counts}{rejected}")
 
 
-async def _end_if_damaged(ledger: Ledger) -> None:
-    """Ends the daemon: whoever keeps it running starts it again, and the start sets the file aside.
-
-    Raises:
-        StateError: The ledger is damaged.
-    """
-    loop = asyncio.get_running_loop()
-    damage: asyncio.Future[None] = loop.create_future()
-
-    def end(error: StateError) -> None:
-        if not damage.done():
-            damage.set_exception(error)
-
-    ledger.call_if_damaged(lambda error: loop.call_soon_threadsafe(end, error))
-    try:
-        await damage
-    finally:
-        ledger.call_if_damaged(None)
-
-
-def _report_forced() -> None:
-    hint = "check the disk of state_dir and the mounts; nothing that was committed is lost"
-    log.error("daemon.stop_forced", after=_STOP_LIMIT, hint=hint)
+def _force_end(hint: str) -> Timer:
+    """Ends the process if its stop takes too long, and logs that with a hint."""
+    return exit_within(
+        _STOP_LIMIT, lambda: log.error("daemon.stop_forced", after=_STOP_LIMIT, hint=hint)
+    )

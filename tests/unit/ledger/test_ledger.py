@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -337,6 +338,37 @@ def test_damage_that_shows_late_is_looked_for_at_the_next_start(book: Book) -> N
     state.close()
     book.open()
     assert book.ledger.rebuilt == "damaged"
+
+
+def test_a_page_of_an_earlier_time_is_damage(book: Book) -> None:
+    """It is well-formed, and the index in it lacks rows of the table: as after a write got lost."""
+    path = f"{book.directory}/ledger.sqlite3"
+    book.record(a="1")
+    book.record(a="2")
+    book.close()
+    with closing(sqlite3.connect(path)) as connection:
+        (page,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'pending_event'"
+        ).fetchone()
+    with open(path, "rb") as file:
+        file.seek((page - 1) * 4096)
+        earlier = file.read(4096)
+    book.open()
+    book.record(b="1")
+    book.close()
+    with open(path, "r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(earlier)
+    book.open()
+    assert rebuilt(book) is None
+    found: list[StateError] = []
+    book.ledger.call_if_damaged(found.append)
+    with pytest.raises(StateError, match="it is damaged"):
+        book.drain()
+    assert ["it is damaged" in str(error) for error in found] == [True]
+    book.close()
+    book.open()
+    assert rebuilt(book) == "damaged"
 
 
 def test_a_newer_ledger_is_refused(book: Book) -> None:
