@@ -75,15 +75,17 @@ def event_of(row: Sequence) -> Event:  # type: ignore[type-arg] # sqlite3's rows
 
 def insert_events(db: sqlite3.Connection, events: Sequence[Event]) -> None:
     """Appends events to the log, at the sequences that they have."""
-    own = [event for event in events if event.visible_to is None and event.origin is None]
+    own: list[Event] = []
+    others: list[Event] = []
+    for event in events:
+        is_own = event.visible_to is None and event.origin is None
+        (own if is_own else others).append(event)
     whole = len(own) - len(own) % _AT_ONCE
     for start in range(0, whole, _AT_ONCE):  # there can be 100,000: not all rows at a time
         rows = map(_row, own[start : start + _AT_ONCE])
         db.execute(_INSERT_SEVERAL, tuple(chain.from_iterable(rows)))
     db.executemany(_INSERT_OWN, map(_row, own[whole:]))
-    if len(own) < len(events):
-        others = [event for event in events if event.visible_to is not None or event.origin]
-        db.executemany(_INSERT, map(_whole_row, others))
+    db.executemany(_INSERT, map(_whole_row, others))
 
 
 def _row(event: Event) -> tuple[int | str, ...]:
