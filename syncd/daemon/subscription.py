@@ -149,8 +149,9 @@ class Subscription:
                 if messages:
                     await self._take(messages)
                 else:
-                    # no messages, or no server: a fetch cannot distinguish them
-                    await self._connection.ping(FETCH_TIMEOUT)
+                    # there are no messages, or none can arrive: a fetch cannot distinguish them
+                    with self._connection.cancel_when_lost():
+                        await self._connection.stream(stream, FETCH_TIMEOUT)
                 self._succeed()
         finally:
             await self._connection.unsubscribe(subscription)
@@ -168,7 +169,7 @@ class Subscription:
     async def _bind(self, js: JetStreamContext, stream: str) -> JetStreamContext.PullSubscription:
         """Finds or creates the consumer, and subscribes to what it delivers."""
         try:
-            info = await js.stream_info(stream)
+            info = await self._connection.stream(stream)
         except nats.js.errors.NotFoundError:
             raise self._connection.errors.temporary(
                 f"stream {stream} does not exist", "create it, or correct relay.stream"

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription
     from nats.js import JetStreamContext
+    from nats.js.api import StreamInfo
 
     from syncd.config.settings import NatsServer
     from syncd.net.nats_login import Login
@@ -234,21 +235,35 @@ class Connection:
         if client is not None:
             await client.force_close()
 
-    async def ping(self, timeout: float) -> None:  # noqa: ASYNC109 - nats-py's own
-        """Makes sure that the server is there: a dead one looks like one that has no messages.
+    async def stream(self, name: str, timeout: float | None = None) -> StreamInfo:  # noqa: ASYNC109 - nats-py's own
+        """What a stream is, from a server that has its leader or hears of it.
+
+        To be asked in silence, too: it may be the silence of a server that is gone, or of one that
+        is cut off from the others. That one goes on serving its clients what it has, and the
+        consumers with one replica; but after about 20 seconds no stream has a leader there. The
+        connection is closed in both cases: another server may know more.
 
         Args:
-            timeout: Seconds that it has to answer.
+            name: Of the stream.
+            timeout: Seconds that the server has to answer; `self.timeout` if not given.
 
         Raises:
-            TemporaryError: It does not; the connection is closed.
+            TemporaryError: There is no answer, or no leader; and as for `jetstream`.
+            RefusedError: As for `jetstream`.
+            nats.errors.Error: The request failed.
         """
+        limit = timeout or self.timeout
+        js = (await self.client()).jetstream(timeout=limit)
         try:
-            if self._client is not None:
-                await self._client.flush(timeout)  # type: ignore[arg-type] # seconds, not only whole
-        except (nats.errors.Error, OSError):
+            info = await js.stream_info(name)
+        except nats.errors.TimeoutError:
             await self.aclose()
-            raise self.errors.temporary("a ping is not answered") from None
+            problem = f"JetStream does not answer within {limit:g} s"
+            raise self.errors.temporary(problem) from None
+        if info.cluster is not None and not info.cluster.leader:
+            await self.aclose()
+            raise self.errors.no_leader(name)
+        return info
 
     @contextlib.contextmanager
     def cancel_when_lost(self) -> Iterator[None]:

@@ -126,7 +126,7 @@ class BucketReader:
         js = client.jetstream(timeout=self._connection.timeout)
         try:
             with self._connection.cancel_when_lost():
-                info = await js.stream_info(stream)
+                info = await self._connection.stream(stream)
                 consumer = await js.add_consumer(stream, self._config())
         except nats.js.errors.NotFoundError:
             raise self._connection.errors.no_stream(self._subject) from None
@@ -146,9 +146,10 @@ class BucketReader:
                     raise self._connection.errors.lost()
                 arrivals = inbox.take(PAGE)
                 if not arrivals:
-                    # nothing changed, or no server or consumer: silence does not distinguish them
+                    # nothing changed, or there is no consumer, or nothing new can reach it
                     with self._connection.cancel_when_lost():
                         await js.consumer_info(stream, consumer.name)
+                        await self._connection.stream(stream)
                 current = current or any(not arrival.pending for arrival in arrivals)
                 values = [arrival.value for arrival in arrivals]
                 yield Page(values, first, current, age, life)

@@ -23,8 +23,11 @@ _LIMIT_PHRASES: Final = ("maximum connections exceeded", "maximum account active
 # err_code of JetStream's API (nats-server, server/errors.json)
 _STORE_FAILED: Final = 10077
 _NO_RESOURCES: Final = frozenset((10002, 10023, 10028, 10047))
+_NO_LEADER: Final = 10008
 _MESSAGE_TOO_LARGE: Final = 10054
 _NOT_ENABLED: Final = frozenset((10035, 10039, 10076))
+
+_ELECT: Final = "wait if one is being elected, or restore the servers and the network between them"
 
 _PROBLEMS: Final = {
     nats.errors.UnexpectedEOF: "the connection was lost",
@@ -70,6 +73,11 @@ class NatsErrors:
             "create one that does, or wait if the stream is electing a leader",
         )
 
+    def no_leader(self, stream: str) -> TemporaryError:
+        """No server leads a stream, as far as the one that answers can see."""
+        what = f"bucket {stream[3:]}" if stream.startswith("KV_") else f"stream {stream}"
+        return self.temporary(f"{what} has no leader", _ELECT)
+
     def of_api(self, status: int, code: int, subject: str) -> SyncdError:
         """An error of JetStream's API.
 
@@ -87,6 +95,8 @@ class NatsErrors:
             return self.temporary(
                 "JetStream has no room or no quorum", "add storage or start servers"
             )
+        if code == _NO_LEADER:
+            return self.temporary("JetStream has no leader", _ELECT)
         if code in _NOT_ENABLED:
             return self.refused("JetStream is not enabled", "enable it for this account")
         if code == _MESSAGE_TOO_LARGE:

@@ -18,8 +18,10 @@ from support.waiting import wait_until
 from support.world import World, secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
+
+    from nats.js import JetStreamContext
 
 BUCKET = "state"
 NAMES = ("i1", "i2", "i3")
@@ -62,6 +64,7 @@ class Fleet:
         stack.enter_context(self.relay)
         self.relay.wait_for("fleet.following")
         self.relay.wait_for("relay.following")
+        wait_until(lambda: cluster.ask(consumer_is_on("n3")))
 
     def announced(self) -> list[tuple[str, Any]]:
         """Type and data of each event of the relay's own, oldest first."""
@@ -80,6 +83,12 @@ class Fleet:
         _, found = ask(self.path, "/v1/status")
         return list(found["attention"])
 
+    def knows_nothing(self) -> bool:
+        """Whether the relay says that neither events nor documents can reach it."""
+        found = self.attention()
+        fleet = [line for line in found if line.startswith("the fleet is not known: ")]
+        return bool(fleet) and any("no leader" in line for line in found if line not in fleet)
+
     def relayed(self) -> set[tuple[str, str]]:
         """Source and version of each secret as the relay has it."""
         _, found = ask(self.path, "/v1/secrets")
@@ -91,6 +100,24 @@ class Fleet:
         )
         (found,) = json.loads(done.stdout)["secrets"]
         return done.returncode, found
+
+
+def consumer_is_on(server: str) -> Callable[[JetStreamContext], Awaitable[bool]]:
+    """Whether the consumer that reads the bucket is there; elsewhere it is deleted, and comes anew.
+
+    The server puts it anywhere. There, it goes on after the cut as if nothing had happened.
+    """
+
+    async def ask(js: JetStreamContext) -> bool:
+        found = await js.consumers_info(f"KV_{BUCKET}")
+        elsewhere = [
+            info.name for info in found if info.cluster is None or info.cluster.leader != server
+        ]
+        for name in elsewhere:
+            await js.delete_consumer(f"KV_{BUCKET}", name)
+        return bool(found) and not elsewhere
+
+    return ask
 
 
 def test_a_relay_that_is_cut_off(
@@ -119,7 +146,7 @@ def test_a_relay_that_is_cut_off(
         assert (kind, more) == ("diverged", [])
         assert diverged["silent"] == list(NAMES)
         # a server that led the bucket notices only after a while that it is alone
-        wait_until(lambda: any("the fleet is not known" in line for line in fleet.attention()))
+        wait_until(fleet.knows_nothing, fleet.attention)
         network.machines[2].connect(up=True)
         wait_until(lambda: "converged" in dict(fleet.announced()))
         *between, (_, converged) = fleet.announced()

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import anyio
+import nats.errors
 import pytest
 from nats.aio.msg import Msg
+from nats.js.api import ClusterInfo, StreamConfig, StreamInfo, StreamState
 from support.waiting import DEADLINE
 
 from syncd.config.settings import NatsServer
@@ -25,11 +27,22 @@ class FakeClient:
     is_closed: bool = False
     is_connected: bool = True
     published: anyio.Event = field(default_factory=anyio.Event)
+    silent: bool = False
+    cluster: ClusterInfo | None = None
 
     async def publish(self, _subject: str, _payload: bytes, reply: str, _headers: object) -> None:
         self.replies.append(reply)
         self.published.set()
         self.published = anyio.Event()
+
+    def jetstream(self, timeout: float) -> FakeClient:
+        return self
+
+    async def stream_info(self, name: str) -> StreamInfo:
+        if self.silent:
+            raise nats.errors.TimeoutError
+        state = StreamState(messages=0, bytes=0, first_seq=0, last_seq=0, consumer_count=0)
+        return StreamInfo(StreamConfig(name=name), state, cluster=self.cluster)
 
     async def force_close(self) -> None:
         self.is_closed, self.is_connected = True, False
@@ -110,3 +123,28 @@ async def test_what_answers_mean(answer: bytes, kind: type[SyncdError], text: st
     assert isinstance(error, kind)
     assert text in str(error)
     assert stored is None
+
+
+@pytest.mark.parametrize("cluster", [ClusterInfo(name="c", leader="n1"), None])
+async def test_a_stream_with_a_leader(cluster: ClusterInfo | None) -> None:
+    """A server without a cluster names none."""
+    connection = FakeConnection()
+    connection.fake.cluster = cluster
+    assert (await connection.stream("s")).config.name == "s"
+    assert connection.is_connected
+
+
+@pytest.mark.parametrize(
+    ("silent", "text"),
+    [
+        (True, "JetStream does not answer within 3 s; check"),
+        (False, "bucket b has no leader; wait if one is being elected"),
+    ],
+)
+async def test_a_server_that_cannot_know(silent: bool, text: str) -> None:
+    """One that is gone, or cut off from the others: the next connection may be to another."""
+    connection = FakeConnection()
+    connection.fake.silent, connection.fake.cluster = silent, ClusterInfo(name="c")
+    with pytest.raises(TemporaryError, match=text):
+        await connection.stream("KV_b", 3)
+    assert not connection.is_connected

@@ -19,6 +19,7 @@ from syncd.net.nats_errors import NatsErrors, server_error
         (nats.errors.TimeoutError(), "no answer in time"),
         (nats.errors.NoRespondersError(), "JetStream does not answer"),
         (nats.js.errors.ServerError(code=500, err_code=9, description="CANARY"), "error 9"),
+        (nats.js.errors.ServiceUnavailableError(code=503, err_code=10008), "has no leader; wait"),
         (OSError("CANARY"), "the connection failed (OSError)"),
     ],
 )
