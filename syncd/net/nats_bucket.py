@@ -148,8 +148,8 @@ class BucketReader:
                 if not arrivals:
                     # nothing changed, or there is no consumer, or nothing new can reach it
                     with self._connection.cancel_when_lost():
-                        await js.consumer_info(stream, consumer.name)
                         await self._connection.stream(stream)
+                        await js.consumer_info(stream, consumer.name)
                 current = current or any(not arrival.pending for arrival in arrivals)
                 values = [arrival.value for arrival in arrivals]
                 yield Page(values, first, current, age, life)
