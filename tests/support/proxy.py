@@ -56,8 +56,12 @@ class Proxy:
             if self._answer is not None:
                 if self._answer:
                     body = b"<html>CANARY</html>"
-                    lines = f"HTTP/1.1 {self._answer}\r\ncontent-length: {len(body)}\r\n\r\n"
-                    client.sendall(lines.encode() + body)
+                    lines = [
+                        f"HTTP/1.1 {self._answer}",
+                        "connection: close",  # or the next request comes on this one, and is lost
+                        f"content-length: {len(body)}",
+                    ]
+                    client.sendall("\r\n".join([*lines, "", ""]).encode() + body)
                 return
             host, _, port = line.split()[1].rpartition(":")
             with socket.create_connection((host, int(port))) as server:
