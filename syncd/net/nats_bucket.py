@@ -19,7 +19,6 @@ import anyio
 import anyio.lowlevel
 import msgspec
 import nats.errors
-import nats.js.errors
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from syncd.core.installation import bucket_stream
@@ -124,12 +123,9 @@ class BucketReader:
     async def _pages(self) -> AsyncGenerator[Page]:
         client, stream = await self._connection.client(), bucket_stream(self._bucket)
         js = client.jetstream(timeout=self._connection.timeout)
-        try:
-            with self._connection.cancel_when_lost():
-                info = await self._connection.stream(stream)
-                consumer = await js.add_consumer(stream, self._config())
-        except nats.js.errors.NotFoundError:
-            raise self._connection.errors.no_stream(self._subject) from None
+        with self._connection.cancel_when_lost():
+            info = await self._connection.stream(stream)
+            consumer = await js.add_consumer(stream, self._config())
         age, life = float(info.config.max_age or 0), f"{stream} {info.created}"
         current, first = not consumer.num_pending, True
         inbox = _Inbox(client, f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer.name}")
@@ -143,7 +139,7 @@ class BucketReader:
                 with self._connection.cancel_when_lost(), anyio.move_on_after(2 * FETCH_TIMEOUT):
                     await inbox.wait()
                 if inbox.is_lost:
-                    raise self._connection.errors.lost()
+                    raise self._connection.errors.no_consumer()
                 arrivals = inbox.take(PAGE)
                 if not arrivals:
                     # nothing changed, or there is no consumer, or nothing new can reach it

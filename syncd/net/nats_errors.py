@@ -22,13 +22,21 @@ _LIMIT_PHRASES: Final = ("maximum connections exceeded", "maximum account active
 
 # err_code of JetStream's API (nats-server, server/errors.json)
 _STORE_FAILED: Final = 10077
-_NO_RESOURCES: Final = frozenset((10002, 10023, 10028, 10047))
-_NO_LEADER: Final = 10008
+_NO_CONSUMER: Final = 10014
+_NO_STREAM: Final = 10059
 _MESSAGE_TOO_LARGE: Final = 10054
 _NOT_ENABLED: Final = frozenset((10035, 10039, 10076))
 
 _ELECT: Final = "wait if one is being elected, or restore the servers and the network between them"
 
+_NO_ROOM: Final = ("JetStream has no room or no quorum", "add storage or start servers")
+_API_PROBLEMS: Final = {
+    10002: _NO_ROOM,
+    10008: ("JetStream has no leader", _ELECT),
+    10023: _NO_ROOM,
+    10028: _NO_ROOM,
+    10047: _NO_ROOM,
+}
 _PROBLEMS: Final = {
     nats.errors.UnexpectedEOF: "the connection was lost",
     nats.errors.StaleConnectionError: "pings are not answered",
@@ -78,6 +86,11 @@ class NatsErrors:
         what = f"bucket {stream[3:]}" if stream.startswith("KV_") else f"stream {stream}"
         return self.temporary(f"{what} has no leader", _ELECT)
 
+    def no_consumer(self) -> TemporaryError:
+        """The consumer on the server, or what it had to deliver, is gone."""
+        problem = "the consumer on the server is gone, or another server has it now"
+        return self.temporary(problem, "wait: it is found or made again")
+
     def of_api(self, status: int, code: int, subject: str) -> SyncdError:
         """An error of JetStream's API.
 
@@ -91,12 +104,10 @@ class NatsErrors:
                 f"the stream of subject {subject} is full or cannot store",
                 "raise its limits or let it discard old messages",
             )
-        if code in _NO_RESOURCES:
-            return self.temporary(
-                "JetStream has no room or no quorum", "add storage or start servers"
-            )
-        if code == _NO_LEADER:
-            return self.temporary("JetStream has no leader", _ELECT)
+        if code == _NO_STREAM:
+            return self.no_stream(subject)
+        if code == _NO_CONSUMER:
+            return self.no_consumer()
         if code in _NOT_ENABLED:
             return self.refused("JetStream is not enabled", "enable it for this account")
         if code == _MESSAGE_TOO_LARGE:
@@ -104,16 +115,22 @@ class NatsErrors:
                 f"cannot publish to {subject}: the message is larger than the stream allows",
                 "raise its max_msg_size",
             )
-        return self.temporary(f"JetStream answered {status}, error {code}", "see the server's log")
+        unknown = (f"JetStream answered {status}, error {code}", "see the server's log")
+        return self.temporary(*_API_PROBLEMS.get(code, unknown))
 
     def of_request(self, error: BaseException, subject: str) -> SyncdError:
         """The error for what nats-py or a socket raised during a request about a subject."""
-        if isinstance(error, nats.js.errors.APIError):
-            return self.of_api(error.code or 0, error.err_code or 0, subject)
-        if isinstance(error, nats.errors.NoRespondersError):
+        # nats-py raises one or the other, without a number, for a request that nobody receives
+        unheard = isinstance(error, nats.js.errors.ServiceUnavailableError) and not error.err_code
+        if unheard or isinstance(error, nats.errors.NoRespondersError):
             return self.temporary(
-                "JetStream does not answer", "enable it there, or start its servers"
+                "JetStream does not answer, or the consumer on the server is gone",
+                "enable JetStream, start its servers, or wait: the consumer is made again",
             )
+        if isinstance(error, nats.js.errors.APIError):
+            if not error.err_code:  # the status that ends a request for messages has no number
+                return self.no_consumer()
+            return self.of_api(error.code or 0, error.err_code, subject)
         return self.of_connection(error)
 
     def of_connection(

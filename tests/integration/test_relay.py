@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.faults import hook
-from support.nats import NatsServer, free_port, stream
+from support.nats import NatsServer, bucket, free_port, stream
 from support.receiver import Receiver, reply
 from support.subscriber import Subscription, ask
 from support.waiting import DEADLINE, wait_until
@@ -209,6 +209,34 @@ def test_a_consumer_on_the_server_that_is_lost(nats: NatsServer, name: str) -> N
         publish(nats, f"{name}.x", event(3))
         requests = receiver.wait(3)
     assert [request.events[0]["id"][-1] for request in requests] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("of", "followed", "gone"),
+    [
+        ("relay", "{name}", "no stream takes subject {name}.>"),
+        ("fleet", "KV_{name}", "there is no bucket {name}"),
+    ],
+)
+def test_what_is_followed_is_deleted(
+    nats: NatsServer, name: str, of: str, followed: str, gone: str
+) -> None:
+    """Each line says what is gone; none blames the connection or has a number for a reason."""
+    followed, gone = followed.format(name=name), gone.format(name=name)
+    nats.ask(bucket(name))
+    with World() as world, world.relay(relay=source(nats, name, state_bucket=name)) as relay:
+
+        def reasons() -> list[str]:
+            return [line["reason"] for line in relay.logged(f"{of}.failing")]
+
+        relay.wait_for(f"{of}.following")
+        (consumer,) = nats.ask(lambda js: js.consumers_info(followed))
+        nats.ask(lambda js: js.delete_consumer(followed, consumer.name))
+        wait_until(reasons)
+        assert "the consumer on the server is gone" in reasons()[0]
+        nats.ask(lambda js: js.delete_stream(followed))
+        wait_until(lambda: any(gone in reason for reason in reasons()), reasons)
+        assert not any("connection" in reason or "error" in reason for reason in reasons())
 
 
 def test_subscribers_of_a_relay(nats: NatsServer, name: str) -> None:

@@ -20,6 +20,10 @@ from syncd.net.nats_errors import NatsErrors, server_error
         (nats.errors.NoRespondersError(), "JetStream does not answer"),
         (nats.js.errors.ServerError(code=500, err_code=9, description="CANARY"), "error 9"),
         (nats.js.errors.ServiceUnavailableError(code=503, err_code=10008), "has no leader; wait"),
+        (nats.js.errors.ServiceUnavailableError(), "JetStream does not answer, or the consumer"),
+        (nats.js.errors.APIError(code=409, description="CANARY"), "has it now; wait"),
+        (nats.js.errors.NotFoundError(code=404, err_code=10014), "is found or made again"),
+        (nats.js.errors.NotFoundError(code=404, err_code=10059), "no stream takes subject a"),
         (OSError("CANARY"), "the connection failed (OSError)"),
     ],
 )
